@@ -1,0 +1,126 @@
+"""The environment variables of this project, read once at start and passed down."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigurationError
+
+TOPIC_VARIABLE = "KAFKA_TOPIC_"
+
+#: Logical topics that every service has beside those of its stages.
+ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC = "errors", "dlq", "jobs"
+
+
+class Settings(BaseModel):
+    """One service's settings. Field names are the environment variables, in lower case.
+
+    Times are in seconds unless the name says otherwise. Only the edges (command line, Celery app,
+    bridge command) call ``load_settings``; everything else is handed the object.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    # ─── Service identity ───
+    service_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
+    task_modules: tuple[str, ...] = ("tasks",)
+
+    # ─── Kafka ───
+    kafka_bootstrap_servers: str
+    kafka_consumer_group: str
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL"] = "SSL"
+    ssl_ca_location: str | None = None
+    kafka_enabled: bool = True
+    kafka_group_protocol: Literal["classic", "consumer"] = "classic"
+    topic_prefix: str = ""
+    topics: dict[str, str] = Field(default_factory=dict)
+    topic_partitions: int = Field(default=6, ge=1)
+    topic_replication_factor: int = Field(default=3, ge=1)
+    topic_retention_days: float = Field(default=7, gt=0)
+
+    # ─── SQS ───
+    sqs_task_queue_url: str
+    sqs_dlq_url: str
+    use_sqs_task_processing: bool = True
+    sqs_wait_time_seconds: int = Field(default=5, ge=0, le=20)
+    sqs_lease_seconds: int = Field(default=30, ge=3, le=600)
+
+    # ─── DynamoDB ───
+    dynamodb_table: str = Field(default="pipeline-jobs", min_length=3)
+    job_expiry_days: int = Field(default=45, ge=45)
+
+    # ─── Processing ───
+    max_retries: int = Field(default=3, ge=0)
+    retry_delay: float = Field(default=5, ge=0)
+    task_time_limit: float = Field(default=300, gt=0, le=11 * 3600)
+
+    # ─── Running ───
+    auto_provision: bool = True
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @field_validator("task_modules", mode="before")
+    @classmethod
+    def _split_modules(cls, value: Any) -> Any:
+        return tuple(name for name in re.split(r"[,\s]+", value) if name) if isinstance(value, str) else value
+
+    @field_validator("sqs_task_queue_url", "sqs_dlq_url")
+    @classmethod
+    def _fifo(cls, value: str) -> str:
+        if not value.endswith(".fifo"):
+            raise ValueError(f"{value!r} is not a FIFO queue: its name must end in .fifo")
+        return value
+
+    @model_validator(mode="after")
+    def _two_queues(self) -> Self:
+        if self.sqs_task_queue_url == self.sqs_dlq_url:
+            raise ValueError("SQS_DLQ_URL is the task queue itself: dead letters need a queue of their own")
+        return self
+
+    @property
+    def task_queue(self) -> str:
+        """The name of the task queue, as Celery's ``-Q`` and a stage's ``queue`` name it."""
+        return self.sqs_task_queue_url.rsplit("/", 1)[1]
+
+    def queue_url(self, name: str) -> str:
+        """The URL of a queue of this service's account and region, by its name."""
+        return f"{self.sqs_task_queue_url.rsplit('/', 1)[0]}/{name}"
+
+    def topic(self, name: str) -> str:
+        """The Kafka topic of a logical name: ``KAFKA_TOPIC_<NAME>``, or the default for it."""
+        variable = name.upper().replace("-", "_").replace(".", "_")
+        defaults = {ERRORS_TOPIC: "processing-errors", DLQ_TOPIC: f"{self.service_name}-dlq"}
+        return self.topics.get(variable) or self.topic_prefix + defaults.get(name, name)
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings from ``environ``; raise one ``ConfigurationError`` that lists all that is wrong."""
+    values: dict[str, Any] = {
+        name: environ[name.upper()] for name in Settings.model_fields if environ.get(name.upper(), "") != ""
+    }
+    values["topics"] = {
+        name.removeprefix(TOPIC_VARIABLE): value
+        for name, value in environ.items()
+        if name.startswith(TOPIC_VARIABLE) and value
+    }
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    missing = [str(e["loc"][0]).upper() for e in error.errors() if e["type"] == "missing"]
+    wrong = [
+        f"{str(e['loc'][0]).upper() if e['loc'] else 'settings'}: {e['msg']}"
+        for e in error.errors()
+        if e["type"] != "missing"
+    ]
+    lines = []
+    if missing:
+        lines.append(f"Not set in the environment: {', '.join(missing)}.")
+    if wrong:
+        lines.append("Wrong in the environment: " + "; ".join(wrong) + ".")
+    lines.append('config/example.env explains each; "pipeline stack env" prints a set that works locally.')
+    return "\n".join(lines)

@@ -1,0 +1,71 @@
+"""Every error this project raises. The class is the decision: a handler looks at nothing else.
+
+    PipelineError
+    ├── ConfigurationError          a setting is missing or wrong: refuse to start (exit code 2)
+    ├── StageDefinitionError        a stage cannot work as written: refused at import
+    ├── PermanentError              a task must not be tried again: dead letter at once
+    │   ├── InvalidInputError       the data does not match the function's annotation
+    │   └── ResultTooLargeError     the result does not fit where it must be stored
+    ├── InvalidEventError           an event cannot become a task: Kafka DLQ topic, then commit
+    ├── Retry                       a task asks to be tried again after its own delay
+    └── ServiceError                Kafka, SQS or DynamoDB did not do what was asked
+        ├── ServiceUnavailableError ask again with the same ids: throttled, timed out, reply lost
+        └── ServiceRefusedError     asking again gives the same answer: denied, missing, too large
+
+Any other exception a task raises is tried again, up to its stage's ``retries``.
+"""
+
+
+class PipelineError(Exception):
+    """The base of every error this project raises."""
+
+
+class ConfigurationError(PipelineError):
+    """A setting, or a service's own setting, is missing or wrong. The message names it and the mend."""
+
+
+class StageDefinitionError(PipelineError):
+    """A stage cannot work as written. Raised at import; the message names the function and the mend."""
+
+
+class PermanentError(PipelineError):
+    """Raise it (or a subclass) in a stage: no retry, a dead letter at once."""
+
+
+class InvalidInputError(PermanentError):
+    """The data does not match the annotation of the function that was to take it."""
+
+
+class ResultTooLargeError(PermanentError):
+    """A result does not fit the item or message that must carry it. The message names the limit."""
+
+
+class InvalidEventError(PipelineError):
+    """An event that cannot become a task; the message says what is wrong with it."""
+
+
+class Retry(PipelineError):  # noqa: N818 - the field's own word, as in celery.exceptions.Retry
+    """Raise it in a stage to be tried again after ``delay`` seconds instead of the computed backoff.
+
+    It counts as an attempt.
+    """
+
+    def __init__(self, delay: float, reason: str = "") -> None:
+        super().__init__(reason or f"retry asked for in {delay:g} s")
+        self.delay = delay
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["Retry"], tuple[float, str]]:
+        return type(self), (self.delay, self.reason)
+
+
+class ServiceError(PipelineError):
+    """Kafka, SQS or DynamoDB did not do what was asked; the vendor's error is the ``__cause__``."""
+
+
+class ServiceUnavailableError(ServiceError):
+    """The service was throttled, away, or its reply was lost: ask again with the same ids."""
+
+
+class ServiceRefusedError(ServiceError):
+    """The service refused, and would refuse again: access denied, missing queue, too large."""
