@@ -1,0 +1,85 @@
+"""Ids that the same input always gives again: a replay anywhere makes the same task and the same event.
+
+Every id is a version 5 UUID over a JSON array. An array keeps its elements apart, which a concatenation
+does not: ("ab", "c") and ("a", "bc") must not be one task.
+
+A change of anything in this file is a change of wire format: tasks that wait in a queue during a
+deployment would be taken for new ones, and run again.
+"""
+
+import hashlib
+import json
+import re
+from typing import Final, Literal
+from uuid import UUID, uuid5
+
+NAMESPACE: Final = UUID("5a4ad0a6-9d0e-4c55-8a32-0f6d5f3c7f11")
+
+#: What a task is made for: an event (None), one part of a split (its ordinal), or the gather of its results.
+Part = int | Literal["gather"] | None
+
+#: The characters and lengths SQS takes in a MessageGroupId and a MessageDeduplicationId
+#: (SendMessage, API reference: 128 characters, alphanumeric and ASCII punctuation).
+_SQS_ID: Final = re.compile(r"[!-~]{1,128}")
+
+
+def task_id(source: str, event_id: str, stage: str, part: Part) -> str:
+    """The id of the task that an event makes in a stage.
+
+    ``part`` is None for the task an event itself makes (a run without split, or the split of a split
+    stage), an ordinal for one part, ``"gather"`` for the gather.
+    """
+    return _uuid(source, event_id, stage, part)
+
+
+def emitted_event_id(task_id: str) -> str:
+    """The id of the event that a task emits."""
+    return _uuid(task_id, "emitted")
+
+
+def job_id(source: str, event_id: str) -> str:
+    """The id of the job that an event starts when it carries none."""
+    return _uuid("job", source, event_id)
+
+
+def closed_event_id(job_id: str, outcome: str, redrives: int) -> str:
+    """The id of the event that says how a job ended.
+
+    ``redrives`` is part of it: a job that fails again after a redrive has failed anew.
+    """
+    return _uuid("closed", job_id, outcome, redrives)
+
+
+def error_event_id(task_id: str, message_id: str) -> str:
+    """The id of the error event of a task that was given up on, as SQS message ``message_id``."""
+    return _uuid("error", task_id, message_id)
+
+
+def plain_event_id(topic: str, partition: int, offset: int, timestamp_ms: int) -> str:
+    """The id of an event that names none. The timestamp tells a topic made anew from the old one."""
+    return _uuid("plain", topic, partition, offset, timestamp_ms)
+
+
+def group_id(task_id: str, entity_id: str, ordered: bool) -> str:
+    """The MessageGroupId: the entity's when its order counts, else one of the task's own.
+
+    An entity id that SQS would refuse is hashed; the same entity always gives the same group.
+    """
+    if not ordered:
+        return task_id
+    if _SQS_ID.fullmatch(entity_id):
+        return entity_id
+    return hashlib.sha256(entity_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def publish_deduplication_id(task_id: str, retries: int, nesting: int, eta: str | None, redrives: int) -> str:
+    """The MessageDeduplicationId of a plain Celery publish.
+
+    ``self.retry`` and ``self.replace`` publish the same task id again; with the task id alone SQS would
+    drop the second message, and the task with it.
+    """
+    return _uuid("publish", task_id, retries, nesting, eta, redrives)
+
+
+def _uuid(*parts: str | int | None) -> str:
+    return str(uuid5(NAMESPACE, json.dumps(parts, separators=(",", ":"))))
