@@ -1,0 +1,223 @@
+"""Events on the wire: CloudEvents 1.0 in Kafka's binary mode, with plain JSON accepted.
+
+Knows no Kafka client. The attributes are Kafka headers named ``ce_*``, the data is the value as it is, the entity id is the key
+(github.com/cloudevents/spec, bindings/kafka-protocol-binding.md).
+
+The official SDK is the tests' second opinion and not used here: it makes up an id, a time and a version
+where an event has none, so that a replay would be another event.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+
+from pipeline import identity
+from pipeline.errors import InvalidEventError
+
+JSON_TYPE: Final = "application/json"
+PREFIX: Final = "ce_"
+CONTENT_TYPE: Final = "content-type"
+
+#: Containers within containers that data may have: the parser's own bound, at which it stops without
+#: touching the stack. Input for stages is validated by the same parser.
+MAX_DEPTH: Final = 201
+
+#: W3C Trace Context, version 00. Anything else is dropped, as the recommendation asks.
+_TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_Headers = Iterable[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coordinates:
+    """Where on Kafka an event was read."""
+
+    #: The Kafka topic, with its prefix.
+    topic: str
+    partition: int
+    offset: int
+    #: Milliseconds since 1970, as Kafka stamped it.
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One event: what happened, to which entity, for which job."""
+
+    #: Unique within ``source``; the same when the same event is sent again.
+    id: str
+    #: Who says so: a URI reference.
+    source: str
+    #: What happened; the events of this project name the logical topic.
+    type: str
+    #: When it happened.
+    time: datetime
+    #: What it happened to: the Kafka key, or the event's own id where there is no key.
+    entity_id: str
+    #: The data as JSON text in UTF-8, unchanged.
+    data: bytes
+    #: The job it belongs to; None where the producer knows of no job.
+    job_id: str | None = None
+    #: The stage that emitted it; None for the first event of a job.
+    stage: str | None = None
+    #: When its job was submitted, in seconds since 1970.
+    submitted_at: float | None = None
+    #: The W3C trace it belongs to.
+    traceparent: str | None = None
+    #: Where it was read; None for an event that is about to be produced.
+    coordinates: Coordinates | None = None
+
+
+class EventAttributes(BaseModel):
+    """The ``ce_*`` headers of an event, without the prefix: the wire format that must not change unseen."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", title="Attributes of an event (ce_* headers)")
+
+    specversion: Literal["1.0"]
+    id: str = Field(min_length=1, max_length=1024)
+    source: str = Field(min_length=1, max_length=1024)
+    type: str = Field(min_length=1, max_length=255)
+    time: AwareDatetime | None = None
+    #: Extension: the job. It becomes a key in the job store and a part of URLs.
+    jobid: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    #: Extension: the stage that emitted the event.
+    stage: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
+    #: Extension: when the job was submitted, in seconds since 1970.
+    submittedat: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    #: Extension: W3C trace context.
+    traceparent: Annotated[
+        str | None, AfterValidator(lambda value: value if value and _TRACEPARENT.fullmatch(value) else None)
+    ] = None
+
+
+def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
+    """The key, value and headers of the Kafka record that carries ``event``."""
+    attributes = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": event.time.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "jobid": event.job_id,
+        "stage": event.stage,
+        "submittedat": None if event.submitted_at is None else repr(event.submitted_at),
+        "traceparent": event.traceparent,
+    }
+    headers = [(PREFIX + name, value.encode()) for name, value in attributes.items() if value is not None]
+    headers += [
+        (CONTENT_TYPE, JSON_TYPE.encode()),
+        # What consumers that know nothing of CloudEvents look at.
+        ("timestamp", repr(event.time.timestamp()).encode()),
+        ("source", event.source.encode()),
+    ]
+    return event.entity_id.encode(), event.data, tuple(headers)
+
+
+def decode(
+    *, key: bytes | None, value: bytes | None, headers: _Headers | None, coordinates: Coordinates
+) -> Event:
+    """Read a Kafka record; raise ``InvalidEventError`` where it cannot become a task."""
+    header = _json_headers(headers or ())
+    data = checked_json(value)
+    attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
+    if not attributes:
+        return _plain(key, data, coordinates)
+    known = _checked_attributes(attributes)
+    return Event(
+        id=known.id,
+        source=known.source,
+        type=known.type,
+        time=known.time or _time(coordinates),
+        entity_id=_entity(key) or known.id,
+        data=data,
+        job_id=known.jobid,
+        stage=known.stage,
+        submitted_at=known.submittedat,
+        traceparent=known.traceparent,
+        coordinates=coordinates,
+    )
+
+
+def checked_json(value: bytes | None) -> bytes:
+    """Return ``value`` when it is JSON that can travel; raise ``InvalidEventError`` otherwise."""
+    if value is None:
+        raise InvalidEventError("the record has no value, so a task would have no data")
+    try:
+        from_json(value, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidEventError(
+            f"the value is not JSON in UTF-8: {error}; it begins {value[:60]!r}"
+        ) from error
+    return value
+
+
+def _plain(key: bytes | None, data: bytes, at: Coordinates) -> Event:
+    event_id = identity.plain_event_id(at.topic, at.partition, at.offset, at.timestamp_ms)
+    return Event(
+        id=event_id,
+        source=f"kafka:{at.topic}",
+        type=at.topic,
+        time=_time(at),
+        entity_id=_entity(key) or event_id,
+        data=data,
+        coordinates=at,
+    )
+
+
+def _json_headers(headers: _Headers) -> dict[str, str]:
+    """The headers that matter, by lower-case name; of two with one name the last, as Kafka's clients do."""
+    found = {
+        name.lower(): _text(name, value)
+        for name, value in headers
+        if name.lower().startswith(PREFIX) or name.lower() == CONTENT_TYPE
+    }
+    media = found.pop(CONTENT_TYPE, JSON_TYPE).partition(";")[0].strip().lower()
+    if media.startswith("application/cloudevents"):
+        raise InvalidEventError(
+            f"content-type is {media}: the event is in structured mode. Send it in binary mode, "
+            "with its attributes as ce_* headers and its data as the value."
+        )
+    if found and media != JSON_TYPE and not media.endswith("+json"):
+        raise InvalidEventError(f"content-type is {media[:100]!r}: a stage takes JSON. Send {JSON_TYPE}.")
+    return found
+
+
+def _text(name: str, value: bytes | None) -> str:
+    try:
+        return (value or b"").decode()
+    except UnicodeDecodeError as error:
+        raise InvalidEventError(f"header {name} is not UTF-8: {(value or b'')[:100]!r}") from error
+
+
+def _checked_attributes(attributes: dict[str, str]) -> EventAttributes:
+    try:
+        return EventAttributes.model_validate(attributes)
+    except ValidationError as error:
+        wrong = "; ".join(f"{PREFIX}{e['loc'][0]}: {_reason(e)}" for e in error.errors(include_url=False))
+        raise InvalidEventError(f"not a CloudEvents 1.0 event: {wrong}") from error
+
+
+def _reason(error: Any) -> str:
+    if error["type"] == "missing":
+        return "the header is missing"
+    return f"{error['msg']}, it is {str(error['input'])[:100]!r}"
+
+
+def _entity(key: bytes | None) -> str:
+    """The key as text; a key that is no text (a number written by another serializer) as hexadecimal."""
+    try:
+        return (key or b"").decode()
+    except UnicodeDecodeError:
+        return (key or b"").hex()
+
+
+def _time(at: Coordinates) -> datetime:
+    try:
+        return datetime.fromtimestamp(at.timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidEventError(f"Kafka's timestamp is {at.timestamp_ms} ms, which is no time") from error

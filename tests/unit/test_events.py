@@ -1,0 +1,232 @@
+"""Events on the wire: CloudEvents 1.0 binary mode, plain JSON, and whatever else a topic may hold."""
+
+import contextlib
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cloudevents.core.bindings import kafka
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import InvalidEventError
+from pipeline.events import MAX_DEPTH, Coordinates, Event, EventAttributes, decode, encode
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+AT = Coordinates(topic="orders", partition=2, offset=40, timestamp_ms=1_700_000_000_000)
+EVENT = Event(
+    id="e-1",
+    source="/orders",
+    type="order-placed",
+    time=datetime(2026, 1, 2, 3, 4, 5, 678, UTC),
+    entity_id="customer-7",
+    data=b'{"order": 1}',
+    job_id="j-1",
+    stage="check",
+    submitted_at=1_700_000_000.25,
+    traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
+)
+REQUIRED = {"ce_specversion": b"1.0", "ce_id": b"1", "ce_source": b"/s", "ce_type": b"t"}
+
+
+def read(
+    value: bytes | None = b"{}", key: bytes | None = b"k", headers: dict[str, bytes | None] | None = None
+) -> Event:
+    return decode(key=key, value=value, headers=list((headers or {}).items()), coordinates=AT)
+
+
+def test_the_wire_format_is_pinned() -> None:
+    """The headers, key and value of an event are what other teams' consumers read."""
+    key, value, headers = encode(EVENT)
+    assert (key, value) == (b"customer-7", b'{"order": 1}')
+    assert headers == (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"e-1"),
+        ("ce_source", b"/orders"),
+        ("ce_type", b"order-placed"),
+        ("ce_time", b"2026-01-02T03:04:05.000678Z"),
+        ("ce_jobid", b"j-1"),
+        ("ce_stage", b"check"),
+        ("ce_submittedat", b"1700000000.25"),
+        ("ce_traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"),
+        ("content-type", b"application/json"),
+        ("timestamp", b"1767323045.000678"),
+        ("source", b"/orders"),
+    )
+
+
+def test_the_schema_of_an_event_is_reviewed() -> None:
+    """A change of the attributes shows as a change of the schema that is checked in."""
+    assert json.loads((SCHEMAS / "event.json").read_text()) == EventAttributes.model_json_schema()
+
+
+def test_the_official_sdk_reads_what_is_written() -> None:
+    """Any consumer that speaks CloudEvents understands these events."""
+    key, value, headers = encode(EVENT)
+    seen = kafka.from_binary(kafka.KafkaMessage(headers=dict(headers), key=key, value=value), JSONFormat())
+    assert (seen.get_id(), seen.get_source(), seen.get_type()) == (EVENT.id, EVENT.source, EVENT.type)
+    assert seen.get_time() == EVENT.time
+    assert seen.get_data() == {"order": 1}
+    assert seen.get_extension("jobid") == "j-1"
+
+
+def test_what_the_official_sdk_writes_is_read() -> None:
+    """Any producer that speaks CloudEvents can start a job."""
+    attributes = {"id": "e-9", "source": "/shop", "type": "order-placed", "partitionkey": "customer-7"}
+    attributes["datacontenttype"] = "application/json"
+    sent = kafka.to_binary(CloudEvent(attributes, {"order": 9}), JSONFormat())
+    assert isinstance(sent.key, str)
+    event = decode(
+        key=sent.key.encode(), value=sent.value, headers=list(sent.headers.items()), coordinates=AT
+    )
+    assert (event.id, event.source, event.entity_id) == ("e-9", "/shop", "customer-7")
+    assert (json.loads(event.data), event.job_id) == ({"order": 9}, None)
+
+
+_word = st.text(min_size=1, max_size=50)
+_events = st.builds(
+    Event,
+    id=_word,
+    source=_word,
+    type=_word,
+    time=st.datetimes(datetime(1971, 1, 1), datetime(2900, 1, 1), timezones=st.just(UTC)),
+    entity_id=_word,
+    data=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ).map(lambda value: json.dumps(value).encode()),
+    job_id=st.none() | st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True),
+    stage=st.none() | st.just("extract"),
+    submitted_at=st.none() | st.floats(0, 1e11),
+    traceparent=st.none() | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
+)
+
+
+@given(_events)
+def test_every_event_survives_the_wire(event: Event) -> None:
+    """What is encoded is decoded to the same event, in every field."""
+    key, value, headers = encode(event)
+    assert decode(key=key, value=value, headers=headers, coordinates=AT) == replace(event, coordinates=AT)
+
+
+def test_plain_json_is_an_event() -> None:
+    """A producer that knows no CloudEvents is heard; its entity is the key."""
+    event = read(b'{"a": 1}', b"customer-7", {"timestamp": b"1.5", "x": b"\xff"})
+    assert (event.source, event.entity_id, event.data) == ("kafka:orders", "customer-7", b'{"a": 1}')
+    assert event.time == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+
+
+def test_plain_json_read_again_is_the_same_event() -> None:
+    """The id of a plain event depends on where it lies, so that a replay makes the same task."""
+    assert read().id == read().id
+    elsewhere = decode(key=b"k", value=b"{}", headers=None, coordinates=replace(AT, offset=41))
+    assert read().id != elsewhere.id
+
+
+def test_an_event_without_key_is_its_own_entity() -> None:
+    """Without a key no two events are bound to one order."""
+    assert read(key=None).entity_id == read(key=None).id
+    assert read(key=b"", headers=dict(REQUIRED)).entity_id == "1"
+
+
+def test_a_key_that_is_no_text_still_names_one_entity() -> None:
+    """A key from a serializer for numbers is an entity like any other."""
+    assert read(key=b"\xff\x00").entity_id == "ff00"
+
+
+def test_a_trace_that_is_no_trace_is_dropped() -> None:
+    """A malformed traceparent starts a new trace and costs no event."""
+    assert read(headers={**REQUIRED, "ce_traceparent": b"zz"}).traceparent is None
+
+
+def test_of_two_headers_with_one_name_the_last_counts() -> None:
+    """As every Kafka client reads it."""
+    headers = [*REQUIRED.items(), ("ce_id", b"2")]
+    assert decode(key=None, value=b"{}", headers=headers, coordinates=AT).id == "2"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"hello",
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b"NaN",
+        b"[Infinity]",
+        b'"\xff"',
+        b'"\\ud800"',
+        b'\xef\xbb\xbf{"a": 1}',
+        '{"a": 1}'.encode("utf-16"),
+        b"1" * 5000,
+        b"\x00" * 10,
+        b"[" * 10_000,
+        b"[" * 10_000 + b"]" * 10_000,
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    ],
+    ids=lambda value: repr(value[:12]),
+)
+def test_what_is_not_json_is_refused(value: bytes) -> None:
+    """No value, however broken or deep, does more than raise the one error."""
+    with pytest.raises(InvalidEventError, match="the value is not JSON in UTF-8"):
+        read(value)
+
+
+def test_depth_is_bounded_where_it_says() -> None:
+    """Data as deep as the bound passes, one deeper does not."""
+    assert read(b"[" * MAX_DEPTH + b"]" * MAX_DEPTH)
+    with pytest.raises(InvalidEventError, match="recursion limit"):
+        read(b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1))
+
+
+def test_a_record_without_value_is_refused() -> None:
+    """A tombstone holds no data for a task."""
+    with pytest.raises(InvalidEventError, match="the record has no value"):
+        read(None, headers=dict(REQUIRED))
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({"ce_id": b"1"}, "ce_specversion: the header is missing; ce_source: the header is missing"),
+        ({**REQUIRED, "ce_specversion": b"0.3"}, "ce_specversion: Input should be '1.0', it is '0.3'"),
+        ({**REQUIRED, "ce_specversion": b"9"}, "ce_specversion"),
+        ({**REQUIRED, "ce_id": b""}, "ce_id"),
+        ({**REQUIRED, "ce_id": None}, "ce_id"),
+        ({**REQUIRED, "ce_id": b"x" * 1025}, "ce_id"),
+        ({**REQUIRED, "ce_source": b"\xff\xfe"}, "header ce_source is not UTF-8"),
+        ({**REQUIRED, "ce_time": b"yesterday"}, "ce_time"),
+        ({**REQUIRED, "ce_time": b"2026-01-01T00:00:00"}, "ce_time: Input should have timezone info"),
+        ({**REQUIRED, "ce_jobid": b"a b"}, "ce_jobid"),
+        ({**REQUIRED, "ce_jobid": b"x" * 129}, "ce_jobid"),
+        ({**REQUIRED, "ce_submittedat": b"nan"}, "ce_submittedat"),
+        ({**REQUIRED, "ce_submittedat": b"soon"}, "ce_submittedat"),
+        ({**REQUIRED, "content-type": b"text/xml"}, "content-type is 'text/xml'"),
+        ({"content-type": b"application/cloudevents+json; charset=utf-8"}, "structured mode"),
+    ],
+    ids=str,
+)
+def test_broken_attributes_are_refused(headers: dict[str, bytes | None], reason: str) -> None:
+    """Each fault is named with its header and value, so that the producer can mend it."""
+    with pytest.raises(InvalidEventError) as caught:
+        read(headers=headers)
+    assert reason in str(caught.value)
+
+
+@given(
+    st.none() | st.binary(),
+    st.none() | st.binary(),
+    st.lists(
+        st.tuples(st.sampled_from([*REQUIRED, "ce_time", "content-type", "x"]), st.none() | st.binary())
+    ),
+)
+def test_nothing_on_a_topic_can_stop_the_reader(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
+) -> None:
+    """Whatever bytes a record holds, it is an event or an InvalidEventError."""
+    with contextlib.suppress(InvalidEventError):
+        decode(key=key, value=value, headers=headers, coordinates=AT)
