@@ -1,7 +1,7 @@
 """Events on the wire: CloudEvents 1.0 in Kafka's binary mode, with plain JSON accepted.
 
-Knows no Kafka client. The attributes are Kafka headers named ``ce_*``, the data is the value as it is, the entity id is the key
-(github.com/cloudevents/spec, bindings/kafka-protocol-binding.md).
+Knows no Kafka client. The attributes are Kafka headers named ``ce_*``, the data is the value as it is,
+the entity id is the key (github.com/cloudevents/spec, bindings/kafka-protocol-binding.md).
 
 The official SDK is the tests' second opinion and not used here: it makes up an id, a time and a version
 where an event has none, so that a replay would be another event.
