@@ -1,0 +1,149 @@
+"""Embedded services: librdkafka's mock cluster and ministack in one child process. Memory only.
+
+``python -m pipeline.services.embedded`` is that child: it prints the environment as one line of JSON
+and ends, with all it held, when its standard input does or its parent is gone.
+
+Known limits: the mock cluster has no admin API beyond topic metadata and makes a topic of 4 partitions
+when one is asked for; a consumer joins a group fast only with KIP-848, so that is what the environment says.
+"""
+
+import asyncio
+import importlib.util
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.errors import ConfigurationError, ServiceUnavailableError
+from pipeline.services.environment import Services, service_environment
+from pipeline.services.parent import wait_for_parent_end
+
+#: Seconds the child may take until both services answer; it takes about one.
+START_TIMEOUT = 30.0
+
+
+@contextmanager
+def embedded_services() -> Iterator[Services]:
+    """Run the embedded services while the block runs; everything in them is gone afterwards.
+
+    Raises ConfigurationError when the package's ``embedded`` extra is not installed.
+    """
+    if importlib.util.find_spec("ministack") is None:
+        raise ConfigurationError(
+            "The embedded services need the Python package ministack, which is not installed: "
+            "run pip install 'pipeline[embedded]', or use the local services (they need java and mvn)."
+        )
+    with tempfile.TemporaryFile() as log, _child(log) as process:
+        yield Services(name="embedded", environment=_read_environment(process, log))
+
+
+@contextmanager
+def _child(log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    # A session of its own: the terminal's Ctrl-C reaches the parent only, which still needs the services
+    # while it ends.
+    with subprocess.Popen(
+        [sys.executable, "-m", __spec__.name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _read_environment(process: subprocess.Popen[bytes], log: IO[bytes]) -> dict[str, str]:
+    assert process.stdout is not None  # noqa: S101 - a pipe, as asked for above
+    readable, _, _ = select.select([process.stdout], [], [], START_TIMEOUT)
+    line = process.stdout.readline() if readable else b""
+    if not line:
+        log.seek(0)
+        tail = "\n".join(log.read().decode(errors="replace").splitlines()[-15:])
+        raise ServiceUnavailableError(f"The embedded services did not start in {START_TIMEOUT:g} s:\n{tail}")
+    environment: dict[str, str] = json.loads(line)
+    return environment
+
+
+def _serve() -> None:
+    """Be the child process: serve until the parent ends."""
+    folder = Path(tempfile.mkdtemp(prefix="pipeline-embedded-"))
+    try:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        producer, kafka = _start_mock_cluster()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        application = _load_ministack(listener.getsockname()[1])
+        environment = service_environment(
+            kafka=kafka, group_protocol="consumer", sqs=url, dynamodb=url, folder=folder
+        )
+        print(json.dumps(environment), flush=True)  # noqa: T201 - what the parent waits for
+        asyncio.run(_serve_http(application, listener))
+        del producer  # the mock cluster lives as long as it
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_mock_cluster() -> tuple[object, str]:
+    from confluent_kafka import Producer
+
+    producer = Producer(
+        # The mock cluster replaces the servers given; one broker, because nothing here is replicated.
+        {"bootstrap.servers": "unused", "test.mock.num.brokers": 1, "log_level": 3}
+    )
+    [broker] = producer.list_topics(timeout=10).brokers.values()
+    return producer, f"{broker.host}:{broker.port}"
+
+
+def _load_ministack(port: int) -> Any:
+    # It reads its environment at import. No state on disk; the errors of its log only.
+    os.environ.update(
+        GATEWAY_PORT=str(port),
+        MINISTACK_HOST="127.0.0.1",
+        SERVICES="sqs,dynamodb",
+        PERSIST_STATE="0",
+        LOG_LEVEL="ERROR",
+    )
+    from ministack.app import app
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        # Its own start-up opens further ports (SFTP, MQTT) and removes a user's ministack containers.
+        if scope["type"] == "lifespan":
+            while (message := await receive())["type"] != "lifespan.shutdown":
+                await send({"type": message["type"] + ".complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await app(scope, receive, send)
+
+    return application
+
+
+async def _serve_http(application: Any, listener: socket.socket) -> None:
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    config = Config()
+    config.bind = [f"fd://{listener.fileno()}"]
+    # Longer than any client keeps a connection that it will use again.
+    config.keep_alive_timeout = 3600
+    config.loglevel = "ERROR"
+    await serve(application, config, shutdown_trigger=lambda: asyncio.to_thread(wait_for_parent_end))
+
+
+if __name__ == "__main__":
+    _serve()

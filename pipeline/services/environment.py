@@ -1,0 +1,59 @@
+"""Running services, as the environment variables that point this project at them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+#: The profile in the credentials file; its keys are accepted by emulators only.
+AWS_PROFILE = "pipeline-local"
+
+#: Both emulators' default account.
+ACCOUNT = "000000000000"
+
+CREDENTIALS = f"""\
+# Not a secret: the emulators take any key. A profile, so that no key stands in the environment.
+[{AWS_PROFILE}]
+aws_access_key_id = local
+aws_secret_access_key = local
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """One running set of Kafka, SQS and DynamoDB."""
+
+    #: Which set this is.
+    name: Literal["embedded", "local"]
+    #: What a process needs in its environment to use it, over what it has.
+    environment: Mapping[str, str]
+
+
+def service_environment(
+    *, kafka: str, group_protocol: Literal["classic", "consumer"], sqs: str, dynamodb: str, folder: Path
+) -> dict[str, str]:
+    """Variables for Kafka at ``kafka`` (host:port), SQS and DynamoDB at these URLs, and a service's names.
+
+    Writes the emulators' credentials file into ``folder``.
+    """
+    credentials, config = folder / "aws-credentials", folder / "aws-config"
+    credentials.write_text(CREDENTIALS)
+    # An own, empty configuration file: nothing in the user's may redirect or sign these calls.
+    config.write_text(f"[profile {AWS_PROFILE}]\n")
+    return {
+        "SERVICE_NAME": "pipeline",
+        "KAFKA_BOOTSTRAP_SERVERS": kafka,
+        "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
+        "KAFKA_GROUP_PROTOCOL": group_protocol,
+        "KAFKA_CONSUMER_GROUP": "pipeline",
+        "TOPIC_REPLICATION_FACTOR": "1",
+        "SQS_TASK_QUEUE_URL": f"{sqs}/{ACCOUNT}/pipeline-tasks.fifo",
+        "SQS_DLQ_URL": f"{sqs}/{ACCOUNT}/pipeline-dlq.fifo",
+        "DYNAMODB_TABLE": "pipeline-jobs",
+        "AWS_ENDPOINT_URL_SQS": sqs,
+        "AWS_ENDPOINT_URL_DYNAMODB": dynamodb,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_PROFILE": AWS_PROFILE,
+        "AWS_SHARED_CREDENTIALS_FILE": str(credentials),
+        "AWS_CONFIG_FILE": str(config),
+    }

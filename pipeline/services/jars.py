@@ -1,0 +1,86 @@
+"""The servers' jar files: fetched once with Maven from the pinned versions, then kept in the user's cache."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pipeline.errors import ConfigurationError, ServiceUnavailableError
+
+POM = Path(__file__).with_name("pom.xml")
+
+#: Seconds one server's jars may take to fetch; about 50 MB each.
+FETCH_TIMEOUT = 600.0
+
+
+def versions() -> dict[str, str]:
+    """The pinned version of each server (kafka, elasticmq, dynamodb)."""
+    root = ElementTree.parse(POM).getroot()  # noqa: S314 - this package's own file
+    namespace = {"m": "http://maven.apache.org/POM/4.0.0"}
+    found = {}
+    for name in ("kafka", "elasticmq", "dynamodb"):
+        found[name] = root.findtext(f"m:properties/m:{name}.version", namespaces=namespace) or ""
+    return found
+
+
+def cache_folder() -> Path:
+    """Where the jars of exactly these versions are kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "pipeline" / "services" / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
+
+
+def missing_programs() -> list[str]:
+    """What of ``java`` and ``mvn`` is needed here and not installed; mvn only until the jars are there."""
+    needed = ["java"] if all((cache_folder() / name).is_dir() for name in versions()) else ["java", "mvn"]
+    return [program for program in needed if shutil.which(program) is None]
+
+
+def require_programs() -> None:
+    """Raise ConfigurationError when java or mvn is needed and missing."""
+    if missing := missing_programs():
+        raise ConfigurationError(
+            f"The local services need {' and '.join(missing)}, not found on PATH. Install "
+            f"{'them' if len(missing) > 1 else 'it'}, or use the embedded services: "
+            "pip install 'pipeline[embedded]', then pipeline dev --services embedded."
+        )
+
+
+def fetch(name: str, progress: Callable[[str], None]) -> Path:
+    """The folder with all jars of one server, fetched when it is not there yet."""
+    folder = cache_folder() / name
+    if folder.is_dir():
+        return folder
+    progress(f"fetching {name} {versions()[name]} from Maven Central")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        _copy_dependencies(name, Path(scratch) / name)
+        try:
+            (Path(scratch) / name).rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first: the same files
+                raise
+    return folder
+
+
+def _copy_dependencies(name: str, target: Path) -> None:
+    command = ["mvn", "-q", "-B", "-ntp", "-f", str(POM), "-P", name, "dependency:copy-dependencies"]
+    options = ["-DincludeScope=runtime", f"-DoutputDirectory={target}"]
+    try:
+        done = subprocess.run(
+            command + options,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=FETCH_TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ServiceUnavailableError(f"mvn did not fetch {name} in {FETCH_TIMEOUT:g} s.") from error
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.splitlines()[-15:])
+        raise ServiceUnavailableError(f"mvn could not fetch {name} (exit code {done.returncode}):\n{tail}")

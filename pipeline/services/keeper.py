@@ -1,0 +1,39 @@
+"""Stops a folder's local servers when the process that started this one ends, however it ends.
+
+``python -m pipeline.services.keeper FOLDER [--remove]``, with a pipe as standard input.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.services.parent import wait_for_parent_end
+from pipeline.services.process import stop
+from pipeline.services.servers import SERVERS
+
+#: Seconds the servers have to end by themselves; Kafka takes about two.
+GRACE = 15.0
+
+
+@contextmanager
+def kept(folder: Path, *, remove: bool) -> Iterator[None]:
+    """Have the servers of ``folder`` stopped, and the folder removed, after the block or after kill -9."""
+    command = [sys.executable, "-m", __spec__.name, str(folder), *(["--remove"] if remove else [])]
+    # A session of its own: Ctrl-C must not end the process that cleans up after it.
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
+        yield  # leaving closes the pipe and waits for the keeper
+
+
+def _keep(folder: Path, *, remove: bool) -> None:
+    wait_for_parent_end()
+    # Data that is thrown away needs no orderly end.
+    stop([server(folder=folder).process for server in SERVERS], grace=0 if remove else GRACE)
+    if remove:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]), remove="--remove" in sys.argv[2:])

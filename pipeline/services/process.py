@@ -1,0 +1,113 @@
+"""One server process that outlives the command that started it, known by a locked pid file."""
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Puts the shell's own process id in the file, then becomes the server: the file is right from the start.
+_BECOME = 'echo $$ >"$0" && exec "$@"'
+
+#: Seconds between two looks at something that another process changes.
+POLL = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerProcess:
+    """A server by its pid file, which the server itself holds locked as long as it lives.
+
+    The lock is inherited over exec and ends with the process, so a pid that the system gave to
+    another process meanwhile is never taken for the server's.
+    """
+
+    #: What it is called in file names.
+    name: str
+    #: Where ``<name>.pid`` and ``<name>.log`` are.
+    folder: Path
+
+    @property
+    def log_file(self) -> Path:
+        """What the server writes to its standard output and error."""
+        return self.folder / f"{self.name}.log"
+
+    def start(self, command: Sequence[str]) -> None:
+        """Start ``command`` in a session of its own; does nothing when the server runs already."""
+        with self._pid_file() as lock, self.log_file.open("ab") as log:
+            if not _lock(lock):
+                return
+            os.ftruncate(lock, 0)
+            # Started in the background by a shell that ends: nobody is left who would have to wait for it.
+            subprocess.run(
+                ["sh", "-c", '"$@" &', "sh", "sh", "-c", _BECOME, str(self._pid_path), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock],
+                start_new_session=True,
+                check=True,
+            )
+
+    def pid(self) -> int | None:
+        """The server's process id; None when it does not run."""
+        while self.is_running():
+            if text := self._pid_path.read_text().strip():
+                return int(text)
+            time.sleep(POLL)  # between the start of its shell and the shell's first line
+        return None
+
+    def is_running(self) -> bool:
+        """Whether the server's process lives."""
+        if not self._pid_path.exists():
+            return False
+        with self._pid_file() as lock:
+            return not _lock(lock)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, when it runs."""
+        if (pid := self.pid()) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines of its log."""
+        with contextlib.suppress(FileNotFoundError):
+            return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    @property
+    def _pid_path(self) -> Path:
+        return self.folder / f"{self.name}.pid"
+
+    @contextlib.contextmanager
+    def _pid_file(self) -> Iterator[int]:
+        descriptor = os.open(self._pid_path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def stop(servers: Sequence[ServerProcess], grace: float) -> None:
+    """Ask all to end, wait ``grace`` seconds for them together, then kill those that did not."""
+    for server in servers:
+        server.signal(signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    for server in servers:
+        while server.is_running() and time.monotonic() < deadline:
+            time.sleep(POLL)
+        while server.is_running():
+            server.signal(signal.SIGKILL)
+            time.sleep(POLL)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,192 @@
+"""The three local servers: how each is configured, started and asked whether it serves."""
+
+import http.client
+import socket
+import struct
+import subprocess
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from pipeline.errors import ServiceUnavailableError
+from pipeline.services.process import ServerProcess
+
+HOST = "127.0.0.1"
+
+#: Small and quick to start; without the second compiler a JVM serves sooner and takes less of the machine.
+JAVA = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+#: Seconds a server may take to answer one question.
+ANSWER_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server(ABC):
+    """One server with its data, pid file and log in ``folder``."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    #: The names of the ports it listens on.
+    port_names: ClassVar[tuple[str, ...]]
+
+    folder: Path
+
+    @property
+    def process(self) -> ServerProcess:
+        """Its process."""
+        return ServerProcess(name=self.name, folder=self.folder)
+
+    @property
+    def data(self) -> Path:
+        """Where it keeps what survives a restart."""
+        return self.folder / self.name
+
+    @abstractmethod
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """Write its configuration and give the command that starts it."""
+
+    @abstractmethod
+    def answers(self, ports: Mapping[str, int]) -> bool:
+        """Whether it serves: asked, not guessed from its log."""
+
+
+class Kafka(Server):
+    """Apache Kafka, one node that is broker and controller."""
+
+    name = "kafka"
+    title = "Apache Kafka"
+    port_names = ("kafka", "controller")
+
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """Write server.properties; format the data folder the first time."""
+        properties = self.folder / "kafka.properties"
+        properties.write_text(self._properties(ports))
+        java = [*JAVA, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
+        if not (self.data / "meta.properties").exists():
+            self._format(java, properties)
+        return [*java, "kafka.Kafka", str(properties)]
+
+    def answers(self, ports: Mapping[str, int]) -> bool:
+        """A metadata request lists the broker: it does so only once it is registered and unfenced."""
+        # Metadata v0 for all topics: size, key 3, version 0, correlation id, null client id, no topics.
+        request = struct.pack(">ihhihi", 14, 3, 0, 1, -1, 0)
+        try:
+            with socket.create_connection((HOST, ports["kafka"]), ANSWER_TIMEOUT) as connection:
+                connection.sendall(request)
+                answer = connection.makefile("rb").read(12)
+        except OSError:
+            return False
+        return len(answer) == 12 and struct.unpack(">iii", answer)[2] > 0
+
+    def _properties(self, ports: Mapping[str, int]) -> str:
+        broker, controller = f"{HOST}:{ports['kafka']}", f"{HOST}:{ports['controller']}"
+        lines = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{broker}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": self.data,
+            "offsets.topic.replication.factor": "1",
+            # 50 by default: as many files to open, for groups of one machine.
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # A mistyped topic name is an error here, as on a well kept cluster.
+            "auto.create.topics.enable": "false",
+        }
+        return "".join(f"{key}={value}\n" for key, value in lines.items())
+
+    def _format(self, java: list[str], properties: Path) -> None:
+        cluster = str(uuid.uuid4())
+        done = subprocess.run(
+            [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ServiceUnavailableError(
+                f"Kafka's data folder {self.data} was not formatted:\n{done.stdout}"
+            )
+
+
+class ElasticMq(Server):
+    """ElasticMQ, which speaks SQS."""
+
+    name = "elasticmq"
+    title = "ElasticMQ"
+    port_names = ("elasticmq",)
+
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """Write elasticmq.conf: strict limits as on AWS, queues and messages kept in its H2 database."""
+        self.data.mkdir(exist_ok=True)
+        port, configuration = ports["elasticmq"], self.folder / "elasticmq.conf"
+        configuration.write_text(
+            'include classpath("application.conf")\n'
+            f'node-address {{ protocol = http, host = "{HOST}", port = {port}, context-path = "" }}\n'
+            f'rest-sqs {{ enabled = true, bind-port = {port}, bind-hostname = "{HOST}" }}\n'
+            "rest-sqs.sqs-limits = strict\n"
+            "rest-stats { enabled = false }\n"
+            f'queues-storage {{ enabled = true, path = "{self.data}/queues.conf" }}\n'
+            f'messages-storage {{ enabled = true, uri = "jdbc:h2:{self.data}/messages" }}\n'
+        )
+        return [*JAVA, f"-Dconfig.file={configuration}", "-cp", f"{jars}/*", "org.elasticmq.server.Main"]
+
+    def answers(self, ports: Mapping[str, int]) -> bool:
+        """It lists its queues."""
+        return _http_ok(ports["elasticmq"], "GET", "/?Action=ListQueues", {}, "")
+
+
+class DynamoDb(Server):
+    """DynamoDB Local."""
+
+    name = "dynamodb"
+    title = "DynamoDB Local"
+    port_names = ("dynamodb",)
+
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """One database for every key and region, in a file."""
+        self.data.mkdir(exist_ok=True)
+        return [
+            *JAVA,
+            f"-Djava.library.path={jars}",
+            "-DDDBLocal.telemetry=false",
+            *("-cp", f"{jars}/*", "software.amazon.dynamodb.services.local.main.ServerRunner"),
+            *("-port", str(ports["dynamodb"]), "-sharedDb", "-dbPath", str(self.data)),
+            "-disableTelemetry",
+        ]
+
+    def answers(self, ports: Mapping[str, int]) -> bool:
+        """It lists its tables."""
+        headers = {
+            "X-Amz-Target": "DynamoDB_20120810.ListTables",
+            "Content-Type": "application/x-amz-json-1.0",
+            # It wants the form of a signature, not a signature.
+            "Authorization": "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, "
+            "SignedHeaders=host, Signature=0",
+        }
+        return _http_ok(ports["dynamodb"], "POST", "/", headers, "{}")
+
+
+SERVERS: tuple[type[Server], ...] = (ElasticMq, DynamoDb, Kafka)
+
+
+def _http_ok(port: int, method: str, path: str, headers: Mapping[str, str], body: str) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=ANSWER_TIMEOUT)
+    try:
+        connection.request(method, path, body=body, headers=dict(headers))
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
