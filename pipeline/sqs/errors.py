@@ -1,0 +1,94 @@
+"""What SQS answered, as a decision: ask again (unavailable) or not (refused)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+)
+from botocore.parsers import ResponseParserError
+
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+
+#: Codes that pass by themselves, as normalised by ``error_code``.
+#: Source: the common errors and the errors of each action in the SQS API reference.
+RETRYABLE_CODES = frozenset(
+    {
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "KmsThrottled",
+        "OverLimit",  # too many messages in flight: passes when some are deleted
+        "QueueDeletedRecently",  # the name is free again after 60 s
+        "RequestExpired",  # signed too long ago: the next try is signed anew
+        "RequestThrottled",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "ExpiredToken",  # botocore fetches new credentials from the role before the next call
+        "ExpiredTokenException",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+
+#: What a person can do about a refusal.
+_MENDS = {
+    "QueueDoesNotExist": 'run "pipeline provision", or correct the queue\'s URL',
+    "NonExistentQueue": 'run "pipeline provision", or correct the queue\'s URL',
+    "AccessDenied": "allow the action on the queue to this process's role",
+    "AccessDeniedException": "allow the action on the queue to this process's role",
+    "ReceiptHandleIsInvalid": "nothing to mend: the lease is lost, the message is or will be received again",
+}
+
+_UNAVAILABLE = (
+    HTTPClientError,  # connection refused, timed out, closed, proxy and TLS errors
+    ConnectionError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    ResponseParserError,  # an answer that is not SQS's: a proxy or load balancer spoke
+)
+
+
+def error_code(code: str) -> str:
+    """A code without what the protocols put before it.
+
+    The query protocol says ``AWS.SimpleQueueService.X``, the JSON protocol ``com.amazonaws.sqs#X``.
+    """
+    return code.rsplit("#", 1)[-1].removeprefix("AWS.SimpleQueueService.").removeprefix("KMS.")
+
+
+def sqs_error(error: ClientError | BotoCoreError | ResponseParserError, action: str) -> ServiceError:
+    """The error of a whole call. ``action`` says what was being done, with the queue's name."""
+    if isinstance(error, ClientError):
+        return _answered(error, action)
+    kind = ServiceUnavailableError if isinstance(error, _UNAVAILABLE) else ServiceRefusedError
+    return kind(f"Could not {action}: {error}")
+
+
+def entry_error(failed: Mapping[str, Any], action: str) -> ServiceError:
+    """The error of one entry of a batch (a ``BatchResultErrorEntry``)."""
+    code = error_code(failed.get("Code", ""))
+    # SenderFault is SQS's own word for "asking again gives the same answer"; throttled entries carry it too.
+    refused = failed.get("SenderFault", False) and code not in RETRYABLE_CODES
+    return _error(refused, code, failed.get("Message") or "no reason given", action)
+
+
+def _answered(error: ClientError, action: str) -> ServiceError:
+    answer = error.response.get("Error", {})
+    code = error_code(answer.get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    passes = status >= 500 or status == 429 or code in RETRYABLE_CODES
+    return _error(not passes, code, answer.get("Message") or f"HTTP {status}", action)
+
+
+def _error(refused: bool, code: str, reason: str, action: str) -> ServiceError:
+    kind = ServiceRefusedError if refused else ServiceUnavailableError
+    mend = f" ({_MENDS[code]})" if code in _MENDS else ""
+    return kind(f"Could not {action}: {code}: {reason}{mend}")

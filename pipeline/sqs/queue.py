@@ -1,0 +1,216 @@
+"""One FIFO queue: send, receive, delete, visibility and depth, in batches, with an answer for each entry."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from pipeline.clock import boottime
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.sqs.errors import entry_error, sqs_error
+from pipeline.sqs.messages import (
+    MAX_ENTRIES,
+    MAX_MESSAGE_BYTES,
+    OutgoingMessage,
+    QueueDepth,
+    ReceivedMessage,
+    received,
+)
+from pipeline.sqs.packing import pack
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+
+#: All that ``ReceivedMessage`` holds, and no more: each costs bytes and parsing on the hot path.
+RECEIVED_ATTRIBUTES = (
+    "ApproximateReceiveCount",
+    "MessageDeduplicationId",
+    "MessageGroupId",
+    "SentTimestamp",
+)
+
+_DEPTH = {
+    "available": "ApproximateNumberOfMessages",
+    "in_flight": "ApproximateNumberOfMessagesNotVisible",
+    "delayed": "ApproximateNumberOfMessagesDelayed",
+}
+
+
+class SqsQueue:
+    """A FIFO queue by its URL. Threads may share it.
+
+    Nothing here tries for ever: botocore's few tries, then a ``ServiceError`` whose class is the decision.
+    Methods that take many entries answer for each, in their order: None (done) or its error. An error of a
+    whole request is the answer of each entry in it.
+    """
+
+    def __init__(self, client: "SQSClient", url: str) -> None:
+        self._client = client
+        self.url = url
+        self.name = url.rsplit("/", 1)[1]
+
+    def send(
+        self, messages: Sequence[OutgoingMessage], *, one_per_group: bool = False
+    ) -> list[ServiceError | None]:
+        """Send any number of messages, packed into requests by count and bytes.
+
+        With ``one_per_group`` the messages of a group go in order, one a request, and none is sent after one
+        of its group that failed (its answer says so): sending the rest again keeps the order.
+        """
+        results: list[ServiceError | None] = [self._too_large(message) for message in messages]
+        broken = {messages[at].group_id for at, error in enumerate(results) if error}
+        sendable = [at for at, error in enumerate(results) if error is None]
+        for request in pack([messages[at] for at in sendable], one_per_group=one_per_group):
+            positions = [sendable[at] for at in request]
+            if one_per_group and broken:
+                positions = self._hold_back(positions, messages, broken, results)
+            answers = self._send_request([messages[at] for at in positions])
+            for at, error in zip(positions, answers, strict=True):
+                results[at] = error
+                if error:
+                    broken.add(messages[at].group_id)
+        return results
+
+    def receive(
+        self,
+        max_messages: int = MAX_ENTRIES,
+        *,
+        wait_seconds: int,
+        visibility_seconds: int,
+        attempt_id: str | None = None,
+    ) -> list[ReceivedMessage]:
+        """Up to ten messages; waits for the first at most ``wait_seconds`` (no more than the settings' own).
+
+        They stay hidden for ``visibility_seconds``. Give the ``attempt_id`` of a call whose answer was lost
+        again: within 5 minutes SQS then gives the same messages instead of hiding them for nothing.
+        """
+        request: dict[str, Any] = {
+            "QueueUrl": self.url,
+            "MaxNumberOfMessages": min(max_messages, MAX_ENTRIES),
+            "WaitTimeSeconds": wait_seconds,
+            "VisibilityTimeout": visibility_seconds,
+            "MessageSystemAttributeNames": RECEIVED_ATTRIBUTES,
+            "MessageAttributeNames": ("All",),
+        }
+        if attempt_id:
+            request["ReceiveRequestAttemptId"] = attempt_id
+        requested_at = boottime()
+        answer = self._call(self._client.receive_message, "receive from", request)
+        return [received(entry, requested_at) for entry in answer.get("Messages", ())]
+
+    def delete(self, handles: Sequence[str]) -> list[ServiceError | None]:
+        """Delete deliveries by receipt handle. An expired handle is a ``ServiceRefusedError``."""
+        entries = [{"ReceiptHandle": handle} for handle in handles]
+        return self._in_batches(self._client.delete_message_batch, "delete from", entries)
+
+    def change_visibility(self, changes: Sequence[tuple[str, int]]) -> list[ServiceError | None]:
+        """Hide deliveries for so many seconds from now, given as (receipt handle, seconds); 0 releases.
+
+        SQS adds nothing up: at most 12 hours from the first receive. An expired handle is a
+        ``ServiceRefusedError``.
+        """
+        entries = [{"ReceiptHandle": handle, "VisibilityTimeout": seconds} for handle, seconds in changes]
+        return self._in_batches(
+            self._client.change_message_visibility_batch, "change visibility of messages in", entries
+        )
+
+    def depth(self) -> QueueDepth:
+        """About how many messages wait, are in flight and are delayed."""
+        attributes = self._attributes(list(_DEPTH.values()))
+        return QueueDepth(**{field: int(attributes.get(name, 0)) for field, name in _DEPTH.items()})
+
+    def configuration(self) -> dict[str, str]:
+        """All attributes of the queue, under SQS's own names."""
+        return self._attributes(["All"])
+
+    def _attributes(self, names: list[str]) -> dict[str, str]:
+        request = {"QueueUrl": self.url, "AttributeNames": names}
+        answer = self._call(self._client.get_queue_attributes, "read the attributes of", request)
+        return dict(answer.get("Attributes", {}))
+
+    def _too_large(self, message: OutgoingMessage) -> ServiceRefusedError | None:
+        if message.size <= MAX_MESSAGE_BYTES:
+            return None
+        return ServiceRefusedError(
+            f"Could not send to {self.name}: the message has {message.size} bytes, SQS takes "
+            f"{MAX_MESSAGE_BYTES}: store the data elsewhere and send where it is"
+        )
+
+    @staticmethod
+    def _hold_back(
+        positions: list[int],
+        messages: Sequence[OutgoingMessage],
+        broken: set[str],
+        results: list[ServiceError | None],
+    ) -> list[int]:
+        """``positions`` without those whose group has a failure before them, which get their answer here."""
+        going = [at for at in positions if messages[at].group_id not in broken]
+        for at in set(positions).difference(going):
+            results[at] = ServiceUnavailableError(
+                f"Not sent: a message before it in group {messages[at].group_id} failed"
+            )
+        return going
+
+    def _send_request(self, messages: list[OutgoingMessage]) -> list[ServiceError | None]:
+        entries = [_outgoing(message) for message in messages]
+        return self._in_batches(self._client.send_message_batch, "send to", entries)
+
+    def _in_batches(
+        self, call: Callable[..., Any], action: str, entries: list[dict[str, Any]]
+    ) -> list[ServiceError | None]:
+        results: list[ServiceError | None] = []
+        for start in range(0, len(entries), MAX_ENTRIES):
+            results += self._batch(call, action, entries[start : start + MAX_ENTRIES])
+        return results
+
+    def _batch(
+        self, call: Callable[..., Any], action: str, entries: list[dict[str, Any]]
+    ) -> list[ServiceError | None]:
+        """One request. Entries are numbered here: the answer names them by number."""
+        for number, entry in enumerate(entries):
+            entry["Id"] = str(number)
+        try:
+            answer = self._call(call, action, {"QueueUrl": self.url, "Entries": entries})
+        except ServiceError as error:
+            return [error] * len(entries)
+        results: list[ServiceError | None] = [None] * len(entries)
+        failed = answer.get("Failed", ())
+        for entry in failed:
+            results[int(entry["Id"])] = entry_error(entry, f"{action} {self.name}")
+        if len(answer.get("Successful", ())) + len(failed) < len(entries):
+            self._mark_unanswered(answer, results, action)
+        return results
+
+    def _mark_unanswered(
+        self, answer: Mapping[str, Any], results: list[ServiceError | None], action: str
+    ) -> None:
+        """An entry that is in neither list is not known to be done."""
+        answered = {int(e["Id"]) for part in ("Successful", "Failed") for e in answer.get(part, ())}
+        for number in range(len(results)):
+            if number not in answered:
+                results[number] = ServiceUnavailableError(
+                    f"Could not {action} {self.name}: no answer for entry"
+                )
+
+    def _call(self, call: Callable[..., Any], action: str, request: dict[str, Any]) -> Mapping[str, Any]:
+        try:
+            answer: Mapping[str, Any] = call(**request)
+        except VENDOR_ERRORS as error:
+            raise sqs_error(error, f"{action} {self.name}") from error
+        return answer
+
+
+def _outgoing(message: OutgoingMessage) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "MessageBody": message.body,
+        "MessageGroupId": message.group_id,
+        "MessageDeduplicationId": message.deduplication_id,
+    }
+    if message.attributes:
+        entry["MessageAttributes"] = {
+            name: {"DataType": "String", "StringValue": value} for name, value in message.attributes.items()
+        }
+    return entry
