@@ -1,0 +1,129 @@
+"""All stages of a process: which topic feeds which, what a job can reach, and whether that can work."""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import StageDefinitionError
+
+if TYPE_CHECKING:
+    from pipeline.stages import Stage
+
+
+class Registry:
+    """The stages by name and by topic. ``stage`` fills ``REGISTRY``; tests make their own."""
+
+    def __init__(self) -> None:
+        self._stages: dict[str, Stage[Any, Any]] = {}
+
+    @property
+    def by_name(self) -> Mapping[str, "Stage[Any, Any]"]:
+        """Every stage under its name."""
+        return MappingProxyType(self._stages)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The logical name of every topic that a stage consumes or emits, in order of appearance."""
+        found = {topic: None for stage in self._stages.values() for topic in (stage.consumes, stage.emits)}
+        return tuple(topic for topic in found if topic is not None)
+
+    @property
+    def consumed_topics(self) -> tuple[str, ...]:
+        """The logical name of every topic that makes tasks."""
+        return tuple(dict.fromkeys(stage.consumes for stage in self._stages.values()))
+
+    def consumers(self, topic: str | None) -> tuple["Stage[Any, Any]", ...]:
+        """The stages that an event on ``topic`` makes a task for."""
+        return tuple(stage for stage in self._stages.values() if stage.consumes == topic)
+
+    def add(self, stage: "Stage[Any, Any]") -> None:
+        """Take a stage in; refuse a second one of the same name. A module read anew replaces its own."""
+        known = self._stages.get(stage.name)
+        if known and _origin(known) != _origin(stage):
+            raise StageDefinitionError(
+                f"{stage.where}: the name {stage.name!r} is taken by {known.where}. Give one of them name=."
+            )
+        self._stages[stage.name] = stage
+
+    def plan(self, topic: str) -> Mapping[str, tuple[str, ...]]:
+        """What a job that starts on ``topic`` can reach: each stage with the terminal ones at or below it.
+
+        Terminal is a stage that emits nothing, or whose topic nobody consumes. Empty when nobody
+        consumes ``topic``.
+        """
+        plan: dict[str, tuple[str, ...]] = {}
+        for stage in self._reachable(topic):
+            below = [s for s in (stage, *self._reachable(stage.emits)) if not self.consumers(s.emits)]
+            plan[stage.name] = tuple(sorted(s.name for s in below))
+        return plan
+
+    def check(self) -> None:
+        """Raise ``StageDefinitionError`` where a stage, or the way they are joined, cannot work."""
+        for stage in self._stages.values():
+            stage.check()
+        self._check_variables()
+        self._check_cycles()
+        for topic in self.consumed_topics:
+            self._check_emitters(topic)
+
+    def _reachable(self, topic: str | None) -> Iterator["Stage[Any, Any]"]:
+        """Every stage that an event on ``topic`` can lead to, once each, nearest first."""
+        seen: set[str] = set()
+        waiting = list(self.consumers(topic)) if topic else []
+        while waiting:
+            stage = waiting.pop(0)
+            if stage.name in seen:
+                continue
+            seen.add(stage.name)
+            yield stage
+            waiting += self.consumers(stage.emits) if stage.emits else ()
+
+    def _check_variables(self) -> None:
+        variables: dict[str, str] = {}
+        for topic in self.topics:
+            variable = topic.upper().replace("-", "_").replace(".", "_")
+            other = variables.setdefault(variable, topic)
+            if other != topic:
+                users = [s.where for s in self._stages.values() if {s.consumes, s.emits} & {topic, other}]
+                raise StageDefinitionError(
+                    f"{'; '.join(users)}: the topics {other!r} and {topic!r} are both set by "
+                    f"KAFKA_TOPIC_{variable}. Rename one."
+                )
+
+    def _check_cycles(self) -> None:
+        for stage in self._stages.values():
+            for below in self._reachable(stage.emits):
+                if below is stage:
+                    path = " -> ".join(s.name for s in self._path(stage))
+                    raise StageDefinitionError(
+                        f"{stage.where}: its events come back to it ({path}), so a job would never end. "
+                        "Give one of these stages another topic."
+                    )
+
+    def _path(self, start: "Stage[Any, Any]") -> list["Stage[Any, Any]"]:
+        """The shortest way from a stage back to itself."""
+        paths = [[start, stage] for stage in self.consumers(start.emits)]
+        while paths[0][-1] is not start:
+            path = paths.pop(0)
+            paths += [[*path, stage] for stage in self.consumers(path[-1].emits) if stage not in path[1:]]
+        return paths[0]
+
+    def _check_emitters(self, start: str) -> None:
+        emitters: dict[str, Stage[Any, Any]] = {}
+        for stage in self._reachable(start):
+            if stage.emits is None:
+                continue
+            other = emitters.setdefault(stage.emits, stage)
+            if other is not stage:
+                raise StageDefinitionError(
+                    f"{stage.where}: one job can reach both it and {other.where}, and both emit "
+                    f"{stage.emits!r}, so what follows would run twice in that job. Give each its own topic."
+                )
+
+
+def _origin(stage: "Stage[Any, Any]") -> tuple[str, str]:
+    return stage.function.__module__, stage.function.__qualname__
+
+
+#: The stages of this process.
+REGISTRY = Registry()
