@@ -31,7 +31,8 @@ class Codec:
         except (PydanticUserError, NameError) as error:
             raise StageDefinitionError(
                 f"{self._where}: {describe(self.annotation)} cannot be read from JSON "
-                f"({str(error).splitlines()[0]}). Use a pydantic model, a dataclass, a TypedDict, or a type of the standard library."
+                f"({str(error).splitlines()[0]}). Use a pydantic model, a dataclass, a TypedDict, or a type "
+                "of the standard library."
             ) from error
         return adapter
 

@@ -1,0 +1,237 @@
+"""A stage's task as a Celery message: protocol 2, JSON, no base64, with one header of ours.
+
+Our facts travel as one JSON object in the Celery header ``pipeline`` (``TaskHeader``); the trace context is
+the header ``traceparent``, where tracing libraries look for it.
+
+The data stands in the body as it came, byte for byte. ``data_of`` takes it out again without parsing:
+kombu's own JSON decoder turns an object with the keys ``__type__`` and ``__value__`` into something else,
+or refuses it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, TypedDict
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline import identity
+from pipeline.errors import InvalidInputError
+from pipeline.events import Event
+from pipeline.stages import Stage
+
+#: The Celery header that holds the TaskHeader.
+HEADER: Final = "pipeline"
+TRACEPARENT: Final = "traceparent"
+
+Role = Literal["run", "split", "part", "gather"]
+
+_BEFORE: Final = "[["
+_AFTER: Final = '],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+#: How much of the data Flower shows.
+_SHOWN: Final = 200
+
+
+class PartOf(BaseModel):
+    """Which part of which split a task is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: The task id of the split.
+    split_id: str
+    #: From 0.
+    ordinal: int = Field(ge=0)
+    total: int = Field(ge=1)
+
+
+class TaskHeader(BaseModel):
+    """What a stage's task knows of itself: the wire format that must not change unseen."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    stage: str
+    #: "run": the function on an event's data. "split", "part", "gather": of a stage that divides its work.
+    role: Role
+    #: Source and id of the event that the task comes from: with stage and part they are its identity.
+    event_source: str
+    event_id: str
+    entity_id: str
+    #: Set for a part, and for nothing else.
+    part: PartOf | None = None
+    #: Where on Kafka the event was read.
+    topic: str
+    partition: int
+    offset: int
+    #: When the job was submitted, in seconds since 1970.
+    submitted_at: float
+
+    @property
+    def split_id(self) -> str:
+        """The task id of the split (or of the run): the task that the event itself made."""
+        return identity.task_id(self.event_source, self.event_id, self.stage, None)
+
+    @property
+    def task_id(self) -> str:
+        """The id of this task."""
+        part: identity.Part = self.part.ordinal if self.part else None
+        if self.role == "gather":
+            part = "gather"
+        return identity.task_id(self.event_source, self.event_id, self.stage, part)
+
+    @classmethod
+    def read(cls, headers: Mapping[str, Any]) -> Self | None:
+        """The header among a Celery message's; None for a plain Celery task."""
+        if headers.get(HEADER) is None:
+            return None
+        try:
+            return cls.model_validate(headers[HEADER])
+        except ValidationError as error:
+            raise InvalidInputError(
+                f"the task's header {HEADER!r} is not of this version: {error}"
+            ) from error
+
+
+class SqsFields(TypedDict):
+    """What SQS is sent."""
+
+    body: str
+    group_id: str
+    deduplication_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskMessage:
+    """One task, ready to be sent."""
+
+    task_id: str
+    #: Celery's name of the task.
+    name: str
+    #: Celery's body: JSON of [args, kwargs, embed].
+    body: str
+    #: Celery's headers, ours among them.
+    headers: Mapping[str, Any]
+    group_id: str
+    deduplication_id: str
+    #: The stage's queue; None for the service's task queue.
+    queue: str | None
+
+    def to_sqs(self) -> SqsFields:
+        """The SQS message: kombu's envelope, a group and a deduplication id.
+
+        The receiving transport puts delivery tag and routing key in.
+        """
+        envelope = {
+            "body": self.body,
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": self.headers,
+            "properties": {
+                "correlation_id": self.task_id,
+                "delivery_mode": 2,
+                "delivery_info": {"exchange": "", "routing_key": self.queue or ""},
+                "delivery_tag": self.task_id,
+                "priority": 0,
+            },
+        }
+        text = json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
+        return SqsFields(body=_allowed(text), group_id=self.group_id, deduplication_id=self.deduplication_id)
+
+
+def celery_name(stage: str, role: Role) -> str:
+    """The name under which Celery knows what a stage does in a role."""
+    return f"{stage}.{role}" if role in ("split", "gather") else stage
+
+
+def data_of(body: str | bytes) -> str:
+    """The JSON text of the data in a task's body, as it came.
+
+    A body that a Celery client wrote (``send_task``) is parsed; its first argument is the data.
+    """
+    text = body.decode() if isinstance(body, bytes) else body
+    if text.startswith(_BEFORE) and text.endswith(_AFTER):
+        return text[len(_BEFORE) : -len(_AFTER)]
+    try:
+        return json.dumps(json.loads(text)[0][0])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InvalidInputError(
+            f"the task's body is not [[data], {{}}, {{…}}]; it begins {text[:80]!r}"
+        ) from error
+
+
+def for_event(stage: Stage[Any, Any], event: Event, job_id: str, submitted_at: float) -> TaskMessage:
+    """The task that an event makes in a stage: its split where it has one, else its run."""
+    at = event.coordinates
+    header = TaskHeader(
+        job_id=job_id,
+        stage=stage.name,
+        role="split" if stage.is_split else "run",
+        event_source=event.source,
+        event_id=event.id,
+        entity_id=event.entity_id,
+        topic=at.topic if at else "",
+        partition=at.partition if at else -1,
+        offset=at.offset if at else -1,
+        submitted_at=submitted_at,
+    )
+    return _message(stage, header, event.data.decode(), event.traceparent)
+
+
+def for_part(
+    stage: Stage[Any, Any], header: TaskHeader, ordinal: int, total: int, data: str, traceparent: str | None
+) -> TaskMessage:
+    """The task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON."""
+    part = PartOf(split_id=header.split_id, ordinal=ordinal, total=total)
+    return _message(stage, header.model_copy(update={"role": "part", "part": part}), data, traceparent)
+
+
+def for_gather(stage: Stage[Any, Any], header: TaskHeader, data: str, traceparent: str | None) -> TaskMessage:
+    """The task of a gather. ``header`` is any task's of the same split, ``data`` the event's JSON."""
+    return _message(stage, header.model_copy(update={"role": "gather", "part": None}), data, traceparent)
+
+
+def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, traceparent: str | None) -> TaskMessage:
+    task_id, name = header.task_id, celery_name(header.stage, header.role)
+    return TaskMessage(
+        task_id=task_id,
+        name=name,
+        body=_BEFORE + data + _AFTER,
+        headers=_headers(header, task_id, name, data, traceparent),
+        group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
+        deduplication_id=task_id,
+        queue=stage.queue,
+    )
+
+
+def _headers(
+    header: TaskHeader, task_id: str, name: str, data: str, traceparent: str | None
+) -> dict[str, Any]:
+    part = f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
+    shown = {"job_id": header.job_id, "stage": header.stage, "part": part}
+    headers = {
+        "lang": "py",
+        "task": name,
+        "id": task_id,
+        "root_id": header.split_id,
+        "parent_id": None if task_id == header.split_id else header.split_id,
+        "group": None,
+        "shadow": None,
+        "eta": None,
+        "expires": None,
+        "retries": 0,
+        # [None, None]: the worker's own limits of the stage count, also for a task that waited long.
+        "timelimit": [None, None],
+        "argsrepr": f"({data[:_SHOWN]}{'…' * (len(data) > _SHOWN)},)",
+        "kwargsrepr": repr(shown),
+        "origin": "pipeline",
+        "ignore_result": True,
+        HEADER: header.model_dump(mode="json"),
+    }
+    if traceparent:
+        headers[TRACEPARENT] = traceparent
+    return headers
+
+
+def _allowed(text: str) -> str:
+    """SQS refuses two characters that JSON may hold (SendMessage, API reference); escaped, it takes them."""
+    return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
