@@ -1,0 +1,30 @@
+"""All that a stage's author imports. The worker, bridge and command line are started as commands.
+
+No name here may be ``app`` or ``celery``: ``celery -A pipeline`` would take it for the Celery
+application, which is in ``pipeline/celery.py``.
+"""
+
+from pipeline.context import CurrentTask, Part, current_task
+from pipeline.errors import (
+    InvalidInputError,
+    PermanentError,
+    PipelineError,
+    ResultTooLargeError,
+    Retry,
+    StageDefinitionError,
+)
+from pipeline.stages import Stage, stage
+
+__all__ = [
+    "CurrentTask",
+    "InvalidInputError",
+    "Part",
+    "PermanentError",
+    "PipelineError",
+    "ResultTooLargeError",
+    "Retry",
+    "Stage",
+    "StageDefinitionError",
+    "current_task",
+    "stage",
+]
