@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
-from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC
 from pipeline.annotations import Codec, Signature, describe, fits
 from pipeline.errors import StageDefinitionError
 from pipeline.registry import REGISTRY, Registry
@@ -42,7 +41,8 @@ _STAGE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 #: SQS takes 80 of these characters, with the suffix.
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
-_RESERVED_TOPICS: Final = (ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC)
+#: The engine's own topics, as config.settings names them; it imports this package, so not the other way round.
+RESERVED_TOPICS: Final = ("errors", "dlq", "jobs")
 #: SQS holds a message for 12 hours at most from its first receive (ChangeMessageVisibility, API reference).
 _LONGEST: Final = 11 * 3600
 
@@ -266,7 +266,7 @@ def _check_names(options: Options, where: str) -> None:
         if not isinstance(value, str) or not pattern.fullmatch(value):
             raise StageDefinitionError(f"{where}: {option}={value!r} is no valid name. Use {allowed}.")
     for topic in (options.consumes, options.emits):
-        if topic in _RESERVED_TOPICS:
+        if topic in RESERVED_TOPICS:
             raise StageDefinitionError(
                 f"{where}: the topic {topic!r} is the engine's own. Choose another name."
             )
