@@ -1,0 +1,162 @@
+"""Consumes events in a group: batches, pause and resume, commits by hand, partitions that come and go."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Message as VendorMessage
+
+from config.settings import Settings
+from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.errors import kafka_error
+from pipeline.kafka.records import Message
+
+log = structlog.get_logger()
+
+#: Seconds between polls after which a member is put out of its group. The loop polls many times a second
+#: and never waits for work; this is the longest a commit at a rebalance may take, with room.
+MAX_POLL_INTERVAL = 600
+
+
+class Partition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+OnPartitions = Callable[[list[Partition]], None]
+
+
+class EventConsumer:
+    """A member of a consumer group. One thread calls it.
+
+    Nothing is committed by itself. ``on_assigned``, ``on_revoked`` and ``on_lost`` run inside ``poll`` and
+    ``close``. While ``on_revoked`` runs the partitions are still held: commit there. After ``on_lost``
+    another member has them: their offsets must not be committed.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topics: Sequence[str],
+        group: str,
+        *,
+        on_assigned: OnPartitions,
+        on_revoked: OnPartitions,
+        on_lost: OnPartitions,
+    ) -> None:
+        self._consumer = Consumer(_configuration(settings, group))
+        self._failure: ServiceError | None = None
+        self._consumer.subscribe(
+            list(topics),
+            on_assign=lambda _, partitions: on_assigned(_ours(partitions)),
+            on_revoke=lambda _, partitions: on_revoked(_ours(partitions)),
+            on_lost=lambda _, partitions: on_lost(_ours(partitions)),
+        )
+
+    def poll(self, max_messages: int, timeout: float) -> list[Message]:
+        """Up to ``max_messages``, waiting at most ``timeout`` seconds; must be called often.
+
+        Raises a ServiceRefusedError for what polling on does not mend (access denied, a missing topic), after
+        the messages that came before it were returned. Brokers that are away are waited for, not raised.
+        """
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
+        try:
+            answers = self._consumer.consume(max_messages, timeout)
+        except KafkaException as error:
+            raise kafka_error(error, "consume") from error
+        return [_message(answer) for answer in answers if self._is_message(answer)]
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        """Fetch no more of ``partitions``; polling goes on, so the member stays in its group."""
+        self._consumer.pause(_theirs(partitions))
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        """Fetch ``partitions`` again."""
+        self._consumer.resume(_theirs(partitions))
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit the next offset to read of each partition, and wait for the answer.
+
+        Raises a ServiceError; then none, some or all are committed: committing again does no harm.
+        """
+        if not offsets:
+            return
+        try:
+            answers = self._consumer.commit(
+                offsets=[TopicPartition(*partition, offset) for partition, offset in offsets.items()],
+                asynchronous=False,
+            )
+        except KafkaException as error:
+            raise kafka_error(error, "commit offsets") from error
+        for answer in answers:
+            if answer.error is not None:
+                raise kafka_error(answer.error, f"commit offsets of {answer.topic} [{answer.partition}]")
+
+    def close(self) -> None:
+        """Leave the group, so that its partitions move at once; commits nothing by itself."""
+        self._consumer.close()
+
+    def _is_message(self, answer: VendorMessage) -> bool:
+        error = answer.error()
+        if error is None:
+            return True
+        converted = kafka_error(error, f"consume {answer.topic() or ''}".strip())
+        if isinstance(converted, ServiceRefusedError):
+            self._failure = converted
+        else:
+            log.warning("kafka.consume_error", error=str(converted))
+        return False
+
+
+def _configuration(settings: Settings, group: str) -> dict[str, Any]:
+    configuration = client_configuration(settings, "consumer") | {
+        "group.id": group,
+        "group.protocol": settings.kafka_group_protocol,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # An idle group's offsets expire after 7 days: starting at the end would then skip events.
+        "auto.offset.reset": "earliest",
+        "max.poll.interval.ms": MAX_POLL_INTERVAL * 1000,
+        # Memory for events fetched ahead, per process.
+        "queued.max.messages.kbytes": 32_768,
+        "fetch.queue.backoff.ms": 50,
+    }
+    if settings.kafka_group_protocol == "classic":
+        # Not a property of the "consumer" protocol (KIP-848), whose broker assigns; it refuses this one.
+        configuration["partition.assignment.strategy"] = "cooperative-sticky"
+    return configuration
+
+
+def _message(answer: VendorMessage) -> Message:
+    topic, partition, offset = answer.topic(), answer.partition(), answer.offset()
+    if topic is None or partition is None or offset is None:
+        raise ValueError(f"A consumed record without coordinates: {answer!r}")
+    return Message(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        timestamp_ms=answer.timestamp()[1],
+        key=answer.key(),
+        value=answer.value(),
+        headers=tuple(_headers(answer)),
+    )
+
+
+def _headers(answer: VendorMessage) -> Iterable[tuple[str, bytes]]:
+    headers = answer.headers() or []
+    for name, value in headers.items() if isinstance(headers, dict) else headers:
+        yield name, value.encode() if isinstance(value, str) else value or b""
+
+
+def _ours(partitions: Iterable[TopicPartition]) -> list[Partition]:
+    return [Partition(partition.topic, partition.partition) for partition in partitions]
+
+
+def _theirs(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(*partition) for partition in partitions]

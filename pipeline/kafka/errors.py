@@ -1,0 +1,62 @@
+"""What Kafka answered, as a decision: ask again (unavailable) or not (refused)."""
+
+from confluent_kafka import KafkaError, KafkaException
+
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+
+#: Codes after which the same request gets the same answer. All else passes, or a new client mends it:
+#: brokers away, leaders moving, timeouts, purged queues, fenced producers, group generations.
+_REFUSED = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.INVALID_GROUP_ID,
+        KafkaError.INVALID_CONFIG,
+        KafkaError.INVALID_REQUEST,
+        KafkaError.INVALID_PARTITIONS,
+        KafkaError.INVALID_REPLICATION_FACTOR,
+        KafkaError.INVALID_REPLICA_ASSIGNMENT,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.SECURITY_DISABLED,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._INVALID_ARG,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError._NOT_IMPLEMENTED,
+        KafkaError._AUTHENTICATION,
+        KafkaError._SSL,
+    }
+)
+
+_MENDS = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART: 'run "pipeline provision", or correct the topic\'s name',
+    KafkaError._UNKNOWN_TOPIC: 'run "pipeline provision", or correct the topic\'s name',
+    KafkaError.MSG_SIZE_TOO_LARGE: "store the data elsewhere and send where it is",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "allow the operation on the topic to this process",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "allow KAFKA_CONSUMER_GROUP to this process",
+    KafkaError.INVALID_REPLICATION_FACTOR: "set TOPIC_REPLICATION_FACTOR to at most the number of brokers",
+}
+
+
+def kafka_error(error: KafkaError | KafkaException, action: str) -> ServiceError:
+    """The error as a decision. ``action`` says what was being done, with the topic's name."""
+    reason = error.args[0] if isinstance(error, KafkaException) else error
+    code = reason.code()
+    kind = ServiceRefusedError if code in _REFUSED else ServiceUnavailableError
+    mend = f" ({_MENDS[code]})" if code in _MENDS else ""
+    converted = kind(f"Could not {action}: {reason.name()}: {reason.str()}{mend}")
+    # A delivery report hands over a KafkaError, which is no exception: there is nothing else to chain to.
+    converted.__cause__ = error if isinstance(error, KafkaException) else KafkaException(error)
+    return converted

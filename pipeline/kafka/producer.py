@@ -1,0 +1,198 @@
+"""Produces events: idempotent, acknowledged by all replicas, with an answer for each record."""
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from config.settings import Settings
+from pipeline.errors import ServiceError, ServiceUnavailableError
+from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.errors import kafka_error
+from pipeline.kafka.records import Record
+
+log = structlog.get_logger()
+
+OnDelivery = Callable[[ServiceError | None], None]
+
+#: Bytes of the largest record that any topic of this project takes (its errors and DLQ topics), and room for
+#: headers. Each topic's own max.message.bytes is smaller and refuses what is too large for it.
+MAX_RECORD_BYTES = 8 * 1024 * 1024 + 65_536
+
+#: Seconds until a record that no broker acknowledged fails. The caller tries again with the same ids.
+DELIVERY_TIMEOUT = 60
+
+#: Seconds one poll of the delivery reports lasts: how late a closed producer's thread ends.
+_POLL = 0.1
+
+
+class EventProducer:
+    """One producer for a process's threads to share.
+
+    The client behind it is made at the first record and belongs to the process that made it: a client that
+    came through a fork accepts records and never sends them, so a forked child makes its own.
+    A fatal error of the idempotent producer ends its client; the next record gets a new one.
+    """
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self._settings = settings
+        self._name = name
+        self._lock = threading.Lock()
+        self._client: _Client | None = None
+        #: Clients of a parent process. Kept: destroying one here would wait for threads that are not here.
+        self._inherited: list[_Client] = []
+        _producers.add(self)
+
+    def produce(self, record: Record, on_delivery: OnDelivery) -> None:
+        """Queue ``record``; ``on_delivery`` gets None when it is acknowledged, or its error. Never blocks.
+
+        ``on_delivery`` runs once, on the poll thread (on the caller's when the record is refused at once or
+        the queue is full): it must be short.
+        """
+        self._client_of_process().produce(record, on_delivery)
+
+    def emit(self, records: Sequence[Record], timeout: float) -> list[ServiceError | None]:
+        """Produce ``records`` and wait until each is acknowledged or failed: an answer for each, in order.
+
+        What is not answered within ``timeout`` seconds is a ServiceUnavailableError, and may still arrive.
+        """
+        late = ServiceUnavailableError(f"No acknowledgement from Kafka within {timeout:g} s")
+        results: list[ServiceError | None] = [late] * len(records)
+        waiting = threading.Semaphore(0)
+
+        def answer(position: int, error: ServiceError | None) -> None:
+            results[position] = error
+            waiting.release()
+
+        for position, record in enumerate(records):
+            self.produce(record, partial(answer, position))
+        deadline = time.monotonic() + timeout
+        for _ in records:
+            if not waiting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                break
+        # A copy: a late answer must not change what the caller already decides on.
+        return list(results)
+
+    def close(self, timeout: float) -> int:
+        """Wait up to ``timeout`` seconds for what is queued, then drop the rest; the number dropped.
+
+        Each dropped record's ``on_delivery`` gets a ServiceUnavailableError. Does not wait for brokers that
+        are gone. A record produced later gets a new client.
+        """
+        with self._lock:
+            client, self._client = self._client, None
+        return client.close(timeout) if client and client.pid == os.getpid() else 0
+
+    def _client_of_process(self) -> "_Client":
+        client = self._client
+        if client is not None and client.pid == os.getpid() and not client.ended:
+            return client
+        with self._lock:
+            client = self._client
+            if client is not None and client.pid != os.getpid():
+                self._inherited.append(client)
+                client = None
+            if client is None or client.ended:
+                client = self._client = _Client(self._settings, self._name)
+            return client
+
+
+def _renew_locks() -> None:
+    """In a forked child: a lock that a thread of the parent held would never be released."""
+    for producer in list(_producers):
+        producer._lock = threading.Lock()
+
+
+_producers: "weakref.WeakSet[EventProducer]" = weakref.WeakSet()
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+class _Client:
+    """One librdkafka producer and the thread that takes its delivery reports."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.pid = os.getpid()
+        #: A fatal error, or closed: takes no more records.
+        self.ended = False
+        self._stop = threading.Event()
+        self._producer = Producer(
+            client_configuration(settings, name)
+            | {
+                "enable.idempotence": True,
+                "acks": "all",
+                "compression.type": "snappy",
+                # The Java clients' own: both put a key on the same partition.
+                "partitioner": "murmur2_random",
+                # Long enough to fill a batch at a thousand records/s, short beside a task.
+                "linger.ms": 5,
+                "message.max.bytes": MAX_RECORD_BYTES,
+                "delivery.timeout.ms": DELIVERY_TIMEOUT * 1000,
+                # How long a topic that was just made may be unknown; then the record fails as refused.
+                "topic.metadata.propagation.max.ms": 10_000,
+                "error_cb": self._on_error,
+            }
+        )
+        self._thread = threading.Thread(target=self._poll, name=f"kafka-producer-{name}", daemon=True)
+        self._thread.start()
+
+    def produce(self, record: Record, on_delivery: OnDelivery) -> None:
+        def report(error: KafkaError | None, _: Any) -> None:
+            self._report(record.topic, error, on_delivery)
+
+        try:
+            self._producer.produce(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                headers=list(record.headers),
+                on_delivery=report,
+            )
+        except BufferError:
+            on_delivery(
+                ServiceUnavailableError(f"Could not emit to {record.topic}: the producer's queue is full")
+            )
+        except KafkaException as error:
+            self._report(record.topic, error, on_delivery)
+
+    def close(self, timeout: float) -> int:
+        self.ended = True
+        left = self._producer.flush(timeout)
+        if left:
+            self._producer.purge()
+            self._producer.flush(1.0)
+        self._stop.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        return left
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            self._producer.poll(_POLL)
+
+    def _report(self, topic: str, error: KafkaError | KafkaException | None, on_delivery: OnDelivery) -> None:
+        """Runs on the poll thread, which must outlive whatever a callback raises."""
+        converted = None
+        if error is not None:
+            converted = kafka_error(error, f"emit to {topic}")
+            reason = error.args[0] if isinstance(error, KafkaException) else error
+            self._end_if_fatal(reason)
+        try:
+            on_delivery(converted)
+        except Exception:
+            log.exception("kafka.delivery_callback_failed", topic=topic)
+
+    def _on_error(self, error: KafkaError) -> None:
+        self._end_if_fatal(error)
+
+    def _end_if_fatal(self, error: KafkaError) -> None:
+        if (error.fatal() or error.code() == KafkaError._FATAL) and not self.ended:
+            self.ended = True
+            # librdkafka fails what it holds by itself; this lets the poll thread end when it has.
+            log.error("kafka.producer_ended", reason=error.str())
+            threading.Thread(target=self.close, args=(DELIVERY_TIMEOUT,), daemon=True).start()

@@ -1,0 +1,32 @@
+"""What goes to and comes from a topic."""
+
+from dataclasses import dataclass
+
+#: In their order; a name may come twice.
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One record to produce."""
+
+    topic: str
+    #: Records with one key keep their order: they share a partition.
+    key: bytes | None
+    #: None is a tombstone.
+    value: bytes | None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One record as consumed."""
+
+    topic: str
+    partition: int
+    offset: int
+    #: When it was produced, in milliseconds since the epoch.
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
