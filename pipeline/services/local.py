@@ -47,11 +47,12 @@ def local_services(
         yield stack.up(progress)
 
 
-@dataclass(frozen=True)
 class LocalStack:
     """The local services of one data folder."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        #: Absolute: ElasticMQ's database refuses a relative path, and a stack may be used from elsewhere.
+        self.folder = folder.absolute()
 
     def up(self, progress: Callable[[str], None] = _silent) -> Services:
         """Start what does not run and return once all three answer; asking again changes nothing."""
@@ -97,7 +98,7 @@ class LocalStack:
             group_protocol="classic",
             sqs=f"http://{HOST}:{ports['elasticmq']}",
             dynamodb=f"http://{HOST}:{ports['dynamodb']}",
-            folder=self.folder.absolute(),
+            folder=self.folder,
         )
         return Services(name="local", environment=environment)
 

@@ -137,7 +137,6 @@ class ElasticMq(Server):
             f'rest-sqs {{ enabled = true, bind-port = {port}, bind-hostname = "{HOST}" }}\n'
             "rest-sqs.sqs-limits = strict\n"
             "rest-stats { enabled = false }\n"
-            f'queues-storage {{ enabled = true, path = "{self.data}/queues.conf" }}\n'
             f'messages-storage {{ enabled = true, uri = "jdbc:h2:{self.data}/messages" }}\n'
         )
         return [*JAVA, f"-Dconfig.file={configuration}", "-cp", f"{jars}/*", "org.elasticmq.server.Main"]

@@ -1,0 +1,63 @@
+"""The ``pipeline`` command: one module a command group, loaded when asked for."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from pipeline.errors import ConfigurationError, PipelineError
+
+#: Command name → the module that defines it, under the same name.
+COMMANDS = {
+    "demo": "pipeline.cli.demo",
+    "dev": "pipeline.cli.dev",
+    "stack": "pipeline.cli.stack",
+    "provision": "pipeline.cli.provision",
+    "submit": "pipeline.cli.submit",
+    "jobs": "pipeline.cli.jobs",
+}
+
+#: What the shell reports for a process ended by Ctrl-C.
+INTERRUPTED = 130
+
+
+class CommandTable(click.Group):
+    """A group that imports a command's module only when that command is used, and ends errors in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands whose module is there, in the table's order."""
+        return [name for name, module in COMMANDS.items() if find_spec(module) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, from its module; None when there is no such."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it: this project's errors are a line on standard error and an exit code, not a traceback."""
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            _fail(error, 2)
+        except PipelineError as error:
+            _fail(error, 1)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+def _fail(error: PipelineError, code: int) -> None:
+    click.echo(f"Error: {error}", err=True)
+    sys.exit(code)
+
+
+@click.group(cls=CommandTable)
+@click.version_option(package_name="pipeline")
+def main() -> None:
+    """Celery tasks on SQS FIFO, fed by Kafka.
+
+    The processes themselves are Celery commands: celery -A pipeline worker | bridge | flower.
+    """
