@@ -1,6 +1,7 @@
 """A stage function's annotations as its schema: JSON is read and written by them."""
 
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -111,8 +112,10 @@ class Signature:
                 f"{self.where}: its annotations name {error.name!r}, which its module does not define. "
                 "Define it at the module's top level, or import it outside TYPE_CHECKING."
             ) from error
-        except TypeError as error:
-            raise StageDefinitionError(f"{self.where}: an annotation is no type: {error}.") from error
+        except (TypeError, SyntaxError, AttributeError) as error:
+            raise StageDefinitionError(
+                f"{self.where}: an annotation cannot be read: {error}. Write a type."
+            ) from error
         return {name: Codec(hint, self.where) for name, hint in hints.items()}
 
     def _item(self, name: str, what: str, wanted: str) -> Codec:
@@ -132,18 +135,18 @@ class Signature:
             )
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise StageDefinitionError(f"{self.where}: it is async. Use a plain def; the worker runs many.")
-        parameters = list(inspect.signature(function).parameters.values())
+        signature = _signature(function)
+        parameters = list(signature.parameters.values())
         needed = [p for p in parameters if p.default is p.empty]
         positional = all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed)
         if len(needed) != wanted or not positional:
             raise StageDefinitionError(
                 f"{self.where}: it must take {wanted} parameter{'s' * (wanted > 1)}, and any other with a "
-                f"default; it is {function.__name__}{inspect.signature(function)}."
+                f"default; it is {function.__name__}{signature}."
             )
-        annotations = inspect.get_annotations(inspect.unwrap(function))
-        for name in (*(p.name for p in needed), "return"):
-            if name not in annotations:
-                what = "its return value" if name == "return" else f"its parameter {name!r}"
+        annotations = [(f"its parameter {p.name!r}", p.annotation) for p in needed]
+        for what, annotation in [*annotations, ("its return value", signature.return_annotation)]:
+            if annotation is signature.empty:
                 raise StageDefinitionError(
                     f"{self.where}: {what} has no annotation. Add one: it is the schema."
                 )
@@ -171,6 +174,18 @@ def location(function: Any) -> str:
     line = plain.__code__.co_firstlineno if inspect.isfunction(plain) else "?"
     module = getattr(plain, "__module__", "?")
     return f"{getattr(plain, '__qualname__', repr(plain))} ({module}:{line})"
+
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    def _signature(function: Callable[..., Any]) -> inspect.Signature:
+        """The signature; an annotation may name what is not defined yet, which 3.14 would evaluate."""
+        return inspect.signature(function, annotation_format=Format.FORWARDREF)
+else:
+
+    def _signature(function: Callable[..., Any]) -> inspect.Signature:
+        return inspect.signature(function)
 
 
 def _is_union(annotation: Any) -> bool:

@@ -41,7 +41,7 @@ _STAGE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 _TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 #: SQS takes 80 of these characters, with the suffix.
 _QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
-#: The engine's own topics, as config.settings names them; it imports this package, so not the other way round.
+#: The engine's own topics, as config.settings names them (which imports this package).
 RESERVED_TOPICS: Final = ("errors", "dlq", "jobs")
 #: SQS holds a message for 12 hours at most from its first receive (ChangeMessageVisibility, API reference).
 _LONGEST: Final = 11 * 3600
@@ -72,6 +72,9 @@ class Options:
 
 class Stage(Generic[In, Out]):
     """A stage. Made by ``stage``; callable like its function, which it leaves as it is."""
+
+    #: The function's own; functools.update_wrapper sets it.
+    __name__: str
 
     def __init__(self, function: Callable[[In], Out], options: Options) -> None:
         functools.update_wrapper(self, function)
