@@ -1,0 +1,77 @@
+"""What DynamoDB answered, as a decision: ask again (unavailable) or not (refused)."""
+
+from typing import Any
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    MetadataRetrievalError,
+)
+from botocore.parsers import ResponseParserError
+
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+
+#: Codes that pass by themselves. Source: "Error handling with DynamoDB" in its developer guide.
+RETRYABLE_CODES = frozenset(
+    {
+        "ExpiredToken",  # botocore fetches new credentials from the role before the next call
+        "ExpiredTokenException",
+        "InternalServerError",
+        "ItemCollectionSizeLimitExceededException",
+        "LimitExceededException",  # too many tables being made at once
+        "ProvisionedThroughputExceededException",
+        "RequestExpired",
+        "RequestLimitExceeded",
+        "ResourceInUseException",  # a table that is being made or changed
+        "ServiceUnavailable",
+        "Throttling",
+        "ThrottlingException",
+        "TransactionInProgressException",
+    }
+)
+
+#: What a person can do about a refusal.
+_MENDS = {
+    "ResourceNotFoundException": 'run "pipeline provision", or correct DYNAMODB_TABLE',
+    "AccessDeniedException": "allow the action on the table and its index to this process's role",
+}
+
+_UNAVAILABLE = (
+    HTTPClientError,  # connection refused, timed out, closed, proxy and TLS errors
+    ConnectionError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    ResponseParserError,  # an answer that is not DynamoDB's: a proxy or load balancer spoke
+)
+
+VendorError = ClientError | BotoCoreError | ResponseParserError
+VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+
+
+def table_error(error: VendorError, action: str) -> ServiceError:
+    """The error of a call. ``action`` says what was being done, with the table's name."""
+    if not isinstance(error, ClientError):
+        kind = ServiceUnavailableError if isinstance(error, _UNAVAILABLE) else ServiceRefusedError
+        return kind(f"Could not {action}: {error}")
+    code = error_code(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    passes = status >= 500 or status == 429 or code in RETRYABLE_CODES
+    reason = error.response.get("Error", {}).get("Message") or f"HTTP {status}"
+    mend = f" ({_MENDS[code]})" if code in _MENDS else ""
+    return (ServiceUnavailableError if passes else ServiceRefusedError)(
+        f"Could not {action}: {code}: {reason}{mend}"
+    )
+
+
+def error_code(error: ClientError) -> str:
+    """The code of an answer, without the namespace some servers put before it."""
+    return error.response.get("Error", {}).get("Code", "").rsplit("#", 1)[-1]
+
+
+def old_item(error: ClientError) -> dict[str, Any] | None:
+    """The item a refused conditional write ran into (``ReturnValuesOnConditionCheckFailure``), if any."""
+    item: dict[str, Any] | None = error.response.get("Item")  # type: ignore[assignment]
+    return item

@@ -1,0 +1,125 @@
+"""The keys of every item in the table. Data outlives code: what is here must stay readable.
+
+    pk                                  sk                     holds
+    J#job                               META                   the job; its keys in the index
+    J#job                               S#stage                an unsplit stage or a gather that is done
+    J#job                               P#stage                the seal of the stage's split
+    J#job                               F#stage#part           why a task is a dead letter
+    L#split#level#index, L#split#top    -                      a node of the counter
+    P#split#run#page, P#split#run#dN    -                      a page of sealed parts; a piece of the data
+    R#split#leaf                        ordinal                a part's result
+    T#task#messageid                    -                      a message's attempts
+
+Each ``pk`` starts with the service's name and ``/``, so that services can share a table. A seal is in
+its job's own item collection, so that one query finds all splits of a job.
+"""
+
+import time
+import zlib
+from dataclasses import dataclass
+
+from pipeline.jobs.model import JobState, PartRef, Ref, SplitRef, StageRef
+
+#: pk and sk.
+Key = tuple[str, str]
+
+#: Results and counters: a leaf holds this many ordinals, a node this many nodes.
+FAN_OUT = 256
+#: Write shards of the index: 4 x 1,000 writes a second is more than 1,000 closings a second need.
+SHARDS = 4
+#: The sort key of items that are alone under their pk.
+ALONE = "-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The keys of one service's items."""
+
+    #: The service's name.
+    service: str
+
+    def job(self, job_id: str) -> str:
+        """The pk under which all small items of a job are."""
+        return f"{self.service}/J#{job_id}"
+
+    def meta(self, job_id: str) -> Key:
+        """The job itself."""
+        return self.job(job_id), "META"
+
+    def stage(self, job_id: str, stage: str) -> Key:
+        """The record that an unsplit stage, or a gather, is done."""
+        return self.job(job_id), f"S#{stage}"
+
+    def seal(self, split: SplitRef) -> Key:
+        """The seal of a split: a job runs a stage once, so the stage's name is enough."""
+        return self.job(split.job_id), f"P#{split.stage}"
+
+    def failure(self, ref: Ref) -> Key:
+        """Why a task is a dead letter."""
+        return self.job(ref.job_id), f"F#{ref.stage}#{part_name(ref)}"
+
+    def node(self, split_id: str, level: int, index: int) -> Key:
+        """A node of a split's counter that is not its root."""
+        return f"{self.service}/L#{split_id}#{level}#{index}", ALONE
+
+    def top(self, split_id: str) -> Key:
+        """The root of a split's counter, found without knowing how many parts there are."""
+        return f"{self.service}/L#{split_id}#top", ALONE
+
+    def page(self, split_id: str, run: str, page: int) -> Key:
+        """A page of parts that one run of a split wrote."""
+        return f"{self.service}/P#{split_id}#{run}#{page}", ALONE
+
+    def data_piece(self, split_id: str, run: str, piece: int) -> Key:
+        """A piece of the data of a split's event that was too large for the seal."""
+        return f"{self.service}/P#{split_id}#{run}#d{piece}", ALONE
+
+    def results(self, split_id: str, leaf: int) -> str:
+        """The pk under which the results of one leaf's parts are, in order."""
+        return f"{self.service}/R#{split_id}#{leaf}"
+
+    def result(self, part: PartRef) -> Key:
+        """A part's result."""
+        return self.results(part.split_id, part.ordinal // FAN_OUT), f"{part.ordinal:09d}"
+
+    def attempts(self, task_id: str, message_id: str) -> Key:
+        """A message's attempts."""
+        return f"{self.service}/T#{task_id}#{message_id}", ALONE
+
+    # ─── The index: jobs by time of submission ───
+
+    def open_shard(self, shard: int) -> str:
+        """Jobs that run."""
+        return f"{self.service}/open#{shard}"
+
+    def closed_shard(self, state: JobState, day: str, shard: int) -> str:
+        """Jobs submitted on ``day`` (YYYY-MM-DD, UTC) that ended so."""
+        return f"{self.service}/{state.value}#{day}#{shard}"
+
+    def index(self, state: JobState, job_id: str, submitted_at: float) -> Key:
+        """Where a job stands in the index."""
+        shard = zlib.crc32(job_id.encode()) % SHARDS
+        if state is JobState.RUNNING:
+            return self.open_shard(shard), moment(submitted_at, job_id)
+        return self.closed_shard(state, day_of(submitted_at), shard), moment(submitted_at, job_id)
+
+
+def moment(submitted_at: float, job_id: str) -> str:
+    """The sort key of a job in the index; also the cursor of a list of jobs."""
+    return f"{submitted_at:014.3f}#{job_id}"
+
+
+def day_of(submitted_at: float) -> str:
+    """The UTC day of a moment, as the index names it."""
+    return time.strftime("%Y-%m-%d", time.gmtime(submitted_at))
+
+
+def part_name(ref: Ref) -> str:
+    """What a failure record calls its task: ``run``, ``split``, or the part's ordinal."""
+    match ref:
+        case StageRef():
+            return "run"
+        case SplitRef():
+            return "split"
+        case PartRef():
+            return f"{ref.ordinal:09d}"

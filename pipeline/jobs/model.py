@@ -1,0 +1,274 @@
+"""What jobs are made of, as others see it: jobs, references to tasks, outcomes, and what is to be closed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pipeline.errors import ServiceError
+
+
+class JobState(StrEnum):
+    """Where a job stands. ``complete`` is final; a ``failed`` job runs again after a redrive."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """The stages a job can reach from where it was submitted."""
+
+    #: Each reachable stage, and the terminal stages at or below it.
+    stages: Mapping[str, tuple[str, ...]]
+
+    @property
+    def terminals(self) -> frozenset[str]:
+        """The stages whose end ends the job."""
+        return self.below(self.stages)
+
+    def below(self, stages: Iterable[str]) -> frozenset[str]:
+        """The terminal stages at or below any of ``stages``."""
+        return frozenset(terminal for stage in stages for terminal in self.stages.get(stage, ()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """A job to be opened, before its first event is sent or committed."""
+
+    job_id: str
+    #: The entity of the job's first event.
+    entity_id: str
+    #: The logical topic the first event is on.
+    topic: str
+    plan: JobPlan
+    #: Seconds since the epoch.
+    submitted_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as recorded."""
+
+    job_id: str
+    state: JobState
+    entity_id: str
+    topic: str
+    plan: JobPlan
+    #: Seconds since the epoch, as are the next three.
+    submitted_at: float
+    updated_at: float
+    #: When it was closed as complete; None before that.
+    completed_at: float | None = None
+    #: When it last ended with failures; None while it runs, and once it is complete.
+    failed_at: float | None = None
+    #: The terminal stages that are done.
+    done: frozenset[str] = frozenset()
+    #: The stages that ended with a failure that is not redriven.
+    failed: frozenset[str] = frozenset()
+    #: How often it was redriven. Part of the id of its job-failed event.
+    redrives: int = 0
+
+    @property
+    def closed_at(self) -> float | None:
+        """When it ended, complete or failed; None while it runs."""
+        return self.completed_at if self.completed_at is not None else self.failed_at
+
+
+# ─── References: what a task is to its job ───
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRef:
+    """The run of an unsplit stage, or the gather of a split one."""
+
+    job_id: str
+    stage: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRef:
+    """The split of a stage."""
+
+    job_id: str
+    stage: str
+    #: The task id of the split's task.
+    split_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRef:
+    """One part of a split."""
+
+    job_id: str
+    stage: str
+    split_id: str
+    #: 0 … total - 1.
+    ordinal: int
+    #: Sealed: never changes once the first part is sent.
+    total: int
+
+    @property
+    def split(self) -> SplitRef:
+        """The split this is a part of."""
+        return SplitRef(job_id=self.job_id, stage=self.stage, split_id=self.split_id)
+
+
+Ref = StageRef | SplitRef | PartRef
+
+
+# ─── Outcomes: what a worker records ───
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageDone:
+    """An unsplit stage or a gather ended well, and Kafka acknowledged its event (if it emits one)."""
+
+    ref: StageRef
+    task_id: str
+    #: True when nothing follows: the stage is terminal, or returned None. The terminal stages at or below
+    #: it count as done.
+    ends_path: bool
+    run_seconds: float
+    finished_at: float
+    worker: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartDone:
+    """A part ended well, and its result is stored."""
+
+    ref: PartRef
+
+
+Done = StageDone | PartDone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """A task is a dead letter: its error event and its message on the DLQ are acknowledged."""
+
+    ref: Ref
+    task_id: str
+    #: The class of the exception.
+    error: str
+    #: Its text; kept up to 500 characters.
+    message: str
+    attempts: int
+    failed_at: float
+    #: How often this very message was redriven before it failed. The redriven message carries it.
+    generation: int = 0
+
+
+# ─── What somebody must now close ───
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitFilled:
+    """Every part of a split is done: send its gather, then ``close``."""
+
+    split: SplitRef
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilled:
+    """Every terminal stage of a job is done: emit its job-complete event, then ``close``."""
+
+    job: Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFailed:
+    """A job ended with failures, and is recorded so: emit its job-failed event (its id has the redrives)."""
+
+    job: Job
+
+
+Filled = SplitFilled | JobFilled
+Closing = SplitFilled | JobFilled | JobFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """The answer to a batch of outcomes."""
+
+    #: One for each outcome given, in order: None when it is recorded, else why not (try it again).
+    errors: Sequence[ServiceError | None]
+    #: What these outcomes ended. A replay gives it again until it is closed.
+    closings: Sequence[Closing] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlreadyDone:
+    """The answer to the check before running: what needs no run, and what a crash left unclosed."""
+
+    refs: frozenset[Ref]
+    #: To be closed like those of ``record``: a worker died between recording and closing.
+    closings: Sequence[Closing] = ()
+
+
+# ─── Splits ───
+
+
+@dataclass(frozen=True, kw_only=True)
+class SealedSplit:
+    """A split whose parts are fixed for ever."""
+
+    split: SplitRef
+    #: How many parts it has.
+    total: int
+    #: JSON: what was given to ``seal``, so that anybody can make the gather's message.
+    header: str
+    #: JSON: the data of the split's event.
+    data: str
+    #: The run whose pages hold the parts; two runs of the split never mix.
+    run: str
+    #: How many pages hold the parts; 0 when ``inline`` does.
+    pages: int
+    #: The parts (JSON) of a small split.
+    inline: tuple[str, ...] = ()
+
+
+# ─── For people ───
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecord:
+    """Why a task of a job is a dead letter."""
+
+    stage: str
+    #: The ordinal of a part, "split", or "run" (an unsplit stage or a gather).
+    part: int | str
+    task_id: str
+    error: str
+    message: str
+    attempts: int
+    failed_at: float
+    generation: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProgress:
+    """How far one stage of a job is."""
+
+    stage: str
+    #: "waiting" also covers an unsplit stage that runs: only outcomes are recorded.
+    state: str
+    #: Parts done, failed and in all; of an unsplit stage 0 or 1 of 1.
+    done: int
+    failed: int
+    total: int
+    #: Of the unsplit stage or the gather, once it is done.
+    run_seconds: float | None = None
+    finished_at: float | None = None
+    worker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPage:
+    """A page of the list of jobs, newest submission first."""
+
+    jobs: Sequence[Job] = field(default=())
+    #: Give it as ``before`` for the next page; None when this is the last.
+    next: str | None = None

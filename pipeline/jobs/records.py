@@ -1,0 +1,211 @@
+"""The record of a job (META): opened once, ended by the union of its terminal stages, closed once.
+
+``done`` is the set of stages whose path ended; the plan says which terminal stages that makes done. What
+failed is in registers beside it, one for each way a stage can fail (its run or gather, its split, its
+parts): phases that only grow, as in the counter, 2g for running and 2g + 1 for failed in generation g.
+
+``failed`` is written only if neither the redrives nor ``done`` changed since they were read, and
+``complete`` only when ``done`` is full, so a job that is complete can never be announced as failed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.jobs.keys import Keys
+from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobPlan, JobState, NewJob, Ref, SplitRef
+from pipeline.jobs.table import Table, Updated
+from pipeline.jobs.wire import Item, all_of, below, equals, has_size, missing, present
+
+#: The ways a stage can fail, each with a register of its own: their generations are not each other's.
+Role = Literal["run", "split", "parts"]
+
+
+def register(stage: str, role: Role) -> str:
+    """The attribute that holds the phase of one way a stage can fail."""
+    return f"x:{role}:{stage}"
+
+
+def register_of(ref: Ref) -> str:
+    """The register of a stage's own task: its run or gather, or its split."""
+    return register(ref.stage, "split" if isinstance(ref, SplitRef) else "run")
+
+
+class Records:
+    """The records of all jobs."""
+
+    def __init__(
+        self, table: Table, keys: Keys, expiry: Callable[[], int], clock: Callable[[], float]
+    ) -> None:
+        """``expiry`` gives the ``exp`` of an item written now, ``clock`` the seconds since the epoch."""
+        self._table = table
+        self._keys = keys
+        self._expiry = expiry
+        self._clock = clock
+
+    def open(self, job: NewJob) -> bool:
+        """Write a job's record. False: it was there, and stays as it is."""
+        item = {
+            "state": JobState.RUNNING.value,
+            "entity": job.entity_id,
+            "topic": job.topic,
+            "plan": {stage: list(terminals) for stage, terminals in job.plan.stages.items()},
+            "submitted_at": job.submitted_at,
+            "redrives": 0,
+            **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
+        }
+        return self._table.put_new(self._keys.meta(job.job_id), item | self._stamp(), unless="plan") is None
+
+    def get(self, job_id: str) -> Job | None:
+        """A job as it is now."""
+        item = self._table.get(self._keys.meta(job_id))
+        return read_job(item) if item and "plan" in item else None
+
+    def get_many(self, job_ids: Iterable[str]) -> list[Job]:
+        """Those of the jobs that are there, as a list of jobs shows them."""
+        items = self._table.get_many((self._keys.meta(job_id) for job_id in job_ids), consistent=False)
+        return [read_job(item) for item in items.values() if "plan" in item]
+
+    def end_paths(self, job_id: str, stages: set[str]) -> list[Closing]:
+        """Record that nothing follows these stages; what that ends."""
+        return self._settle(self._write(job_id, add={"done": stages}))
+
+    def fail(self, job_id: str, phases: Mapping[str, int]) -> list[Closing]:
+        """Record failures in their registers; what that ends."""
+        item: Item = {}
+        for name, phase in phases.items():
+            item = self._write(job_id, put={name: phase}, register=name)
+        return self._settle(item)
+
+    def redrive(self, job_id: str, name: str, phase: int) -> bool:
+        """Take what failed as running again. False: the job is complete, nothing is to be redriven."""
+        job = self.get(job_id)
+        if job is None:
+            raise _no_record(job_id)
+        if job.completed_at is not None:
+            return False
+        updated = self._table.update(
+            self._keys.meta(job_id),
+            put={
+                name: phase,
+                "state": JobState.RUNNING.value,
+                **self._index(JobState.RUNNING, job_id, job.submitted_at),
+                **self._stamp(),
+            },
+            add={"redrives": 1},
+            remove=("failed_at",),
+            when=all_of(present("plan"), below(name, phase), missing("closed_at")),
+        )
+        return updated.applied or "closed_at" not in updated.item
+
+    def close(self, job: Job) -> bool:
+        """Record a job as complete. False: it was already."""
+        now = self._clock()
+        updated = self._table.update(
+            self._keys.meta(job.job_id),
+            put={
+                "state": JobState.COMPLETE.value,
+                "closed_at": now,
+                **self._index(JobState.COMPLETE, job.job_id, job.submitted_at),
+                **self._stamp(),
+            },
+            remove=("failed_at",),
+            when=all_of(present("plan"), missing("closed_at")),
+        )
+        return updated.applied
+
+    def _write(
+        self,
+        job_id: str,
+        put: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        register: str | None = None,
+    ) -> Item:
+        """Update the record, a register only if it grows; the item as it is, either way."""
+        grows = (below(register, (put or {})[register]),) if register else ()
+        updated = self._table.update(
+            self._keys.meta(job_id),
+            put={**(put or {}), **self._stamp()},
+            add=add,
+            when=all_of(present("plan"), *grows),
+        )
+        if "plan" not in updated.item:
+            raise _no_record(job_id)
+        return updated.item
+
+    def _settle(self, item: Item) -> list[Closing]:
+        """What a job's record says is to be closed, if anything."""
+        while True:
+            job = read_job(item)
+            if job.completed_at is not None:
+                return []
+            if job.plan.terminals <= job.done:
+                return [JobFilled(job=job)]
+            if not self._ended(job):
+                return []
+            if job.state is JobState.FAILED:
+                return [JobFailed(job=job)]
+            updated = self._mark_failed(job, len(item.get("done", ())))
+            if updated.applied:
+                return [JobFailed(job=read_job(updated.item))]
+            item = updated.item
+
+    def _ended(self, job: Job) -> bool:
+        """Whether every terminal stage is done, or cannot be reached because of a failure."""
+        if not job.plan.terminals <= job.done | job.plan.below(job.failed):
+            return False
+        # A stage may be done although a copy of its task failed: done always wins.
+        keys = [self._keys.stage(job.job_id, stage) for stage in job.failed]
+        done = self._table.get_many(keys)
+        failed = {stage for stage, key in zip(job.failed, keys, strict=True) if key not in done}
+        return job.plan.terminals <= job.done | job.plan.below(failed)
+
+    def _mark_failed(self, job: Job, done: int) -> Updated:
+        return self._table.update(
+            self._keys.meta(job.job_id),
+            put={
+                "state": JobState.FAILED.value,
+                "failed_at": self._clock(),
+                **self._index(JobState.FAILED, job.job_id, job.submitted_at),
+                **self._stamp(),
+            },
+            # Sets only grow: the same size is the same set.
+            when=all_of(present("plan"), equals("redrives", job.redrives), has_size("done", done)),
+        )
+
+    def _index(self, state: JobState, job_id: str, submitted_at: float) -> Item:
+        partition, moment = self._keys.index(state, job_id, submitted_at)
+        return {"ipk": partition, "isk": moment}
+
+    def _stamp(self) -> Item:
+        return {"updated_at": round(self._clock(), 3), "exp": self._expiry()}
+
+
+def read_job(item: Item) -> Job:
+    """The job in a META item."""
+    plan = JobPlan(stages={stage: tuple(terminals) for stage, terminals in item["plan"].items()})
+    return Job(
+        job_id=item["pk"].split("/J#", 1)[1],
+        state=JobState(item["state"]),
+        entity_id=item["entity"],
+        topic=item["topic"],
+        plan=plan,
+        submitted_at=item["submitted_at"],
+        updated_at=item["updated_at"],
+        completed_at=item.get("closed_at"),
+        failed_at=item.get("failed_at"),
+        done=plan.below(item.get("done", frozenset())),
+        failed=frozenset(_failed_stages(item)),
+        redrives=item["redrives"],
+    )
+
+
+def _failed_stages(item: Item) -> Sequence[str]:
+    return [name.split(":", 2)[2] for name, phase in item.items() if name.startswith("x:") and phase % 2]
+
+
+def _no_record(job_id: str) -> ServiceError:
+    return ServiceRefusedError(
+        f"Job {job_id} has no record in the table: it expired, or it was opened under another SERVICE_NAME "
+        "or DYNAMODB_TABLE than this process has"
+    )

@@ -1,0 +1,218 @@
+"""Splits: the seal that fixes the parts for ever, the pages that hold them, and the parts' results.
+
+The seal is the split's commit point: one conditional write, after every page is written, before the first
+part is sent. Pages are under the key of the run that wrote them, so two runs of one split never mix; the
+loser's pages are read by nobody, and expire.
+
+What is stored is compressed: the parts of one split look alike, and a write costs by the kilobyte.
+"""
+
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from pipeline.errors import PermanentError, ResultTooLargeError, ServiceError
+from pipeline.jobs.keys import FAN_OUT, Key, Keys
+from pipeline.jobs.model import PartRef, SealedSplit, SplitRef
+from pipeline.jobs.table import ITEM_BYTES, Table
+from pipeline.jobs.wire import Item
+
+#: A page holds at most this many parts.
+PAGE_PARTS = 256
+
+#: The largest part, in bytes of JSON: it must fit a page.
+PART_BYTES = 380_000
+
+#: Up to this many compressed bytes, parts and data are inside the seal. A job's seals are read with the
+#: rest of the job's small items.
+INLINE_BYTES = 32_000
+
+#: Pages written in one request: 16 MB is the most (BatchWriteItem, API reference).
+PAGES_AT_ONCE = 8
+
+#: Keeps JSON texts apart, as in RFC 7464: no JSON text contains it.
+SEPARATOR = "\x1e"
+
+
+class Splits:
+    """The seals, pages and results of all splits."""
+
+    def __init__(self, table: Table, keys: Keys, expiry: Callable[[], int]) -> None:
+        """``expiry`` gives the ``exp`` of an item written now."""
+        self._table = table
+        self._keys = keys
+        self._expiry = expiry
+
+    def sealed(self, split: SplitRef) -> SealedSplit | None:
+        """The sealed split; None when it is not sealed yet."""
+        item = self._table.get(self._keys.seal(split))
+        return self._read(split, item) if item and "n" in item else None
+
+    def seal(self, split: SplitRef, header: str, data: str, parts: Iterable[str]) -> SealedSplit:
+        """Write the parts as they come, then the seal; when another run sealed it first, adopt that.
+
+        Raises what ``parts`` raises, and ``ResultTooLargeError`` for a part over the limit.
+        """
+        run = uuid.uuid4().hex
+        pages = _PageWriter(self._table, self._keys, split.split_id, run, self._expiry())
+        total, last = pages.write(parts)
+        packed_data, packed_parts = _pack([data]), _pack(last)
+        item: Item = {"n": total, "run": run, "split": split.split_id, "header": header, "exp": pages.expiry}
+        if pages.count == 0 and len(packed_data) + len(packed_parts) + len(header) <= INLINE_BYTES:
+            item |= {"pages": 0, "data": packed_data, "parts": packed_parts}
+        else:
+            pages.end(last)
+            item |= {"pages": pages.count, **self._store_data(split, run, packed_data)}
+        winner = self._table.put_new(self._keys.seal(split), item, unless="n")
+        return self._read(split, winner or item)
+
+    def parts(self, sealed: SealedSplit) -> Iterator[tuple[int, str]]:
+        """Every part with its ordinal, page by page."""
+        yield from enumerate(sealed.inline)
+        for page in range(sealed.pages):
+            yield from self.page(sealed, page)
+
+    def page(self, sealed: SealedSplit, page: int) -> list[tuple[int, str]]:
+        """The parts of one page, with their ordinals."""
+        item = self._table.get(self._keys.page(sealed.split.split_id, sealed.run, page))
+        if item is None:
+            raise PermanentError(
+                f"Page {page} of the sealed split {sealed.split.split_id} (stage {sealed.split.stage}) "
+                "is gone: it expired"
+            )
+        return list(enumerate(_unpack(item["parts"]), start=item["first"]))
+
+    # ─── Results ───
+
+    def put_results(
+        self, results: Sequence[tuple[PartRef, str]]
+    ) -> list[ServiceError | ResultTooLargeError | None]:
+        """Store results, one conditional write each: the first result of a part stays."""
+        return self._table.each(self._put_result, results)
+
+    def results(self, split: SplitRef, total: int) -> Iterator[str]:
+        """The results of all parts in order of ordinal."""
+        expected = 0
+        for leaf in range(-(-total // FAN_OUT)):
+            for item in self._table.query(self._keys.results(split.split_id, leaf)):
+                if int(item["sk"]) != expected:
+                    break
+                yield item["result"]
+                expected += 1
+            if expected != min(total, (leaf + 1) * FAN_OUT):
+                raise PermanentError(
+                    f"The result of part {expected} of {total} of split {split.split_id} "
+                    f"(stage {split.stage}) is missing: it expired"
+                )
+
+    def _put_result(self, entry: tuple[PartRef, str]) -> ResultTooLargeError | None:
+        part, result = entry
+        size = len(result.encode())
+        if size > ITEM_BYTES:
+            return ResultTooLargeError(
+                f"The result of part {part.ordinal} of stage {part.stage} has {size:,} bytes of JSON, "
+                f"a DynamoDB item holds {ITEM_BYTES:,}: return a reference to it instead"
+            )
+        self._table.put_new(self._keys.result(part), {"result": result, "exp": self._expiry()})
+        return None
+
+    # ─── The seal's own data ───
+
+    def _store_data(self, split: SplitRef, run: str, packed: bytes) -> Item:
+        if len(packed) <= INLINE_BYTES:
+            return {"data": packed}
+        pieces = [packed[start : start + ITEM_BYTES] for start in range(0, len(packed), ITEM_BYTES)]
+        items: dict[Key, Item | None] = {
+            self._keys.data_piece(split.split_id, run, number): {"data": piece, "exp": self._expiry()}
+            for number, piece in enumerate(pieces)
+        }
+        _must(self._table.put_many(items))
+        return {"pieces": len(pieces)}
+
+    def _read(self, split: SplitRef, item: Item) -> SealedSplit:
+        run = item["run"]
+        packed = item["data"] if "data" in item else self._load_data(split, run, item["pieces"])
+        return SealedSplit(
+            split=split,
+            total=item["n"],
+            header=item["header"],
+            data=_unpack(packed)[0],
+            run=run,
+            pages=item["pages"],
+            inline=tuple(_unpack(item["parts"])) if item.get("parts") else (),
+        )
+
+    def _load_data(self, split: SplitRef, run: str, pieces: int) -> bytes:
+        keys = [self._keys.data_piece(split.split_id, run, number) for number in range(pieces)]
+        found = self._table.get_many(keys)
+        if len(found) < pieces:
+            raise PermanentError(f"The data of split {split.split_id} (stage {split.stage}) expired")
+        return b"".join(found[key]["data"] for key in keys)
+
+
+class _PageWriter:
+    """Writes the pages of one run of a split as its parts come, a few at a time."""
+
+    def __init__(self, table: Table, keys: Keys, split_id: str, run: str, expiry: int) -> None:
+        self.count = 0
+        self.expiry = expiry
+        self._table = table
+        self._keys = keys
+        self._split_id = split_id
+        self._run = run
+        self._waiting: dict[Key, Item | None] = {}
+        self._first = 0
+
+    def write(self, parts: Iterable[str]) -> tuple[int, list[str]]:
+        """Write full pages; the number of all parts, and those of the last page, which is not written."""
+        total, size = 0, 0
+        page: list[str] = []
+        for total, part in enumerate(parts, start=1):
+            length = _length(part, total - 1)
+            if len(page) == PAGE_PARTS or size + length > ITEM_BYTES:
+                self._add(page)
+                page, size = [], 0
+            page.append(part)
+            size += length
+        return total, page
+
+    def end(self, page: list[str]) -> None:
+        """Write the last page, and whatever waits."""
+        if page:
+            self._add(page)
+        self._flush()
+
+    def _add(self, page: list[str]) -> None:
+        key = self._keys.page(self._split_id, self._run, self.count)
+        self._waiting[key] = {"first": self._first, "parts": _pack(page), "exp": self.expiry}
+        self._first += len(page)
+        self.count += 1
+        if len(self._waiting) == PAGES_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        _must(self._table.put_many(self._waiting))
+        self._waiting = {}
+
+
+def _length(part: str, ordinal: int) -> int:
+    length = len(part.encode())
+    if length > PART_BYTES:
+        raise ResultTooLargeError(
+            f"Part {ordinal} of the split has {length:,} bytes of JSON, a part may have {PART_BYTES:,}: "
+            "yield a reference to it instead"
+        )
+    return length + 1
+
+
+def _pack(texts: Sequence[str]) -> bytes:
+    return zlib.compress(SEPARATOR.join(texts).encode()) if texts else b""
+
+
+def _unpack(packed: bytes) -> list[str]:
+    return zlib.decompress(packed).decode().split(SEPARATOR)
+
+
+def _must(errors: dict[Key, ServiceError]) -> None:
+    for error in errors.values():
+        raise error

@@ -1,0 +1,260 @@
+"""The table: the few DynamoDB calls this package is made of, with errors converted and batches finished.
+
+Every read is strongly consistent unless it goes through the index.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import ClientError
+
+from pipeline.errors import ServiceError, ServiceUnavailableError
+from pipeline.jobs.client import dynamodb_client, request_pool
+from pipeline.jobs.errors import VENDOR_ERRORS, error_code, old_item, table_error
+from pipeline.jobs.keys import Key
+from pipeline.jobs.wire import Condition, Expression, Item, dump_item, load_item, missing
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+#: The largest item DynamoDB takes is 400 KB, names and keys included; this leaves room for those.
+ITEM_BYTES = 390_000
+
+#: The largest BatchGetItem and BatchWriteItem (API reference). The bytes of a write batch (16 MB) are
+#: kept by the callers: only pages are large, and they are written few at a time.
+GET_BATCH, WRITE_BATCH = 100, 25
+
+#: How often what a batch left unprocessed is sent again, and the longest first wait in seconds.
+BATCH_TRIES, BATCH_WAIT = 6, 0.05
+
+#: The index: jobs by time of submission.
+INDEX = "jobs-by-time"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updated:
+    """What a conditional update left."""
+
+    #: The item after the update; the item as it was when the condition did not hold ({} when there is none).
+    item: Item
+    #: Whether the condition held.
+    applied: bool
+
+
+class Table:
+    """One table, through this process's client."""
+
+    def __init__(self, name: str, client: "Callable[[], DynamoDBClient]" = dynamodb_client) -> None:
+        """``client`` gives the client of the process that calls it."""
+        self.name = name
+        self._client = client
+
+    # ─── One item ───
+
+    def get(self, key: Key, attributes: Sequence[str] = ()) -> Item | None:
+        """An item, or some of its attributes."""
+        request = Expression()
+        projection = ", ".join(map(request.name, attributes))
+        fields = {"ProjectionExpression": projection, **request.fields()} if projection else {}
+        answer = self._ask("get_item", f"read {key}", Key=_key(key), ConsistentRead=True, **fields)
+        return load_item(answer["Item"]) if answer.get("Item") else None
+
+    def put_new(self, key: Key, item: Item, unless: str = "pk") -> Item | None:
+        """Put an item unless there is one with the attribute ``unless``: then that one is returned."""
+        request = Expression()
+        condition = missing(unless)(request)
+        try:
+            self._ask(
+                "put_item",
+                f"write {key}",
+                Item=_with_key(key, item),
+                ConditionExpression=condition,
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                **request.fields(),
+            )
+        except _ConditionFailed as failed:
+            return failed.item
+        return None
+
+    def update(
+        self,
+        key: Key,
+        *,
+        put: Mapping[str, Any] | None = None,
+        add: Mapping[str, Any] | None = None,
+        remove: Iterable[str] = (),
+        when: Condition | None = None,
+    ) -> Updated:
+        """Set, add to and remove attributes at once; the item as it is afterwards comes back with it."""
+        request = Expression()
+        fields: dict[str, Any] = {"UpdateExpression": request.update(put or {}, add or {}, remove)}
+        if when:
+            fields["ConditionExpression"] = when(request)
+            fields["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
+        try:
+            answer = self._ask(
+                "update_item",
+                f"update {key}",
+                Key=_key(key),
+                ReturnValues="ALL_NEW",
+                **fields,
+                **request.fields(),
+            )
+        except _ConditionFailed as failed:
+            return Updated(item=failed.item, applied=False)
+        return Updated(item=load_item(answer["Attributes"]), applied=True)
+
+    # ─── Many items ───
+
+    def get_many(self, keys: Iterable[Key], consistent: bool = True) -> dict[Key, Item]:
+        """The items that are there, by key. A key may be given twice."""
+        wanted = iter(dict.fromkeys(keys))
+        found: dict[Key, Item] = {}
+        while chunk := list(islice(wanted, GET_BATCH)):
+            left: Any = {self.name: {"Keys": [_key(key) for key in chunk], "ConsistentRead": consistent}}
+            for _ in _tries(f"read {len(chunk)} items of table {self.name}"):
+                answer = self._ask(
+                    "batch_get_item", f"read {len(chunk)} items", table=False, RequestItems=left
+                )
+                for raw in answer["Responses"].get(self.name, ()):
+                    item = load_item(raw)
+                    found[item["pk"], item["sk"]] = item
+                left = answer.get("UnprocessedKeys")
+                if not left:
+                    break
+        return found
+
+    def put_many(self, items: Mapping[Key, Item | None]) -> dict[Key, ServiceError]:
+        """Put items whatever was there (None: delete it); why some could not be, by key.
+
+        A mapping, because a key that is twice in a request makes DynamoDB refuse the whole request.
+        """
+        rest = iter(items.items())
+        errors: dict[Key, ServiceError] = {}
+        while chunk := dict(islice(rest, WRITE_BATCH)):
+            left: Any = {self.name: [_write(key, item) for key, item in chunk.items()]}
+            try:
+                for _ in _tries(f"write {len(chunk)} items of table {self.name}"):
+                    answer = self._ask(
+                        "batch_write_item", f"write {len(chunk)} items", table=False, RequestItems=left
+                    )
+                    left = answer.get("UnprocessedItems")
+                    if not left:
+                        break
+            except ServiceError as error:
+                # Writing what was written again changes nothing, so the whole chunk counts as not written.
+                errors |= dict.fromkeys(chunk, error)
+        return errors
+
+    def query(
+        self,
+        pk: str,
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        attributes: Sequence[str] = (),
+    ) -> Iterator[Item]:
+        """The items under a pk in order of sk, from ``since`` to before ``until``; fetched page by page."""
+        request = Expression()
+        condition = f"{request.name('pk')} = {request.value(pk)}"
+        if since is not None and until is not None:
+            condition += (
+                f" AND {request.name('sk')} BETWEEN {request.value(since)} AND {request.value(until)}"
+            )
+        projection = ", ".join(map(request.name, attributes))
+        fields: dict[str, Any] = {"ProjectionExpression": projection} if projection else {}
+        while True:
+            answer = self._ask(
+                "query",
+                f"query {pk}",
+                KeyConditionExpression=condition,
+                ConsistentRead=True,
+                **fields,
+                **request.fields(),
+            )
+            yield from map(load_item, answer["Items"])
+            if not answer.get("LastEvaluatedKey"):
+                return
+            fields["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+
+    def newest(self, index_pk: str, limit: int, before: str | None = None) -> list[Item]:
+        """The last ``limit`` keys of a partition of the index, newest first, before the cursor.
+
+        Eventually consistent, as an index is.
+        """
+        request = Expression()
+        condition = f"{request.name('ipk')} = {request.value(index_pk)}"
+        if before:
+            condition += f" AND {request.name('isk')} < {request.value(before)}"
+        answer = self._ask(
+            "query",
+            f"query {index_pk}",
+            IndexName=INDEX,
+            KeyConditionExpression=condition,
+            ScanIndexForward=False,
+            Limit=limit,
+            **request.fields(),
+        )
+        return [load_item(item) for item in answer["Items"]]
+
+    def each(self, call: Callable[[T], R], arguments: Sequence[T]) -> list[R | ServiceError]:
+        """The answers of ``call`` for each argument, side by side on a few threads; errors in their place."""
+
+        def one(argument: T) -> R | ServiceError:
+            try:
+                return call(argument)
+            except ServiceError as error:
+                return error
+
+        if len(arguments) < 2:
+            return [one(argument) for argument in arguments]
+        return list(request_pool().map(one, arguments))
+
+    # ─── The door ───
+
+    def _ask(self, operation: str, action: str, table: bool = True, **fields: Any) -> Any:
+        if table:
+            fields["TableName"] = self.name
+        try:
+            return getattr(self._client(), operation)(**fields)
+        except VENDOR_ERRORS as error:
+            if isinstance(error, ClientError) and error_code(error) == "ConditionalCheckFailedException":
+                raise _ConditionFailed(load_item(old_item(error) or {})) from error
+            raise table_error(error, f"{action} in table {self.name}") from error
+
+
+class _ConditionFailed(Exception):  # noqa: N818 - an answer, not an error
+    """A conditional write met an item that its condition does not allow."""
+
+    def __init__(self, item: Item) -> None:
+        super().__init__("the condition does not hold")
+        self.item = item
+
+
+def _tries(action: str) -> Iterator[None]:
+    """Try after try, with growing, jittered waits; ends in an error when batches stay unprocessed."""
+    for attempt in range(BATCH_TRIES):
+        yield
+        time.sleep(random.uniform(0, BATCH_WAIT * 2**attempt))  # noqa: S311 - jitter is no secret
+    raise ServiceUnavailableError(f"Could not {action}: DynamoDB left some unprocessed {BATCH_TRIES} times")
+
+
+def _key(key: Key) -> dict[str, Any]:
+    return {"pk": {"S": key[0]}, "sk": {"S": key[1]}}
+
+
+def _with_key(key: Key, item: Item) -> dict[str, Any]:
+    return {**_key(key), **dump_item(item)}
+
+
+def _write(key: Key, item: Item | None) -> dict[str, Any]:
+    if item is None:
+        return {"DeleteRequest": {"Key": _key(key)}}
+    return {"PutRequest": {"Item": _with_key(key, item)}}
