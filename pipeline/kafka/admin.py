@@ -54,19 +54,18 @@ class KafkaAdmin:
     def create(self, name: str, *, partitions: int, replication: int, config: Mapping[str, str]) -> bool:
         """Create a topic; False when it exists. It then has what it has: ask ``topics`` and ``configs``.
 
-        A cluster without the CreateTopics request (librdkafka's mock) makes a topic when its metadata is
-        asked for, with partitions and configuration of its own choice: so that is asked.
+        A cluster without a controller (librdkafka's mock) makes a topic when its metadata is asked for, with
+        partitions and configuration of its own choice: so that is asked.
         """
+        if not self._has_controller():
+            return self._create_by_asking(name)
         new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=dict(config))
         answers = self._client.create_topics([new], request_timeout=TIMEOUT)
         try:
             answers[name].result(TIMEOUT + 1)
         except KafkaException as error:
-            code = error.args[0].code()
-            if code == KafkaError.TOPIC_ALREADY_EXISTS:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
-            if code == KafkaError._UNSUPPORTED_FEATURE:
-                return self._create_by_asking(name)
             raise kafka_error(error, f"create topic {name}") from error
         return True
 
@@ -75,21 +74,18 @@ class KafkaAdmin:
         answers = self._client.create_partitions([NewPartitions(name, partitions)], request_timeout=TIMEOUT)
         _result(answers[name], f"grow topic {name} to {partitions} partitions")
 
-    def configs(self, names: Iterable[str]) -> dict[str, dict[str, str]] | None:
-        """The configuration of existing topics, by name; None when the cluster cannot tell (the mock)."""
+    def configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        """The configuration of existing topics, by name; {} from one without a controller (the mock)."""
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-        if not resources:
+        if not resources or not self._has_controller():
             return {}
         answers = self._client.describe_configs(resources, request_timeout=TIMEOUT)
-        try:
-            return {
-                resource.name: {name: entry.value for name, entry in answer.result(TIMEOUT + 1).items()}
-                for resource, answer in answers.items()
+        return {
+            resource.name: {
+                name: entry.value for name, entry in _result(answer, f"describe {resource.name}").items()
             }
-        except KafkaException as error:
-            if error.args[0].code() == KafkaError._UNSUPPORTED_FEATURE:
-                return None
-            raise kafka_error(error, "describe topics") from error
+            for resource, answer in answers.items()
+        }
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
         """Set some of a topic's configuration; the rest stays."""
@@ -140,6 +136,10 @@ class KafkaAdmin:
             return self._client.list_topics(topic, timeout=TIMEOUT)
         except KafkaException as error:
             raise kafka_error(error, "list topics") from error
+
+    def _has_controller(self) -> bool:
+        metadata = self._metadata()
+        return metadata.controller_id in metadata.brokers
 
     def _create_by_asking(self, name: str) -> bool:
         existed = name in self.topics()

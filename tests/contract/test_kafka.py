@@ -1,0 +1,376 @@
+"""What every part of this project relies on Kafka for, on the embedded and on the local services."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from config.settings import Settings
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Partition, Record
+from pipeline.services.environment import Services
+from tests.conftest import MakeSettings
+
+TOPIC_CONFIG = {"retention.ms": "3600000"}
+
+
+@pytest.fixture
+def settings(services: Services, make_settings: MakeSettings) -> Settings:
+    return make_settings(services)
+
+
+@pytest.fixture
+def admin(settings: Settings) -> KafkaAdmin:
+    return KafkaAdmin(settings)
+
+
+@pytest.fixture
+def topic(settings: Settings, admin: KafkaAdmin) -> str:
+    """A topic of its own with four partitions."""
+    name = settings.topic("letters")
+    admin.create(name, partitions=4, replication=1, config=TOPIC_CONFIG)
+    _wait(lambda: name in admin.topics())
+    return name
+
+
+@pytest.fixture
+def producer(settings: Settings) -> Iterator[EventProducer]:
+    producer = EventProducer(settings, "test")
+    yield producer
+    producer.close(5)
+
+
+class Member:
+    """A consumer of a group, what happened to its partitions, and what it read."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self.assigned: set[Partition] = set()
+        self.read: list[Message] = []
+        self.on_revoked: Callable[[list[Partition]], None] = lambda _: None
+        self.consumer = EventConsumer(
+            settings,
+            [topic],
+            settings.kafka_consumer_group,
+            on_assigned=self.assigned.update,
+            on_revoked=self._revoked,
+            on_lost=self.assigned.difference_update,
+        )
+
+    def _revoked(self, partitions: list[Partition]) -> None:
+        self.on_revoked(partitions)
+        self.assigned.difference_update(partitions)
+
+    def poll_until(self, condition: Callable[[], bool], timeout: float = 20) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"read {len(self.read)}, assigned {self.assigned}"
+            self.read += self.consumer.poll(100, 0.05)
+
+    def __enter__(self) -> "Member":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.consumer.close()
+
+
+def _wait(condition: Callable[[], bool], timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _records(topic: str, count: int, key: bytes | None = None) -> list[Record]:
+    return [
+        Record(
+            topic=topic, key=key or b"key %d" % n, value=b"%d" % n, headers=(("n", b"%d" % n), ("n", b"2"))
+        )
+        for n in range(count)
+    ]
+
+
+def test_a_record_arrives_as_it_was_sent(settings: Settings, topic: str, producer: EventProducer) -> None:
+    """Key, value, headers (in order, a name twice) and the time of production come through."""
+    before = time.time() * 1000
+    assert producer.emit(_records(topic, 1), 10) == [None]
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: bool(member.read))
+    [message] = member.read
+    assert (message.topic, message.offset) == (topic, 0)
+    assert (message.key, message.value) == (b"key 0", b"0")
+    assert message.headers == (("n", b"0"), ("n", b"2"))
+    assert before - 1000 <= message.timestamp_ms <= time.time() * 1000 + 1000
+
+
+def test_empty_keys_and_values_are_told_from_none(
+    settings: Settings, topic: str, producer: EventProducer
+) -> None:
+    """A tombstone stays a tombstone, an empty value an empty value."""
+    sent = [
+        Record(topic=topic, key=None, value=b""),
+        Record(topic=topic, key=b"", value=None),
+    ]
+    assert producer.emit(sent, 10) == [None, None]
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: len(member.read) == 2)
+    assert {(m.key, m.value) for m in member.read} == {(None, b""), (b"", None)}
+
+
+def test_records_of_one_key_keep_their_order(settings: Settings, topic: str, producer: EventProducer) -> None:
+    """One key is one partition, read in the order it was written."""
+    assert producer.emit(_records(topic, 200, key=b"same"), 10) == [None] * 200
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: len(member.read) == 200)
+    assert len({message.partition for message in member.read}) == 1
+    assert [message.value for message in member.read] == [b"%d" % n for n in range(200)]
+
+
+def test_keys_go_where_the_java_clients_put_them(
+    settings: Settings, topic: str, producer: EventProducer
+) -> None:
+    """A key's partition is Java's murmur2 of it, so producers of both kinds agree."""
+    keys = [
+        b"21",
+        b"foobar",
+        b"a-little-bit-long-string",
+        b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
+    ]
+    producer.emit([Record(topic=topic, key=key, value=b"") for key in keys], 10)
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: len(member.read) == len(keys))
+    assert {message.key: message.partition for message in member.read} == {
+        key: (_murmur2(key) & 0x7FFFFFFF) % 4 for key in keys
+    }
+
+
+def _murmur2(data: bytes) -> int:
+    """org.apache.kafka.common.utils.Utils.murmur2, whose test vectors are checked here."""
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = (0x9747B28C ^ len(data)) & mask
+    whole = len(data) // 4 * 4
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = h * m & mask ^ k
+    if rest := data[whole:]:
+        h = (h ^ int.from_bytes(rest, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
+
+
+def test_murmur2_is_javas() -> None:
+    """The reference used above gives the vectors of Kafka's own UtilsTest."""
+    assert _murmur2(b"21") == -973932308 & 0xFFFFFFFF
+    assert _murmur2(b"foobar") == -790332482 & 0xFFFFFFFF
+    assert _murmur2(b"abc") == 479470107
+
+
+def test_a_record_too_large_is_refused_and_the_others_arrive(
+    settings: Settings, topic: str, producer: EventProducer
+) -> None:
+    """One refusal does not touch its neighbours."""
+    large = Record(topic=topic, key=b"k", value=os.urandom(9 * 1024 * 1024))
+    small = Record(topic=topic, key=b"k", value=b"small")
+    first, second, third = producer.emit([small, large, small], 20)
+    assert first is None
+    assert isinstance(second, ServiceRefusedError)
+    assert third is None
+
+
+def test_a_broker_that_is_away_is_unavailable_and_close_does_not_wait(
+    services: Services, make_settings: MakeSettings
+) -> None:
+    """No broker: emit answers within its timeout, close within its own, and every callback is called."""
+    settings = make_settings(services, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    producer = EventProducer(settings, "test")
+    answers: list[ServiceError | None] = []
+    producer.produce(_records("t", 1)[0], answers.append)
+    [error] = producer.emit(_records("t", 1), 0.2)
+    assert isinstance(error, ServiceUnavailableError)
+    started = time.monotonic()
+    assert producer.close(0.2) == 2
+    assert time.monotonic() - started < 3
+    assert [type(answer) for answer in answers] == [ServiceUnavailableError]
+
+
+def test_a_callback_that_raises_does_not_stop_the_producer(topic: str, producer: EventProducer) -> None:
+    """The poll thread outlives what it calls."""
+    raised = threading.Event()
+
+    def fail(_: ServiceError | None) -> None:
+        raised.set()
+        raise RuntimeError("a bug of the caller")
+
+    producer.produce(_records(topic, 1)[0], fail)
+    assert raised.wait(10)
+    assert producer.emit(_records(topic, 1), 10) == [None]
+
+
+def test_many_threads_share_a_producer(settings: Settings, topic: str, producer: EventProducer) -> None:
+    """Each caller gets the answers of its own records."""
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: producer.emit(_records(topic, 250), 20), range(4)))
+    assert answers == [[None] * 250] * 4
+    assert sum(high for _, high in KafkaAdmin(settings).watermarks([topic]).values()) == 1000
+
+
+def test_nothing_is_committed_by_itself(settings: Settings, topic: str, producer: EventProducer) -> None:
+    """A member that read and left without committing leaves all to the next one."""
+    producer.emit(_records(topic, 10), 10)
+    for _ in range(2):
+        with Member(settings, topic) as member:
+            member.poll_until(lambda: len(member.read) >= 10)
+        assert len(member.read) == 10
+
+
+def test_the_next_member_starts_at_the_committed_offsets(
+    settings: Settings, topic: str, producer: EventProducer, admin: KafkaAdmin
+) -> None:
+    """What is committed is not read again, what is not committed is; lag counts it."""
+    producer.emit(_records(topic, 10, key=b"same"), 10)
+    with Member(settings, topic) as first:
+        first.poll_until(lambda: len(first.read) == 10)
+        at = Partition(topic, first.read[0].partition)
+        first.consumer.commit({at: 7})
+    assert admin.committed(settings.kafka_consumer_group, [at]) == {at: 7}
+    assert admin.lag(settings.kafka_consumer_group, [topic])[at] == 3
+    with Member(settings, topic) as second:
+        second.poll_until(lambda: len(second.read) >= 3)
+    assert [message.offset for message in second.read] == [7, 8, 9]
+
+
+def test_a_paused_partition_is_silent_until_it_is_resumed(
+    settings: Settings, topic: str, producer: EventProducer
+) -> None:
+    """Polling goes on while a partition is paused; nothing is lost or twice after it."""
+    producer.emit(_records(topic, 5, key=b"same"), 10)
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: len(member.read) == 5)
+        at = Partition(topic, member.read[0].partition)
+        member.consumer.pause([at])
+        producer.emit(_records(topic, 5, key=b"same"), 10)
+        assert [m for _ in range(10) for m in member.consumer.poll(10, 0.1)] == []
+        member.consumer.resume([at])
+        member.poll_until(lambda: len(member.read) == 10)
+    assert [message.offset for message in member.read] == list(range(10))
+
+
+def test_two_members_share_and_commit_while_revoking(
+    settings: Settings, topic: str, producer: EventProducer, admin: KafkaAdmin
+) -> None:
+    """A second member takes partitions over; what the first commits in on_revoked holds."""
+    producer.emit(_records(topic, 40), 10)
+    with Member(settings, topic) as first:
+        first.poll_until(lambda: len(first.read) == 40)
+        ends = {Partition(m.topic, m.partition): m.offset + 1 for m in first.read}
+        first.on_revoked = lambda partitions: first.consumer.commit(
+            {at: ends[at] for at in partitions if at in ends}
+        )
+        stop = threading.Event()
+        with Member(settings, topic) as second:
+            with ThreadPoolExecutor(1) as pool:
+                reading = pool.submit(second.poll_until, stop.is_set, 60)
+                try:
+                    first.poll_until(lambda: bool(second.assigned) and len(first.assigned) < 4, 40)
+                    assert first.assigned.isdisjoint(second.assigned)
+                finally:
+                    stop.set()
+                reading.result()
+            taken = set(second.assigned)
+        assert second.read == []
+    committed = admin.committed(settings.kafka_consumer_group, ends)
+    assert {at: committed.get(at) for at in taken & ends.keys()} == {
+        at: ends[at] for at in taken & ends.keys()
+    }
+
+
+def test_a_consumer_without_brokers_closes_soon(services: Services, make_settings: MakeSettings) -> None:
+    """Polling an absent cluster gives nothing, and close does not wait for it."""
+    settings = make_settings(services, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    started = time.monotonic()
+    with Member(settings, "t") as member:
+        assert member.consumer.poll(10, 0.2) == []
+    assert time.monotonic() - started < 10
+
+
+def test_creating_a_topic_twice_is_one_topic(settings: Settings, admin: KafkaAdmin) -> None:
+    """True when made, False when it was there."""
+    name = settings.topic("twice")
+    made = [admin.create(name, partitions=4, replication=1, config=TOPIC_CONFIG) for _ in range(2)]
+    assert made == [True, False]
+    _wait(lambda: name in admin.topics())
+    assert admin.topics()[name].partitions == 4
+
+
+def test_asking_for_topics_makes_none(settings: Settings, admin: KafkaAdmin) -> None:
+    """Watermarks, lag and topics of a name that does not exist leave it so."""
+    name = settings.topic("absent")
+    assert admin.watermarks([name]) == {}
+    assert admin.lag(settings.kafka_consumer_group, [name]) == {}
+    assert name not in admin.topics()
+
+
+def test_a_clients_fork_makes_its_own(settings: Settings, topic: str, producer: EventProducer) -> None:
+    """A producer used before a fork emits in the child too, and the parent's goes on."""
+    assert producer.emit(_records(topic, 1), 10) == [None]
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if producer.emit(_records(topic, 1), 10) == [None] else 1
+            producer.close(5)
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert producer.emit(_records(topic, 1), 10) == [None]
+
+
+class TestOnRealKafka:
+    """What the mock cluster has no requests for."""
+
+    @pytest.fixture
+    def services(self, local_services: Services) -> Services:
+        return local_services
+
+    def test_configuration_is_read_and_changed(self, topic: str, admin: KafkaAdmin) -> None:
+        """Only what is given changes."""
+        before = admin.configs([topic])[topic]
+        assert before["retention.ms"] == "3600000"
+        admin.configure(topic, {"max.message.bytes": "2000000"})
+        after = admin.configs([topic])[topic]
+        assert after == before | {"max.message.bytes": "2000000"}
+
+    def test_growing_is_seen(self, topic: str, admin: KafkaAdmin) -> None:
+        """A topic can be grown; fewer partitions are refused."""
+        admin.grow(topic, 6)
+        _wait(lambda: admin.topics()[topic].partitions == 6)
+        with pytest.raises(ServiceRefusedError, match=topic):
+            admin.grow(topic, 2)
+
+    def test_a_missing_topic_is_refused(
+        self, settings: Settings, admin: KafkaAdmin, producer: EventProducer
+    ) -> None:
+        """Emitting to it, and consuming it, says so and names the mend."""
+        [error] = producer.emit(_records(settings.topic("absent"), 1), 30)
+        assert isinstance(error, ServiceRefusedError)
+        assert "pipeline provision" in str(error)
+        with (
+            Member(settings, settings.topic("absent")) as member,
+            pytest.raises(ServiceRefusedError, match="absent"),
+        ):
+            member.poll_until(lambda: False, 30)
+
+    def test_a_record_over_the_topics_own_limit_is_refused(
+        self, topic: str, admin: KafkaAdmin, producer: EventProducer
+    ) -> None:
+        """The broker's refusal is permanent for that record only."""
+        large = Record(topic=topic, key=b"k", value=os.urandom(3 * 1024 * 1024))
+        small = Record(topic=topic, key=b"k", value=b"small")
+        assert [type(e) for e in producer.emit([small, large, small], 20)] == [
+            type(None),
+            ServiceRefusedError,
+            type(None),
+        ]
