@@ -1,0 +1,69 @@
+"""The Celery app that ``celery -A pipeline`` finds."""
+
+import os
+from functools import cached_property
+from typing import Any
+
+from celery import Celery, current_task
+from celery.signals import before_task_publish
+
+from config.settings import Settings, load_settings
+from pipeline.transport import fifo
+from pipeline.worker.steps import Preflight, Settling
+
+
+class PipelineApp(Celery):  # type: ignore[misc]
+    """Celery over ``fifo://``. Nothing is read from the environment before it is asked for."""
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings of this process."""
+        return load_settings(os.environ)
+
+
+def celery_configuration(settings: Settings) -> dict[str, Any]:
+    """Celery's settings that the promises of this project depend on."""
+    fifo.configure(settings)
+    return {
+        "broker_url": "fifo://",
+        "broker_connection_retry_on_startup": True,
+        "imports": settings.task_modules,
+        "accept_content": ["json"],
+        "task_default_queue": settings.task_queue,
+        "task_ignore_result": True,
+        # The default deletes a message when its run starts; here settlement deletes it at its end.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # A lease is extended for as long as a run may last, so there must be an end to that.
+        "task_time_limit": settings.task_time_limit,
+        # What is held adapts to the pace; the worker itself takes only what it runs at once.
+        "worker_prefetch_multiplier": 1,
+        "worker_consumer": "pipeline.worker.consumer:Consumer",
+        # A child that imports slowly would be killed and started again for ever at the default of 4 s.
+        "worker_proc_alive_timeout": 60.0,
+        # What runs keeps its lease through a reconnect.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "worker_enable_remote_control": False,
+    }
+
+
+def make_app() -> PipelineApp:
+    """An app with this project's transport, loader, task class and steps."""
+    made = PipelineApp(
+        "pipeline", loader="pipeline.worker.loader:Loader", task_cls="pipeline.worker.plaintask:PlainTask"
+    )
+    made.add_defaults(lambda: celery_configuration(made.settings))
+    made.steps["worker"].add(Preflight)
+    made.steps["consumer"].add(Settling)
+    return made
+
+
+app = make_app()
+
+
+@before_task_publish.connect  # type: ignore[untyped-decorator]
+def _keep_group(headers: dict[str, Any] | None = None, **_: Any) -> None:
+    """What a task publishes (a chain's next, a retry) stays in its message group unless told otherwise."""
+    group = current_task.request.get(fifo.GROUP_HEADER) if current_task else None
+    if group and headers is not None:
+        headers.setdefault(fifo.GROUP_HEADER, group)

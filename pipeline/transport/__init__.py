@@ -1,0 +1,1 @@
+"""The kombu transport ``fifo://``: tasks over SQS FIFO queues, in lanes, under leases."""

@@ -1,0 +1,236 @@
+"""The kombu transport ``fifo://``: how Celery consumes from and publishes to SQS FIFO queues."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import structlog
+from kombu.transport import TRANSPORT_ALIASES, virtual
+
+from config.settings import Settings
+from pipeline import identity
+from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.transport.inbound import Inbound, inbound
+from pipeline.transport.lease import Lease
+from pipeline.transport.wakeup import Wakeup
+
+log = structlog.get_logger(__name__)
+
+#: The Celery header that names a plain task's message group; without it each task is its own group.
+GROUP_HEADER = "message_group"
+#: A task due later than this (seconds) goes back to the queue until then.
+PARK_BEYOND = 1.0
+#: How long a message whose delivery raised stays hidden (seconds).
+AFTER_DELIVERY_ERROR = 30
+
+
+class Channel(virtual.Channel):
+    """One channel. What is held belongs to the process, so a channel may close and lose nothing."""
+
+    # kombu would send copies of what is unacknowledged; the originals are still in SQS.
+    do_restore = False
+    # SQS carries text and the body is JSON: base64 would only make it larger.
+    body_encoding = None
+
+    def basic_consume(
+        self, queue: str, no_ack: bool, callback: Callable[..., Any], consumer_tag: str, **kwargs: Any
+    ) -> None:
+        """Start receiving from ``queue``."""
+        super().basic_consume(queue, no_ack, callback, consumer_tag, **kwargs)
+        self.connection.consume(queue)
+
+    def basic_cancel(self, consumer_tag: str) -> None:
+        """Stop receiving; what waits goes back."""
+        queue = self._tag_to_queue.get(consumer_tag)
+        super().basic_cancel(consumer_tag)
+        if queue is not None:
+            self.connection.inbound.cancel(queue)
+
+    def basic_qos(
+        self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
+    ) -> None:
+        """How many messages the worker takes at once."""
+        super().basic_qos(prefetch_size, prefetch_count, apply_global)
+        self.connection.inbound.intake.slots = max(1, prefetch_count)
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """Delete the message. Stages do not come here: they are settled first."""
+        lease = self.release(delivery_tag)
+        if lease is not None:
+            self.connection.inbound.disposal.delete(lease)
+
+    def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Give the message back: at once, or without ``requeue`` when its lease ends.
+
+        Nothing is dropped: a message nobody can use ends in the dead-letter queue by the redrive policy.
+        """
+        lease = self.release(delivery_tag)
+        if lease is not None:
+            delay = 0 if requeue else AFTER_DELIVERY_ERROR
+            self.connection.inbound.disposal.give_back(lease, delay)
+
+    def release(self, delivery_tag: str) -> Lease | None:
+        """The run of a delivered message is over: its slot is free. None when it is no longer held."""
+        self.qos.ack(delivery_tag)
+        intake = self.connection.inbound.intake
+        lease: Lease | None = intake.get(delivery_tag)
+        if lease is not None:
+            intake.finished(lease)
+        return lease
+
+    def close(self) -> None:
+        """Close; delivered messages that did not start are ready for the next channel."""
+        if not self.closed and self._consumers:
+            self.connection.inbound.intake.restore()
+        super().close()
+
+    # ─── Publishing ───
+
+    def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
+        headers = message["headers"]
+        task_id = headers.get("id") or message["properties"]["delivery_tag"]
+        outgoing = OutgoingMessage(
+            body=json.dumps(message, separators=(",", ":")),
+            group_id=identity.group_id(task_id, headers.get(GROUP_HEADER) or task_id, ordered=True),
+            deduplication_id=identity.publish_deduplication_id(
+                task_id,
+                headers.get("retries") or 0,
+                headers.get("replaced_task_nesting") or 0,
+                headers.get("eta"),
+                headers.get("redrives") or 0,
+            ),
+        )
+        (error,) = self.connection.queue(queue).send([outgoing])
+        if error is not None:
+            raise error
+
+    def _size(self, queue: str) -> int:
+        return int(self.connection.queue(queue).depth().available)
+
+    def _purge(self, queue: str) -> int:
+        raise NotImplementedError(f"{queue}: purge a queue with the AWS console or CLI, on purpose")
+
+    def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        """Queues are made and removed by provisioning only."""
+
+
+class Transport(virtual.Transport):
+    """One connection: no socket of its own, a wake-up for what the process's intake has ready."""
+
+    Channel = Channel
+    driver_type = "fifo"
+    driver_name = "sqs"
+    # Waits block on the wake-up; there is nothing to poll.
+    polling_interval = None
+    default_connection_params: ClassVar[dict[str, Any]] = {}
+    # Publishing is tried again on these. They are no connection errors: a consumer that meets one keeps
+    # what it holds and goes on.
+    connection_errors = ()
+    channel_errors = ()
+    recoverable_connection_errors = (ServiceError,)
+    recoverable_channel_errors = ()
+    implements = virtual.Transport.implements.extend(
+        asynchronous=True, exchange_type=frozenset(["direct"]), heartbeats=False
+    )
+
+    #: set once a process, when the Celery app is configured
+    settings: ClassVar[Settings | None] = None
+
+    def __init__(self, client: Any, **kwargs: Any) -> None:
+        super().__init__(client, **kwargs)
+        self._wakeup = Wakeup()
+
+    def driver_version(self) -> str:
+        """Shown by ``celery report``."""
+        return "1"
+
+    @property
+    def inbound(self) -> Inbound:
+        """The receiving side of this process."""
+        return inbound(self._settings())
+
+    def queue(self, name: str) -> SqsQueue:
+        """The queue of that name, to send to."""
+        settings = self._settings()
+        return SqsQueue(sqs_client(settings), settings.queue_url(name))
+
+    def consume(self, queue: str) -> None:
+        """Receive from ``queue``, and be woken when something is ready."""
+        self.inbound.on_ready = self._wakeup.set
+        self.inbound.consume(queue)
+        self._wakeup.set()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Deliver from the worker's event loop."""
+        loop.add_reader(self._wakeup.fileno, self._on_wakeup)
+        loop.call_repeatedly(1.0, self.inbound.heartbeat.alive)
+
+    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
+        """Deliver what is ready, or wait for it; ``socket.timeout`` after ``timeout`` seconds."""
+        self.inbound.heartbeat.alive()
+        if not self._wakeup.wait(timeout):
+            raise TimeoutError
+        self._on_wakeup()
+
+    def close_connection(self, connection: Any) -> None:
+        """Close the channels and the wake-up."""
+        super().close_connection(connection)
+        self._wakeup.close()
+
+    def _on_wakeup(self) -> None:
+        self._wakeup.clear()
+        intake = self.inbound.intake
+        for _ in range(intake.slots):
+            lease = intake.take()
+            if lease is None:
+                return
+            self._hand_over(lease)
+        # A full round: the loop gets its turn before the next.
+        self._wakeup.set()
+
+    def _hand_over(self, lease: Lease) -> None:
+        callback = self._callbacks.get(lease.queue)
+        try:
+            if callback is None:
+                self.inbound.disposal.give_back(lease)
+            elif lease.problem is not None or lease.verdict is not None:
+                self.inbound.on_unrunnable(lease)
+            elif (delay := seconds_until(lease.payload["headers"].get("eta"))) > PARK_BEYOND:
+                self.inbound.disposal.give_back(lease, delay)
+            else:
+                lease.payload["properties"]["delivery_tag"] = lease.tag
+                callback(lease.payload)
+        except Exception:
+            # The event loop would end the worker, and the message the next one.
+            log.exception("message.delivery_failed", queue=lease.queue, message_id=lease.tag)
+            self.inbound.disposal.give_back(lease, AFTER_DELIVERY_ERROR)
+
+    def _settings(self) -> Settings:
+        if self.settings is None:
+            raise ConfigurationError(
+                "fifo:// is configured by the app of this project: run celery with -A pipeline"
+            )
+        return self.settings
+
+
+def seconds_until(eta: Any) -> float:
+    """Seconds from now to an ``eta`` header (ISO 8601, UTC when it names no zone); 0 for none."""
+    if not eta:
+        return 0
+    try:
+        due = datetime.fromisoformat(eta)
+    except (TypeError, ValueError):
+        return 0  # Celery names the bad value when it is delivered
+    return (due if due.tzinfo else due.replace(tzinfo=UTC)).timestamp() - time.time()
+
+
+def configure(settings: Settings) -> None:
+    """Make ``fifo://`` known to kombu, for these settings."""
+    TRANSPORT_ALIASES["fifo"] = "pipeline.transport.fifo:Transport"
+    Transport.settings = settings
+
+
+__all__ = ["GROUP_HEADER", "Channel", "Transport", "configure", "seconds_until"]

@@ -1,0 +1,110 @@
+"""The receiving side of a process: one intake, its receivers, its heartbeat and its disposal."""
+
+import os
+from collections.abc import Callable
+
+import structlog
+
+from config.settings import Settings
+from pipeline.errors import ServiceError
+from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.transport.disposal import Disposal
+from pipeline.transport.heartbeat import Heartbeat
+from pipeline.transport.intake import Intake
+from pipeline.transport.lease import Lease
+from pipeline.transport.receiver import Receiver
+
+log = structlog.get_logger(__name__)
+
+
+class Inbound:
+    """Made once a process, when the first queue is consumed; connections come and go around it."""
+
+    def __init__(self, settings: Settings, on_ready: Callable[[], None]) -> None:
+        self._settings = settings
+        self._queues: dict[str, SqsQueue] = {}
+        self._receivers: dict[str, Receiver] = {}
+        self._stopped: list[Receiver] = []
+        #: called, from any thread, when a message may be ready; the consuming connection sets it
+        self.on_ready = on_ready
+        #: what to do with a message that is not to be run, for its problem or verdict; the worker sets it
+        self.on_unrunnable: Callable[[Lease], None] = self._leave_to_redrive_policy
+        #: what to do when SQS refuses to be received from; the worker sets it
+        self.on_refused: Callable[[ServiceError], None] = lambda error: None
+        self.intake = Intake(on_ready=lambda: self.on_ready())
+        self.disposal = Disposal(self.intake, self.queue)
+        self.heartbeat = Heartbeat(self.intake, self.disposal, self.queue, settings.sqs_lease_seconds)
+
+    def queue(self, name: str) -> SqsQueue:
+        """The queue of that name."""
+        queue = self._queues.get(name)
+        if queue is None:
+            queue = SqsQueue(sqs_client(self._settings), self._settings.queue_url(name))
+            self._queues[name] = queue
+        return queue
+
+    def consume(self, name: str) -> None:
+        """Start receiving from a queue."""
+        if name not in self._receivers:
+            self._receivers[name] = Receiver(
+                self.intake,
+                self.queue(name),
+                wait_seconds=self._settings.sqs_wait_time_seconds,
+                lease_seconds=self._settings.sqs_lease_seconds,
+                on_refused=lambda error: self.on_refused(error),
+            )
+
+    def cancel(self, name: str) -> None:
+        """Stop receiving from a queue and give back what waits."""
+        receiver = self._receivers.pop(name, None)
+        if receiver is not None:
+            receiver.stop()
+            self._stopped.append(receiver)
+            self.disposal.give_back_waiting(name)
+
+    def close(self, timeout: float) -> None:
+        """Stop receiving, give back all that did not start, delete what was settled; end the threads.
+
+        Waits for long polls under way, because what they bring would otherwise stay hidden for a lease.
+        """
+        for name in list(self._receivers):
+            self.cancel(name)
+        for receiver in self._stopped:
+            receiver.join(self._settings.sqs_wait_time_seconds + 1)
+        self.intake.restore()
+        self.disposal.give_back_waiting()
+        self.disposal.close(timeout)
+        self.heartbeat.close()
+
+    def _leave_to_redrive_policy(self, lease: Lease) -> None:
+        log.error("message.invalid", queue=lease.queue, message_id=lease.tag, problem=lease.problem)
+        self.intake.finished(lease)
+        self.disposal.give_back(lease, self._settings.sqs_lease_seconds)
+
+
+_inbound: Inbound | None = None
+
+
+def inbound(settings: Settings) -> Inbound:
+    """This process's receiving side."""
+    global _inbound
+    if _inbound is None:
+        _inbound = Inbound(settings, on_ready=lambda: None)
+    return _inbound
+
+
+def close_inbound(timeout: float) -> None:
+    """End this process's receiving side, if it has one (``Inbound.close``)."""
+    global _inbound
+    if _inbound is not None:
+        current, _inbound = _inbound, None
+        current.close(timeout)
+
+
+def _forget_inbound() -> None:
+    """In a forked child: the threads are the parent's, and so is what it holds."""
+    global _inbound
+    _inbound = None
+
+
+os.register_at_fork(after_in_child=_forget_inbound)

@@ -1,0 +1,111 @@
+"""Receivers: threads that long-poll one queue and hand what comes to the intake."""
+
+import random
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from pipeline.errors import InvalidInputError, ServiceError, ServiceUnavailableError
+from pipeline.sqs import ReceivedMessage, SqsQueue
+from pipeline.transport.envelope import open_envelope
+from pipeline.transport.intake import Intake
+from pipeline.transport.lease import Lease
+
+log = structlog.get_logger(__name__)
+
+#: Threads a queue. Each has one receive under way: three fill a pool of tiny tasks at 10 ms round trip.
+THREADS = 3
+#: The most messages of one ReceiveMessage (SQS's limit).
+MOST = 10
+#: The first and the longest pause after an error (seconds); each doubles, with full jitter.
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
+
+
+class Receiver:
+    """The receivers of one queue."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        queue: SqsQueue,
+        *,
+        wait_seconds: int,
+        lease_seconds: int,
+        on_refused: Callable[[ServiceError], None],
+    ) -> None:
+        self._intake = intake
+        self._queue = queue
+        self._wait_seconds = wait_seconds
+        self._lease_seconds = lease_seconds
+        self._on_refused = on_refused
+        self._stop = threading.Event()
+        self._unreachable = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"receive-{queue.name}-{n}", daemon=True)
+            for n in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ask for nothing more. Returns at once; what is under way still comes to the intake."""
+        self._stop.set()
+
+    def join(self, timeout: float) -> None:
+        """Wait for what is under way: a long poll lasts at most the wait time."""
+        for thread in self._threads:
+            thread.join(timeout)
+
+    def _work(self) -> None:
+        attempt_id = uuid.uuid4().hex
+        pause = FIRST_PAUSE
+        while count := self._intake.ask(MOST, self._stop):
+            try:
+                self._receive(count, attempt_id)
+            except ServiceUnavailableError as error:
+                self._note_unreachable(error)
+                self._stop.wait(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            except ServiceError as error:
+                log.error("queue.refused", queue=self._queue.name, error=str(error))
+                self._on_refused(error)
+                return
+            finally:
+                self._intake.asked(count)
+            self._note_reachable()
+            attempt_id, pause = uuid.uuid4().hex, FIRST_PAUSE
+
+    def _receive(self, count: int, attempt_id: str) -> None:
+        # A lost answer is asked for again under the same id: SQS then gives the same messages.
+        messages = self._queue.receive(
+            count,
+            wait_seconds=self._wait_seconds,
+            visibility_seconds=self._lease_seconds,
+            attempt_id=attempt_id,
+        )
+        if messages:
+            leases = [self._lease(message) for message in messages]
+            self._intake.hold(self._intake.screen(leases))
+
+    def _lease(self, message: ReceivedMessage) -> Lease:
+        deadline = message.requested_at + self._lease_seconds
+        try:
+            payload, problem = open_envelope(message.body), None
+        except InvalidInputError as error:
+            payload, problem = {}, str(error)
+        return Lease(
+            message=message, queue=self._queue.name, payload=payload, problem=problem, deadline=deadline
+        )
+
+    def _note_unreachable(self, error: ServiceError) -> None:
+        if not self._unreachable:
+            self._unreachable = True
+            log.warning("queue.unreachable", queue=self._queue.name, error=str(error))
+
+    def _note_reachable(self) -> None:
+        if self._unreachable:
+            self._unreachable = False
+            log.info("queue.reachable_again", queue=self._queue.name)

@@ -1,0 +1,1 @@
+"""The worker: children run the tasks, the parent settles what came of them."""

@@ -1,0 +1,44 @@
+"""Celery's consumer, where it would drop a message it cannot use."""
+
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer as CeleryConsumer
+
+from pipeline.worker.outcome import Returned, failed
+from pipeline.worker.request import Request
+from pipeline.worker.work import Work
+
+log = structlog.get_logger(__name__)
+
+#: How long a task that this worker does not know stays hidden (seconds): in a rolling deployment another
+#: worker knows it. The redrive policy ends it if none does.
+UNKNOWN_TASK_DELAY = 30
+
+
+class Consumer(CeleryConsumer):  # type: ignore[misc]
+    """Celery deletes what it does not know or cannot read; here it waits, or becomes a dead letter."""
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A task that no module of this worker defines: back to the queue for a while."""
+        log.error("task.unknown", task=message.headers.get("task"), task_id=message.headers.get("id"))
+        lease = message.channel.release(message.delivery_tag)
+        if lease is not None:
+            Request.settlement.submit(Work(lease=lease, outcome=Returned(delay=UNKNOWN_TASK_DELAY)))
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        """Not a Celery message in any version."""
+        self._bury(message, ValueError("not a Celery message of a known version"))
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """A Celery message that Celery refuses, for example for its eta."""
+        self._bury(message, exc)
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """A body that kombu cannot decode."""
+        self._bury(message, exc)
+
+    def _bury(self, message: Any, error: Exception) -> None:
+        lease = message.channel.release(message.delivery_tag)
+        if lease is not None:
+            Request.settlement.submit(Work(lease=lease, outcome=failed(error, permanent=True)))

@@ -1,0 +1,48 @@
+"""Celery's loader: imports the task modules, checks the stages, and makes Celery tasks of them."""
+
+from typing import Any
+
+from celery import Celery
+from celery.loaders.app import AppLoader
+
+from config.settings import Settings
+from pipeline.jobs import JobStore
+from pipeline.registry import REGISTRY, Registry
+from pipeline.stages import Stage
+from pipeline.taskmessage import Role, celery_name
+from pipeline.worker.stagetask import StageTask
+
+
+class Loader(AppLoader):  # type: ignore[misc]
+    """Runs wherever the tasks must be known: worker, bridge, Flower, ``celery inspect``."""
+
+    def import_default_modules(self) -> Any:
+        """Import TASK_MODULES; raises ``StageDefinitionError`` when the stages cannot work."""
+        modules = super().import_default_modules()
+        REGISTRY.check()
+        register_stages(self.app, self.app.settings, REGISTRY)
+        return modules
+
+
+def register_stages(app: Celery, settings: Settings, registry: Registry) -> None:
+    """Make a Celery task for each name of each stage."""
+    store = JobStore(settings)
+    for stage in registry.by_name.values():
+        roles: tuple[Role, ...] = ("part", "split", "gather") if stage.is_split else ("run",)
+        for role in roles:
+            app.register_task(_task(stage, celery_name(stage.name, role), store))
+
+
+def _task(stage: Stage[Any, Any], name: str, store: JobStore) -> StageTask:
+    attributes = {
+        "__module__": stage.function.__module__,
+        "__doc__": stage.function.__doc__,
+        "name": name,
+        "stage": stage,
+        "store": store,
+        "soft_time_limit": stage.soft_time_limit,
+    }
+    if stage.time_limit is not None:
+        attributes["time_limit"] = stage.time_limit
+    task: StageTask = type(f"{stage.name}_task", (StageTask,), attributes)()
+    return task

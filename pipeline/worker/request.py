@@ -1,0 +1,149 @@
+"""The worker's request: every way a task can end leads to settlement, once."""
+
+from typing import Any, ClassVar
+from weakref import ref
+
+import structlog
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery.exceptions import TaskRevokedError, Terminated, TimeLimitExceeded
+from celery.signals import task_revoked
+from celery.worker import request as base
+from celery.worker import state
+
+from pipeline.taskmessage import task_header
+from pipeline.transport.lease import Lease
+from pipeline.worker import trace
+from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded, failed
+from pipeline.worker.settlement import Settlement, Work
+
+log = structlog.get_logger(__name__)
+
+#: Seconds beyond its hard limit that a run's message is still extended: the pool needs some to kill it.
+KILL_GRACE = 30
+
+
+class Request(base.Request):  # type: ignore[misc]
+    """A task message on its way through the pool.
+
+    Celery deletes the message on revoke, on a hard limit, when a child is killed, on ``Reject`` and on
+    ``Ignore``. Here ``acknowledge`` does nothing, and what ended the task decides in settlement what
+    becomes of the message.
+    """
+
+    #: set by the worker's settlement step
+    settlement: ClassVar[Settlement]
+    _settled = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # celery.worker.request.create_request_cls subclasses this class for speed, with versions of these
+        # two that trace and acknowledge in Celery's way.
+        super().__init_subclass__(**kwargs)
+        for name in ("execute_using_pool", "on_success"):
+            if name in cls.__dict__:
+                delattr(cls, name)
+
+    def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
+        """Give the task to the pool, unless it was revoked or its lease may have run out."""
+        if self.revoked():
+            raise TaskRevokedError(self.id)
+        lease = self._lease()
+        if lease is None or not lease.startable():
+            self.settle(Returned())
+            raise TaskRevokedError(self.id)  # what makes the worker free the slot
+        time_limit, soft_time_limit = self.time_limits
+        time_limit = time_limit or self.task.time_limit
+        self.settlement.intake.started(lease, time_limit + KILL_GRACE)
+        self.request_dict.update(attempt=lease.attempts + 1, run_limit=time_limit)
+        result = pool.apply_async(
+            trace.run,
+            args=(self.type, self.id, self.request_dict, self.body, self.content_type, self.content_encoding),
+            accept_callback=self.on_accepted,
+            timeout_callback=self.on_timeout,
+            callback=self.on_success,
+            error_callback=self.on_failure,
+            soft_timeout=soft_time_limit or self.task.soft_time_limit,
+            timeout=time_limit,
+            correlation_id=self.id,
+        )
+        self._apply_result = ref(result) if result is not None else None
+        return result
+
+    # ─── Ends ───
+
+    def on_success(self, outcome: Outcome, **kwargs: Any) -> None:
+        """The child answered; the task itself may have failed."""
+        self.settle(outcome)
+
+    def on_failure(
+        self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False
+    ) -> None:
+        """The child did not answer: it was killed, or ended by itself."""
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, Terminated) and not self._already_cancelled:
+            self._announce_revoked("terminated", True, str(error), False)
+        elif self._already_cancelled or state.should_terminate:
+            self.settle(Returned())
+        else:
+            self.settle(failed(error))
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """The pool raised the soft limit in the child, or killed it at the hard one."""
+        if soft:
+            log.warning("task.soft_time_limit", task=self.name, task_id=self.id, seconds=timeout)
+        elif state.should_terminate:
+            self.settle(Returned())
+        else:
+            self.settle(failed(TimeLimitExceeded(timeout)))
+
+    def acknowledge(self) -> None:
+        """Nothing: only settlement deletes a message."""
+
+    def reject(self, requeue: bool = False) -> None:
+        """Celery could not take it, for example for an eta it cannot read."""
+        if requeue:
+            self.settle(Returned())
+        else:
+            self.settle(Failed(error="celery.exceptions.InvalidTaskError", message="rejected", permanent=True))
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        if self._already_revoked:
+            return
+        self._already_revoked = True
+        self.send_event("task-revoked", terminated=terminated, signum=signum, expired=expired)
+        task_revoked.send(
+            sender=self.task, request=self._context, terminated=terminated, signum=signum, expired=expired
+        )
+        if task_header(self.request_dict) is None:
+            self.settle(Discarded(reason=reason))
+        else:
+            # A job counts its tasks: one that will never run is a failure a person can see and redrive.
+            self.settle(Failed(error="celery.exceptions.TaskRevokedError", message=reason, permanent=True))
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Kill the run, where the pool can."""
+        try:
+            super().terminate(pool, signal)
+        except NotImplementedError:
+            log.warning("task.not_terminated", task_id=self.id, reason="this pool cannot end a running task")
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Cut the run off for a shutdown, where the pool can; its message comes again."""
+        try:
+            super().cancel(pool, signal, emit_retry)
+        except NotImplementedError:
+            log.warning("task.not_cancelled", task_id=self.id, reason="this pool cannot end a running task")
+
+    def settle(self, outcome: Outcome) -> None:
+        """Hand the outcome to settlement; any later end of the same request is not heard."""
+        if self._settled:
+            return
+        self._settled = True
+        state.task_ready(self, successful=isinstance(outcome, Succeeded))
+        lease = self.message.channel.release(self.message.delivery_tag)
+        if lease is not None:
+            self.settlement.submit(Work(lease=lease, outcome=outcome, request=self))
+
+    def _lease(self) -> Lease | None:
+        return self.settlement.intake.get(self.message.delivery_tag)

@@ -1,0 +1,99 @@
+"""Retry: a failed task's message stays where it is, hidden for the backoff, until its attempts are used up."""
+
+import random
+from collections.abc import Sequence
+
+import structlog
+
+from config.settings import Settings
+from pipeline.jobs import JobStore
+from pipeline.registry import Registry
+from pipeline.transport.inbound import Inbound
+from pipeline.worker.outcome import Failed
+from pipeline.worker.patience import Patience
+from pipeline.worker.work import Work
+
+log = structlog.get_logger(__name__)
+
+#: The longest computed backoff (seconds). A task may ask for more with ``Retry``.
+LONGEST_BACKOFF = 900.0
+
+
+class Retries:
+    """Counts attempts by record and sends what has some left back to the queue.
+
+    SQS's receive count cannot be used: it also rises for the innocent messages behind a failing one.
+    """
+
+    def __init__(
+        self, settings: Settings, registry: Registry, inbound: Inbound, store: JobStore, patience: Patience
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._disposal = inbound.disposal
+        self._store = store
+        self._patience = patience
+
+    @property
+    def pause(self) -> float:
+        """Seconds before a message comes again for a reason that is not its own."""
+        return self._settings.retry_delay
+
+    def again(self, works: Sequence[Work]) -> list[Work]:
+        """Give back those that may be tried again; returns those that may not."""
+        given_up = []
+        for work in works:
+            failure = work.outcome
+            assert isinstance(failure, Failed)
+            if failure.permanent:
+                given_up.append(work)
+                continue
+            attempts = self._attempts(work)
+            work.lease.attempts = attempts
+            if attempts > self.retries(work):
+                given_up.append(work)
+            else:
+                self._give_back(work, failure, attempts)
+        return given_up
+
+    def retries(self, work: Work) -> int:
+        """How often the task may be tried again after its first attempt."""
+        own = self._option(work, "retries")
+        return self._settings.max_retries if own is None else int(own)
+
+    def _attempts(self, work: Work) -> int:
+        message = work.lease.message
+        return self._patience.one(
+            "count attempts",
+            lambda: self._store.add_attempt(work.task_id, message.message_id, message.receive_count),
+        )
+
+    def _give_back(self, work: Work, failure: Failed, attempts: int) -> None:
+        delay = failure.delay if failure.delay is not None else self._backoff(work, attempts)
+        log.warning(
+            "task.retry",
+            task_id=work.task_id,
+            stage=work.header.stage if work.header else None,
+            job_id=work.header.job_id if work.header else None,
+            attempt=attempts,
+            delay=round(delay, 1),
+            error=failure.error,
+            message=failure.message,
+        )
+        self._disposal.give_back(work.lease, delay)
+        work.send_event(
+            "task-retried",
+            exception=f"{failure.error}({failure.message!r}), attempt {attempts}, again in {delay:.0f} s",
+            traceback=failure.traceback,
+        )
+
+    def _backoff(self, work: Work, attempts: int) -> float:
+        """Exponential with full jitter, capped."""
+        first = self._option(work, "retry_delay")
+        first = self._settings.retry_delay if first is None else first
+        most = min(LONGEST_BACKOFF, first * 2 ** (attempts - 1))
+        return random.uniform(0, most)  # noqa: S311 - jitter, not a secret
+
+    def _option(self, work: Work, name: str) -> float | None:
+        stage = self._registry.by_name.get(work.header.stage) if work.header else None
+        return getattr(stage, name) if stage else None

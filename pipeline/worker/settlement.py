@@ -1,0 +1,152 @@
+"""Settlement: what follows a task's run. Emit, then record, then close, then delete, in batches.
+
+The order is the promise. Recorded implies emitted, so a recorded task may be skipped safely; deleted
+implies recorded, so a crash anywhere is repaired by the redelivery.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from pipeline.jobs import JobStore
+from pipeline.transport.inbound import Inbound
+from pipeline.worker.closing import Closer
+from pipeline.worker.deadletter import DeadLetters
+from pipeline.worker.effects import Effects
+from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Returned, Succeeded, failed
+from pipeline.worker.patience import Abandoned, Patience
+from pipeline.worker.retry import Retries
+from pipeline.worker.work import Work
+
+log = structlog.get_logger(__name__)
+
+#: Threads, each with one batch under way: while one waits for Kafka another waits for DynamoDB.
+THREADS = 4
+#: The most tasks settled together, and how long to wait for more (seconds).
+BATCH, LINGER = 100, 0.005
+
+
+class Settlement:
+    """Takes finished work from the worker's event loop and sees it through on threads."""
+
+    def __init__(
+        self,
+        inbound: Inbound,
+        store: JobStore,
+        effects: Effects,
+        closer: Closer,
+        retries: Retries,
+        dead_letters: DeadLetters,
+        patience: Patience,
+    ) -> None:
+        self.intake = inbound.intake
+        self._disposal = inbound.disposal
+        self._store = store
+        self._effects = effects
+        self._closer = closer
+        self._retries = retries
+        self._dead_letters = dead_letters
+        self._patience = patience
+        self._arrived: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"settlement-{n}", daemon=True) for n in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, work: Work) -> None:
+        """Settle it. Returns at once; safe from any thread."""
+        self._arrived.put(work)
+
+    def close(self, timeout: float) -> bool:
+        """Settle what arrived, for at most ``timeout`` seconds; whether all of it was.
+
+        What is not settled stays in SQS: its redelivery repairs it.
+        """
+        deadline = time.monotonic() + timeout
+        for _ in self._threads:
+            self._arrived.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        self._patience.end()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while (first := self._arrived.get()) is not None:
+            batch, last = self._fill(first)
+            try:
+                self._settle(batch)
+            except Abandoned:
+                return
+            except Exception:
+                # Nothing was deleted that is not recorded; the messages come again.
+                log.exception("settlement.failed", tasks=len(batch))
+                for work in batch:
+                    self._disposal.give_back(work.lease, delay=self._retries.pause)
+            if last:
+                return
+
+    def _fill(self, first: Work) -> tuple[list[Work], bool]:
+        batch = [first]
+        until = time.monotonic() + LINGER
+        while len(batch) < BATCH:
+            try:
+                work = self._arrived.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if work is None:
+                return batch, True
+            batch.append(work)
+        return batch, False
+
+    def _settle(self, batch: Sequence[Work]) -> None:
+        done: list[Work] = []
+        unsuccessful: list[Work] = []
+        for work in batch:
+            match work.outcome:
+                case Returned(delay=delay):
+                    self._disposal.give_back(work.lease, delay)
+                case Discarded():
+                    self._delete(work)
+                case Failed():
+                    unsuccessful.append(work)
+                case Succeeded() | AlreadyDone():
+                    done.append(work)
+        self._complete(done, unsuccessful)
+        given_up = self._retries.again(unsuccessful)
+        self._dead_letters.bury(given_up)
+        for work in given_up:
+            self._delete(work)
+
+    def _complete(self, done: Sequence[Work], unsuccessful: list[Work]) -> None:
+        """Emit, record, close, delete. What can never be emitted or recorded joins ``unsuccessful``."""
+        emitted = self._keep(done, self._effects.emit(done), unsuccessful)
+        recorded, closings = self._effects.record(emitted)
+        kept = self._keep(emitted, recorded, unsuccessful)
+        for work in kept:
+            self.intake.advance(work.lease)
+        self._closer.close(closings)
+        for work in kept:
+            self._delete(work)
+            if isinstance(work.outcome, Succeeded):
+                work.send_event("task-succeeded", result=work.outcome.summary, runtime=work.outcome.seconds)
+
+    @staticmethod
+    def _keep(
+        works: Sequence[Work], errors: Sequence[Exception | None], unsuccessful: list[Work]
+    ) -> list[Work]:
+        kept = []
+        for work, error in zip(works, errors, strict=True):
+            if error is None:
+                kept.append(work)
+            else:
+                work.outcome = failed(error, permanent=True)
+                unsuccessful.append(work)
+        return kept
+
+    def _delete(self, work: Work) -> None:
+        self.intake.advance(work.lease)
+        self._disposal.delete(work.lease)

@@ -1,0 +1,85 @@
+"""A stage as a Celery task: what a child does for a run, a split, a part and a gather."""
+
+import time
+from typing import Any, ClassVar
+
+from pipeline.context import CurrentTask, Part, running
+from pipeline.errors import PermanentError
+from pipeline.jobs import JobStore, SealedSplit, SplitRef
+from pipeline.stages import Stage
+from pipeline.taskmessage import TaskHeader
+from pipeline.worker.plaintask import PlainTask
+
+
+class StageTask(PlainTask):
+    """A stage under one of its Celery names; ``pipeline.worker.loader`` makes one for each name."""
+
+    abstract = True
+    #: the stage it runs
+    stage: ClassVar[Stage[Any, Any]]
+    #: the job store; a split and a gather read and write the table from the child, page by page
+    store: ClassVar[JobStore]
+
+    def run(self, data: str) -> str | None:
+        """Run the role that the message names, on JSON; the result as JSON, None when nothing follows."""
+        header = TaskHeader.read(vars(self.request))
+        if header is None:
+            raise PermanentError(
+                f"Task {self.name} was sent without its pipeline header: a stage's tasks are made from events "
+                'by the bridge. Send an event instead, for example with "pipeline submit".'
+            )
+        with running(self._current(header)):
+            return _ROLES[header.role](self, header, data)
+
+    def _current(self, header: TaskHeader) -> CurrentTask:
+        request, part = self.request, header.part
+        return CurrentTask(
+            job_id=header.job_id,
+            task_id=request.id,
+            stage=header.stage,
+            entity_id=header.entity_id,
+            part=Part(ordinal=part.ordinal, total=part.total) if part else None,
+            attempt=request.attempt,
+            topic=header.topic,
+            partition=header.partition,
+            offset=header.offset,
+            deadline=time.time() + request.run_limit,
+        )
+
+    def _run(self, header: TaskHeader, data: str) -> str | None:
+        return self.stage.run(data)
+
+    def _split(self, header: TaskHeader, data: str) -> None:
+        """Run the generator unless the split is sealed: the number of its parts never changes."""
+        ref = split_ref(header)
+        if self.store.split(ref) is None:
+            self.store.seal(ref, header.model_dump_json(), data, self.stage.run_split(data))
+
+    def _part(self, header: TaskHeader, data: str) -> str:
+        return self.stage.run_part(data)
+
+    def _gather(self, header: TaskHeader, data: str) -> str | None:
+        sealed = self._sealed(header)
+        return self.stage.run_gather(data, self.store.results(sealed.split, sealed.total))
+
+    def _sealed(self, header: TaskHeader) -> SealedSplit:
+        sealed = self.store.split(split_ref(header))
+        if sealed is None:
+            raise PermanentError(
+                f"The split {header.split_id} of stage {header.stage} is not recorded, so its results cannot be "
+                "gathered: it is older than JOB_EXPIRY_DAYS, or DYNAMODB_TABLE is not the one it ran with."
+            )
+        return sealed
+
+
+def split_ref(header: TaskHeader) -> SplitRef:
+    """The split that a task belongs to."""
+    return SplitRef(job_id=header.job_id, stage=header.stage, split_id=header.split_id)
+
+
+_ROLES = {
+    "run": StageTask._run,
+    "split": StageTask._split,
+    "part": StageTask._part,
+    "gather": StageTask._gather,
+}

@@ -1,0 +1,128 @@
+"""The worker's own steps: what is checked before it starts, and settlement."""
+
+from typing import Any
+
+import click
+import structlog
+from celery import bootsteps
+from celery.worker import state
+
+from pipeline.checks import check_start
+from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.jobs import JobStore
+from pipeline.kafka import EventProducer
+from pipeline.registry import REGISTRY
+from pipeline.transport.inbound import close_inbound, inbound
+from pipeline.transport.lease import Lease
+from pipeline.worker.closing import Closer
+from pipeline.worker.deadletter import DeadLetters
+from pipeline.worker.effects import Effects
+from pipeline.worker.outcome import Failed
+from pipeline.worker.patience import Patience
+from pipeline.worker.request import Request
+from pipeline.worker.retry import Retries
+from pipeline.worker.screen import Screen
+from pipeline.worker.settlement import Settlement
+from pipeline.worker.work import Work
+
+log = structlog.get_logger(__name__)
+
+#: Seconds that a stopping worker waits for settlement, and then for the queue.
+SETTLE_TIMEOUT, CLOSE_TIMEOUT = 30.0, 10.0
+
+#: Pools that cannot end a running task: a time limit would be ignored there.
+LIMITLESS_POOLS = ("solo", "threads")
+
+
+class StartRefused(click.ClickException):
+    """The worker will not start; one line says why and what mends it."""
+
+    exit_code = 2
+
+
+class Preflight(bootsteps.Step):  # type: ignore[misc]
+    """Refuse to start rather than lose a task later."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        try:
+            check_pool(worker.pool_cls.__module__.rsplit(".", 1)[1])
+            check_start(worker.app.settings, REGISTRY)
+        except (ConfigurationError, ServiceError) as error:
+            raise StartRefused(str(error)) from error
+
+
+def check_pool(pool: str) -> None:
+    """Refuse a pool in which tasks would be lost, or a stage's limits ignored."""
+    if pool in ("gevent", "eventlet"):
+        raise ConfigurationError(
+            f"The pool {pool} has no event loop of Celery's, and Kafka's client would block all its tasks. "
+            "Use --pool prefork (the default), threads or solo."
+        )
+    limited = [s.name for s in REGISTRY.by_name.values() if s.time_limit or s.soft_time_limit]
+    if limited and pool in {"solo", "thread"}:
+        raise ConfigurationError(
+            f"The pool {pool} cannot end a running task, but {', '.join(limited)} set a time limit. "
+            "Use --pool prefork, or remove the limits."
+        )
+
+
+class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Settlement runs from the first delivered message until the last result of the pool is settled."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self._settlement: Settlement | None = None
+        self._producer: EventProducer | None = None
+
+    def start(self, consumer: Any) -> None:
+        """Start it; at a reconnect it goes on as it is."""
+        if self._settlement is not None:
+            return
+        settings, worker, patience = consumer.app.settings, consumer.hostname, Patience()
+        receiving, store = inbound(settings), JobStore(settings)
+        producer = EventProducer(settings, "worker")
+        closer = Closer(settings, REGISTRY, receiving, store, producer, patience)
+        self._producer = producer
+        self._settlement = Settlement(
+            receiving,
+            Effects(settings, REGISTRY, receiving, store, producer, patience, worker),
+            closer,
+            Retries(settings, REGISTRY, receiving, store, patience),
+            DeadLetters(settings, receiving, store, producer, closer, patience, worker),
+            patience,
+        )
+        Request.settlement = self._settlement
+        receiving.intake.screen = Screen(settings, REGISTRY, store, patience)
+        receiving.on_unrunnable = self._settle_unrun
+        receiving.on_refused = stop_worker
+        receiving.heartbeat.watches_loop = "solo" not in type(consumer.pool).__module__
+
+    def stop(self, consumer: Any) -> None:
+        """Nothing: this is called at each reconnect too, and before the pool's last results."""
+
+    def shutdown(self, consumer: Any) -> None:
+        """The pool has ended: settle its results, give back the rest, and let go."""
+        if self._settlement is None:
+            return
+        if not self._settlement.close(SETTLE_TIMEOUT):
+            log.warning("settlement.unfinished", **self._settlement.intake.counts())
+        close_inbound(CLOSE_TIMEOUT)
+        if self._producer is not None:
+            self._producer.close(CLOSE_TIMEOUT)
+
+    def _settle_unrun(self, lease: Lease) -> None:
+        assert self._settlement is not None
+        self._settlement.intake.finished(lease)
+        outcome = lease.verdict or Failed(
+            error="pipeline.errors.InvalidInputError", message=lease.problem or "", permanent=True
+        )
+        self._settlement.submit(Work(lease=lease, outcome=outcome))
+
+
+def stop_worker(error: ServiceError) -> None:
+    """A queue refuses this worker: it stops, with an exit code that says so, instead of idling for ever."""
+    log.critical("worker.stopping", reason=str(error))
+    state.should_stop = 1

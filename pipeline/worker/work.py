@@ -1,0 +1,63 @@
+"""One piece of work for settlement: a message whose run is over, and what came of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import InvalidInputError
+from pipeline.jobs import PartRef, Ref, SplitRef, StageRef
+from pipeline.taskmessage import TRACEPARENT, TaskHeader
+from pipeline.transport.lease import Lease
+from pipeline.worker.outcome import Outcome
+
+
+@dataclass(eq=False, kw_only=True)
+class Work:
+    """A held message and its outcome, on the way through settlement."""
+
+    lease: Lease
+    outcome: Outcome
+    #: Celery's request, to send task events with; None for a message that never became one
+    request: Any = None
+    #: what a stage's task knows of itself; None for a plain task
+    header: TaskHeader | None = None
+
+    def __post_init__(self) -> None:
+        self.header = header_of(self.lease)
+
+    @property
+    def task_id(self) -> str:
+        """The task's id; the message's own for one that is no Celery message."""
+        return str(self.lease.payload.get("headers", {}).get("id") or self.lease.tag)
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace it belongs to."""
+        return self.lease.payload.get("headers", {}).get(TRACEPARENT)
+
+    def send_event(self, kind: str, **fields: Any) -> None:
+        """Send a Celery task event about it, where events are on."""
+        if self.request is not None:
+            self.request.send_event(kind, **fields)
+
+
+def header_of(lease: Lease) -> TaskHeader | None:
+    """The pipeline header of a held message; None for a plain task, and for a header of another version."""
+    try:
+        return TaskHeader.read(lease.payload.get("headers", {}))
+    except InvalidInputError:
+        return None
+
+
+def ref_of(header: TaskHeader) -> Ref:
+    """What a task is to its job."""
+    if header.role == "part" and header.part is not None:
+        return PartRef(
+            job_id=header.job_id,
+            stage=header.stage,
+            split_id=header.part.split_id,
+            ordinal=header.part.ordinal,
+            total=header.part.total,
+        )
+    if header.role == "split":
+        return SplitRef(job_id=header.job_id, stage=header.stage, split_id=header.split_id)
+    return StageRef(job_id=header.job_id, stage=header.stage)
