@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.services.parent import wait_for_parent_end
 from pipeline.services.process import stop
-from pipeline.services.servers import SERVERS
+from pipeline.services.servers import servers_of
 
 #: Seconds the servers have to end by themselves; Kafka takes about two.
 GRACE = 15.0
@@ -30,7 +30,8 @@ def kept(folder: Path, *, remove: bool) -> Iterator[None]:
 def _keep(folder: Path, *, remove: bool) -> None:
     wait_for_parent_end()
     # Data that is thrown away needs no orderly end.
-    stop([server(folder=folder).process for server in SERVERS], grace=0 if remove else GRACE)
+    servers = servers_of(folder, keep=not remove)
+    stop([server.process for server in servers], grace=0 if remove else GRACE)
     if remove:
         shutil.rmtree(folder, ignore_errors=True)
 

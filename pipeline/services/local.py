@@ -16,7 +16,7 @@ from pipeline.services import jars
 from pipeline.services.environment import Services, service_environment
 from pipeline.services.keeper import GRACE, kept
 from pipeline.services.process import POLL, stop
-from pipeline.services.servers import HOST, SERVERS, Server
+from pipeline.services.servers import HOST, Server, servers_of
 
 #: Seconds a started server may take until it answers; Kafka takes about five.
 START_TIMEOUT = 60.0
@@ -35,24 +35,26 @@ def local_services(
 ) -> Iterator[Services]:
     """Run the local services while the block runs, stopped even when this process is killed.
 
-    ``data_folder`` None: a temporary one, removed afterwards. A stack that runs there already is used
-    and left running. Raises ConfigurationError without java or mvn, ServiceUnavailableError when a
-    server does not come up.
+    ``data_folder`` None: a temporary one, removed afterwards, and nothing is kept over a restart. A stack
+    that runs there already is used and left running. Raises ConfigurationError without java or mvn,
+    ServiceUnavailableError when a server does not come up.
     """
-    stack = LocalStack(data_folder or Path(tempfile.mkdtemp(prefix="pipeline-local-")))
+    keep = data_folder is not None
+    stack = LocalStack(data_folder or Path(tempfile.mkdtemp(prefix="pipeline-local-")), keep=keep)
     if (services := stack.services()) is not None:
         yield services
         return
-    with kept(stack.folder, remove=data_folder is None):
+    with kept(stack.folder, remove=not keep):
         yield stack.up(progress)
 
 
 class LocalStack:
     """The local services of one data folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, keep: bool = True) -> None:
         #: Absolute: ElasticMQ's database refuses a relative path, and a stack may be used from elsewhere.
         self.folder = folder.absolute()
+        self._servers = servers_of(self.folder, keep=keep)
 
     def up(self, progress: Callable[[str], None] = _silent) -> Services:
         """Start what does not run and return once all three answer; asking again changes nothing."""
@@ -87,10 +89,6 @@ class LocalStack:
         """The services, when all of them run and answer."""
         ready = all(status.ready for status in self.status().values())
         return self._services(self._read_ports()) if ready else None
-
-    @property
-    def _servers(self) -> tuple[Server, ...]:
-        return tuple(server(folder=self.folder) for server in SERVERS)
 
     def _services(self, ports: Mapping[str, int]) -> Services:
         environment = service_environment(

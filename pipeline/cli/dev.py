@@ -1,0 +1,97 @@
+"""``pipeline dev``: the Procfile's processes on one set of services."""
+
+import contextlib
+import importlib.util
+import os
+import shlex
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import click
+from honcho.environ import parse_procfile
+
+from pipeline.cli.stack import DEFAULT_DATA
+from pipeline.cli.supervisor import Supervisor
+from pipeline.errors import ConfigurationError
+from pipeline.services.children import children
+from pipeline.services.embedded import embedded_services
+from pipeline.services.local import local_services
+
+PROCFILE = Path("Procfile")
+
+#: What another terminal sources to use the same services; there while ``pipeline dev`` runs.
+ENVIRONMENT_FILE = Path(".pipeline/dev.env")
+
+
+@click.command()
+@click.option(
+    "--services",
+    type=click.Choice(["embedded", "local"]),
+    help="Where to run: embedded (memory only; the default) or local (needs java and mvn; data is kept). "
+    "Without it, an environment that names KAFKA_BOOTSTRAP_SERVERS is used as it is.",
+)
+def dev(services: str | None) -> None:
+    """Run what the Procfile lists until Ctrl-C, or until one of it ends."""
+    processes = _read_procfile()
+    with _services(services) as variables, children() as started:
+        supervisor = Supervisor(started)
+        environment = {**os.environ, **variables, "PATH": _path(), "PYTHONUNBUFFERED": "1"}
+        for name, command in processes.items():
+            supervisor.start(name, command, environment)
+        code = supervisor.run()
+    sys.exit(code)
+
+
+def _read_procfile() -> dict[str, str]:
+    try:
+        processes: dict[str, str] = dict(parse_procfile(PROCFILE.read_text()).processes)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"No Procfile in {Path.cwd()}: it lists what pipeline dev runs, one 'name: command' a line."
+        ) from error
+    if "flower" in processes and importlib.util.find_spec("flower") is None:
+        _say("Flower is not installed and left out; to have it: pip install 'pipeline[flower]'.")
+        del processes["flower"]
+    if not processes:
+        raise ConfigurationError(f"{PROCFILE.absolute()} lists no process: write one 'name: command' a line.")
+    return processes
+
+
+@contextlib.contextmanager
+def _services(name: str | None) -> Iterator[Mapping[str, str]]:
+    """The variables that point at the services, which run while the block does."""
+    if name is None and (servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
+        _say(f"Using the environment as it is (Kafka at {servers}).")
+        yield {}
+        return
+    if name == "local":
+        running = local_services(DEFAULT_DATA, progress=_say)
+    else:
+        _say("Starting the embedded services: memory only, what is in them is gone when this ends.")
+        running = embedded_services()
+    with running as services, _environment_file(services.environment):
+        yield services.environment
+
+
+@contextlib.contextmanager
+def _environment_file(environment: Mapping[str, str]) -> Iterator[None]:
+    ENVIRONMENT_FILE.parent.mkdir(exist_ok=True)
+    ENVIRONMENT_FILE.write_text(
+        "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    )
+    _say(f"To use the same services from another terminal: . {ENVIRONMENT_FILE}")
+    try:
+        yield
+    finally:
+        ENVIRONMENT_FILE.unlink(missing_ok=True)
+
+
+def _path() -> str:
+    """PATH with this Python's scripts first: the Procfile's celery is the one installed beside us."""
+    return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
