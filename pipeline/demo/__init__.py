@@ -1,0 +1,1 @@
+"""The demonstration: real documents, real services, and a check of the result."""
