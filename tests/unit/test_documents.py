@@ -115,18 +115,19 @@ def _words(letters: str, length: int, separator: str) -> str:
     [
         (_words("abcdefghijklmnopqrstuvwxyz0123456789_", 3, " "), "utf-8"),
         (_words("ΐΰ", 16, " "), "utf-8"),
-        (_words("ßẞ", 16, "\x01"), "utf-8"),
         (_words("ßéµ", 9, " "), "latin-1"),
         (" ".join(map(chr, range(0x4E00, 0x9FFF))), "utf-8"),
     ],
-    ids=["short words", "letters that grow", "sharp s", "latin-1", "single characters"],
+    ids=["short words", "letters that grow", "latin-1", "single characters"],
 )
 def test_the_terms_of_a_chunk_fit_an_item(tmp_path: Path, text: str, encoding: str) -> None:
     """The chunk with the most different terms still gives a result that can be stored."""
-    path = write(tmp_path, text.encode(encoding)[: documents.CHUNK_BYTES])
+    data = text.encode(encoding)[: documents.CHUNK_BYTES].decode(encoding, "ignore").encode(encoding)
+    path = write(tmp_path, data)
     event = extract.run(f'{{"path": "{path}"}}')
     assert event is not None
-    assert max(len(analyse.run_part(part).encode()) for part in analyse.run_split(event)) < RESULT_BYTES
+    size = max(len(analyse.run_part(part).encode()) for part in analyse.run_split(event))
+    assert 50_000 < size < RESULT_BYTES, size
 
 
 def test_an_event_is_bounded_however_many_terms_there_are(tmp_path: Path) -> None:
