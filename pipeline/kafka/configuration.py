@@ -2,12 +2,36 @@
 
 import logging
 import socket
+import time
 import uuid
 from typing import Any
 
 from config.settings import Settings
 
+#: Seconds between two lines of librdkafka about connections that fail: it writes ten a second otherwise.
+QUIET = 10.0
+
+
+class _Quiet(logging.Filter):
+    """Lets one connection failure through in a while; all else always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # librdkafka's "facility" comes first: FAIL is a broker's connection, ERROR repeats it.
+        if not record.getMessage().startswith(("FAIL", "ERROR")):
+            return True
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + QUIET
+        return True
+
+
 _log = logging.getLogger("pipeline.kafka")
+_log.addFilter(_Quiet())
 
 
 def client_configuration(settings: Settings, name: str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Consumes events in a group: batches, pause and resume, commits by hand, partitions that come and go."""
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import structlog
@@ -8,7 +10,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
 from config.settings import Settings
-from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
@@ -18,6 +20,9 @@ log = structlog.get_logger()
 #: Seconds between polls after which a member is put out of its group. The loop polls many times a second
 #: and never waits for work; this is the longest a commit at a rebalance may take, with room.
 MAX_POLL_INTERVAL = 600
+
+#: Seconds to wait for the answer to a commit; it takes milliseconds, or a coordinator's move.
+COMMIT_TIMEOUT = 10.0
 
 
 class Partition(NamedTuple):
@@ -50,6 +55,7 @@ class EventConsumer:
     ) -> None:
         self._consumer = Consumer(_configuration(settings, group))
         self._failure: ServiceError | None = None
+        self._committing: threading.Thread | None = None
         self._consumer.subscribe(
             list(topics),
             on_assign=lambda _, partitions: on_assigned(_ours(partitions)),
@@ -81,26 +87,46 @@ class EventConsumer:
         self._consumer.resume(_theirs(partitions))
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit the next offset to read of each partition, and wait for the answer.
+        """Commit the next offset to read of each partition; waits ``COMMIT_TIMEOUT`` s at most.
 
         Raises a ServiceError; then none, some or all are committed: committing again does no harm.
         """
         if not offsets:
             return
+        if self._is_committing():
+            raise ServiceUnavailableError("Could not commit offsets: the last commit has no answer yet")
+        asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        answer: Future[list[TopicPartition]] = Future()
+        self._committing = threading.Thread(target=self._commit, args=(asked, answer), daemon=True)
+        self._committing.start()
         try:
-            answers = self._consumer.commit(
-                offsets=[TopicPartition(*partition, offset) for partition, offset in offsets.items()],
-                asynchronous=False,
-            )
+            answers = answer.result(COMMIT_TIMEOUT)
+        except TimeoutError as error:
+            raise ServiceUnavailableError(f"Could not commit offsets in {COMMIT_TIMEOUT:g} s") from error
         except KafkaException as error:
             raise kafka_error(error, "commit offsets") from error
-        for answer in answers:
-            if answer.error is not None:
-                raise kafka_error(answer.error, f"commit offsets of {answer.topic} [{answer.partition}]")
+        for at in answers:
+            if at.error is not None:
+                raise kafka_error(at.error, f"commit offsets of {at.topic} [{at.partition}]")
 
     def close(self) -> None:
-        """Leave the group, so that its partitions move at once; commits nothing by itself."""
-        self._consumer.close()
+        """Leave the group, so that its partitions move at once; commits nothing by itself.
+
+        While a commit still waits for an answer the client cannot be closed; then no broker answers, and
+        the group drops this member when its session ends.
+        """
+        if not self._is_committing():
+            self._consumer.close()
+
+    def _is_committing(self) -> bool:
+        return self._committing is not None and self._committing.is_alive()
+
+    def _commit(self, asked: list[TopicPartition], answer: "Future[list[TopicPartition]]") -> None:
+        """On a thread of its own: with no broker left the call lasts as long as the session, 45 s [tried]."""
+        try:
+            answer.set_result(self._consumer.commit(offsets=asked, asynchronous=False))
+        except BaseException as error:  # noqa: BLE001 - goes to the caller
+            answer.set_exception(error)
 
     def _is_message(self, answer: VendorMessage) -> bool:
         error = answer.error()
