@@ -1,0 +1,108 @@
+"""docker-compose.yml, Dockerfile and Procfile keep their word without a Docker to try them on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from honcho.environ import parse_procfile
+from jsonschema import Draft202012Validator
+
+from config.settings import load_settings
+from pipeline.services import jars
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
+
+#: Which of the local services' servers is in which image.
+IMAGES = {
+    "apache/kafka": "kafka",
+    "softwaremill/elasticmq-native": "elasticmq",
+    "amazon/dynamodb-local": "dynamodb",
+}
+
+#: This project's own processes.
+PROCESSES = ("provision", "bridge", "worker", "flower")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    """The compose file, with its anchors resolved."""
+    content: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return content
+
+
+def test_compose_file_follows_the_specification(compose: dict[str, Any]) -> None:
+    """The file is valid under the Compose Specification's own schema."""
+    errors = Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(compose)
+    assert [f"{error.json_path}: {error.message}" for error in errors] == []
+
+
+def test_servers_have_the_tested_versions(compose: dict[str, Any]) -> None:
+    """Containers run exactly the versions that the local services, and so the tests, run."""
+    images = [service["image"].split(":") for service in compose["services"].values()]
+    found = {IMAGES[name]: tag for name, tag in images if name in IMAGES}
+    assert found == jars.versions()
+
+
+def test_processes_wait_for_what_they_need(compose: dict[str, Any]) -> None:
+    """Provisioning waits until every server is healthy, everything else until it is done."""
+    services = compose["services"]
+    servers = [name for name in services if name not in PROCESSES]
+    assert services["provision"]["depends_on"] == {name: {"condition": "service_healthy"} for name in servers}
+    assert all("healthcheck" in services[name] for name in servers)
+    for name in ("bridge", "worker", "flower"):
+        assert services[name]["depends_on"] == {"provision": {"condition": "service_completed_successfully"}}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_environment_makes_settings(compose: dict[str, Any], name: str) -> None:
+    """Each process is given a complete environment, and no access key in it."""
+    environment = compose["services"][name]["environment"]
+    assert load_settings(environment).kafka_bootstrap_servers == "kafka:19092"
+    assert not [variable for variable in environment if "ACCESS_KEY" in variable]
+
+
+def test_flower_refuses_to_run_open(compose: dict[str, Any]) -> None:
+    """Without FLOWER_BASIC_AUTH in the environment, compose stops instead of starting an open Flower."""
+    assert compose["services"]["flower"]["environment"]["FLOWER_BASIC_AUTH"].startswith(
+        "${FLOWER_BASIC_AUTH:?"
+    )
+
+
+def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
+    """Every published port is bound to 127.0.0.1: none of the servers asks who comes."""
+    ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_compose_runs_what_the_procfile_runs(compose: dict[str, Any]) -> None:
+    """The same commands start the processes with and without Docker."""
+    processes = parse_procfile((ROOT / "Procfile").read_text()).processes
+    contained = {name: compose["services"][name]["command"] for name in processes}
+    assert contained == {
+        name: command.replace("${FLOWER_PORT:-5555}", "5555") for name, command in processes.items()
+    }
+
+
+def test_image_does_not_run_as_root() -> None:
+    """The image's user is a number other than 0, which an orchestrator can check."""
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert user.isdigit()
+    assert int(user) > 0
+
+
+def test_image_is_made_of_what_the_context_lets_in() -> None:
+    """Everything the Dockerfile copies is let in by .dockerignore, and is there."""
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = [
+        source
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    assert set(copied) == let_in
+    assert all((ROOT / source).exists() for source in copied)
