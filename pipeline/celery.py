@@ -5,9 +5,10 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery, current_task
-from celery.signals import before_task_publish
+from celery.signals import after_setup_logger, after_setup_task_logger, before_task_publish
 
 from config.settings import Settings, load_settings
+from pipeline.telemetry import logs
 from pipeline.transport import fifo
 from pipeline.worker.steps import Preflight, Settling
 
@@ -59,6 +60,10 @@ def make_app() -> PipelineApp:
 
 
 app = make_app()
+
+logs.configure()
+after_setup_logger.connect(logs.format_celery)
+after_setup_task_logger.connect(logs.format_celery)
 
 
 @before_task_publish.connect  # type: ignore[untyped-decorator]

@@ -27,7 +27,7 @@ PARK_BEYOND = 1.0
 AFTER_DELIVERY_ERROR = 30
 
 
-class Channel(virtual.Channel):
+class Channel(virtual.Channel):  # type: ignore[misc]
     """One channel. What is held belongs to the process, so a channel may close and lose nothing."""
 
     # kombu would send copies of what is unacknowledged; the originals are still in SQS.
@@ -49,9 +49,7 @@ class Channel(virtual.Channel):
         if queue is not None:
             self.connection.inbound.cancel(queue)
 
-    def basic_qos(
-        self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
-    ) -> None:
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
         """How many messages the worker takes at once."""
         super().basic_qos(prefetch_size, prefetch_count, apply_global)
         self.connection.inbound.intake.slots = max(1, prefetch_count)
@@ -117,7 +115,7 @@ class Channel(virtual.Channel):
         """Queues are made and removed by provisioning only."""
 
 
-class Transport(virtual.Transport):
+class Transport(virtual.Transport):  # type: ignore[misc]
     """One connection: no socket of its own, a wake-up for what the process's intake has ready."""
 
     Channel = Channel
@@ -169,7 +167,7 @@ class Transport(virtual.Transport):
         loop.call_repeatedly(1.0, self.inbound.heartbeat.alive)
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
-        """Deliver what is ready, or wait for it; ``socket.timeout`` after ``timeout`` seconds."""
+        """Deliver what is ready, or wait for it; ``TimeoutError`` after ``timeout`` seconds."""
         self.inbound.heartbeat.alive()
         if not self._wakeup.wait(timeout):
             raise TimeoutError

@@ -30,7 +30,7 @@ class Inbound:
         #: what to do with a message that is not to be run, for its problem or verdict; the worker sets it
         self.on_unrunnable: Callable[[Lease], None] = self._leave_to_redrive_policy
         #: what to do when SQS refuses to be received from; the worker sets it
-        self.on_refused: Callable[[ServiceError], None] = lambda error: None
+        self.on_refused: Callable[[ServiceError], None] = lambda _: None
         self.intake = Intake(on_ready=lambda: self.on_ready())
         self.disposal = Disposal(self.intake, self.queue)
         self.heartbeat = Heartbeat(self.intake, self.disposal, self.queue, settings.sqs_lease_seconds)

@@ -113,7 +113,10 @@ class Intake:
         unsettled = self._finished >= UNSETTLED_LIMIT
         if unsettled != self._saturated:
             self._saturated = unsettled
-            log.warning("worker.receiving_paused" if unsettled else "worker.receiving_resumed", unsettled=self._finished)
+            log.warning(
+                "worker.receiving_paused" if unsettled else "worker.receiving_resumed",
+                unsettled=self._finished,
+            )
         return 0 if unsettled else capacity - (len(self._held) - self._finished) - self._asked
 
     # ─── Delivering ───
@@ -200,7 +203,9 @@ class Intake:
         lapsed = self._lanes.cut(lease.lane)
         for each in lapsed:
             self._held.pop(each.tag, None)
-        log.warning("lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id, messages=len(lapsed))
+        log.warning(
+            "lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id, messages=len(lapsed)
+        )
 
     # ─── Looking ───
 

@@ -3,7 +3,7 @@
 import random
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 

@@ -102,12 +102,9 @@ def job_complete_record(settings: Settings, job: Job) -> Record:
         type="job-complete",
         time=datetime.now(UTC),
         entity_id=job.entity_id,
-        data=json.dumps(
-            {"job_id": job.job_id, "entity_id": job.entity_id, "topic": job.topic}
-        ).encode(),
+        data=json.dumps({"job_id": job.job_id, "entity_id": job.entity_id, "topic": job.topic}).encode(),
         job_id=job.job_id,
         submitted_at=job.submitted_at,
     )
     key, value, headers = events.encode(event)
     return Record(topic=settings.topic(JOBS_TOPIC), key=key, value=value, headers=headers)
-

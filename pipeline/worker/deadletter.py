@@ -119,7 +119,9 @@ class DeadLetters:
 
     def _error(self, work: Work) -> ErrorEvent:
         failure, header, message = _failure(work), work.header, work.lease.message
-        part = (f"{header.part.ordinal}/{header.part.total}" if header.part else header.role) if header else None
+        part = (
+            (f"{header.part.ordinal}/{header.part.total}" if header.part else header.role) if header else None
+        )
         return ErrorEvent(
             kind="task",
             service=self._settings.service_name,

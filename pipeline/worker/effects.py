@@ -1,14 +1,24 @@
 """Effects: what a task that ended well leaves behind - its event, its result, its parts, its record."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from config.settings import Settings
 from pipeline import events, identity, taskmessage
 from pipeline.errors import PermanentError
 from pipeline.events import Event
-from pipeline.jobs import Closing, Done, JobStore, PartDone, PartRef, SplitRef, StageDone, StageRef
+from pipeline.jobs import (
+    Closing,
+    Done,
+    JobStore,
+    PartDone,
+    PartRef,
+    SealedSplit,
+    SplitRef,
+    StageDone,
+    StageRef,
+)
 from pipeline.kafka import EventProducer, Record
 from pipeline.registry import Registry
 from pipeline.sqs import OutgoingMessage
@@ -129,7 +139,13 @@ class Effects:
         return self._patience.each("store results", results, self._store.put_results)
 
     def _send_parts(self, works: Sequence[Work]) -> Errors:
-        return [self._send_parts_of(work) for work in works]
+        errors: Errors = []
+        for work in works:
+            try:
+                errors.append(self._send_parts_of(work))
+            except PermanentError as error:
+                errors.append(error)
+        return errors
 
     def _send_parts_of(self, work: Work) -> Exception | None:
         """Send every part of a sealed split, read back page by page; a split of none goes to its gather."""
@@ -144,8 +160,7 @@ class Effects:
         queue = self._inbound.queue(stage.queue or self._settings.task_queue)
         if sealed.total == 0:
             return send_gather(self._patience, queue, stage, header, sealed, work.traceparent)
-        for page in range(max(sealed.pages, 1)):
-            parts = self._patience.one("read parts", lambda page=page: self._store.page(sealed, page))  # type: ignore[misc]
+        for parts in self._pages(sealed):
             messages = [
                 OutgoingMessage(
                     **taskmessage.for_part(
@@ -159,10 +174,17 @@ class Effects:
                     return error
         return None
 
+    def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str]]]:
+        """The parts as they are stored: whole pages, so that a page out of reach is asked for again."""
+        if sealed.inline:
+            yield list(enumerate(sealed.inline))
+        for page in range(sealed.pages):
+            yield self._patience.one("read parts", lambda page=page: self._store.page(sealed, page))  # type: ignore[misc]
+
     # ─── Record ───
 
     def _done(self, work: Work) -> Done | None:
-        """What to record; None for a plain task, and for a split: its parts and its gather are what counts."""
+        """What to record; None for a plain task, and for a split: its parts and its gather count."""
         if work.header is None or not isinstance(work.outcome, Succeeded):
             return None
         ref = ref_of(work.header)

@@ -10,11 +10,12 @@ from celery.signals import task_revoked
 from celery.worker import request as base
 from celery.worker import state
 
-from pipeline.taskmessage import task_header
+from pipeline.taskmessage import HEADER
 from pipeline.transport.lease import Lease
 from pipeline.worker import trace
 from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded, failed
-from pipeline.worker.settlement import Settlement, Work
+from pipeline.worker.settlement import Settlement
+from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +34,7 @@ class Request(base.Request):  # type: ignore[misc]
     #: set by the worker's settlement step
     settlement: ClassVar[Settlement]
     _settled = False
+    _already_revoked = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # celery.worker.request.create_request_cls subclasses this class for speed, with versions of these
@@ -105,7 +107,9 @@ class Request(base.Request):  # type: ignore[misc]
         if requeue:
             self.settle(Returned())
         else:
-            self.settle(Failed(error="celery.exceptions.InvalidTaskError", message="rejected", permanent=True))
+            self.settle(
+                Failed(error="celery.exceptions.InvalidTaskError", message="rejected", permanent=True)
+            )
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         if self._already_revoked:
@@ -115,7 +119,7 @@ class Request(base.Request):  # type: ignore[misc]
         task_revoked.send(
             sender=self.task, request=self._context, terminated=terminated, signum=signum, expired=expired
         )
-        if task_header(self.request_dict) is None:
+        if self.request_dict.get(HEADER) is None:
             self.settle(Discarded(reason=reason))
         else:
             # A job counts its tasks: one that will never run is a failure a person can see and redrive.

@@ -1,4 +1,4 @@
-"""Retry: a failed task's message stays where it is, hidden for the backoff, until its attempts are used up."""
+"""Retry: a failed task's message stays where it is, hidden for the backoff, while it has attempts left."""
 
 import random
 from collections.abc import Sequence

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import structlog
 
-from pipeline.jobs import JobStore
 from pipeline.transport.inbound import Inbound
 from pipeline.worker.closing import Closer
 from pipeline.worker.deadletter import DeadLetters
@@ -35,7 +34,6 @@ class Settlement:
     def __init__(
         self,
         inbound: Inbound,
-        store: JobStore,
         effects: Effects,
         closer: Closer,
         retries: Retries,
@@ -44,7 +42,6 @@ class Settlement:
     ) -> None:
         self.intake = inbound.intake
         self._disposal = inbound.disposal
-        self._store = store
         self._effects = effects
         self._closer = closer
         self._retries = retries

@@ -25,8 +25,8 @@ class StageTask(PlainTask):
         header = TaskHeader.read(vars(self.request))
         if header is None:
             raise PermanentError(
-                f"Task {self.name} was sent without its pipeline header: a stage's tasks are made from events "
-                'by the bridge. Send an event instead, for example with "pipeline submit".'
+                f"Task {self.name} was sent without its pipeline header: the bridge makes a stage's tasks "
+                'from events. Send an event instead, for example with "pipeline submit".'
             )
         with running(self._current(header)):
             return _ROLES[header.role](self, header, data)
@@ -66,7 +66,7 @@ class StageTask(PlainTask):
         sealed = self.store.split(split_ref(header))
         if sealed is None:
             raise PermanentError(
-                f"The split {header.split_id} of stage {header.stage} is not recorded, so its results cannot be "
+                f"The split {header.split_id} of stage {header.stage} is not recorded, so nothing can be "
                 "gathered: it is older than JOB_EXPIRY_DAYS, or DYNAMODB_TABLE is not the one it ran with."
             )
         return sealed

@@ -32,7 +32,8 @@ class Work:
     @property
     def traceparent(self) -> str | None:
         """The trace it belongs to."""
-        return self.lease.payload.get("headers", {}).get(TRACEPARENT)
+        traceparent: str | None = self.lease.payload.get("headers", {}).get(TRACEPARENT)
+        return traceparent
 
     def send_event(self, kind: str, **fields: Any) -> None:
         """Send a Celery task event about it, where events are on."""

@@ -1,0 +1,70 @@
+"""Structured logs: one JSON object a line, or readable lines on a terminal; the same for every logger.
+
+Our own loggers, Celery's and those of user code end in the same formatter, so a log is one kind of line.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.types import Processor
+
+#: What every line gets, whoever wrote it.
+_SHARED: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.ExtraAdder(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def configure() -> None:
+    """Send structlog's loggers through the standard library's, where levels and handlers are set."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *_SHARED[:3],
+            _SHARED[4],
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def formatter(terminal: bool) -> logging.Formatter:
+    """The formatter of a handler: readable for a terminal, JSON for everything else."""
+    rendering: list[Processor] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        if terminal
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=list(_SHARED),
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+    )
+
+
+def format_handlers(logger: logging.Logger) -> None:
+    """Give the handlers that ``logger`` has this project's format."""
+    for handler in logger.handlers:
+        stream = getattr(handler, "stream", None)
+        handler.setFormatter(formatter(stream is not None and stream.isatty()))
+
+
+def log_to_stderr(level: str) -> None:
+    """For a process that Celery does not set up: log to standard error from ``level`` on."""
+    configure()
+    root = logging.getLogger()
+    root.handlers = [logging.StreamHandler(sys.stderr)]
+    root.setLevel(level)
+    format_handlers(root)
+
+
+def format_celery(logger: logging.Logger, **_: Any) -> None:
+    """Receiver of Celery's ``after_setup_logger`` signals."""
+    format_handlers(logger)
