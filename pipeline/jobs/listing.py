@@ -137,7 +137,7 @@ class Listing:
     def failures(self, job_id: str) -> Iterator[FailureRecord]:
         """Why tasks of a job are dead letters, those that were not redriven; fetched page by page."""
         for item in self._table.query(self._keys.job(job_id), since="F#", until="F$"):
-            _, stage, part = item["sk"].split("#")
+            stage, part = item["sk"].removeprefix("F#").rsplit("#", 1)
             yield FailureRecord(
                 stage=stage,
                 part=int(part) if part.isdigit() else part,

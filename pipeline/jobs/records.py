@@ -66,6 +66,11 @@ class Records:
         items = self._table.get_many((self._keys.meta(job_id) for job_id in job_ids), consistent=False)
         return [read_job(item) for item in items.values() if "plan" in item]
 
+    def recheck(self, job_id: str) -> list[Closing]:
+        """What a job's record says is to be closed now."""
+        item = self._table.get(self._keys.meta(job_id))
+        return self._settle(item) if item and "plan" in item else []
+
     def end_paths(self, job_id: str, stages: set[str]) -> list[Closing]:
         """Record that nothing follows these stages; what that ends."""
         return self._settle(self._write(job_id, add={"done": stages}))

@@ -117,6 +117,14 @@ class JobStore:
         done = {ref for ref, key in keys.items() if _is_done(ref, items.get(key, {}))}
         return AlreadyDone(refs=frozenset(done), closings=self._resume(done, keys, items))
 
+    def recheck(self, job_id: str) -> Sequence[Closing]:
+        """What a job's record says is to be closed now.
+
+        The settlement of a redriven task (generation above 0) ends with it: the redrive took the job as
+        running again, and what is left of it may have ended before, without another write to its record.
+        """
+        return self._records.recheck(job_id)
+
     def put_results(
         self, results: Sequence[tuple[PartRef, str]]
     ) -> list[ServiceError | ResultTooLargeError | None]:
@@ -171,8 +179,8 @@ class JobStore:
     def redrive(self, refs: Sequence[tuple[Ref, int]]) -> list[bool | ServiceError]:
         """Take dead letters (with the generation they failed in) as running again, before they are sent.
 
-        The message that is sent carries the next generation. False: the job is complete, so the dead
-        letter is only to be removed.
+        The message that is sent carries the next generation. False: the task is done after all or its job
+        complete, so the dead letter is only to be removed. Saying it again goes on where a crash stopped it.
         """
         answers = self._table.each(self._redrive, refs)
         sent = {
@@ -180,6 +188,7 @@ class JobStore:
             for (ref, _), sent in zip(refs, answers, strict=True)
             if sent is True
         }
+        # Only shown to people: a reason that stays is no error.
         self._table.put_many(sent)
         return answers
 
@@ -292,6 +301,9 @@ class JobStore:
 
     def _redrive(self, entry: tuple[Ref, int]) -> bool:
         ref, generation = entry
+        key = self._done_key(ref)
+        if _is_done(ref, self._table.get(key) or {}):
+            return False
         if not isinstance(ref, PartRef):
             return self._records.redrive(ref.job_id, register_of(ref), 2 * generation + 2)
         job = self._records.get(ref.job_id)
@@ -316,8 +328,13 @@ class JobStore:
         errors: dict[int, ServiceError] = {}
         closings: list[Closing] = []
         for ref in done:
-            if isinstance(ref, StageRef) and items[keys[ref]]["ends_path"]:
-                closings += self._records.end_paths(ref.job_id, {ref.stage})
+            if isinstance(ref, StageRef):
+                ends_path = items[keys[ref]]["ends_path"]
+                closings += (
+                    self._records.end_paths(ref.job_id, {ref.stage})
+                    if ends_path
+                    else self._records.recheck(ref.job_id)
+                )
         leaves = {leaf_of(ref): frozenset({0}) for ref in done if isinstance(ref, PartRef)}
         closings += self._after_climb(self._counter.resume(leaves, items), errors)
         for error in errors.values():

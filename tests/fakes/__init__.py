@@ -1,0 +1,1 @@
+"""Fakes of the wires that the doors speak on: never of our own logic."""
