@@ -7,9 +7,10 @@ from celery.loaders.app import AppLoader
 
 from config.settings import Settings
 from pipeline.jobs import JobStore
-from pipeline.registry import REGISTRY, Registry
+from pipeline.registry import Registry
 from pipeline.stages import Stage
 from pipeline.taskmessage import Role, celery_name
+from pipeline.taskmodules import load_stages
 from pipeline.worker.stagetask import StageTask
 
 
@@ -19,8 +20,7 @@ class Loader(AppLoader):  # type: ignore[misc]
     def import_default_modules(self) -> Any:
         """Import TASK_MODULES; raises ``StageDefinitionError`` when the stages cannot work."""
         modules = super().import_default_modules()
-        REGISTRY.check()
-        register_stages(self.app, self.app.settings, REGISTRY)
+        register_stages(self.app, self.app.settings, load_stages(self.app.settings.task_modules))
         return modules
 
 

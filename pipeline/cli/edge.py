@@ -1,0 +1,40 @@
+"""What every command does at its edge: read the settings, load the stages, print JSON or a table."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+
+from config.settings import Settings, load_settings
+from pipeline.registry import Registry
+from pipeline.taskmodules import load_stages
+
+#: For people: tables, progress and remarks, so that standard output holds results only.
+REMARKS = Console(stderr=True, highlight=False)
+
+
+def read_settings() -> Settings:
+    """The settings of the environment."""
+    return load_settings(os.environ)
+
+
+def read_stages(settings: Settings) -> Registry:
+    """The stages of TASK_MODULES; the current folder may hold them, as it may for ``celery -A``."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return load_stages(settings.task_modules)
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """One object on one line of standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def moment(seconds: float | None) -> str:
+    """A time for people, in UTC; empty for None."""
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,137 @@
+"""``pipeline jobs``: what became of jobs."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import islice
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.edge import moment, print_json, read_settings
+from pipeline.cli.jobview import failure_fields, follow, job_fields
+from pipeline.jobs import Job, JobState, JobStore, StageProgress
+
+#: Jobs read at once for a list.
+PAGE = 100
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a job and line.")
+
+
+@click.group()
+def jobs() -> None:
+    """List jobs, show one, or wait for some."""
+
+
+@jobs.command(
+    name="list",
+    epilog="""\b
+Examples:
+  pipeline jobs list
+  pipeline jobs list --state failed --limit 500 --json""",
+)
+@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@_json
+def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
+    """List jobs, the newest first."""
+    found = islice(_all_jobs(JobStore(read_settings()), JobState(state) if state else None), limit)
+    if as_json:
+        for job in found:
+            print_json(job_fields(job))
+        return
+    table = _table("job", "state", "submitted (UTC)", "seconds", "entity", "topic")
+    for job in found:
+        seconds = "" if job.closed_at is None else f"{job.closed_at - job.submitted_at:.1f}"
+        table.add_row(job.job_id, job.state, moment(job.submitted_at), seconds, job.entity_id, job.topic)
+    _print(
+        table, "There are no such jobs." if state else "There are no jobs yet: pipeline submit starts one."
+    )
+
+
+@jobs.command(
+    epilog="""\b
+Examples:
+  pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
+  pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json"""
+)
+@click.argument("job_id")
+@_json
+def show(job_id: str, as_json: bool) -> None:
+    """Show how far a job is, stage by stage, and why tasks of it failed."""
+    store = JobStore(read_settings())
+    found = store.progress(job_id)
+    if found is None:
+        raise _unknown(job_id)
+    job, stages = found
+    failures = failure_fields(store, job_id)
+    if as_json:
+        print_json({**job_fields(job), "stages": [asdict(each) for each in stages], "failures": failures})
+        return
+    click.echo(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}")
+    click.echo(f"submitted {moment(job.submitted_at)}  closed {moment(job.closed_at) or '-'} (UTC)")
+    _print(_stages(stages), "")
+    for failure in failures:
+        click.echo(
+            f"{failure['stage']} ({failure['part']}) failed after {failure['attempts']} attempts: "
+            f"{failure['error']}: {failure['message']}"
+        )
+
+
+@jobs.command(
+    epilog="""\b
+Examples:
+  pipeline jobs wait 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 && echo done
+  pipeline jobs wait --timeout 600 --json 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11"""
+)
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most.")
+@_json
+def wait(job_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
+    """Wait until jobs have ended; exit code 1 unless all of them completed."""
+    store = JobStore(read_settings())
+    for job_id in job_ids:
+        if store.job(job_id) is None:
+            raise _unknown(job_id)
+    sys.exit(follow(store, job_ids, timeout, as_json))
+
+
+def _all_jobs(store: JobStore, state: JobState | None) -> Iterator[Job]:
+    before = None
+    while True:
+        page = store.jobs(state, limit=PAGE, before=before)
+        yield from page.jobs
+        before = page.next
+        if before is None:
+            return
+
+
+def _unknown(job_id: str) -> click.UsageError:
+    return click.UsageError(
+        f"There is no job {job_id!r} in this service. pipeline jobs list shows those there are."
+    )
+
+
+def _stages(stages: list[StageProgress]) -> Table:
+    table = _table("stage", "state", "tasks", "failed", "seconds", "worker")
+    for each in stages:
+        seconds = "" if each.run_seconds is None else f"{each.run_seconds:.3f}"
+        tasks, failed = f"{each.done}/{each.total}", str(each.failed or "")
+        table.add_row(each.stage, each.state, tasks, failed, seconds, each.worker or "")
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, no_wrap=True, justify="right" if column in ("seconds", "tasks") else "left")
+    return table
+
+
+def _print(table: Table, otherwise: str) -> None:
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        # Through a pipe nothing is cut: a job id must be whole.
+        console.width = 500
+    console.print(table if table.row_count else otherwise)

@@ -1,0 +1,103 @@
+"""Jobs as the command line shows them, and waiting for them with a progress bar."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from pipeline.cli.edge import REMARKS, print_json
+from pipeline.jobs import Job, JobState, JobStore, StageProgress
+from pipeline.waiting import ended_jobs
+
+#: How many failures of a job are shown to a person; ``jobs show --json`` has all.
+FAILURES_SHOWN = 3
+
+
+def job_fields(job: Job) -> dict[str, Any]:
+    """A job as one JSON object. Times are seconds since 1970, ``seconds`` how long it ran."""
+    return {
+        "job_id": job.job_id,
+        "state": job.state.value,
+        "entity_id": job.entity_id,
+        "topic": job.topic,
+        "submitted_at": job.submitted_at,
+        "closed_at": job.closed_at,
+        "seconds": None if job.closed_at is None else round(job.closed_at - job.submitted_at, 3),
+        "failed_stages": sorted(job.failed),
+        "redrives": job.redrives,
+    }
+
+
+def follow(store: JobStore, job_ids: Sequence[str], timeout: float | None, as_json: bool) -> int:
+    """Wait for jobs and print how each ended, in the order given; 1 unless all are complete."""
+    ended = _wait(store, job_ids, timeout, silent=as_json)
+    for job_id in job_ids:
+        job = ended.get(job_id)
+        if as_json:
+            print_json(job_fields(job) if job else {"job_id": job_id, "state": JobState.RUNNING.value})
+        else:
+            click.echo(f"{job_id}  {_end(job, timeout)}")
+            _print_failures(store, job)
+    complete = [job_id for job_id, job in ended.items() if job.state is JobState.COMPLETE]
+    return 0 if len(complete) == len(set(job_ids)) else 1
+
+
+def stage_line(stage: StageProgress) -> str:
+    """How far one stage is, in a few words."""
+    failed = f", {stage.failed} failed" if stage.failed else ""
+    return f"{stage.stage} {stage.state} {stage.done}/{stage.total}{failed}"
+
+
+def _wait(store: JobStore, job_ids: Sequence[str], timeout: float | None, silent: bool) -> dict[str, Job]:
+    columns = (
+        TextColumn("jobs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    ended: dict[str, Job] = {}
+    with Progress(
+        *columns, console=REMARKS, transient=True, disable=silent or not REMARKS.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=len(set(job_ids)))
+
+        def show(running: Sequence[str]) -> None:
+            if not bar.disable:
+                bar.update(task, description=_where(store, running[0]))
+
+        for job in ended_jobs(store, job_ids, timeout, show):
+            ended[job.job_id] = job
+            bar.advance(task)
+    return ended
+
+
+def _where(store: JobStore, job_id: str) -> str:
+    """What a job is at: its stages that are not done."""
+    found = store.progress(job_id)
+    stages = [stage for stage in found[1] if stage.state != "done"] if found else []
+    return stage_line(stages[0]) if stages else ""
+
+
+def _end(job: Job | None, timeout: float | None) -> str:
+    if job is None:
+        return f"still running after {timeout:g} s"
+    return f"{job.state.value} after {(job.closed_at or job.updated_at) - job.submitted_at:.1f} s"
+
+
+def _print_failures(store: JobStore, job: Job | None) -> None:
+    if job is None or job.state is not JobState.FAILED:
+        return
+    failures = store.failures(job.job_id)
+    for number, failure in enumerate(failures):
+        if number == FAILURES_SHOWN:
+            click.echo(f"    and more: pipeline jobs show {job.job_id}")
+            return
+        click.echo(f"    {failure.stage} ({failure.part}): {failure.error}: {failure.message}")
+
+
+def failure_fields(store: JobStore, job_id: str) -> list[dict[str, Any]]:
+    """Every failure of a job that was not redriven."""
+    return [asdict(failure) for failure in store.failures(job_id)]

@@ -1,0 +1,136 @@
+"""``pipeline submit``: start jobs."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from config.settings import Settings
+from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.cli.jobview import follow
+from pipeline.errors import InvalidEventError, InvalidInputError, PipelineError
+from pipeline.jobs import JobStore
+from pipeline.kafka import EventProducer
+from pipeline.submission import Submission, SubmittedJob, Submitter
+
+#: Jobs whose records and events are written together.
+BATCH = 500
+
+#: How many faults of a file are shown.
+FAULTS_SHOWN = 5
+
+#: Seconds to wait for what is still on its way to Kafka when the command ends.
+CLOSING = 5.0
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pipeline submit extract --data '{"path": "/usr/share/dict/words"}' --wait
+  pipeline submit document-received --file documents.jsonl --json
+  cat documents.jsonl | pipeline submit extract --file - --entity nightly"""
+)
+@click.argument("start", metavar="STAGE|TOPIC")
+@click.option("--data", help="The data of one job, as JSON.")
+@click.option(
+    "--file",
+    "path",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    help="A file with the data of one job on each line, as JSON; - is standard input.",
+)
+@click.option(
+    "--entity", help="What the jobs are about: the key of their events. Without it each is its own."
+)
+@click.option(
+    "--wait", is_flag=True, help="Wait until the jobs have ended; exit code 1 unless all completed."
+)
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a job and line.")
+def submit(
+    start: str,
+    data: str | None,
+    path: Path | None,
+    entity: str | None,
+    wait: bool,
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Start a job for each piece of data, at a stage or with an event on a topic.
+
+    Nothing is submitted when any of it could only fail: not JSON, or not what the stage's annotation says.
+    """
+    if (data is None) == (path is None):
+        raise click.UsageError("Give either --data JSON or --file PATH: the data of the jobs' first events.")
+    if entity is not None and not entity.isprintable():
+        raise click.UsageError(f"--entity {entity!r} cannot be a key: use printable text in UTF-8.")
+    settings = read_settings()
+    given = (
+        [("--data", data.encode(errors="surrogateescape"))] if data is not None else _lines(path or Path("-"))
+    )
+    if not given:
+        raise click.UsageError(f"{path} holds no line of data, so there is nothing to submit.")
+    store = JobStore(settings)
+    with _producer(settings) as producer:
+        try:
+            submitter = Submitter(settings, read_stages(settings), store, producer, start)
+        except InvalidEventError as error:
+            raise click.UsageError(str(error)) from error
+        submissions = [Submission(data=line, entity_id=entity) for _, line in given]
+        _check(submitter, [place for place, _ in given], submissions)
+        jobs = _submit(submitter, submissions, silent=wait and as_json, as_json=as_json)
+    code = follow(store, [job.job_id for job in jobs], timeout, as_json) if wait and jobs else 0
+    sys.exit(1 if len(jobs) < len(submissions) else code)
+
+
+def _lines(path: Path) -> list[tuple[str, bytes]]:
+    """Each line that is not blank, with its place."""
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"--file {path} cannot be read: {error.strerror}.") from error
+    lines = enumerate(content.split(b"\n"), 1)
+    return [(f"line {number}", line.strip()) for number, line in lines if line.strip()]
+
+
+def _check(submitter: Submitter, places: Sequence[str], submissions: Sequence[Submission]) -> None:
+    faults = []
+    for place, submission in zip(places, submissions, strict=True):
+        try:
+            submitter.check(submission)
+        except (InvalidEventError, InvalidInputError) as error:
+            faults.append(f"{place}: {error}")
+    if faults:
+        more = f"\nand {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
+        raise click.UsageError(
+            "Nothing was submitted, for these would fail:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more
+        )
+
+
+def _submit(
+    submitter: Submitter, submissions: Sequence[Submission], silent: bool, as_json: bool
+) -> list[SubmittedJob]:
+    """Submit all, print each job and each failure; those that were submitted."""
+    jobs: list[SubmittedJob] = []
+    for begin in range(0, len(submissions), BATCH):
+        for answer in submitter.submit(submissions[begin : begin + BATCH]):
+            if isinstance(answer, PipelineError):
+                REMARKS.print(f"Not submitted: {answer}", markup=False)
+                continue
+            jobs.append(answer)
+            if as_json and not silent:
+                print_json(asdict(answer))
+            elif not silent:
+                click.echo(answer.job_id)
+    return jobs
+
+
+@contextmanager
+def _producer(settings: Settings) -> Iterator[EventProducer]:
+    producer = EventProducer(settings, "submit")
+    try:
+        yield producer
+    finally:
+        producer.close(CLOSING)

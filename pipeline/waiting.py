@@ -1,0 +1,43 @@
+"""Waiting until jobs have ended."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from pipeline.jobs import Job, JobState, JobStore
+
+#: Seconds between two looks at the jobs that still run: short at first, for a job of one quick stage.
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+
+
+def ended_jobs(
+    store: JobStore,
+    job_ids: Iterable[str],
+    timeout: float | None = None,
+    on_look: Callable[[Sequence[str]], None] | None = None,
+) -> Iterator[Job]:
+    """Each job when it has ended, complete or failed, in the order in which they are seen to end.
+
+    Stops after ``timeout`` seconds, without the jobs that still run; None waits for ever. A job that
+    has no record is taken for one that will have it: whoever submits may be a moment behind.
+    ``on_look`` is told the ids of those that still run, each time after looking.
+    """
+    waiting = list(dict.fromkeys(job_ids))
+    end = None if timeout is None else time.monotonic() + timeout
+    pause = FIRST_PAUSE
+    while True:
+        left = []
+        for job_id in waiting:
+            job = store.job(job_id)
+            if job is None or job.state is JobState.RUNNING:
+                left.append(job_id)
+            else:
+                yield job
+        pause = FIRST_PAUSE if len(left) < len(waiting) else min(2 * pause, LONGEST_PAUSE)
+        waiting = left
+        if not waiting:
+            return
+        if on_look:
+            on_look(waiting)
+        if end is not None and time.monotonic() >= end:
+            return
+        time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
