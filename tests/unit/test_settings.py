@@ -1,0 +1,88 @@
+"""Settings: read once, refused in one message, and every variable explained."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from config.settings import Settings, load_settings
+from pipeline.errors import ConfigurationError
+
+REQUIRED = {
+    "SERVICE_NAME": "orders",
+    "KAFKA_BOOTSTRAP_SERVERS": "broker:9092",
+    "KAFKA_CONSUMER_GROUP": "orders",
+    "SQS_TASK_QUEUE_URL": "https://sqs.eu-west-1.amazonaws.com/1/orders.fifo",
+    "SQS_DLQ_URL": "https://sqs.eu-west-1.amazonaws.com/1/orders-dlq.fifo",
+}
+EXAMPLE = Path(__file__).parents[2] / "config" / "example.env"
+
+
+def test_one_error_lists_all_that_is_missing() -> None:
+    """A first start with nothing set tells every variable it needs, at once."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({})
+    assert all(name in str(caught.value) for name in REQUIRED)
+
+
+def test_wrong_values_name_the_variable() -> None:
+    """A value that cannot be used is named with its variable, beside what is missing."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({"MAX_RETRIES": "many", "SQS_LEASE_SECONDS": "1"})
+    assert "MAX_RETRIES" in str(caught.value)
+    assert "SQS_LEASE_SECONDS" in str(caught.value)
+    assert "SERVICE_NAME" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SQS_TASK_QUEUE_URL", "https://sqs.eu-west-1.amazonaws.com/1/orders"),
+        ("SQS_DLQ_URL", REQUIRED["SQS_TASK_QUEUE_URL"]),
+        ("SERVICE_NAME", "two words"),
+        ("TASK_TIME_LIMIT", "50000"),
+        ("JOB_EXPIRY_DAYS", "7"),
+    ],
+)
+def test_settings_that_would_lose_tasks_are_refused(name: str, value: str) -> None:
+    """A standard queue, a DLQ that is the queue itself, a limit SQS cannot hold: refused at start."""
+    with pytest.raises(ConfigurationError):
+        load_settings({**REQUIRED, name: value})
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    """Compose files and shells set empty strings; they mean the default."""
+    assert load_settings({**REQUIRED, "MAX_RETRIES": ""}).max_retries == 3
+
+
+def test_topics_take_their_variable_or_the_prefix() -> None:
+    """A topic is what its variable says, else the prefix and its name."""
+    settings = load_settings(
+        {**REQUIRED, "TOPIC_PREFIX": "eu-", "KAFKA_TOPIC_ORDER_PAID": "payments", "KAFKA_TOPIC_DLQ": "dead"}
+    )
+    assert settings.topic("order-paid") == "payments"
+    assert settings.topic("order-sent") == "eu-order-sent"
+    assert settings.topic("errors") == "eu-processing-errors"
+    assert settings.topic("dlq") == "dead"
+
+
+def test_task_modules_are_a_list() -> None:
+    """Several packages of stages can be loaded."""
+    assert load_settings({**REQUIRED, "TASK_MODULES": "a, b.c"}).task_modules == ("a", "b.c")
+
+
+def test_the_example_explains_every_variable_with_its_default() -> None:
+    """config/example.env names each setting there is, and says its true default."""
+    text = EXAMPLE.read_text()
+    shown = dict(re.findall(r"^#? ?([A-Z_]+)=(.*)$", text, re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        if name == "topics":
+            continue
+        variable = name.upper()
+        assert variable in shown, f"{variable} is missing in {EXAMPLE.name}"
+        if field.is_required() or field.default in (None, ""):
+            continue
+        default = field.default
+        expected = ",".join(default) if isinstance(default, tuple) else str(default)
+        said = shown[variable]
+        assert said.lower() == expected.lower() or float(said) == float(expected), variable
