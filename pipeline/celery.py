@@ -28,7 +28,6 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": "fifo://",
         "broker_connection_retry_on_startup": True,
-        "imports": settings.task_modules,
         "accept_content": ["json"],
         "task_default_queue": settings.task_queue,
         "task_ignore_result": True,
