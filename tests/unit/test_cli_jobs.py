@@ -1,0 +1,107 @@
+"""``pipeline submit`` and ``pipeline jobs``: what they refuse, before any service is asked."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.cli import main
+
+ENVIRONMENT = {
+    "SERVICE_NAME": "shop",
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "KAFKA_CONSUMER_GROUP": "shop",
+    "SQS_TASK_QUEUE_URL": "http://127.0.0.1:1/1/tasks.fifo",
+    "SQS_DLQ_URL": "http://127.0.0.1:1/1/dlq.fifo",
+    "TASK_MODULES": "tasks",
+}
+
+
+def run(*arguments: str, text: str = "", **variables: str | None) -> Result:
+    """A command and what it answers; no service listens where its environment points."""
+    return CliRunner().invoke(main, arguments, input=text, env={**ENVIRONMENT, **variables})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["extract"], "Give either --data JSON or --file PATH"),
+        (["extract", "--data", "1", "--file", "x"], "Give either --data JSON or --file PATH"),
+        (["extrct", "--data", "{}"], "No stage is called 'extrct'"),
+        (["extrct", "--data", "{}"], "Stages: analyse, extract, summarise. Topics: document-analysed,"),
+        (["document-summarised", "--data", "{}"], "none consumes a topic of that name"),
+        (["extract", "--data", "{'path': 1}"], "--data: the value is not JSON"),
+        (["extract", "--data", ""], "--data: the value is not JSON"),
+        (["extract", "--data", '{"pth": "x"}'], "path: Field required"),
+        (["extract", "--data", "{}", "--entity", "a\nb"], "--entity 'a\\nb' cannot be a key"),
+        (["extract", "--file", "/nowhere/at all"], "--file /nowhere/at all cannot be read"),
+        (["extract", "--data", "{}", "--timeout", "-1"], "--timeout"),
+        ([], "Missing argument 'STAGE|TOPIC'"),
+    ],
+)
+def test_bad_input_is_refused(arguments: list[str], said: str) -> None:
+    """Exit code 2, and one message with the value and the mend; nothing is submitted."""
+    result = run("submit", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert result.stdout == ""
+
+
+def test_one_bad_line_submits_none(tmp_path: Path) -> None:
+    """A file is taken whole or not at all, and each bad line is named; blank lines are none."""
+    file = tmp_path / "some.jsonl"
+    file.write_bytes(b'{"path": "a"}\n\nnot json\n{"path": 7}\r\n')
+    result = run("submit", "extract", "--file", str(file))
+    assert result.exit_code == 2
+    assert "Nothing was submitted" in result.stderr
+    assert "line 3: the value is not JSON" in result.stderr
+    assert "line 4: " in result.stderr
+    assert "line 1:" not in result.stderr
+    assert "line 2:" not in result.stderr
+
+
+def test_many_bad_lines_are_counted() -> None:
+    """A file of the wrong kind does not fill the screen."""
+    result = run("submit", "extract", "--file", "-", text="x\n" * 1000)
+    assert "and 995 more" in result.stderr
+    assert len(result.stderr.splitlines()) < 15
+
+
+def test_an_empty_file_is_refused() -> None:
+    """Submitting nothing is a mistake, not a success."""
+    result = run("submit", "extract", "--file", "-", text="\n\n")
+    assert result.exit_code == 2
+    assert "nothing to submit" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["submit", "extract", "--data", "{}"], ["jobs", "list"]])
+def test_missing_settings_are_all_named(arguments: list[str]) -> None:
+    """Exit code 2, with every variable that is missing."""
+    result = run(*arguments, SERVICE_NAME=None, SQS_DLQ_URL=None)
+    assert result.exit_code == 2
+    assert "Not set in the environment: SERVICE_NAME, SQS_DLQ_URL" in result.stderr
+
+
+def test_task_modules_that_are_missing_are_named() -> None:
+    """A stage cannot be found where nobody looks."""
+    result = run("submit", "extract", "--data", "{}", TASK_MODULES="nowhere")
+    assert result.exit_code == 2
+    assert "TASK_MODULES names 'nowhere'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["submit"], ["jobs"], ["jobs", "list"], ["jobs", "show"], ["jobs", "wait"]], ids=" ".join
+)
+def test_help_needs_no_settings(arguments: list[str]) -> None:
+    """--help works anywhere, and each command shows how it is used."""
+    result = CliRunner().invoke(main, [*arguments, "--help"], env=dict.fromkeys(ENVIRONMENT))
+    assert result.exit_code == 0
+    assert "Examples:" in result.stdout or arguments == ["jobs"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list", "--state", "lost"], ["list", "--limit", "0"], ["wait"], ["show"]]
+)
+def test_bad_options_are_refused(arguments: list[str]) -> None:
+    """Exit code 2."""
+    assert run("jobs", *arguments).exit_code == 2
