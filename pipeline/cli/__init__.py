@@ -26,7 +26,7 @@ INTERRUPTED = 130
 class CommandTable(click.Group):
     """A group that imports a command's module only when that command is used, and ends errors in one line."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         """The commands whose module is there, in the table's order."""
         return [name for name, module in COMMANDS.items() if find_spec(module) is not None]
 

@@ -136,7 +136,7 @@ class Supervisor:
         self._events.put(_Ended(name=name, code=code))
 
     def _read(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        assert process.stdout is not None  # noqa: S101 - a pipe, as asked for in start()
+        assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:
                 self._events.put(_Line(name=name, data=line))

@@ -8,13 +8,12 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pipeline.services.parent import wait_for_parent_end
+from pipeline.services.parent import end_keeper, start_keeper, wait_for_parent_end
 from pipeline.services.process import POLL
 
 #: Seconds processes have to end by themselves; a worker puts back what it holds.
@@ -79,16 +78,14 @@ class Children:
 @contextlib.contextmanager
 def children() -> Iterator[Children]:
     """Give a ``Children`` whose processes are ended after the block, or after kill -9 of this process."""
-    # A session of its own: Ctrl-C must not end the process that cleans up after it.
-    with subprocess.Popen(
-        [sys.executable, "-m", __spec__.name], stdin=subprocess.PIPE, start_new_session=True
-    ) as keeper:
-        assert keeper.stdin is not None  # noqa: S101 - a pipe, as asked for above
-        started = Children(keeper.stdin)
-        try:
-            yield started
-        finally:
-            started.stop()
+    keeper = start_keeper(__spec__.name)
+    assert keeper.stdin is not None
+    started = Children(keeper.stdin)
+    try:
+        yield started
+    finally:
+        started.stop()
+        end_keeper(keeper)
 
 
 def _keep() -> None:
@@ -98,17 +95,23 @@ def _keep() -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(leader, signal.SIGTERM)
     deadline = time.monotonic() + GRACE
-    while any(_signal_group(group, 0) for group in groups) and time.monotonic() < deadline:
+    while any(_lives(leader) for leader in groups) and time.monotonic() < deadline:
         time.sleep(POLL)
     for group in groups:
         _signal_group(group, signal.SIGKILL)
 
 
-def _signal_group(group: int, number: int) -> bool:
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
-        return True
-    return False
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _child(log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _read_environment(process: subprocess.Popen[bytes], log: IO[bytes]) -> dict[str, str]:
-    assert process.stdout is not None  # noqa: S101 - a pipe, as asked for above
+    assert process.stdout is not None
     readable, _, _ = select.select([process.stdout], [], [], START_TIMEOUT)
     line = process.stdout.readline() if readable else b""
     if not line:

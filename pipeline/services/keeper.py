@@ -4,13 +4,12 @@
 """
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.services.parent import wait_for_parent_end
+from pipeline.services.parent import end_keeper, start_keeper, wait_for_parent_end
 from pipeline.services.process import stop
 from pipeline.services.servers import servers_of
 
@@ -21,10 +20,11 @@ GRACE = 15.0
 @contextmanager
 def kept(folder: Path, *, remove: bool) -> Iterator[None]:
     """Have the servers of ``folder`` stopped, and the folder removed, after the block or after kill -9."""
-    command = [sys.executable, "-m", __spec__.name, str(folder), *(["--remove"] if remove else [])]
-    # A session of its own: Ctrl-C must not end the process that cleans up after it.
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True):
-        yield  # leaving closes the pipe and waits for the keeper
+    keeper = start_keeper(__spec__.name, str(folder), *(["--remove"] if remove else []))
+    try:
+        yield
+    finally:
+        end_keeper(keeper)
 
 
 def _keep(folder: Path, *, remove: bool) -> None:

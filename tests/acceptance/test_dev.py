@@ -1,0 +1,184 @@
+"""``pipeline dev`` as a person uses it: one log, Ctrl-C, and no process left behind however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import naming, running, wait_until
+
+PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
+
+#: Prints its id and that of a process it started, and what it sees of the services; ends when asked to.
+STEADY = """\
+import os, signal, subprocess, sys, time
+helper = subprocess.Popen(["sleep", "1000"])
+print("pids", os.getpid(), helper.pid, os.environ["KAFKA_BOOTSTRAP_SERVERS"])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+time.sleep(1000)
+"""
+
+#: As STEADY, but does not end when asked to.
+STUBBORN = STEADY.replace("lambda *_: sys.exit(0)", "signal.SIG_IGN")
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts ``pipeline dev`` in a folder whose Procfile runs the given programs; ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        *arguments: str, environment: dict[str, str] | None = None, **programs: str
+    ) -> "subprocess.Popen[str]":
+        lines = []
+        for name, program in programs.items():
+            (tmp_path / f"{name}.py").write_text(program)
+            lines.append(f"{name}: {sys.executable} {tmp_path / name}.py\n")
+        (tmp_path / "Procfile").write_text("".join(lines))
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KAFKA_")}
+        process = subprocess.Popen(
+            [PIPELINE, "dev", *arguments],
+            cwd=tmp_path,
+            env={**inherited, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_ctrl_c_ends_everything(start: Start, tmp_path: Path) -> None:
+    """Ctrl-C stops the processes and the services, and exits with 130."""
+    dev = start(one=STEADY, two=STEADY)
+    pids = _pids(dev, "one", "two")
+    assert (tmp_path / ".pipeline" / "dev.env").exists()
+    dev.send_signal(signal.SIGINT)
+    output, _ = dev.communicate(timeout=30)
+    assert dev.returncode == 130
+    assert "one ended with exit code 0" in output
+    assert running(pids) == []
+    assert not (tmp_path / ".pipeline" / "dev.env").exists()
+
+
+def test_process_that_ends_is_named_and_stops_the_rest(start: Start) -> None:
+    """Nothing is restarted silently: the process that ended is named with its exit code, dev exits with 1."""
+    dev = start(steady=STEADY, brief="raise SystemExit(7)")
+    output, _ = dev.communicate(timeout=30)
+    assert dev.returncode == 1
+    assert "brief ended with exit code 7" in output
+    assert "steady ended" in output
+
+
+def test_worker_killed_leaves_no_child(start: Start) -> None:
+    """What a killed process had started is ended too, and dev does not wait for it."""
+    dev = start(one=STEADY)
+    pids = _pids(dev, "one")
+    os.kill(pids[0], signal.SIGKILL)
+    output, _ = dev.communicate(timeout=30)
+    assert dev.returncode == 1
+    assert "one ended by SIGKILL" in output
+    assert running(pids) == []
+
+
+def test_second_ctrl_c_kills(start: Start) -> None:
+    """A process that does not end when asked is killed by a second Ctrl-C."""
+    dev = start(one=STUBBORN)
+    pids = _pids(dev, "one")
+    dev.send_signal(signal.SIGINT)
+    _read_until(dev, "stopping one")
+    assert running(pids) == pids
+    dev.send_signal(signal.SIGINT)
+    dev.communicate(timeout=30)
+    assert dev.returncode == 130
+    assert running(pids) == []
+
+
+def test_kill_of_dev_leaves_no_process(start: Start) -> None:
+    """kill -9 of dev itself ends its processes, theirs and the services within seconds."""
+    dev = start(one=STEADY)
+    pids = _pids(dev, "one")
+    services = [child for child in naming("pipeline.services.embedded") if _parent(child) == dev.pid]
+    assert len(services) == 1
+    dev.kill()
+    dev.wait(timeout=10)
+    wait_until(lambda: not running(pids + services), "the processes of a killed dev end")
+
+
+def test_environment_that_names_kafka_is_used_as_it_is(start: Start) -> None:
+    """With KAFKA_BOOTSTRAP_SERVERS set and no --services, dev starts no services of its own."""
+    dev = start(environment={"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092"}, one=STEADY)
+    assert _read_until(dev, "pids").split()[-1] == "kafka.example:9092"
+    dev.send_signal(signal.SIGTERM)
+    dev.communicate(timeout=30)
+    assert dev.returncode == 143
+
+
+def test_services_asked_for_win_over_the_environment(start: Start) -> None:
+    """--services embedded runs them even when the environment names a Kafka."""
+    dev = start(
+        "--services", "embedded", environment={"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092"}, one=STEADY
+    )
+    assert _read_until(dev, "pids").split()[-1].startswith("127.0.0.1:")
+    dev.send_signal(signal.SIGINT)
+    dev.communicate(timeout=30)
+
+
+@pytest.mark.usefixtures("local_programs")
+def test_local_services_are_stopped_with_dev(start: Start, tmp_path: Path) -> None:
+    """--services local starts the real servers for dev's time, also when dev is killed with -9."""
+    dev = start("--services", "local", one=STEADY)
+    _pids(dev, "one")
+    servers = naming(str(tmp_path / ".pipeline" / "stack"))
+    assert len(servers) >= 3
+    dev.kill()
+    dev.wait(timeout=10)
+    wait_until(lambda: not naming(str(tmp_path)), "the servers of a killed dev end", timeout=40)
+
+
+def test_no_procfile_is_one_line(tmp_path: Path) -> None:
+    """Without a Procfile, dev says where it looked and what belongs in it, and exits with 2."""
+    dev = subprocess.run(
+        [PIPELINE, "dev"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert dev.returncode == 2
+    [line] = dev.stderr.splitlines()
+    assert str(tmp_path) in line
+
+
+def _pids(dev: "subprocess.Popen[str]", *names: str) -> list[int]:
+    """The ids that the programs printed, once all have."""
+    found: dict[str, list[int]] = {}
+    while set(found) != set(names):
+        line = _read_until(dev, "| pids ")
+        name = line.split("|")[0].split()[-1]
+        found[name] = [int(word) for word in line.split("pids ")[1].split()[:2]]
+    return [pid for name in names for pid in found[name]]
+
+
+def _read_until(dev: "subprocess.Popen[str]", text: str) -> str:
+    assert dev.stdout is not None
+    seen = []
+    for line in dev.stdout:
+        seen.append(line)
+        if text in line:
+            return line
+    pytest.fail(f"dev ended without printing {text!r}:\n{''.join(seen)}")
+
+
+def _parent(pid: int) -> int:
+    return psutil.Process(pid).ppid()
