@@ -3,8 +3,10 @@
 ``python -m pipeline.services.embedded`` is that child: it prints the environment as one line of JSON
 and ends, with all it held, when its standard input does or its parent is gone.
 
-Known limits: the mock cluster has no admin API beyond topic metadata and makes a topic of 4 partitions
-when one is asked for; a consumer joins a group fast only with KIP-848, so that is what the environment says.
+Known limits of the mock cluster (librdkafka 2.16, tried): it has no admin API beyond topic metadata and
+makes a topic of 4 partitions when one is asked for; it keeps the newest 5 MiB of a partition and drops older
+events whether they were read or not, so a reader must not lag further; a consumer joins a group fast only
+with KIP-848, so that is what the environment says.
 """
 
 import asyncio

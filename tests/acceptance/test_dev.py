@@ -52,6 +52,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # The terminal's foreground group, which Ctrl-C signals as a whole.
+            start_new_session=True,
         )
         started.append(process)
         return process
@@ -67,7 +69,7 @@ def test_ctrl_c_ends_everything(start: Start, tmp_path: Path) -> None:
     dev = start(one=STEADY, two=STEADY)
     pids = _pids(dev, "one", "two")
     assert (tmp_path / ".pipeline" / "dev.env").exists()
-    dev.send_signal(signal.SIGINT)
+    os.killpg(dev.pid, signal.SIGINT)
     output, _ = dev.communicate(timeout=30)
     assert dev.returncode == 130
     assert "one ended with exit code 0" in output
@@ -99,10 +101,10 @@ def test_second_ctrl_c_kills(start: Start) -> None:
     """A process that does not end when asked is killed by a second Ctrl-C."""
     dev = start(one=STUBBORN)
     pids = _pids(dev, "one")
-    dev.send_signal(signal.SIGINT)
+    os.killpg(dev.pid, signal.SIGINT)
     _read_until(dev, "stopping one")
     assert running(pids) == pids
-    dev.send_signal(signal.SIGINT)
+    os.killpg(dev.pid, signal.SIGINT)
     dev.communicate(timeout=30)
     assert dev.returncode == 130
     assert running(pids) == []
@@ -134,7 +136,7 @@ def test_services_asked_for_win_over_the_environment(start: Start) -> None:
         "--services", "embedded", environment={"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092"}, one=STEADY
     )
     assert _read_until(dev, "pids").split()[-1].startswith("127.0.0.1:")
-    dev.send_signal(signal.SIGINT)
+    os.killpg(dev.pid, signal.SIGINT)
     dev.communicate(timeout=30)
 
 

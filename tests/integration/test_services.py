@@ -1,14 +1,24 @@
-"""Both sets of services come up, answer, keep what they promise to keep, and leave no process behind."""
+"""Both sets of services come up, answer, and leave no process behind however their user ends."""
 
+import contextlib
+import json
+import socket
+import subprocess
+import sys
 import uuid
+from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
+import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from pipeline.services.environment import Services
+from pipeline.services.process import ServerProcess, stop
 from tests.conftest import MakeSettings
+from tests.processes import naming, running, wait_until
 
 
 def test_event_is_read_back(services: Services, make_settings: MakeSettings) -> None:
@@ -69,3 +79,89 @@ def test_item_is_read_back(services: Services, make_settings: MakeSettings) -> N
     client.put_item(TableName=settings.dynamodb_table, Item=item)
     found = client.get_item(TableName=settings.dynamodb_table, Key=item, ConsistentRead=True)
     assert found["Item"] == item
+
+
+def test_kill_of_the_user_ends_the_embedded_services() -> None:
+    """kill -9 of the process that runs them ends the embedded services and removes their files."""
+    with _user("from pipeline.services.embedded import embedded_services as services") as (user, environment):
+        folder = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).parent
+        port = environment["AWS_ENDPOINT_URL_SQS"].rsplit(":", 1)[1]
+        assert folder.exists()
+        user.kill()
+        wait_until(lambda: not _listening(int(port)), "the embedded services end")
+        wait_until(lambda: not folder.exists(), "the credentials file is removed")
+
+
+@pytest.mark.usefixtures("local_programs")
+def test_kill_of_the_user_ends_the_local_services() -> None:
+    """kill -9 of the process that runs them ends the local services and removes a temporary data folder."""
+    with _user("from pipeline.services.local import local_services as services") as (user, environment):
+        folder = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).parent
+        assert len(naming(str(folder))) >= 3
+        user.kill()
+        wait_until(lambda: not naming(str(folder)), "the local servers end")
+        assert not folder.exists()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server that is not started yet, and is stopped after the test."""
+    server = ServerProcess(name="server", folder=tmp_path)
+    yield server
+    stop([server], grace=0)
+
+
+def test_server_is_started_once(server: ServerProcess) -> None:
+    """Starting a running server changes nothing; stopping it ends its process."""
+    server.start(["sleep", "1000"])
+    pid = server.pid()
+    assert pid is not None
+    server.start(["sleep", "1000"])
+    assert server.pid() == pid
+    stop([server], grace=10)
+    assert server.pid() is None
+    assert running([pid]) == []
+
+
+def test_stubborn_server_is_killed(server: ServerProcess) -> None:
+    """A server that ignores the request to end is killed after its grace."""
+    server.start(["sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.1; done"])
+    wait_until(lambda: "ready" in server.log_tail(), "the server ignores SIGTERM")
+    pid = server.pid()
+    assert pid is not None
+    stop([server], grace=0.2)
+    assert running([pid]) == []
+
+
+def test_another_process_with_the_same_id_is_left_alone(server: ServerProcess, tmp_path: Path) -> None:
+    """A pid file left by a crash, whose number the system gave to another process meanwhile, kills nobody."""
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        (tmp_path / "server.pid").write_text(f"{other.pid}\n")
+        assert server.pid() is None
+        stop([server], grace=0)
+        with pytest.raises(subprocess.TimeoutExpired):
+            other.wait(timeout=0.2)
+        other.kill()
+
+
+@contextlib.contextmanager
+def _user(imports: str) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]]]:
+    """A process that runs the services it imports, and their environment."""
+    program = (
+        f"import json, sys\n{imports}\n"
+        "with services() as running:\n"
+        "    print(json.dumps(dict(running.environment)), flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        try:
+            assert user.stdout is not None
+            yield user, json.loads(user.stdout.readline())
+        finally:
+            user.kill()
+
+
+def _listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
