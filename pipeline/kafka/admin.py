@@ -18,6 +18,7 @@ from confluent_kafka.admin import (
 )
 
 from config.settings import Settings
+from pipeline.errors import ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.consumer import Partition
 from pipeline.kafka.errors import kafka_error
@@ -37,19 +38,88 @@ class Topic:
     replication: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class PartitionState:
+    """Where one partition is."""
+
+    number: int
+    #: Broker ids. A leader of -1: the partition is out of reach.
+    leader: int
+    replicas: tuple[int, ...]
+    in_sync: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Brokers and topics."""
+
+    #: "host:port" by broker id, as the cluster names them itself.
+    brokers: Mapping[int, str]
+    topics: Mapping[str, tuple[PartitionState, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One consumer of a group."""
+
+    client_id: str
+    host: str
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One consumer group."""
+
+    name: str
+    #: Kafka's own word: STABLE, EMPTY, DEAD, …
+    state: str
+    members: tuple[Member, ...]
+
+
 class KafkaAdmin:
     """Asks the cluster about topics and groups, and changes them.
 
-    Its client is made at the first request: make the object and use it in one process.
+    Its client is made at the first request: make the object and use it in one process. One request lasts
+    ``timeout`` seconds at most.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, timeout: float = TIMEOUT) -> None:
         self._settings = settings
+        self._timeout = timeout
         self._made: AdminClient | None = None
 
     def topics(self) -> dict[str, Topic]:
         """All topics of the cluster by name. Asks for no topic by name, so none is made by asking."""
         return {name: _topic(name, data) for name, data in self._metadata().topics.items() if not data.error}
+
+    def cluster(self) -> Cluster:
+        """Brokers and topics, each partition with its leader and replicas."""
+        metadata = self._metadata()
+        return Cluster(
+            brokers={broker.id: f"{broker.host}:{broker.port}" for broker in metadata.brokers.values()},
+            topics={
+                name: tuple(
+                    PartitionState(
+                        number=number, leader=at.leader, replicas=tuple(at.replicas), in_sync=tuple(at.isrs)
+                    )
+                    for number, at in sorted(data.partitions.items())
+                )
+                for name, data in metadata.topics.items()
+                if not data.error
+            },
+        )
+
+    def groups(self) -> list[str]:
+        """The names of the cluster's consumer groups."""
+        answer = self._client.list_consumer_groups(request_timeout=self._timeout)
+        return sorted(group.group_id for group in self._result(answer, "list groups").valid)
+
+    def group(self, name: str) -> Group:
+        """A consumer group's state and members. A group that never was is "DEAD", without members."""
+        answer = self._client.describe_consumer_groups([name], request_timeout=self._timeout)[name]
+        found = self._result(answer, f"describe group {name}")
+        return Group(name=name, state=found.state.name, members=tuple(map(_member, found.members)))
 
     def create(self, name: str, *, partitions: int, replication: int, config: Mapping[str, str]) -> bool:
         """Create a topic; False when it exists. It then has what it has: ask ``topics`` and ``configs``.
@@ -60,9 +130,9 @@ class KafkaAdmin:
         if not self._has_controller():
             return self._create_by_asking(name)
         new = NewTopic(name, num_partitions=partitions, replication_factor=replication, config=dict(config))
-        answers = self._client.create_topics([new], request_timeout=TIMEOUT)
+        answers = self._client.create_topics([new], request_timeout=self._timeout)
         try:
-            answers[name].result(TIMEOUT + 1)
+            answers[name].result(self._timeout + 1)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
@@ -71,18 +141,20 @@ class KafkaAdmin:
 
     def grow(self, name: str, partitions: int) -> None:
         """Raise the number of a topic's partitions. Its keys then move, and lose their order once."""
-        answers = self._client.create_partitions([NewPartitions(name, partitions)], request_timeout=TIMEOUT)
-        _result(answers[name], f"grow topic {name} to {partitions} partitions")
+        answers = self._client.create_partitions(
+            [NewPartitions(name, partitions)], request_timeout=self._timeout
+        )
+        self._result(answers[name], f"grow topic {name} to {partitions} partitions")
 
     def configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """The configuration of existing topics, by name; {} from one without a controller (the mock)."""
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
         if not resources or not self._has_controller():
             return {}
-        answers = self._client.describe_configs(resources, request_timeout=TIMEOUT)
+        answers = self._client.describe_configs(resources, request_timeout=self._timeout)
         return {
             resource.name: {
-                name: entry.value for name, entry in _result(answer, f"describe {resource.name}").items()
+                name: entry.value for name, entry in self._result(answer, f"describe {resource.name}").items()
             }
             for resource, answer in answers.items()
         }
@@ -94,8 +166,8 @@ class KafkaAdmin:
             for key, value in config.items()
         ]
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
-        answers = self._client.incremental_alter_configs([resource], request_timeout=TIMEOUT)
-        _result(answers[resource], f"configure topic {name}")
+        answers = self._client.incremental_alter_configs([resource], request_timeout=self._timeout)
+        self._result(answers[resource], f"configure topic {name}")
 
     def watermarks(self, names: Iterable[str]) -> dict[Partition, tuple[int, int]]:
         """The first offset kept and the next one to be written, of each partition of existing topics."""
@@ -106,14 +178,14 @@ class KafkaAdmin:
         low, high = (self._offsets(partitions, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
         return {partition: (low[partition], high[partition]) for partition in partitions}
 
-    def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """The next offset a group will read, of the partitions it has committed."""
-        asked = [TopicPartition(*partition) for partition in partitions]
-        if not asked:
+    def committed(self, group: str, partitions: Iterable[Partition] | None = None) -> dict[Partition, int]:
+        """The next offset a group will read, of the partitions it has committed; of all without any."""
+        asked = None if partitions is None else [TopicPartition(*partition) for partition in partitions]
+        if asked == []:
             return {}
         request = ConsumerGroupTopicPartitions(group, asked)
-        answer = self._client.list_consumer_group_offsets([request], request_timeout=TIMEOUT)[group]
-        offsets = _result(answer, f"read the offsets of group {group}").topic_partitions or []
+        answer = self._client.list_consumer_group_offsets([request], request_timeout=self._timeout)[group]
+        offsets = self._result(answer, f"read the offsets of group {group}").topic_partitions or []
         return {Partition(at.topic, at.partition): at.offset for at in offsets if at.offset >= 0}
 
     def lag(self, group: str, names: Iterable[str]) -> dict[Partition, int]:
@@ -133,7 +205,7 @@ class KafkaAdmin:
 
     def _metadata(self, topic: str | None = None) -> Any:
         try:
-            return self._client.list_topics(topic, timeout=TIMEOUT)
+            return self._client.list_topics(topic, timeout=self._timeout)
         except KafkaException as error:
             raise kafka_error(error, "list topics") from error
 
@@ -152,20 +224,30 @@ class KafkaAdmin:
         if not partitions:
             return {}
         asked = {TopicPartition(*partition): spec for partition in partitions}
-        answers = self._client.list_offsets(asked, request_timeout=TIMEOUT)
+        answers = self._client.list_offsets(asked, request_timeout=self._timeout)
         return {
-            Partition(at.topic, at.partition): _result(answer, f"read offsets of {at.topic}").offset
+            Partition(at.topic, at.partition): self._result(answer, f"read offsets of {at.topic}").offset
             for at, answer in answers.items()
         }
+
+    def _result(self, answer: "Future[Answer]", action: str) -> Answer:
+        try:
+            return answer.result(self._timeout + 1)
+        except KafkaException as error:
+            raise kafka_error(error, action) from error
+        except TimeoutError as error:
+            raise ServiceUnavailableError(f"Could not {action}: no answer in {self._timeout:g} s") from error
+
+
+def _member(data: Any) -> Member:
+    assignment = data.assignment.topic_partitions if data.assignment else ()
+    return Member(
+        client_id=data.client_id,
+        host=data.host,
+        partitions=tuple(sorted(Partition(at.topic, at.partition) for at in assignment)),
+    )
 
 
 def _topic(name: str, data: Any) -> Topic:
     replication = min((len(partition.replicas) for partition in data.partitions.values()), default=0)
     return Topic(name=name, partitions=len(data.partitions), replication=replication)
-
-
-def _result(answer: "Future[Answer]", action: str) -> Answer:
-    try:
-        return answer.result(TIMEOUT + 1)
-    except KafkaException as error:
-        raise kafka_error(error, action) from error

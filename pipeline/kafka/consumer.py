@@ -35,6 +35,26 @@ class Partition(NamedTuple):
 OnPartitions = Callable[[list[Partition]], None]
 
 
+def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
+    """librdkafka properties of a group's member, as it is made with them."""
+    configuration = client_configuration(settings, "consumer") | {
+        "group.id": group,
+        "group.protocol": settings.kafka_group_protocol,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # An idle group's offsets expire after 7 days: starting at the end would then skip events.
+        "auto.offset.reset": "earliest",
+        "max.poll.interval.ms": MAX_POLL_INTERVAL * 1000,
+        # Memory for events fetched ahead, per process.
+        "queued.max.messages.kbytes": 32_768,
+        "fetch.queue.backoff.ms": 50,
+    }
+    if settings.kafka_group_protocol == "classic":
+        # Not a property of the "consumer" protocol (KIP-848), whose broker assigns; it refuses this one.
+        configuration["partition.assignment.strategy"] = "cooperative-sticky"
+    return configuration
+
+
 class EventConsumer:
     """A member of a consumer group. One thread calls it.
 
@@ -53,7 +73,7 @@ class EventConsumer:
         on_revoked: OnPartitions,
         on_lost: OnPartitions,
     ) -> None:
-        self._consumer = Consumer(_configuration(settings, group))
+        self._consumer = Consumer(consumer_configuration(settings, group))
         self._failure: ServiceError | None = None
         self._committing: threading.Thread | None = None
         self._consumer.subscribe(
@@ -76,7 +96,7 @@ class EventConsumer:
             answers = self._consumer.consume(max_messages, timeout)
         except KafkaException as error:
             raise kafka_error(error, "consume") from error
-        return [_message(answer) for answer in answers if self._is_message(answer)]
+        return [received(answer) for answer in answers if self._is_message(answer)]
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """Fetch no more of ``partitions``; polling goes on, so the member stays in its group."""
@@ -140,26 +160,8 @@ class EventConsumer:
         return False
 
 
-def _configuration(settings: Settings, group: str) -> dict[str, Any]:
-    configuration = client_configuration(settings, "consumer") | {
-        "group.id": group,
-        "group.protocol": settings.kafka_group_protocol,
-        "enable.auto.commit": False,
-        "enable.auto.offset.store": False,
-        # An idle group's offsets expire after 7 days: starting at the end would then skip events.
-        "auto.offset.reset": "earliest",
-        "max.poll.interval.ms": MAX_POLL_INTERVAL * 1000,
-        # Memory for events fetched ahead, per process.
-        "queued.max.messages.kbytes": 32_768,
-        "fetch.queue.backoff.ms": 50,
-    }
-    if settings.kafka_group_protocol == "classic":
-        # Not a property of the "consumer" protocol (KIP-848), whose broker assigns; it refuses this one.
-        configuration["partition.assignment.strategy"] = "cooperative-sticky"
-    return configuration
-
-
-def _message(answer: VendorMessage) -> Message:
+def received(answer: VendorMessage) -> Message:
+    """A ``Message`` from the client's."""
     topic, partition, offset = answer.topic(), answer.partition(), answer.offset()
     if topic is None or partition is None or offset is None:
         raise ValueError(f"A consumed record without coordinates: {answer!r}")

@@ -32,6 +32,23 @@ DELIVERY_TIMEOUT = 60
 _POLL = 0.1
 
 
+def producer_configuration(settings: Settings, name: str) -> dict[str, Any]:
+    """librdkafka properties of the producer, as it is made with them."""
+    return client_configuration(settings, name) | {
+        "enable.idempotence": True,
+        "acks": "all",
+        "compression.type": "snappy",
+        # The Java clients' own: both put a key on the same partition.
+        "partitioner": "murmur2_random",
+        # Long enough to fill a batch at a thousand records/s, short beside a task.
+        "linger.ms": 5,
+        "message.max.bytes": MAX_RECORD_BYTES,
+        "delivery.timeout.ms": DELIVERY_TIMEOUT * 1000,
+        # How long a topic that was just made may be unknown; then the record fails as refused.
+        "topic.metadata.propagation.max.ms": 10_000,
+    }
+
+
 class EventProducer:
     """One producer for a process's threads to share.
 
@@ -121,23 +138,7 @@ class _Client:
         #: A fatal error, or closed: takes no more records.
         self.ended = False
         self._stop = threading.Event()
-        self._producer = Producer(
-            client_configuration(settings, name)
-            | {
-                "enable.idempotence": True,
-                "acks": "all",
-                "compression.type": "snappy",
-                # The Java clients' own: both put a key on the same partition.
-                "partitioner": "murmur2_random",
-                # Long enough to fill a batch at a thousand records/s, short beside a task.
-                "linger.ms": 5,
-                "message.max.bytes": MAX_RECORD_BYTES,
-                "delivery.timeout.ms": DELIVERY_TIMEOUT * 1000,
-                # How long a topic that was just made may be unknown; then the record fails as refused.
-                "topic.metadata.propagation.max.ms": 10_000,
-                "error_cb": self._on_error,
-            }
-        )
+        self._producer = Producer(producer_configuration(settings, name) | {"error_cb": self._on_error})
         self._thread = threading.Thread(target=self._poll, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
 

@@ -1,6 +1,7 @@
 """The only door to SQS: batched calls on FIFO queues, in this project's words and errors."""
 
 from pipeline.sqs.client import sqs_client
+from pipeline.sqs.credentials import credentials_source
 from pipeline.sqs.messages import MAX_MESSAGE_BYTES, OutgoingMessage, QueueDepth, ReceivedMessage
 from pipeline.sqs.queue import SqsQueue
 
@@ -10,5 +11,6 @@ __all__ = [
     "QueueDepth",
     "ReceivedMessage",
     "SqsQueue",
+    "credentials_source",
     "sqs_client",
 ]
