@@ -59,6 +59,8 @@ class Settings(BaseModel):
     # ─── Running ───
     auto_provision: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    health_host: str = "127.0.0.1"
+    health_port: int | None = Field(default=None, ge=1, le=65535)
 
     @field_validator("task_modules", mode="before")
     @classmethod
@@ -86,6 +88,14 @@ class Settings(BaseModel):
     def queue_url(self, name: str) -> str:
         """The URL of a queue of this service's account and region, by its name."""
         return f"{self.sqs_task_queue_url.rsplit('/', 1)[0]}/{name}"
+
+    @property
+    def control_topics(self) -> tuple[str, str, str]:
+        """The topics of Celery's control plane: events, commands, replies. Each service has its own."""
+        events, commands, replies = (
+            self.topic(f"{self.service_name}.control.{name}") for name in ("events", "commands", "replies")
+        )
+        return events, commands, replies
 
     def topic(self, name: str) -> str:
         """The Kafka topic of a logical name: ``KAFKA_TOPIC_<NAME>``, or the default for it."""

@@ -18,7 +18,7 @@ from confluent_kafka.admin import (
 )
 
 from config.settings import Settings
-from pipeline.errors import ServiceUnavailableError
+from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.consumer import Partition
 from pipeline.kafka.errors import kafka_error
@@ -141,6 +141,7 @@ class KafkaAdmin:
 
     def grow(self, name: str, partitions: int) -> None:
         """Raise the number of a topic's partitions. Its keys then move, and lose their order once."""
+        self._require_controller(f"grow topic {name}")
         answers = self._client.create_partitions(
             [NewPartitions(name, partitions)], request_timeout=self._timeout
         )
@@ -161,6 +162,7 @@ class KafkaAdmin:
 
     def configure(self, name: str, config: Mapping[str, str]) -> None:
         """Set some of a topic's configuration; the rest stays."""
+        self._require_controller(f"configure topic {name}")
         entries = [
             ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
             for key, value in config.items()
@@ -212,6 +214,12 @@ class KafkaAdmin:
     def _has_controller(self) -> bool:
         metadata = self._metadata()
         return metadata.controller_id in metadata.brokers
+
+    def _require_controller(self, action: str) -> None:
+        if not self._has_controller():
+            raise ServiceRefusedError(
+                f"Could not {action}: the cluster has no controller (librdkafka's mock), so nothing changes"
+            )
 
     def _create_by_asking(self, name: str) -> bool:
         existed = name in self.topics()

@@ -1,0 +1,97 @@
+"""What must hold before a worker or bridge starts: refuse now rather than lose a task later."""
+
+import structlog
+
+from config.settings import Settings
+from pipeline.errors import ConfigurationError
+from pipeline.jobs import JobStore
+from pipeline.kafka import KafkaAdmin
+from pipeline.provision import make_missing, redrive_policy
+from pipeline.registry import Registry
+from pipeline.sqs import sqs_client
+from pipeline.sqs.queues import queue_attributes
+from pipeline.topology import FIFO, QUEUE_RETENTION, QueueNeed, queue_needs, topic_needs
+
+log = structlog.get_logger(__name__)
+
+_MAKE = 'Run "pipeline provision", or set AUTO_PROVISION=true.'
+
+
+def check_start(settings: Settings, registry: Registry) -> None:
+    """Make what is missing when AUTO_PROVISION allows it; refuse what would lose tasks or hang.
+
+    Raises ConfigurationError, which names the setting and the mend, or the ServiceError that kept it from
+    looking. A side that is switched off (KAFKA_ENABLED, USE_SQS_TASK_PROCESSING) is not looked at. Time
+    limits need no look: neither a setting nor a stage takes one that SQS could not hold.
+    """
+    kafka, sqs = settings.kafka_enabled, settings.use_sqs_task_processing
+    if settings.auto_provision:
+        for made in make_missing(settings, registry, kafka=kafka, sqs=sqs):
+            log.info("provision.made", kind=made.kind, name=made.name)
+    elif kafka:
+        _check_topics(settings, registry)
+    if sqs:
+        _check_queues(settings, registry)
+    _check_table(settings)
+
+
+def _check_topics(settings: Settings, registry: Registry) -> None:
+    present = KafkaAdmin(settings).topics()
+    missing = [need.name for need in topic_needs(settings, registry) if need.name not in present]
+    if missing:
+        raise ConfigurationError(f"Not on Kafka: {', '.join(missing)}. {_MAKE}")
+
+
+def _check_queues(settings: Settings, registry: Registry) -> None:
+    client = sqs_client(settings)
+    dead_letters, *queues = queue_needs(settings, registry)
+    target = _check_queue(dead_letters, queue_attributes(client, dead_letters.url))["QueueArn"]
+    for need in queues:
+        present = _check_queue(need, queue_attributes(client, need.url))
+        _check_redrive(need, present.get("RedrivePolicy"), target)
+
+
+def _check_queue(need: QueueNeed, present: dict[str, str] | None) -> dict[str, str]:
+    if present is None:
+        raise ConfigurationError(f"SQS queue {need.url} does not exist. {_MAKE}")
+    if present.get(FIFO) != "true":
+        raise ConfigurationError(
+            f"SQS queue {need.name} is a standard queue: it would keep no order and run tasks twice. "
+            "Name a FIFO queue in SQS_TASK_QUEUE_URL, SQS_DLQ_URL or the stage's queue."
+        )
+    # Emulators that keep messages for ever do not give the attribute; SQS always does.
+    retention = int(present.get("MessageRetentionPeriod", QUEUE_RETENTION))
+    if retention < QUEUE_RETENTION:
+        raise ConfigurationError(
+            f"SQS queue {need.name} keeps messages {retention} s, then drops them for good: should be "
+            f'{QUEUE_RETENTION} (14 days). Run "pipeline provision --update".'
+        )
+    return present
+
+
+def _check_redrive(need: QueueNeed, policy: str | None, target: str) -> None:
+    there, count = redrive_policy(policy)
+    if not there:
+        raise ConfigurationError(
+            f"SQS queue {need.name} has no RedrivePolicy: a task that no worker survives would come back "
+            'for ever. Run "pipeline provision --update", or set one.'
+        )
+    if there != target:
+        raise ConfigurationError(
+            f"SQS queue {need.name} sends dead letters to {there}, SQS_DLQ_URL is {target}: nobody would "
+            'look there. Run "pipeline provision --update", or correct SQS_DLQ_URL.'
+        )
+    if count < need.max_receive_count:
+        raise ConfigurationError(
+            f"SQS queue {need.name} has maxReceiveCount {count}, should be {need.max_receive_count} or more: "
+            "tasks waiting behind one that is tried again are received with it, and SQS would take them "
+            'for failures. Run "pipeline provision --update".'
+        )
+
+
+def _check_table(settings: Settings) -> None:
+    report = JobStore(settings).inspect()
+    if report.outcome == "missing":
+        raise ConfigurationError(f"DynamoDB table {report.name} does not exist. {_MAKE}")
+    for difference in report.differences:
+        log.warning("table.differs", table=report.name, difference=difference)

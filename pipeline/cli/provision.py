@@ -1,0 +1,58 @@
+"""``pipeline provision``: make topics, queues and table, and say what differs."""
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+
+import click
+
+from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.provision import Result
+from pipeline.provision import provision as provision_service
+
+_COLOURS = {"made": "green", "updated": "green", "present": "dim", "differs": "yellow"}
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pipeline provision                 make what is missing, at each deployment
+  pipeline provision --update        also change what differs
+  pipeline provision --json | jq -r 'select(.outcome == "differs").name'
+
+Exit code 1 when --update could not change all that differs."""
+)
+@click.option("--update", is_flag=True, help="Change what differs; without it, only say so.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each thing.")
+def provision(update: bool, as_json: bool) -> None:
+    """Make the topics, queues and table of this service.
+
+    What is there stays as it is; what differs from what the service needs is shown.
+    """
+    settings = read_settings()
+    outcomes: Counter[str] = Counter()
+    for result in provision_service(settings, read_stages(settings), update=update):
+        outcomes[result.outcome] += 1
+        if as_json:
+            print_json(asdict(result))
+        else:
+            _print(result)
+    if not as_json:
+        summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        hint = (
+            '. "pipeline provision --update" changes what differs'
+            if outcomes["differs"] and not update
+            else ""
+        )
+        REMARKS.print(f"{summary}{hint}.")
+    sys.exit(1 if update and outcomes["differs"] else 0)
+
+
+def _print(result: Result) -> None:
+    colour = _COLOURS[result.outcome]
+    click.echo(
+        f"{click.style(result.outcome.ljust(8), fg=None if colour == 'dim' else colour, dim=colour == 'dim')}"
+        f"{result.kind.ljust(6)} {result.name}"
+    )
+    for line in (*(f"changed: {text}" for text in result.changed), *result.differences):
+        click.echo(f"{'':15}{line}")

@@ -1,0 +1,158 @@
+"""What a service needs around it: topics and queues, with the configuration each must have."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings
+from pipeline.errors import ConfigurationError
+from pipeline.registry import Registry
+
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+#: Errors are looked into long after the fact.
+ERRORS_RETENTION_MS = 30 * DAY_MS
+
+#: Bytes of the largest event: Kafka's own default, and about what an SQS message holds.
+EVENT_BYTES = 1_048_588
+
+#: An error event holds an original event and why it failed, so it must be allowed to be larger than one;
+#: else the way out of a failure would fail itself.
+ERROR_BYTES = 8 * 1024 * 1024
+
+#: SQS's longest retention. Its default, 4 days, is a long weekend's outage.
+QUEUE_RETENTION = 14 * 86_400
+
+#: The highest maxReceiveCount that SQS takes.
+MAX_RECEIVE_COUNT = 1000
+
+#: Attributes of a queue that exist or not when it is made, and cannot be changed.
+FIFO = "FifoQueue"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopicNeed:
+    """A topic that must be there."""
+
+    name: str
+    partitions: int
+    replication: int
+    config: Mapping[str, str]
+    #: The ordered stages that read it: their order rests on which partition a key is on.
+    ordered: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueNeed:
+    """A queue that must be there."""
+
+    url: str
+    #: Under SQS's own names, without RedrivePolicy, which needs the dead-letter queue's ARN.
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    #: Deliveries after which SQS itself moves a message to the dead-letter queue; 0 for that queue.
+    max_receive_count: int = 0
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return self.url.rsplit("/", 1)[1]
+
+
+def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
+    """Every topic of a service: its stages', those for failures and ends of jobs, the control plane's."""
+    retention = int(settings.topic_retention_days * DAY_MS)
+    needs = [
+        _topic(settings, name, retention, ordered=_ordered_readers(registry, name))
+        for name in (*registry.topics, JOBS_TOPIC)
+    ]
+    needs += [
+        _topic(settings, name, ERRORS_RETENTION_MS, largest=ERROR_BYTES) for name in (ERRORS_TOPIC, DLQ_TOPIC)
+    ]
+    needs += [_control_topic(settings, name) for name in settings.control_topics]
+    return list({need.name: need for need in needs}.values())
+
+
+def queue_needs(settings: Settings, registry: Registry) -> list[QueueNeed]:
+    """Every queue of a service: the dead-letter queue first, the others point to it."""
+    dead_letters = QueueNeed(url=settings.sqs_dlq_url, attributes=_attributes(settings, registry))
+    queues: dict[str, list[int]] = {settings.task_queue: [settings.max_retries]}
+    for stage in registry.by_name.values():
+        retries = settings.max_retries if stage.retries is None else stage.retries
+        queues.setdefault(stage.queue or settings.task_queue, []).append(retries)
+    return [dead_letters] + [_task_queue(settings, registry, name, max(r)) for name, r in queues.items()]
+
+
+def _ordered_readers(registry: Registry, topic: str) -> tuple[str, ...]:
+    return tuple(stage.name for stage in registry.consumers(topic) if stage.ordered)
+
+
+def _topic(
+    settings: Settings,
+    name: str,
+    retention_ms: int,
+    *,
+    largest: int = EVENT_BYTES,
+    ordered: Iterable[str] = (),
+) -> TopicNeed:
+    return TopicNeed(
+        name=settings.topic(name),
+        partitions=settings.topic_partitions,
+        replication=settings.topic_replication_factor,
+        config=_config(settings, retention_ms) | {"max.message.bytes": str(largest)},
+        ordered=tuple(ordered),
+    )
+
+
+def _control_topic(settings: Settings, name: str) -> TopicNeed:
+    """One partition: one order. An hour: what is older concerns nobody."""
+    return TopicNeed(
+        name=name,
+        partitions=1,
+        replication=settings.topic_replication_factor,
+        # Retention removes whole segments, which would otherwise grow for a week.
+        config=_config(settings, HOUR_MS) | {"segment.ms": str(HOUR_MS // 6)},
+    )
+
+
+def _config(settings: Settings, retention_ms: int) -> dict[str, str]:
+    config = {
+        "cleanup.policy": "delete",
+        "compression.type": "snappy",
+        "retention.ms": str(retention_ms),
+    }
+    if settings.topic_replication_factor >= 3:
+        # With acks=all: what is acknowledged is on two brokers, and one may be away.
+        config["min.insync.replicas"] = "2"
+    return config
+
+
+def _task_queue(settings: Settings, registry: Registry, name: str, retries: int) -> QueueNeed:
+    # Followers of a failing head are received with it, so their count rises without a fault of theirs:
+    # five after four failures of the head. SQS is the backstop only; attempts are counted by record.
+    needed = 10 * (retries + 1) + 20
+    if needed > MAX_RECEIVE_COUNT:
+        most = (MAX_RECEIVE_COUNT - 20) // 10 - 1
+        raise ConfigurationError(
+            f"{retries} retries on queue {name} need a maxReceiveCount of {needed}, SQS takes at most "
+            f"{MAX_RECEIVE_COUNT}: lower MAX_RETRIES or the stage's retries to {most}."
+        )
+    url = settings.queue_url(name)
+    if url == settings.sqs_dlq_url:
+        raise ConfigurationError(f"A stage's queue is {name}, which is SQS_DLQ_URL. Give it another queue.")
+    return QueueNeed(url=url, attributes=_attributes(settings, registry), max_receive_count=needed)
+
+
+def _attributes(settings: Settings, registry: Registry) -> dict[str, str]:
+    limits = [stage.time_limit for stage in registry.by_name.values() if stage.time_limit]
+    return {
+        "ContentBasedDeduplication": "false",
+        # High throughput: limits count for each message group, not for the queue.
+        "DeduplicationScope": "messageGroup",
+        "FifoThroughputLimit": "perMessageGroupId",
+        "MessageRetentionPeriod": str(QUEUE_RETENTION),
+        "ReceiveMessageWaitTimeSeconds": str(settings.sqs_wait_time_seconds),
+        # The longest run. The worker asks for less at each receive and extends what it holds; this is for
+        # any other consumer.
+        "VisibilityTimeout": str(math.ceil(max([settings.task_time_limit, *limits]))),
+    }

@@ -1,0 +1,118 @@
+"""A worker or bridge refuses to start where it would lose tasks, and names the mend."""
+
+import pytest
+
+from config.settings import Settings
+from pipeline.checks import check_start
+from pipeline.errors import ConfigurationError
+from pipeline.jobs import JobStore
+from pipeline.kafka import KafkaAdmin
+from pipeline.provision import provision
+from pipeline.registry import Registry
+from pipeline.services.environment import Services
+from pipeline.sqs import sqs_client
+from pipeline.sqs.queues import change_queue, make_queue, queue_attributes
+from pipeline.stages import stage
+from tests.conftest import MakeSettings
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+
+    @stage(consumes="letters", registry=registry)
+    def read(letter: str) -> str:
+        return letter
+
+    return registry
+
+
+@pytest.fixture
+def settings(services: Services, make_settings: MakeSettings) -> Settings:
+    return make_settings(services, AUTO_PROVISION="false")
+
+
+def _with(settings: Settings, **changes: object) -> Settings:
+    return settings.model_copy(update=changes)
+
+
+def test_what_is_missing_is_made_at_start(settings: Settings, registry: Registry) -> None:
+    """AUTO_PROVISION=true: nothing there before, everything after."""
+    check_start(_with(settings, auto_provision=True), registry)
+    check_start(settings, registry)
+    assert JobStore(settings).inspect().outcome == "present"
+    assert settings.topic("letters") in KafkaAdmin(settings).topics()
+
+
+def test_missing_topics_are_refused_by_name(settings: Settings, registry: Registry) -> None:
+    """AUTO_PROVISION=false: every missing topic is named."""
+    with pytest.raises(ConfigurationError, match=rf"{settings.topic('letters')}.*pipeline provision"):
+        check_start(settings, registry)
+
+
+def test_a_missing_queue_is_refused(settings: Settings, registry: Registry) -> None:
+    """The task queue or the DLQ: each by its URL."""
+    _provisioned(settings, registry)
+    for url in (settings.sqs_task_queue_url, settings.sqs_dlq_url):
+        sqs_client(settings).delete_queue(QueueUrl=url)
+        with pytest.raises(ConfigurationError, match=f"{url} does not exist"):
+            check_start(settings, registry)
+
+
+def test_a_missing_table_is_refused(settings: Settings, registry: Registry) -> None:
+    """By its name."""
+    _provisioned(settings, registry)
+    with pytest.raises(ConfigurationError, match="another-table does not exist"):
+        check_start(_with(settings, dynamodb_table="another-table"), registry)
+
+
+def test_a_queue_without_a_way_out_is_refused(settings: Settings, registry: Registry) -> None:
+    """No RedrivePolicy: a task that kills its workers would come back for ever."""
+    make_queue(sqs_client(settings), settings.sqs_task_queue_url, {"MessageRetentionPeriod": "1209600"})
+    with pytest.raises(ConfigurationError, match="no RedrivePolicy"):
+        check_start(_with(settings, auto_provision=True), registry)
+
+
+def test_a_count_too_low_is_refused(settings: Settings, registry: Registry) -> None:
+    """More retries than the queue was made for: the needed maxReceiveCount is named."""
+    _provisioned(settings, registry)
+    with pytest.raises(ConfigurationError, match="maxReceiveCount 60, should be 120 or more"):
+        check_start(_with(settings, max_retries=9), registry)
+
+
+def test_retries_beyond_what_sqs_counts_are_refused(settings: Settings, registry: Registry) -> None:
+    """SQS takes a maxReceiveCount of 1,000 at most."""
+    with pytest.raises(ConfigurationError, match=r"98 retries.*MAX_RETRIES.*97"):
+        check_start(_with(settings, max_retries=98, auto_provision=True, kafka_enabled=False), registry)
+
+
+def test_another_dead_letter_queue_is_refused(settings: Settings, registry: Registry) -> None:
+    """Dead letters go where the queue says, so SQS_DLQ_URL must say the same."""
+    _provisioned(settings, registry)
+    other = settings.queue_url(f"{settings.service_name}-other.fifo")
+    make_queue(sqs_client(settings), other, {"MessageRetentionPeriod": "1209600"})
+    with pytest.raises(ConfigurationError, match="nobody would look there"):
+        check_start(_with(settings, sqs_dlq_url=other), registry)
+
+
+def test_a_queue_that_forgets_is_refused(settings: Settings, registry: Registry) -> None:
+    """Four days, SQS's default, lose a task over a long weekend."""
+    _provisioned(settings, registry)
+    change_queue(sqs_client(settings), settings.sqs_dlq_url, {"MessageRetentionPeriod": "345600"})
+    if "MessageRetentionPeriod" not in (queue_attributes(sqs_client(settings), settings.sqs_dlq_url) or {}):
+        pytest.skip("ElasticMQ keeps messages for ever and says nothing about it")
+    with pytest.raises(ConfigurationError, match=r"345600 s.*1209600 \(14 days\)"):
+        check_start(settings, registry)
+
+
+def test_a_side_that_is_switched_off_is_not_asked(
+    settings: Settings, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """KAFKA_ENABLED=false and USE_SQS_TASK_PROCESSING=false: neither needs to be there."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:1")
+    off = {"kafka_bootstrap_servers": "127.0.0.1:1", "kafka_enabled": False, "use_sqs_task_processing": False}
+    check_start(_with(settings, auto_provision=True, **off), registry)
+
+
+def _provisioned(settings: Settings, registry: Registry) -> None:
+    assert {result.outcome for result in provision(settings, registry)} == {"made"}
