@@ -1,1 +1,1 @@
-"""The demonstration: real documents, real services, and a check of the result."""
+"""The demonstration: real documents through real services, and a check of the result by a plain loop."""

@@ -1,0 +1,70 @@
+"""``pipeline demo``: real documents through the whole pipeline, checked at the end."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from pipeline.cli.edge import REMARKS, print_json
+from pipeline.demo.inputs import find_documents
+from pipeline.demo.run import demo_environment, run_demo
+from pipeline.services.children import children
+from pipeline.services.embedded import embedded_services
+from pipeline.services.environment import Services
+from pipeline.services.local import local_services
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pipeline demo
+  pipeline demo ~/Documents/notes README.md
+  pipeline demo --services local --json"""
+)
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
+@click.option(
+    "--services",
+    "which",
+    type=click.Choice(["embedded", "local"]),
+    default="embedded",
+    show_default=True,
+    help="embedded: nothing to install, in memory. local: Apache Kafka, ElasticMQ and DynamoDB Local "
+    "(needs java and mvn).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
+def demo(paths: tuple[Path, ...], which: str, as_json: bool) -> None:
+    """Count the words of documents with a real bridge and a real worker, one job a document.
+
+    Each PATH is a file or a folder; without any, the sources of Python's standard library are the
+    documents. At the end the result is compared with that of a plain loop over the same files: exit
+    code 1 when anything differs.
+    """
+    documents = find_documents(paths)
+    REMARKS.print(f"{len(documents):,} documents. Starting the {which} services …")
+    with (
+        _services(which) as services,
+        tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder,
+        children() as started,
+    ):
+        # This process talks to the services too, and boto3 reads where they are from its environment.
+        environment = demo_environment(services)
+        os.environ.clear()
+        os.environ.update(environment)
+        report = run_demo(documents, services, started, Path(folder), REMARKS)
+        REMARKS.print("Stopping bridge, worker and services …")
+    if as_json:
+        print_json(report.fields())
+    else:
+        report.print(Console(highlight=False))
+    sys.exit(0 if report.verified else 1)
+
+
+@contextlib.contextmanager
+def _services(which: str) -> Iterator[Services]:
+    with embedded_services() if which == "embedded" else local_services(progress=REMARKS.print) as services:
+        yield services
