@@ -10,6 +10,7 @@ from celery.signals import after_setup_logger, after_setup_task_logger, before_t
 from config.settings import Settings, load_settings
 from pipeline.telemetry import logs
 from pipeline.transport import fifo
+from pipeline.worker.healthstep import Health
 from pipeline.worker.steps import Preflight, Settling
 
 
@@ -54,6 +55,7 @@ def make_app() -> PipelineApp:
     )
     made.add_defaults(lambda: celery_configuration(made.settings))
     made.steps["worker"].add(Preflight)
+    made.steps["worker"].add(Health)
     made.steps["consumer"].add(Settling)
     return made
 

@@ -17,6 +17,9 @@ COMMANDS = {
     "provision": "pipeline.cli.provision",
     "submit": "pipeline.cli.submit",
     "jobs": "pipeline.cli.jobs",
+    "web": "pipeline.cli.web",
+    "monitor": "pipeline.cli.monitor",
+    "check": "pipeline.cli.check",
 }
 
 #: What the shell reports for a process ended by Ctrl-C.

@@ -1,0 +1,38 @@
+"""``pipeline web``: the health endpoints, as a process of their own."""
+
+import click
+
+from pipeline.cli.edge import read_settings, read_stages
+from pipeline.errors import ConfigurationError
+from pipeline.telemetry.logs import log_to_stderr
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  pipeline web
+  pipeline web --host 0.0.0.0 --port 8080
+  curl -f http://127.0.0.1:8080/health
+
+Bridge and worker serve the same endpoints themselves where HEALTH_PORT is set."""
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port to listen on."
+)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 (or ::) lets other machines ask.",
+)
+def web(port: int, host: str) -> None:
+    """Serve /health, /kafka/health, /sqs/health, /live and /ready until Ctrl-C."""
+    settings = read_settings()
+    log_to_stderr(settings.log_level)
+    try:
+        from pipeline.web.server import WebServer
+    except ImportError as error:
+        raise ConfigurationError(f"{error}. Install it: pip install 'pipeline[web]'.") from error
+    server = WebServer(settings, read_stages(settings), host, port)
+    click.echo(f"Serving {server.url}/health", err=True)
+    server.run()

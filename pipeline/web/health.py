@@ -1,0 +1,72 @@
+"""The health endpoints: each dependency by itself, all of them, and what an orchestrator asks."""
+
+import asyncio
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from config.settings import Settings
+from pipeline.registry import Registry
+from pipeline.web.probe import Probe
+from pipeline.web.reports import UNHEALTHY, Report, Reports, worst
+
+
+def health_router(settings: Settings, registry: Registry) -> APIRouter:
+    """``/kafka/health``, ``/sqs/health``, ``/health``, ``/live`` and ``/ready``.
+
+    503 when what was asked for is unhealthy, else 200.
+    """
+    router = APIRouter()
+    reports = Reports(settings, registry)
+    kafka, sqs = Probe("Kafka", reports.kafka), Probe("SQS", reports.sqs)
+    probes = {"kafka": kafka, "sqs": sqs, "dynamodb": Probe("DynamoDB", reports.dynamodb)}
+
+    async def ask_all() -> dict[str, Report]:
+        answers = await asyncio.gather(*(probe.report() for probe in probes.values()))
+        return dict(zip(probes, answers, strict=True))
+
+    @router.get("/kafka/health")
+    async def kafka_health() -> JSONResponse:
+        return _answer(await kafka.report())
+
+    @router.get("/sqs/health")
+    async def sqs_health() -> JSONResponse:
+        return _answer(await sqs.report())
+
+    @router.get("/health")
+    async def health() -> JSONResponse:
+        dependencies = await ask_all()
+        return _answer(
+            {
+                "status": worst(dependencies),
+                "service": settings.service_name,
+                "timestamp": datetime.now(UTC).isoformat(),
+                "version": version("pipeline"),
+                "dependencies": dependencies,
+            }
+        )
+
+    @router.get("/live")
+    async def live() -> JSONResponse:
+        """The process answers: a dependency that is away is no reason to restart it."""
+        return JSONResponse({"status": "live"})
+
+    @router.get("/ready")
+    async def ready() -> JSONResponse:
+        """Work can be done: no dependency is unhealthy."""
+        reasons = {
+            name: report.get("error")
+            for name, report in (await ask_all()).items()
+            if report["status"] == UNHEALTHY
+        }
+        if reasons:
+            return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    return router
+
+
+def _answer(report: Report) -> JSONResponse:
+    return JSONResponse(dict(report), status_code=503 if report["status"] == UNHEALTHY else 200)

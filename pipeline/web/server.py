@@ -1,0 +1,79 @@
+"""One HTTP server: a command of its own, or a daemon thread of a bridge or a worker."""
+
+import os
+import socket
+import threading
+import weakref
+
+import uvicorn
+from fastapi import FastAPI
+
+from config.settings import Settings
+from pipeline.errors import ConfigurationError
+from pipeline.registry import Registry
+from pipeline.web.health import health_router
+
+#: Seconds that requests under way get when the server ends.
+GRACE = 2
+
+
+class WebServer:
+    """One HTTP server. The port is taken when the object is made."""
+
+    def __init__(self, settings: Settings, registry: Registry, host: str, port: int) -> None:
+        self._socket = _listen(host, port)
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
+        app.include_router(health_router(settings, registry))
+        # Its logs go where this process's logs go; a line for each probe would drown them.
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self.run, name="web", daemon=True)
+        _servers.add(self)
+
+    def run(self) -> None:
+        """Serve until ``stop``; in the main thread also until SIGINT or SIGTERM."""
+        with self._socket:
+            self._server.run(sockets=[self._socket])
+
+    def start(self) -> None:
+        """Serve on a daemon thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(GRACE + 1)
+
+    def forget(self) -> None:
+        """In a forked child: the port is the parent's."""
+        self._socket.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Could not listen on {host} port {port}: {error.strerror or error}. Choose another port."
+        ) from error
+
+
+_servers: "weakref.WeakSet[WebServer]" = weakref.WeakSet()
+
+
+def _forget_servers() -> None:
+    for server in list(_servers):
+        server.forget()
+
+
+os.register_at_fork(after_in_child=_forget_servers)

@@ -1,0 +1,157 @@
+"""Health over HTTP: the right status and message within five seconds, whatever is away."""
+
+import contextlib
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from config.settings import Settings, load_settings
+from pipeline.kafka import KafkaAdmin
+from pipeline.provision import provision
+from pipeline.registry import Registry
+from pipeline.services.embedded import embedded_services as run_embedded_services
+from pipeline.services.environment import Services
+from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.taskmodules import load_stages
+from pipeline.web.probe import LIFETIME
+from pipeline.web.server import WebServer
+from tests.conftest import MakeEnvironment, MakeSettings
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_stages(("tasks",))
+
+
+@contextlib.contextmanager
+def served(settings: Settings, registry: Registry) -> Iterator[WebServer]:
+    """The server on a free port."""
+    server = WebServer(settings, registry, "127.0.0.1", 0)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def ask(server: WebServer, path: str) -> Answer:
+    """Status code and body; it must come within five seconds."""
+    started = time.monotonic()
+    try:
+        with urllib.request.urlopen(server.url + path, timeout=6) as response:  # noqa: S310
+            answer = response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            answer = error.code, json.loads(error.read())
+    assert time.monotonic() - started < 5, f"{path} took too long"
+    return answer
+
+
+def test_a_provisioned_service_is_healthy(
+    services: Services, make_settings: MakeSettings, registry: Registry
+) -> None:
+    """Topics, lag, depths and the table are told, with service, version and time."""
+    settings = make_settings(services)
+    list(provision(settings, registry))
+    queue = SqsQueue(sqs_client(settings), settings.sqs_task_queue_url)
+    assert queue.send([OutgoingMessage(body="x", group_id="g", deduplication_id="d")]) == [None]
+    with served(settings, registry) as server:
+        code, health = ask(server, "/health")
+        assert (code, health["status"]) == (200, "healthy"), health
+        assert health["service"] == settings.service_name
+        assert health["version"]
+        assert health["timestamp"].endswith("+00:00")
+        assert set(health["dependencies"]) == {"kafka", "sqs", "dynamodb"}
+        _, kafka = ask(server, "/kafka/health")
+        assert kafka["missing_topics"] == []
+        assert settings.topic("document-received") in kafka["existing_topics"]
+        assert kafka["lag"] == 0
+        assert kafka["brokers"]
+        _, sqs = ask(server, "/sqs/health")
+        assert (sqs["messages_available"], sqs["messages_in_flight"], sqs["dlq_depth"]) == (1, 0, 0)
+        assert ask(server, "/ready") == (200, {"status": "ready"})
+        assert ask(server, "/live") == (200, {"status": "live"})
+        assert ask(server, "/docs")[0] == 404
+
+
+def test_missing_topics_degrade_and_a_missing_queue_ends_readiness(
+    services: Services, make_settings: MakeSettings, registry: Registry
+) -> None:
+    """Each is named with its mend."""
+    settings = make_settings(services)
+    KafkaAdmin(settings).create(settings.topic("document-received"), partitions=4, replication=1, config={})
+    with served(settings, registry) as server:
+        code, kafka = ask(server, "/kafka/health")
+        assert (code, kafka["status"]) == (200, "degraded")
+        assert settings.topic("errors") in kafka["missing_topics"]
+        code, sqs = ask(server, "/sqs/health")
+        assert (code, sqs["status"]) == (503, "unhealthy")
+        assert f"{settings.service_name}-tasks.fifo" in sqs["error"]
+        assert "pipeline provision" in sqs["error"]
+        code, health = ask(server, "/health")
+        assert (code, health["status"]) == (503, "unhealthy")
+        assert "There is no table" in health["dependencies"]["dynamodb"]["error"]
+        code, ready = ask(server, "/ready")
+        assert code == 503
+        assert set(ready["reasons"]) == {"sqs", "dynamodb"}
+
+
+def test_services_that_go_away_are_told_within_five_seconds(
+    make_environment: MakeEnvironment, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broker, SQS and DynamoDB die under a healthy service: 503, the reason, and no crash."""
+    with contextlib.ExitStack() as running:
+        environment = make_environment(running.enter_context(run_embedded_services()))
+        settings = _use(environment, monkeypatch)
+        list(provision(settings, registry))
+        with served(settings, registry) as server:
+            assert ask(server, "/health")[0] == 200
+            running.close()
+            time.sleep(LIFETIME)
+            code, health = ask(server, "/health")
+            assert (code, health["status"]) == (503, "unhealthy")
+            dependencies = health["dependencies"]
+            assert {name: each["status"] for name, each in dependencies.items()} == dict.fromkeys(
+                ("kafka", "sqs", "dynamodb"), "unhealthy"
+            )
+            code, kafka = ask(server, "/kafka/health")
+            assert code == 503
+            assert kafka["bootstrap_servers"] == settings.kafka_bootstrap_servers
+            assert "No broker answers" in kafka["error"]
+            assert ask(server, "/live") == (200, {"status": "live"})
+
+
+def test_a_queue_service_that_accepts_and_never_answers_holds_nobody_up(
+    embedded_services: Services,
+    make_environment: MakeEnvironment,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other dependencies are told as they are, and the silent one as silent."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = make_environment(embedded_services) | {
+            "AWS_ENDPOINT_URL_SQS": url,
+            "SQS_TASK_QUEUE_URL": f"{url}/1/tasks.fifo",
+            "SQS_DLQ_URL": f"{url}/1/dlq.fifo",
+        }
+        with served(_use(environment, monkeypatch), registry) as server:
+            code, health = ask(server, "/health")
+            assert code == 503
+            assert "SQS did not answer within" in health["dependencies"]["sqs"]["error"]
+            assert health["dependencies"]["kafka"]["status"] == "degraded"
+
+
+def _use(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    for name, value in environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    return load_settings(environment)
