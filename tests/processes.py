@@ -19,12 +19,6 @@ def running(pids: Iterable[int]) -> list[int]:
     return [pid for pid in pids if _lives(pid)]
 
 
-def naming(text: str) -> list[int]:
-    """The living processes whose command line has ``text`` in it."""
-    found = psutil.process_iter(["cmdline", "pid"])
-    return running(process.pid for process in found if text in " ".join(process.info["cmdline"] or ()))
-
-
 def _lives(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

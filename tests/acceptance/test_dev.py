@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import naming, running, wait_until
+from tests.processes import running, wait_until
 
 PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 
@@ -114,8 +114,8 @@ def test_kill_of_dev_leaves_no_process(start: Start) -> None:
     """kill -9 of dev itself ends its processes, theirs and the services within seconds."""
     dev = start(one=STEADY)
     pids = _pids(dev, "one")
-    services = [child for child in naming("pipeline.services.embedded") if _parent(child) == dev.pid]
-    assert len(services) == 1
+    services = [child.pid for child in psutil.Process(dev.pid).children()]
+    assert len(services) >= 2, "the process, the services and the keeper"
     dev.kill()
     dev.wait(timeout=10)
     wait_until(lambda: not running(pids + services), "the processes of a killed dev end")
@@ -145,11 +145,11 @@ def test_local_services_are_stopped_with_dev(start: Start, tmp_path: Path) -> No
     """--services local starts the real servers for dev's time, also when dev is killed with -9."""
     dev = start("--services", "local", one=STEADY)
     _pids(dev, "one")
-    servers = naming(str(tmp_path / ".pipeline" / "stack"))
-    assert len(servers) >= 3
+    servers = [int(file.read_text()) for file in (tmp_path / ".pipeline" / "stack").glob("*.pid")]
+    assert len(running(servers)) == 3
     dev.kill()
     dev.wait(timeout=10)
-    wait_until(lambda: not naming(str(tmp_path)), "the servers of a killed dev end", timeout=40)
+    wait_until(lambda: not running(servers), "the servers of a killed dev end", timeout=40)
 
 
 def test_no_procfile_is_one_line(tmp_path: Path) -> None:
@@ -180,7 +180,3 @@ def _read_until(dev: "subprocess.Popen[str]", text: str) -> str:
         if text in line:
             return line
     pytest.fail(f"dev ended without printing {text!r}:\n{''.join(seen)}")
-
-
-def _parent(pid: int) -> int:
-    return psutil.Process(pid).ppid()

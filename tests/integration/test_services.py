@@ -18,7 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 from pipeline.services.environment import Services
 from pipeline.services.process import ServerProcess, stop
 from tests.conftest import MakeSettings
-from tests.processes import naming, running, wait_until
+from tests.processes import running, wait_until
 
 
 def test_event_is_read_back(services: Services, make_settings: MakeSettings) -> None:
@@ -97,10 +97,11 @@ def test_kill_of_the_user_ends_the_local_services() -> None:
     """kill -9 of the process that runs them ends the local services and removes a temporary data folder."""
     with _user("from pipeline.services.local import local_services as services") as (user, environment):
         folder = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).parent
-        assert len(naming(str(folder))) >= 3
+        servers = [int(file.read_text()) for file in folder.glob("*.pid")]
+        assert len(running(servers)) == 3
         user.kill()
-        wait_until(lambda: not naming(str(folder)), "the local servers end")
-        assert not folder.exists()
+        wait_until(lambda: not running(servers), "the local servers end")
+        wait_until(lambda: not folder.exists(), "the data folder is removed")
 
 
 @pytest.fixture
