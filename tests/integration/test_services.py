@@ -1,6 +1,7 @@
 """Both sets of services come up, answer, and leave no process behind however their user ends."""
 
 import contextlib
+import importlib.util
 import json
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from pipeline.errors import ConfigurationError
+from pipeline.services.embedded import embedded_services
 from pipeline.services.environment import Services
 from pipeline.services.process import ServerProcess, stop
 from tests.conftest import MakeSettings
@@ -102,6 +105,16 @@ def test_kill_of_the_user_ends_the_local_services() -> None:
         user.kill()
         wait_until(lambda: not running(servers), "the local servers end")
         wait_until(lambda: not folder.exists(), "the data folder is removed")
+
+
+def test_missing_extra_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ministack the embedded services name the extra to install and the other set."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with (
+        pytest.raises(ConfigurationError, match=r"pip install 'pipeline\[embedded\]'.*local services"),
+        embedded_services(),
+    ):
+        pass
 
 
 @pytest.fixture
