@@ -1,0 +1,1 @@
+"""Benchmarks of the worker and the bridge against their peers: ``python -m benchmarks --help``."""

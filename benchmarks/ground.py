@@ -1,0 +1,140 @@
+"""What one measurement runs on: names of its own on running services, its queues, table and topics made."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from config.settings import JOBS_TOPIC, Settings, load_settings
+from pipeline.jobs import JobStore
+from pipeline.kafka.admin import KafkaAdmin
+from pipeline.registry import REGISTRY
+from pipeline.services.embedded import embedded_services
+from pipeline.services.environment import Services
+from pipeline.services.local import local_services
+from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.taskmodules import load_stages
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+#: The stages that are measured.
+TASKS = "benchmarks.stages"
+
+#: Above what any message of a benchmark is received, so that none is moved to the dead-letter queue.
+MAX_RECEIVES = 1000
+
+_SETTINGS = {field.upper() for field in Settings.model_fields}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """The services under names that no other measurement uses."""
+
+    #: The name of the set of services.
+    services: str
+    #: The whole environment of a process that uses them directly.
+    environment: Mapping[str, str]
+    settings: Settings
+
+    @property
+    def queue(self) -> SqsQueue:
+        """The task queue, past any proxy."""
+        return SqsQueue(self.client, self.settings.sqs_task_queue_url)
+
+    @property
+    def client(self) -> "SQSClient":
+        """A client past any proxy."""
+        return sqs_client(self.settings)
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """The servers that a proxy can stand before, as URLs by name."""
+        return {name: self.environment[_endpoint(name)] for name in ("sqs", "dynamodb")}
+
+    def environment_through(self, urls: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a process that reaches ``servers`` at these URLs instead."""
+        moved = dict(self.environment) | {_endpoint(name): url for name, url in urls.items()}
+        for name in ("SQS_TASK_QUEUE_URL", "SQS_DLQ_URL"):
+            moved[name] = moved[name].replace(self.servers["sqs"], urls["sqs"])
+        return moved
+
+
+@contextlib.contextmanager
+def running_services(name: str) -> Iterator[Services]:
+    """Run the set of services of that name ("embedded" or "local") while the block runs.
+
+    This process reaches them too: boto3 finds them through its own variables, set here until then.
+    """
+    run = embedded_services if name == "embedded" else local_services
+    with run() as services:
+        before = dict(os.environ)
+        os.environ.update({k: v for k, v in services.environment.items() if k.startswith("AWS_")})
+        try:
+            yield services
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def make_ground(services: Services) -> Ground:
+    """Names of their own, and all that a worker needs under them."""
+    environment = _environment(services)
+    ground = Ground(services=services.name, environment=environment, settings=load_settings(environment))
+    _make_queues(ground)
+    JobStore(ground.settings).provision()
+    _make_topics(ground.settings)
+    return ground
+
+
+def _environment(services: Services) -> dict[str, str]:
+    name = f"bench-{uuid.uuid4().hex[:12]}"
+    queues = services.environment["SQS_TASK_QUEUE_URL"].rsplit("/", 1)[0]
+    inherited = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in _SETTINGS and not key.startswith(("KAFKA_", "AWS_"))
+    }
+    own = {
+        "SERVICE_NAME": name,
+        "TASK_MODULES": TASKS,
+        "TOPIC_PREFIX": f"{name}-",
+        "KAFKA_CONSUMER_GROUP": name,
+        "SQS_TASK_QUEUE_URL": f"{queues}/{name}-tasks.fifo",
+        "SQS_DLQ_URL": f"{queues}/{name}-dlq.fifo",
+        "DYNAMODB_TABLE": f"{name}-jobs",
+        "TOPIC_PARTITIONS": "6",
+        "SQS_WAIT_TIME_SECONDS": "1",
+    }
+    return {**inherited, **services.environment, **own}
+
+
+def _make_queues(ground: Ground) -> None:
+    attributes: dict[Any, str] = {
+        "FifoQueue": "true",
+        "DeduplicationScope": "messageGroup",
+        "FifoThroughputLimit": "perMessageGroupId",
+        "VisibilityTimeout": "300",
+        "MessageRetentionPeriod": "1209600",
+    }
+    client, settings = ground.client, ground.settings
+    dead = client.create_queue(QueueName=settings.sqs_dlq_url.rsplit("/", 1)[1], Attributes=attributes)
+    arn = client.get_queue_attributes(QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
+    policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVES}
+    client.create_queue(
+        QueueName=settings.task_queue, Attributes=attributes | {"RedrivePolicy": json.dumps(policy)}
+    )
+
+
+def _make_topics(settings: Settings) -> None:
+    load_stages(settings.task_modules)
+    admin = KafkaAdmin(settings)
+    for name in (*REGISTRY.topics, JOBS_TOPIC, "errors", "dlq"):
+        admin.create(settings.topic(name), partitions=settings.topic_partitions, replication=1, config={})
+
+
+def _endpoint(server: str) -> str:
+    return f"AWS_ENDPOINT_URL_{server.upper()}"

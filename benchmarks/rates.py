@@ -1,0 +1,75 @@
+"""Rates from samples: how fast the middle of a run went, without its start and its end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+#: The part of a run that is measured: after the pool is warm, before it runs dry.
+FROM, TO = 0.1, 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """What was seen at one moment."""
+
+    #: Seconds on any clock.
+    at: float
+    #: Tasks done since the start.
+    done: int
+    #: CPU seconds that the measured processes had used.
+    cpu: float
+    #: Requests they had sent.
+    requests: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Middle:
+    """The measured part of a run."""
+
+    tasks: float
+    seconds: float
+    cpu: float
+    requests: float
+
+    @property
+    def per_second(self) -> float:
+        """Tasks per second."""
+        return self.tasks / self.seconds
+
+    @property
+    def requests_per_task(self) -> float:
+        """Requests per task."""
+        return self.requests / self.tasks
+
+    @property
+    def cpu_ms_per_task(self) -> float:
+        """CPU milliseconds per task, of all measured processes together."""
+        return 1000 * self.cpu / self.tasks
+
+
+def middle(samples: Sequence[Sample], total: int) -> Middle:
+    """What happened between the moments at which FROM and TO of ``total`` tasks were done.
+
+    Between two samples the tasks are taken as done evenly. Raises ``ValueError`` when the run did not get
+    that far.
+    """
+    first, last = _at(samples, FROM * total), _at(samples, TO * total)
+    return Middle(
+        tasks=(TO - FROM) * total,
+        seconds=last[0] - first[0],
+        cpu=last[1] - first[1],
+        requests=last[2] - first[2],
+    )
+
+
+def _at(samples: Sequence[Sample], done: float) -> tuple[float, float, float]:
+    """Moment, CPU and requests when ``done`` tasks were done."""
+    for before, after in pairwise(samples):
+        if before.done <= done <= after.done and before.done < after.done:
+            share = (done - before.done) / (after.done - before.done)
+            return (
+                before.at + share * (after.at - before.at),
+                before.cpu + share * (after.cpu - before.cpu),
+                before.requests + share * (after.requests - before.requests),
+            )
+    raise ValueError(f"the run ended before {done:g} tasks were done")

@@ -1,0 +1,34 @@
+"""The stages that are measured: functions so small that what is left is the system's own work."""
+
+from collections.abc import Iterable, Iterator
+
+from pipeline import stage
+
+
+@stage(consumes="bench-numbers", emits="bench-doubled")
+def double(number: int) -> int:
+    """A stage without a split, in the middle of its path: each run is emitted and recorded."""
+    return 2 * number
+
+
+@stage(consumes="bench-doubled")
+def end(number: int) -> None:
+    """What makes ``double`` not the end of its path. It never runs: no bridge turns the events into tasks."""
+
+
+@stage(consumes="bench-ranges", emits="bench-sums")
+def square(number: int) -> int:
+    """One part of a split job."""
+    return number * number
+
+
+@square.split
+def numbers(count: int) -> Iterator[int]:
+    """As many parts as the event says."""
+    return iter(range(count))
+
+
+@square.gather
+def total(_count: int, squares: Iterable[int]) -> int:
+    """All results in one."""
+    return sum(squares)
