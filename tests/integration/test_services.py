@@ -109,7 +109,7 @@ def test_kill_of_the_user_ends_the_local_services() -> None:
 
 def test_missing_extra_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ministack the embedded services name the extra to install and the other set."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with (
         pytest.raises(ConfigurationError, match=r"pip install 'pipeline\[embedded\]'.*local services"),
         embedded_services(),
