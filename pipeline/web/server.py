@@ -64,8 +64,13 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise ConfigurationError(
-            f"Could not listen on {host} port {port}: {error.strerror or error}. Choose another port."
+            f"Could not listen on {host} port {port}: {_reason(error)}. Choose another port."
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    """Without the address that asyncio's and socket's own messages repeat."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 _servers: "weakref.WeakSet[WebServer]" = weakref.WeakSet()

@@ -19,6 +19,7 @@ from pipeline.services.embedded import embedded_services as run_embedded_service
 from pipeline.services.environment import Services
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from pipeline.taskmodules import load_stages
+from pipeline.web.embedded import health_server, serving_health
 from pipeline.web.probe import LIFETIME
 from pipeline.web.server import WebServer
 from tests.conftest import MakeEnvironment, MakeSettings
@@ -148,6 +149,19 @@ def test_a_queue_service_that_accepts_and_never_answers_holds_nobody_up(
             assert code == 503
             assert "SQS did not answer within" in health["dependencies"]["sqs"]["error"]
             assert health["dependencies"]["kafka"]["status"] == "degraded"
+
+
+def test_a_taken_port_costs_the_endpoint_and_not_the_process(
+    embedded_services: Services, make_settings: MakeSettings, registry: Registry
+) -> None:
+    """Several workers of one machine may share HEALTH_PORT: the first serves it."""
+    settings = make_settings(embedded_services)
+    with served(settings, registry) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        shared = settings.model_copy(update={"health_port": port})
+        assert health_server(shared, registry) is None
+        with serving_health(shared, registry):
+            assert ask(server, "/live")[0] == 200
 
 
 def _use(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
