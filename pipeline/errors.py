@@ -10,7 +10,8 @@
     ├── Retry                       a task asks to be tried again after its own delay
     └── ServiceError                Kafka, SQS or DynamoDB did not do what was asked
         ├── ServiceUnavailableError ask again with the same ids: throttled, timed out, reply lost
-        └── ServiceRefusedError     asking again gives the same answer: denied, missing, too large
+        └── ServiceRefusedError     asking again gives the same answer: denied, missing
+            └── MessageRefusedError this one message only: too large, a character it may not have
 
 Any other exception a task raises is tried again, up to its stage's ``retries``.
 """
@@ -68,4 +69,8 @@ class ServiceUnavailableError(ServiceError):
 
 
 class ServiceRefusedError(ServiceError):
-    """The service refused, and would refuse again: access denied, missing queue, too large."""
+    """The service refused, and would refuse again: access denied, missing queue."""
+
+
+class MessageRefusedError(ServiceRefusedError):
+    """The service refused one message (or handle) for what it is; others go through."""

@@ -2,17 +2,23 @@
 
 from confluent_kafka import KafkaError, KafkaException
 
-from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
-#: Codes after which the same request gets the same answer. All else passes, or a new client mends it:
-#: brokers away, leaders moving, timeouts, purged queues, fenced producers, group generations.
-_REFUSED = frozenset(
+#: Codes that are about one record and no other.
+_RECORD_REFUSED = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_MSG,
         KafkaError.INVALID_RECORD,
         KafkaError.INVALID_TIMESTAMP,
+    }
+)
+
+#: Codes after which the same request gets the same answer. All else passes, or a new client mends it:
+#: brokers away, leaders moving, timeouts, purged queues, fenced producers, group generations.
+_REFUSED = frozenset(
+    {
         KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
         KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -54,7 +60,9 @@ def kafka_error(error: KafkaError | KafkaException, action: str) -> ServiceError
     """The error as a decision. ``action`` says what was being done, with the topic's name."""
     reason = error.args[0] if isinstance(error, KafkaException) else error
     code = reason.code()
-    kind = ServiceRefusedError if code in _REFUSED else ServiceUnavailableError
+    kind: type[ServiceError] = ServiceRefusedError if code in _REFUSED else ServiceUnavailableError
+    if code in _RECORD_REFUSED:
+        kind = MessageRefusedError
     mend = f" ({_MENDS[code]})" if code in _MENDS else ""
     converted = kind(f"Could not {action}: {reason.name()}: {reason.str()}{mend}")
     # A delivery report hands over a KafkaError, which is no exception: there is nothing else to chain to.

@@ -13,7 +13,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves, as normalised by ``error_code``.
 #: Source: the common errors and the errors of each action in the SQS API reference.
@@ -77,7 +77,8 @@ def entry_error(failed: Mapping[str, Any], action: str) -> ServiceError:
     code = error_code(failed.get("Code", ""))
     # SenderFault is SQS's own word for "asking again gives the same answer"; throttled entries carry it too.
     refused = failed.get("SenderFault", False) and code not in RETRYABLE_CODES
-    return _error(refused, code, failed.get("Message") or "no reason given", action)
+    kind = MessageRefusedError if refused else ServiceUnavailableError
+    return _error(kind, code, failed.get("Message") or "no reason given", action)
 
 
 def _answered(error: ClientError, action: str) -> ServiceError:
@@ -85,10 +86,10 @@ def _answered(error: ClientError, action: str) -> ServiceError:
     code = error_code(answer.get("Code", ""))
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     passes = status >= 500 or status == 429 or code in RETRYABLE_CODES
-    return _error(not passes, code, answer.get("Message") or f"HTTP {status}", action)
+    kind = ServiceUnavailableError if passes else ServiceRefusedError
+    return _error(kind, code, answer.get("Message") or f"HTTP {status}", action)
 
 
-def _error(refused: bool, code: str, reason: str, action: str) -> ServiceError:
-    kind = ServiceRefusedError if refused else ServiceUnavailableError
+def _error(kind: type[ServiceError], code: str, reason: str, action: str) -> ServiceError:
     mend = f" ({_MENDS[code]})" if code in _MENDS else ""
     return kind(f"Could not {action}: {code}: {reason}{mend}")

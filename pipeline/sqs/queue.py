@@ -7,7 +7,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from pipeline.clock import boottime
-from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs.errors import entry_error, sqs_error
 from pipeline.sqs.messages import (
     MAX_ENTRIES,
@@ -44,7 +44,7 @@ class SqsQueue:
 
     Nothing here tries for ever: botocore's few tries, then a ``ServiceError`` whose class is the decision.
     Methods that take many entries answer for each, in their order: None (done) or its error. An error of a
-    whole request is the answer of each entry in it.
+    whole request is the answer of each entry in it; what is wrong with one entry is a MessageRefusedError.
     """
 
     def __init__(self, client: "SQSClient", url: str) -> None:
@@ -102,7 +102,7 @@ class SqsQueue:
         return [received(entry, requested_at) for entry in answer.get("Messages", ())]
 
     def delete(self, handles: Sequence[str]) -> list[ServiceError | None]:
-        """Delete deliveries by receipt handle. An expired handle is a ``ServiceRefusedError``."""
+        """Delete deliveries by receipt handle. An expired handle is a ``MessageRefusedError``."""
         entries = [{"ReceiptHandle": handle} for handle in handles]
         return self._in_batches(self._client.delete_message_batch, "delete from", entries)
 
@@ -110,7 +110,7 @@ class SqsQueue:
         """Hide deliveries for so many seconds from now, given as (receipt handle, seconds); 0 releases.
 
         SQS adds nothing up: at most 12 hours from the first receive. An expired handle is a
-        ``ServiceRefusedError``.
+        ``MessageRefusedError``.
         """
         entries = [{"ReceiptHandle": handle, "VisibilityTimeout": seconds} for handle, seconds in changes]
         return self._in_batches(
@@ -131,10 +131,10 @@ class SqsQueue:
         answer = self._call(self._client.get_queue_attributes, "read the attributes of", request)
         return dict(answer.get("Attributes", {}))
 
-    def _too_large(self, message: OutgoingMessage) -> ServiceRefusedError | None:
+    def _too_large(self, message: OutgoingMessage) -> MessageRefusedError | None:
         if message.size <= MAX_MESSAGE_BYTES:
             return None
-        return ServiceRefusedError(
+        return MessageRefusedError(
             f"Could not send to {self.name}: the message has {message.size} bytes, SQS takes "
             f"{MAX_MESSAGE_BYTES}: store the data elsewhere and send where it is"
         )

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from config.settings import Settings
-from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Partition, Record
 from pipeline.services.environment import Services
 from tests.conftest import MakeSettings
@@ -176,7 +176,7 @@ def test_a_record_too_large_is_refused_and_the_others_arrive(
     small = Record(topic=topic, key=b"k", value=b"small")
     first, second, third = producer.emit([small, large, small], 20)
     assert first is None
-    assert isinstance(second, ServiceRefusedError)
+    assert isinstance(second, MessageRefusedError)
     assert third is None
 
 
@@ -371,6 +371,6 @@ class TestOnRealKafka:
         small = Record(topic=topic, key=b"k", value=b"small")
         assert [type(e) for e in producer.emit([small, large, small], 20)] == [
             type(None),
-            ServiceRefusedError,
+            MessageRefusedError,
             type(None),
         ]

@@ -10,7 +10,7 @@ import pytest
 
 from config.settings import Settings
 from pipeline.clock import boottime
-from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.services.environment import Services
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
 from tests.conftest import MakeSettings
@@ -106,7 +106,7 @@ def test_a_message_too_large_is_refused_alone(queue: SqsQueue) -> None:
     messages[1] = OutgoingMessage(body="x" * (MAX_MESSAGE_BYTES + 1), group_id="g", deduplication_id="d")
     first, second, third = queue.send(messages)
     assert (first, third) == (None, None)
-    assert isinstance(second, ServiceRefusedError)
+    assert isinstance(second, MessageRefusedError)
     assert str(MAX_MESSAGE_BYTES) in str(second)
     assert len(_drain(queue, 2)) == 2
 
@@ -117,7 +117,7 @@ def test_an_entry_that_sqs_refuses_leaves_the_others(queue: SqsQueue) -> None:
     messages[1] = OutgoingMessage(body="bad \x00", group_id="g", deduplication_id="d")
     first, second, third = queue.send(messages)
     assert (first, third) == (None, None)
-    assert isinstance(second, ServiceRefusedError)
+    assert isinstance(second, MessageRefusedError)
     assert sorted(message.body for message in _drain(queue, 2)) == ["0", "2"]
 
 
@@ -187,7 +187,7 @@ def test_many_deletes_and_changes_are_answered_one_by_one(queue: SqsQueue) -> No
     assert queue.change_visibility([(handle, 60) for handle in handles]) == [None] * 24
     assert queue.delete(handles[:1]) == [None]
     answers = queue.change_visibility([(handle, 60) for handle in handles])
-    assert isinstance(answers[0], ServiceRefusedError)
+    assert isinstance(answers[0], MessageRefusedError)
     assert answers[1:] == [None] * 23
     assert queue.delete(handles[1:]) == [None] * 23
     assert _receive(queue) == []
