@@ -24,6 +24,13 @@ from pipeline.stages import Stage
 HEADER: Final = "pipeline"
 TRACEPARENT: Final = "traceparent"
 
+#: Message attributes of a dead letter on the SQS DLQ. A message there without them was moved by SQS itself.
+REASON: Final = "reason"
+ERROR: Final = "error"
+ATTEMPTS: Final = "attempts"
+SOURCE_QUEUE: Final = "source_queue"
+FAILED_AT: Final = "failed_at"
+
 Role = Literal["run", "split", "part", "gather"]
 
 _BEFORE: Final = "[["

@@ -17,6 +17,7 @@ from pipeline.jobs import Closing, JobStore
 from pipeline.jobs import Failed as FailedTask
 from pipeline.kafka import EventProducer
 from pipeline.sqs import OutgoingMessage, SqsQueue
+from pipeline.taskmessage import ATTEMPTS, ERROR, FAILED_AT, REASON, SOURCE_QUEUE
 from pipeline.transport.inbound import Inbound
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
 from pipeline.worker.outcome import Failed
@@ -25,14 +26,6 @@ from pipeline.worker.work import Work, ref_of
 
 log = structlog.get_logger(__name__)
 
-#: Message attributes of a dead letter on the SQS DLQ. A message there without them was moved by SQS itself.
-REASON, ERROR, ATTEMPTS, SOURCE_QUEUE, FAILED_AT = (
-    "reason",
-    "error",
-    "attempts",
-    "source_queue",
-    "failed_at",
-)
 #: Characters of the reason kept in the attribute; the errors topic has the whole.
 REASON_LIMIT = 500
 
