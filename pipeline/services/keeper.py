@@ -31,9 +31,11 @@ def _keep(folder: Path, *, remove: bool) -> None:
     wait_for_parent_end()
     # Data that is thrown away needs no orderly end.
     servers = servers_of(folder, keep=not remove)
-    stop([server.process for server in servers], grace=0 if remove else GRACE)
-    if remove:
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        stop([server.process for server in servers], grace=0 if remove else GRACE)
+    finally:
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

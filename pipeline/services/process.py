@@ -10,8 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import ServiceUnavailableError
+
 #: Puts the shell's own process id in the file, then becomes the server: the file is right from the start.
 _BECOME = 'echo $$ >"$0" && exec "$@"'
+
+#: Seconds a killed process may take to be gone; longer means that it hangs in the kernel.
+KILL_TIMEOUT = 10.0
 
 #: Seconds between two looks at something that another process changes.
 POLL = 0.05
@@ -93,16 +98,26 @@ class ServerProcess:
 
 
 def stop(servers: Sequence[ServerProcess], grace: float) -> None:
-    """Ask all to end, wait ``grace`` seconds for them together, then kill those that did not."""
+    """Ask all to end, wait ``grace`` seconds for them together, then kill those that did not.
+
+    Raises ServiceUnavailableError for one that even that does not end.
+    """
     for server in servers:
         server.signal(signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    for server in servers:
-        while server.is_running() and time.monotonic() < deadline:
-            time.sleep(POLL)
-        while server.is_running():
-            server.signal(signal.SIGKILL)
-            time.sleep(POLL)
+    left = _wait_for_end(servers, grace)
+    for server in left:
+        server.signal(signal.SIGKILL)
+    if left := _wait_for_end(left, KILL_TIMEOUT):
+        names = ", ".join(f"{server.name} (pid {server.pid()})" for server in left)
+        raise ServiceUnavailableError(f"Not ended {KILL_TIMEOUT:g} s after SIGKILL: {names}.")
+
+
+def _wait_for_end(servers: Sequence[ServerProcess], timeout: float) -> list[ServerProcess]:
+    """Those that still run after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while (left := [server for server in servers if server.is_running()]) and time.monotonic() < deadline:
+        time.sleep(POLL)
+    return left
 
 
 def _lock(descriptor: int) -> bool:
