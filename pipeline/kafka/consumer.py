@@ -93,7 +93,10 @@ class EventConsumer:
             failure, self._failure = self._failure, None
             raise failure
         try:
-            answers = self._consumer.consume(max_messages, timeout)
+            # In two steps: one call would wait the whole timeout for the last of max_messages.
+            answers = self._consumer.consume(1, timeout)
+            if answers and max_messages > 1:
+                answers += self._consumer.consume(max_messages - 1, 0)
         except KafkaException as error:
             raise kafka_error(error, "consume") from error
         return [received(answer) for answer in answers if self._is_message(answer)]

@@ -1,0 +1,185 @@
+"""The bridge: from Kafka events to SQS tasks, committing an offset only when all before it are on their way.
+
+One thread polls, steers and commits; a few send (``senders.py``). It runs no user code. A crash anywhere
+repeats events, and their tasks have the same ids as the first time.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+
+import structlog
+
+from config.settings import Settings
+from consumers.load import Load
+from consumers.offsets import OffsetTracker
+from consumers.outbox import Outbox, SharedTicket
+from consumers.rejects import Rejects
+from consumers.senders import Senders
+from consumers.throttle import Throttle
+from consumers.translator import Translator
+from pipeline.errors import ConfigurationError, ServiceError, ServiceRefusedError
+from pipeline.jobs import JobStore
+from pipeline.kafka import EventConsumer, EventProducer, Message, Partition
+from pipeline.registry import Registry
+from pipeline.worker.patience import Patience
+
+log = structlog.get_logger(__name__)
+
+#: Messages of one poll, and the longest wait for the first (seconds): how late a commit or a stop may be.
+POLL_MESSAGES, POLL_SECONDS = 500, 0.2
+
+#: Seconds between commits.
+COMMIT_EVERY = 1.0
+
+#: Seconds that a rebalance, and a stop, wait for what is in flight. What is not out then is repeated.
+REVOKE_WAIT, STOP_WAIT = 10.0, 10.0
+
+#: Seconds after the start in which a refusal of Kafka may still pass: a new topic reaches brokers one by one.
+GRACE, GRACE_PAUSE = 30.0, 2.0
+
+#: Seconds between two lines that say how much went through.
+REPORT_EVERY = 30.0
+
+
+class Bridge:
+    """Runs until told to stop."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._translator = Translator(settings, registry)
+        if not self._translator.topics:
+            raise ConfigurationError(
+                f"No stage in TASK_MODULES ({', '.join(settings.task_modules)}): there is nothing to consume."
+            )
+        self._tracker = OffsetTracker()
+        self._load = Load()
+        self._outbox = Outbox()
+        self._producer = EventProducer(settings, "bridge")
+        store, patience = JobStore(settings), Patience()
+        rejects = Rejects(settings, registry, store, self._producer, patience)
+        self._senders = Senders(settings, self._outbox, self._tracker, self._load, store, rejects, patience)
+        self._throttle = Throttle(settings, registry, self._tracker, self._load)
+        self._stop = threading.Event()
+        self._next_commit = 0.0
+        self._next_report = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Bridge until ``stop`` is set; then see what is in flight out, commit, and leave the group.
+
+        Raises the ServiceRefusedError of a service that takes nothing: all is as after a crash then.
+        """
+        self._stop = stop
+        self._senders.start()
+        self._throttle.start()
+        try:
+            self._consume_with_patience(time.monotonic() + GRACE)
+        finally:
+            self._throttle.close()
+            self._senders.close()
+            self._producer.close(5.0)
+        if self._senders.failure:
+            raise self._senders.failure
+
+    def _consume_with_patience(self, graceful_until: float) -> None:
+        while not self._stop.is_set():
+            try:
+                self._consume()
+                return
+            except ServiceRefusedError as error:
+                if time.monotonic() > graceful_until:
+                    raise
+                log.warning("bridge.refused", error=str(error))
+                # Not stop.wait: the signal handler, on this same thread, would wait for the lock inside.
+                time.sleep(GRACE_PAUSE)
+
+    def _consume(self) -> None:
+        """As one member of the group, until told to stop or something fails."""
+        self._consumer = EventConsumer(
+            self._settings,
+            list(self._translator.topics),
+            self._settings.kafka_consumer_group,
+            on_assigned=self._on_assigned,
+            on_revoked=self._on_revoked,
+            on_lost=self._on_lost,
+        )
+        log.info("bridge.started", topics=sorted(self._translator.topics))
+        try:
+            while not self._stop.is_set() and self._senders.failure is None:
+                for message in self._consumer.poll(POLL_MESSAGES, POLL_SECONDS):
+                    self._take(message)
+                self._throttle.apply(self._consumer)
+                self._commit_when_due()
+                self._report_when_due()
+            self._see_out()
+        finally:
+            # Before closing: the callback inside would wait for senders that may be gone.
+            self._tracker.revoke(self._tracker.partitions())
+            self._consumer.close()
+            log.info("bridge.stopped", events=self._load.passed)
+
+    def _take(self, message: Message) -> None:
+        ticket = self._tracker.take(Partition(message.topic, message.partition), message.offset)
+        if ticket is None:
+            return
+        size = len(message.value or b"") + len(message.key or b"")
+        self._load.add(size)
+        for entry in self._translator.translate(message, SharedTicket(ticket, size)):
+            self._outbox.put(entry)
+
+    def _commit_when_due(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_commit or self._throttle.wants_commit():
+            self._next_commit = now + COMMIT_EVERY
+            self._commit(self._tracker.partitions())
+
+    def _commit(self, partitions: Iterable[Partition]) -> None:
+        committable = self._tracker.committable()
+        offsets = {partition: committable[partition] for partition in partitions if partition in committable}
+        try:
+            self._consumer.commit(offsets)
+        except ServiceError as error:
+            # Later; what is not committed is repeated, never lost.
+            log.warning("bridge.commit_failed", error=str(error))
+        else:
+            self._tracker.committed(offsets)
+
+    def _see_out(self) -> None:
+        partitions = self._tracker.partitions()
+        if self._senders.failure is None and not self._tracker.wait_settled(partitions, STOP_WAIT):
+            log.warning("bridge.unfinished", repeated=sum(map(self._tracker.span, partitions)))
+        self._commit(partitions)
+
+    def _on_assigned(self, partitions: list[Partition]) -> None:
+        log.info("bridge.assigned", partitions=_names(partitions))
+        self._tracker.assign(partitions)
+        self._throttle.forget(partitions)
+
+    def _on_revoked(self, partitions: list[Partition]) -> None:
+        """They are still this member's while this runs: the next one shall repeat as little as possible."""
+        held = [partition for partition in partitions if partition in self._tracker.partitions()]
+        if held:
+            self._tracker.wait_settled(held, REVOKE_WAIT)
+            self._commit(held)
+        log.info("bridge.revoked", partitions=_names(partitions))
+        self._tracker.revoke(partitions)
+        self._throttle.forget(partitions)
+
+    def _on_lost(self, partitions: list[Partition]) -> None:
+        """Another member has them already: nothing of them may be committed."""
+        log.warning("bridge.lost", partitions=_names(partitions))
+        self._tracker.revoke(partitions)
+        self._throttle.forget(partitions)
+
+    def _report_when_due(self) -> None:
+        now = time.monotonic()
+        if now < self._next_report:
+            return
+        self._next_report = now + REPORT_EVERY
+        spans = {p: span for p in self._tracker.partitions() if (span := self._tracker.span(p))}
+        if spans:
+            log.info("bridge.progress", events=self._load.passed, uncommitted=sum(spans.values()))
+
+
+def _names(partitions: Iterable[Partition]) -> list[str]:
+    return [f"{partition.topic}[{partition.number}]" for partition in sorted(partitions)]

@@ -1,0 +1,137 @@
+"""What is to be sent to SQS, and in which order: of an ordered group one at a time, all else at once."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from consumers.offsets import Ticket
+from pipeline.events import Event
+from pipeline.jobs import NewJob
+from pipeline.kafka import Message
+from pipeline.sqs import OutgoingMessage
+
+#: Where what cannot become a task goes, beside the names of queues.
+REJECTED = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """Why an event cannot become a task."""
+
+    #: The exception's class, and its message.
+    error: str
+    message: str
+    #: The stage whose task it cannot become; None when it is no stage's.
+    stage: str | None = None
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Entry:
+    """One task that an event makes, or its rejection, on the way out."""
+
+    source: Message
+    #: None for a record that is no event.
+    event: Event | None
+    ticket: "SharedTicket"
+    #: The job it belongs to, when it is known.
+    job_id: str | None
+    #: That job, to be opened before anything of it leaves; None when an earlier event opened it.
+    job: NewJob | None
+    #: The queue's name, or REJECTED.
+    destination: str
+    #: The task's stage and message; None for a rejection.
+    stage: str | None = None
+    task: OutgoingMessage | None = None
+    #: Whether the tasks of its group are sent one after the other.
+    ordered: bool = False
+    rejection: Rejection | None = None
+
+    @property
+    def lane(self) -> tuple[str, str] | None:
+        """Queue and group, when order counts."""
+        return (self.destination, self.task.group_id) if self.task and self.ordered else None
+
+
+class SharedTicket:
+    """An event's ticket, shared by the tasks it makes: settled with the last of them."""
+
+    def __init__(self, ticket: Ticket, size: int) -> None:
+        self.ticket = ticket
+        #: Bytes held in memory for it.
+        self.size = size
+        self._left = 1
+        self._lock = threading.Lock()
+
+    def share(self, holders: int) -> None:
+        """How many tasks there are; said before the first is put into the outbox."""
+        self._left = holders
+
+    def release(self) -> bool:
+        """One of them is out; True for the last."""
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
+
+
+class Outbox:
+    """Entries by destination. Threads take batches and say of each entry when it is out.
+
+    Of an ordered group one entry is given out at a time, the next only after it: SQS may fail the first of
+    two in one request and accept the second.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._ready: dict[str, deque[Entry]] = {}
+        #: Followers of each group that has an entry ready or out.
+        self._followers: dict[tuple[str, str], deque[Entry]] = {}
+        self._closed = False
+
+    def put(self, entry: Entry) -> None:
+        """Add an entry behind those of its group."""
+        with self._changed:
+            lane = entry.lane
+            if lane is not None and lane in self._followers:
+                self._followers[lane].append(entry)
+                return
+            if lane is not None:
+                self._followers[lane] = deque()
+            self._offer(entry)
+
+    def take(self, limit: int) -> list[Entry]:
+        """Up to ``limit`` entries of one destination, waiting for the first; empty when closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or bool(self._ready))
+            if self._closed:
+                return []
+            # The destination that waits longest: dicts keep their order of insertion.
+            destination, waiting = next(iter(self._ready.items()))
+            batch = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+            del self._ready[destination]
+            if waiting:
+                self._ready[destination] = waiting
+            return batch
+
+    def out(self, entries: Sequence[Entry]) -> None:
+        """These are out (sent, rejected or lost): the next of their groups may go."""
+        with self._changed:
+            for entry in entries:
+                lane = entry.lane
+                if lane is None:
+                    continue
+                followers = self._followers[lane]
+                if followers:
+                    self._offer(followers.popleft())
+                else:
+                    del self._followers[lane]
+
+    def close(self) -> None:
+        """Give out nothing more; what is inside is read from Kafka again, by whoever comes next."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _offer(self, entry: Entry) -> None:
+        self._ready.setdefault(entry.destination, deque()).append(entry)
+        self._changed.notify()

@@ -1,0 +1,137 @@
+"""From a Kafka record to what leaves the bridge: a task for each stage, or a rejection."""
+
+import re
+import time
+from collections.abc import Callable
+
+from config.settings import Settings
+from consumers.outbox import REJECTED, Entry, Rejection, SharedTicket
+from pipeline import events, identity, taskmessage
+from pipeline.errors import InvalidEventError
+from pipeline.events import Coordinates, Event
+from pipeline.jobs import JobPlan, NewJob
+from pipeline.kafka import Message
+from pipeline.registry import Registry
+from pipeline.sqs import OutgoingMessage
+
+#: The CloudEvents extension that names the job, and the one that names the stage an event comes from.
+JOB_HEADER, STAGE_HEADER = "ce_jobid", "ce_stage"
+
+#: What a job id may be; a header that is something else names no job.
+_JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+_DAY = 86_400
+
+
+class Translator:
+    """Knows the stages and topics of a service; runs no user code and asks no service."""
+
+    def __init__(
+        self, settings: Settings, registry: Registry, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._clock = clock
+        #: The Kafka topics to consume, and the logical name of each.
+        self.topics = {settings.topic(name): name for name in registry.consumed_topics}
+        self._plans = {name: JobPlan(stages=registry.plan(name)) for name in registry.consumed_topics}
+
+    def translate(self, message: Message, ticket: SharedTicket) -> list[Entry]:
+        """The entries of one record, at least one; ``ticket`` is shared among them."""
+        try:
+            self._check_age(message)
+        except InvalidEventError as error:
+            return [self._reject(message, ticket, error, expired=True)]
+        try:
+            entries = self._tasks(message, self._decode(message), ticket)
+        except Exception as error:  # noqa: BLE001 - also a mistake of ours must not block a partition
+            return [self._reject(message, ticket, error, expired=False)]
+        ticket.share(len(entries))
+        return entries
+
+    def _decode(self, message: Message) -> Event:
+        return events.decode(
+            key=message.key,
+            value=message.value,
+            headers=message.headers,
+            coordinates=Coordinates(
+                topic=message.topic,
+                partition=message.partition,
+                offset=message.offset,
+                timestamp_ms=message.timestamp_ms,
+            ),
+        )
+
+    def _check_age(self, message: Message) -> None:
+        """Refuse what is older than any record of its job: its counters are gone and would count anew."""
+        days = (self._clock() - message.timestamp_ms / 1000) / _DAY
+        # A record without a timestamp (-1, of an old broker) has no age.
+        if message.timestamp_ms > 0 and days > self._settings.job_expiry_days:
+            raise InvalidEventError(
+                f"the event is {days:.1f} days old, and records of jobs expire after "
+                f"{self._settings.job_expiry_days} (JOB_EXPIRY_DAYS): what of it was done is no longer known"
+            )
+
+    def _tasks(self, message: Message, event: Event, ticket: SharedTicket) -> list[Entry]:
+        topic = self.topics[message.topic]
+        job_id = event.job_id or identity.job_id(event.source, event.id)
+        submitted_at = self._submitted_at(event, message)
+        job = None
+        if event.stage is None or event.job_id is None:
+            job = self._new_job(job_id, event.entity_id, topic, submitted_at)
+        entries = []
+        for stage in self._registry.consumers(topic):
+            task = taskmessage.for_event(stage, event, job_id, submitted_at)
+            entries.append(
+                Entry(
+                    source=message,
+                    event=event,
+                    ticket=ticket,
+                    job_id=job_id,
+                    job=job,
+                    destination=task.queue or self._settings.task_queue,
+                    stage=stage.name,
+                    task=OutgoingMessage(**task.to_sqs()),
+                    ordered=stage.ordered,
+                )
+            )
+        return entries
+
+    def _submitted_at(self, event: Event, message: Message) -> float:
+        """When the job was submitted, never later than its event was written.
+
+        How long ago that is decides whether a task may be a replay; a producer's own clock or claim of a
+        later moment must not hide one.
+        """
+        known = [self._clock(), event.submitted_at, message.timestamp_ms / 1000]
+        return min(moment for moment in known if moment is not None and moment > 0)
+
+    def _new_job(self, job_id: str, entity_id: str, topic: str, submitted_at: float) -> NewJob:
+        return NewJob(
+            job_id=job_id,
+            entity_id=entity_id,
+            topic=topic,
+            plan=self._plans[topic],
+            submitted_at=submitted_at,
+        )
+
+    def _reject(self, message: Message, ticket: SharedTicket, error: Exception, *, expired: bool) -> Entry:
+        headers = {name.lower(): value.decode(errors="replace") for name, value in message.headers}
+        named = headers.get(JOB_HEADER, "")
+        job_id = named if _JOB_ID.fullmatch(named) else None
+        rejection = Rejection(error=type(error).__name__, message=str(error))
+        job = None
+        if job_id and STAGE_HEADER not in headers and not expired:
+            # The first event of its job: without a record, nobody would see the job fail.
+            entity_id = (message.key or b"").decode(errors="replace") or job_id
+            submitted_at = min(self._clock(), message.timestamp_ms / 1000)
+            job = self._new_job(job_id, entity_id, self.topics[message.topic], submitted_at)
+        return Entry(
+            source=message,
+            event=None,
+            ticket=ticket,
+            job_id=job_id,
+            job=job,
+            destination=REJECTED,
+            rejection=rejection,
+        )
