@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -44,6 +45,8 @@ def demo(paths: tuple[Path, ...], which: str, as_json: bool) -> None:
     documents. At the end the result is compared with that of a plain loop over the same files: exit
     code 1 when anything differs.
     """
+    # A polite end is a Ctrl-C: what was started is ended in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     documents = find_documents(paths)
     REMARKS.print(f"{len(documents):,} documents. Starting the {which} services …")
     with (

@@ -183,7 +183,7 @@ def test_ending_it_leaves_no_process(demo: Callable[..., Demo], number: signal.S
     assert len(run.pids) >= 4
     run.process.send_signal(number)
     code, _ = run.end()
-    assert code == {signal.SIGINT: 130, signal.SIGTERM: -15, signal.SIGKILL: -9}[number]
+    assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     wait_until(lambda: not running(run.pids), f"the end of {running(run.pids)}", 40)
 
 

@@ -1,0 +1,143 @@
+"""Stages in a package of the user's own, named by TASK_MODULES: all that a user does, as a user does it."""
+
+import json
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.services.children import children
+from pipeline.services.environment import Services
+from tests.conftest import MakeEnvironment
+
+PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
+CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
+
+ORDERS = '''\
+"""Prices an order, line by line."""
+
+from collections.abc import Iterable, Iterator
+
+from pydantic import BaseModel
+
+from pipeline import PermanentError, current_task, stage
+
+
+class Line(BaseModel):
+    article: str
+    amount: int
+
+
+class Order(BaseModel):
+    customer: str
+    lines: list[Line]
+
+
+class Bill(BaseModel):
+    customer: str
+    total: int
+    entity: str
+
+
+@stage(consumes="order-placed", emits="order-priced", retries=0)
+def price(line: Line) -> int:
+    if line.amount < 0:
+        raise PermanentError(f"{line.article}: nobody can order {line.amount}")
+    return 10 * line.amount
+
+
+@price.split
+def lines(order: Order) -> Iterator[Line]:
+    yield from order.lines
+
+
+@price.gather
+def bill(order: Order, prices: Iterable[int]) -> Bill:
+    task = current_task()
+    return Bill(customer=order.customer, total=sum(prices), entity=task.entity_id if task else "")
+'''
+
+MAILS = '''\
+"""Sends the bill: a file stands for the mail."""
+
+from pathlib import Path
+
+from pipeline import stage
+from shop.orders import Bill
+
+
+@stage(consumes="order-priced", ordered=True)
+def mail(bill: Bill) -> None:
+    Path(f"{bill.customer}.mail").write_text(bill.model_dump_json())
+'''
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(services: Services, make_environment: MakeEnvironment, tmp_path: Path) -> Iterator[Run]:
+    """Runs a ``pipeline`` command beside a bridge and a worker that know the package ``shop``."""
+    package = tmp_path / "shop"
+    package.mkdir()
+    for name, source in (("__init__", ""), ("orders", ORDERS), ("mails", MAILS)):
+        (package / f"{name}.py").write_text(source)
+    environment = make_environment(services, TASK_MODULES="shop")
+
+    def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [PIPELINE, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        logs = "".join(log.read_text() for log in tmp_path.glob("*.log"))
+        assert done.returncode == code, done.stdout + done.stderr + logs
+        return done
+
+    run("provision")
+    with children() as started:
+        for name in ("bridge", "worker"):
+            with (tmp_path / f"{name}.log").open("wb") as log:
+                started.start([*CELERY, name], environment=environment, output=log, folder=tmp_path)
+        yield run
+
+
+def order(*amounts: int) -> str:
+    lines = [{"article": f"a{number}", "amount": amount} for number, amount in enumerate(amounts)]
+    return json.dumps({"customer": "ada", "lines": lines})
+
+
+def test_a_job_goes_through_stages_of_ones_own(run: Run, tmp_path: Path) -> None:
+    """Written, submitted, split, gathered, done: the result is the sum, and the job is complete."""
+    done = run("submit", "price", "--data", order(1, 2, 3), "--entity", "c-7", "--wait", "--json")
+    (job,) = map(json.loads, done.stdout.splitlines())
+    assert job["state"] == "complete"
+    sent = json.loads((tmp_path / "ada.mail").read_text())
+    assert sent == {"customer": "ada", "total": 60, "entity": "c-7"}
+    shown: dict[str, Any] = json.loads(run("jobs", "show", job["job_id"], "--json").stdout)
+    assert {each["stage"]: (each["state"], each["done"], each["total"]) for each in shown["stages"]} == {
+        "price": ("done", 3, 3),
+        "mail": ("done", 1, 1),
+    }
+
+
+def test_a_part_that_fails_fails_its_job_with_the_reason(run: Run) -> None:
+    """The other parts run, the job is failed, and the reason is shown."""
+    done = run("submit", "price", "--data", order(1, -2, 3), "--wait", code=1)
+    assert "price (1): pipeline.errors.PermanentError: a1: nobody can order -2" in done.stdout
+    job_id = done.stdout.split()[0]
+    shown: dict[str, Any] = json.loads(run("jobs", "show", job_id, "--json").stdout)
+    assert [(each["state"], each["done"], each["failed"]) for each in shown["stages"]][0] == ("failed", 2, 1)
+
+
+def test_a_split_of_nothing_is_gathered(run: Run, tmp_path: Path) -> None:
+    """No parts, and still one result."""
+    run("submit", "price", "--data", order(), "--wait")
+    assert json.loads((tmp_path / "ada.mail").read_text())["total"] == 0
