@@ -8,6 +8,7 @@ from celery import Celery, current_task
 from celery.signals import after_setup_logger, after_setup_task_logger, before_task_publish
 
 from config.settings import Settings, load_settings
+from pipeline.jobs import JobStore
 from pipeline.telemetry import logs
 from pipeline.transport import fifo
 from pipeline.worker.healthstep import Health
@@ -21,6 +22,11 @@ class PipelineApp(Celery):  # type: ignore[misc]
     def settings(self) -> Settings:
         """The settings of this process."""
         return load_settings(os.environ)
+
+    @cached_property
+    def job_store(self) -> JobStore:
+        """The job store of this process and of those it forks."""
+        return JobStore(self.settings)
 
 
 def celery_configuration(settings: Settings) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Disposal: what is settled leaves the queue or goes back to it, in batches, off the event loop."""
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
 from pipeline.transport.intake import Intake
-from pipeline.transport.lease import Lease
+from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
 
 log = structlog.get_logger(__name__)
 
@@ -23,8 +24,6 @@ LINGER = 0.005
 BATCH = 10
 #: Between tries when SQS does not answer (seconds).
 RETRY_AFTER = 0.5
-#: The longest visibility SQS allows, less a margin (seconds): 12 hours from the receive.
-LONGEST_VISIBILITY = 12 * 3600 - 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Disposal:
         self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         #: held while a visibility is set, so that a heartbeat never undoes the delay of a return
         self.visibility = threading.Lock()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"disposal-{n}", daemon=True) for n in range(THREADS)
         ]
@@ -51,28 +50,31 @@ class Disposal:
             thread.start()
 
     def delete(self, lease: Lease) -> None:
-        """Its effects are safe: delete the message. Returns at once."""
-        self._orders.put(_Order(lease, None))
+        """Its effects are safe: delete the message. Returns at once; the first order for a message counts."""
+        for each in self._intake.leave(lease, Phase.DELETING):
+            self._orders.put(_Order(each, None))
 
     def give_back(self, lease: Lease, delay: float = 0) -> None:
-        """Let it come again after ``delay`` seconds. Returns at once.
+        """Let it come again after ``delay`` seconds, and those waiting behind it at once.
 
-        Those waiting behind it in its lane go back too: SQS keeps them behind it until it is through,
-        and another worker may take them with it.
+        Returns at once; the first order for a message counts.
         """
-        for follower in reversed(self._intake.cut(lease.lane)):
-            if follower is not lease:
-                self._orders.put(_Order(follower, 0))
-        self._orders.put(_Order(lease, min(max(0, round(delay)), LONGEST_VISIBILITY)))
+        seconds = min(max(0, math.ceil(delay)), int(LONGEST_HOLD))
+        for each in self._intake.leave(lease, Phase.RETURNING):
+            self._orders.put(_Order(each, seconds if each is lease else 0))
 
     def give_back_waiting(self, queue_name: str | None = None) -> None:
         """Give back all that wait (of one queue, or of every queue). Returns at once."""
-        for lease in self._intake.cut_all(queue_name):
+        self.release(self._intake.cut_all(queue_name))
+
+    def release(self, leases: Iterable[Lease]) -> None:
+        """Let those that the intake cut out come again at once. Returns at once."""
+        for lease in leases:
             self._orders.put(_Order(lease, 0))
 
     def close(self, timeout: float) -> None:
         """Carry out what was ordered, for at most ``timeout`` seconds, and end the threads."""
-        self._stopping = True
+        self._stopping.set()
         deadline = time.monotonic() + timeout
         for _ in self._threads:
             self._orders.put(None)
@@ -114,39 +116,41 @@ class Disposal:
 
     def _delete(self, target: SqsQueue, leases: list[Lease]) -> None:
         while leases:
-            answers = target.delete([lease.message.receipt_handle for lease in leases])
-            leases = self._conclude(leases, answers, "message.delete_refused")
+            handles = [lease.message.receipt_handle for lease in leases]
+            leases = self._conclude(leases, handles, target.delete(handles), "message.delete_refused")
             self._pause_before_again(leases)
 
     def _return(self, target: SqsQueue, orders: list[_Order]) -> None:
-        delays = {order.lease.tag: order.delay or 0 for order in orders}
+        delays = {order.lease.message_id: order.delay or 0 for order in orders}
         leases = [order.lease for order in orders]
-        while leases:
+        # One that is here again already is a new lease, and not to be made visible under it.
+        while leases := [lease for lease in leases if self._intake.is_held(lease)]:
+            handles = [lease.message.receipt_handle for lease in leases]
+            seconds = [delays[lease.message_id] for lease in leases]
             with self.visibility:
-                changes = [(lease.message.receipt_handle, delays[lease.tag]) for lease in leases]
-                answers = target.change_visibility(changes)
-                leases = self._conclude(leases, answers, "message.return_refused")
+                answers = target.change_visibility(list(zip(handles, seconds, strict=True)))
+            leases = self._conclude(leases, handles, answers, "message.return_refused")
             self._pause_before_again(leases)
 
     def _conclude(
-        self, leases: list[Lease], answers: Sequence[ServiceError | None], refused: str
+        self, leases: list[Lease], handles: list[str], answers: Sequence[ServiceError | None], refused: str
     ) -> list[Lease]:
-        """Forget what is through; those SQS did not answer for, to try again.
+        """Forget what is through; those to try again.
 
         A refusal is no error: the lease was lost, so the message comes again, and a done task is
-        recognised then.
+        recognised then. When it came again meanwhile, it has a new handle.
         """
         again = []
-        for lease, error in zip(leases, answers, strict=True):
-            if isinstance(error, ServiceUnavailableError) and not self._stopping:
+        for lease, handle, error in zip(leases, handles, answers, strict=True):
+            unanswered = isinstance(error, ServiceUnavailableError) and not self._stopping.is_set()
+            if unanswered or (error is not None and handle != lease.message.receipt_handle):
                 again.append(lease)
                 continue
             if error is not None:
-                log.info(refused, queue=lease.queue, message_id=lease.tag, error=str(error))
+                log.info(refused, queue=lease.queue, message_id=lease.message_id, error=str(error))
             self._intake.forget(lease)
         return again
 
-    @staticmethod
-    def _pause_before_again(leases: list[Lease]) -> None:
+    def _pause_before_again(self, leases: list[Lease]) -> None:
         if leases:
-            time.sleep(RETRY_AFTER)
+            self._stopping.wait(RETRY_AFTER)

@@ -4,16 +4,20 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, ClassVar
 
 import structlog
 from kombu.transport import TRANSPORT_ALIASES, virtual
+from kombu.transport.virtual.base import queue_declare_ok_t
 
 from config.settings import Settings
 from pipeline import identity
 from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.transport.envelope import PARSED
 from pipeline.transport.inbound import Inbound, inbound
+from pipeline.transport.intake import HELD_LIMIT
 from pipeline.transport.lease import Lease
 from pipeline.transport.wakeup import Wakeup
 
@@ -27,9 +31,30 @@ PARK_BEYOND = 1.0
 AFTER_DELIVERY_ERROR = 30
 
 
+class QoS(virtual.QoS):  # type: ignore[misc]
+    """Keeps no list of its own of what was delivered: the intake does, for longer than a channel lives."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """Nothing."""
+
+    def ack(self, delivery_tag: str) -> None:
+        """Nothing."""
+
+
+class Message(virtual.Message):  # type: ignore[misc]
+    """A message whose body was parsed when it was received."""
+
+    def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any) -> None:
+        super().__init__(payload, channel, **kwargs)
+        # Not kombu's decoder, which refuses data that looks like one of its own types.
+        self._decoded_cache = payload.get(PARSED)
+
+
 class Channel(virtual.Channel):  # type: ignore[misc]
     """One channel. What is held belongs to the process, so a channel may close and lose nothing."""
 
+    QoS = QoS
+    Message = Message
     # kombu would send copies of what is unacknowledged; the originals are still in SQS.
     do_restore = False
     # SQS carries text and the body is JSON: base64 would only make it larger.
@@ -43,52 +68,42 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         self.connection.consume(queue)
 
     def basic_cancel(self, consumer_tag: str) -> None:
-        """Stop receiving; what waits goes back."""
+        """Stop receiving; what was not started goes back."""
         queue = self._tag_to_queue.get(consumer_tag)
         super().basic_cancel(consumer_tag)
         if queue is not None:
             self.connection.inbound.cancel(queue)
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False) -> None:
-        """How many messages the worker takes at once."""
+        """How many messages the worker takes at once; 0: as many as are held."""
         super().basic_qos(prefetch_size, prefetch_count, apply_global)
-        self.connection.inbound.intake.slots = max(1, prefetch_count)
+        self.connection.inbound.intake.slots = prefetch_count or HELD_LIMIT
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
-        """Delete the message. Stages do not come here: they are settled first."""
-        lease = self.release(delivery_tag)
-        if lease is not None:
-            self.connection.inbound.disposal.delete(lease)
+        """Delete the message. Tasks do not come here: they are settled."""
+        inbound = self.connection.inbound
+        if (lease := inbound.intake.finish(delivery_tag)) is not None:
+            inbound.disposal.delete(lease)
 
     def basic_reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """Give the message back: at once, or without ``requeue`` when its lease ends.
+        """Give the message back: at once, or without ``requeue`` after a while.
 
         Nothing is dropped: a message nobody can use ends in the dead-letter queue by the redrive policy.
         """
-        lease = self.release(delivery_tag)
-        if lease is not None:
-            delay = 0 if requeue else AFTER_DELIVERY_ERROR
-            self.connection.inbound.disposal.give_back(lease, delay)
+        inbound = self.connection.inbound
+        if (lease := inbound.intake.finish(delivery_tag)) is not None:
+            inbound.disposal.give_back(lease, 0 if requeue else AFTER_DELIVERY_ERROR)
 
-    def release(self, delivery_tag: str) -> Lease | None:
-        """The run of a delivered message is over: its slot is free. None when it is no longer held."""
-        self.qos.ack(delivery_tag)
-        intake = self.connection.inbound.intake
-        lease: Lease | None = intake.get(delivery_tag)
-        if lease is not None:
-            intake.finished(lease)
-        return lease
-
-    def close(self) -> None:
-        """Close; delivered messages that did not start are ready for the next channel."""
-        if not self.closed and self._consumers:
-            self.connection.inbound.intake.restore()
-        super().close()
+    def queue_declare(self, queue: str, passive: bool = False, **_: Any) -> queue_declare_ok_t:
+        """Provisioning makes queues; only ``passive`` asks SQS, for the number of messages."""
+        return queue_declare_ok_t(queue, self._size(queue) if passive else 0, 0)
 
     # ─── Publishing ───
 
     def _put(self, queue: str, message: dict[str, Any], **_: Any) -> None:
         headers = message["headers"]
+        if message["properties"].get("priority"):
+            _warn_of_priority()
         task_id = headers.get("id") or message["properties"]["delivery_tag"]
         outgoing = OutgoingMessage(
             body=json.dumps(message, separators=(",", ":")),
@@ -113,6 +128,14 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Queues are made and removed by provisioning only."""
+
+
+@cache
+def _warn_of_priority() -> None:
+    """Once a process."""
+    log.warning(
+        "publish.priority_ignored", reason="an SQS FIFO queue gives messages in order, whatever they are"
+    )
 
 
 class Transport(virtual.Transport):  # type: ignore[misc]
@@ -203,7 +226,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 callback(lease.payload)
         except Exception:
             # The event loop would end the worker, and the message the next one.
-            log.exception("message.delivery_failed", queue=lease.queue, message_id=lease.tag)
+            log.exception("message.delivery_failed", queue=lease.queue, message_id=lease.message_id)
             self.inbound.disposal.give_back(lease, AFTER_DELIVERY_ERROR)
 
     def _settings(self) -> Settings:

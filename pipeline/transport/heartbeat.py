@@ -6,11 +6,11 @@ from collections.abc import Callable
 import structlog
 
 from pipeline.clock import boottime
-from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
-from pipeline.transport.disposal import Disposal
+from pipeline.transport.disposal import BATCH, Disposal
 from pipeline.transport.intake import Intake, by_queue
-from pipeline.transport.lease import Lease
+from pipeline.transport.lease import Lease, Phase
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,7 @@ class Heartbeat:
         #: False for a pool that runs tasks on the event loop itself, which then gives no sign by design
         self.watches_loop = True
         self._wedged = False
+        self._unanswered = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self._thread.start()
@@ -60,34 +61,48 @@ class Heartbeat:
             log.error("heartbeat.loop_wedged" if wedged else "heartbeat.loop_recovered")
         if wedged:
             return
-        due = self._intake.due(now + self._lease_seconds * 2 / 3)
-        for name, leases in by_queue(due).items():
-            self._extend(self._queue_named(name), leases, now)
+        self._drop_overdue()
+        failed: list[tuple[Lease, ServiceError]] = []
+        for name, leases in by_queue(self._intake.due(now + self._lease_seconds * 2 / 3)).items():
+            target = self._queue_named(name)
+            for start in range(0, len(leases), BATCH):
+                failed += self._extend(target, leases[start : start + BATCH])
+        self._note(failed)
 
-    def _extend(self, target: SqsQueue, leases: list[Lease], now: float) -> None:
+    def _drop_overdue(self) -> None:
+        """A run that outlived its limit and the time to kill it has nobody left to report it."""
+        for lease in self._intake.overdue():
+            log.error("lease.overdue", queue=lease.queue, message_id=lease.message_id)
+            self._disposal.give_back(lease)
+
+    def _extend(self, target: SqsQueue, leases: list[Lease]) -> list[tuple[Lease, ServiceError]]:
         with self._disposal.visibility:
-            # Checked under the lock: one given back meanwhile keeps the delay it was given.
-            ours = [
-                lease
-                for lease in leases
-                if self._intake.is_held(lease) and (lease.run_until is None or now < lease.run_until)
-            ]
+            # Looked at under the lock: one given back meanwhile keeps the delay it was given.
+            ours = [x for x in leases if self._intake.is_held(x) and x.phase is not Phase.RETURNING]
             asked_at = boottime()
-            changes = [(lease.message.receipt_handle, self._lease_seconds) for lease in ours]
-            answers = target.change_visibility(changes) if changes else []
-            for lease, error in zip(ours, answers, strict=True):
-                if error is None:
+            handles = [lease.message.receipt_handle for lease in ours]
+            answers = target.change_visibility([(handle, self._lease_seconds) for handle in handles])
+            for lease, handle, error in zip(ours, handles, answers, strict=True):
+                if error is None and handle == lease.message.receipt_handle:
                     lease.deadline = asked_at + self._lease_seconds
-        for lease, error in zip(ours, answers, strict=True):
-            if error is not None:
-                self._failed(lease, error)
+        return [
+            (lease, error)
+            for lease, error in zip(ours, answers, strict=True)
+            if error is not None and self._intake.is_held(lease) and lease.phase is not Phase.DELETING
+        ]
 
-    def _failed(self, lease: Lease, error: ServiceError) -> None:
-        """A refused extension means the lease is lost; no answer means trying again at the next beat."""
-        if not self._intake.is_held(lease):
-            return
-        log.warning("lease.extend_failed", queue=lease.queue, message_id=lease.tag, error=str(error))
-        if isinstance(error, ServiceRefusedError):
-            for waiting in self._intake.cut(lease.lane):
-                if waiting is not lease:
-                    self._disposal.give_back(waiting)
+    def _note(self, failed: list[tuple[Lease, ServiceError]]) -> None:
+        """A refused extension means that the lease is lost; no answer means trying again at the next beat."""
+        unanswered = [error for _, error in failed if isinstance(error, ServiceUnavailableError)]
+        if bool(unanswered) != self._unanswered:
+            self._unanswered = bool(unanswered)
+            log.warning(
+                "heartbeat.unanswered" if unanswered else "heartbeat.answered_again",
+                messages=len(unanswered),
+                error=str(unanswered[0]) if unanswered else None,
+            )
+        for lease, error in failed:
+            if isinstance(error, ServiceRefusedError):
+                log.warning("lease.lost", queue=lease.queue, message_id=lease.message_id, error=str(error))
+                # Behind a head that another worker may have now, nothing may start here.
+                self._disposal.release(self._intake.cut(lease.lane))

@@ -1,7 +1,8 @@
 """The receiving side of a process: one intake, its receivers, its heartbeat and its disposal."""
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -15,6 +16,9 @@ from pipeline.transport.lease import Lease
 from pipeline.transport.receiver import Receiver
 
 log = structlog.get_logger(__name__)
+
+#: What is to be held of the messages just received.
+Screen = Callable[[Sequence[Lease]], Sequence[Lease]]
 
 
 class Inbound:
@@ -31,7 +35,11 @@ class Inbound:
         self.on_unrunnable: Callable[[Lease], None] = self._leave_to_redrive_policy
         #: what to do when SQS refuses to be received from; the worker sets it
         self.on_refused: Callable[[ServiceError], None] = lambda _: None
-        self.intake = Intake(on_ready=lambda: self.on_ready())
+        #: decides, on a receiver's thread, which of the received are to be run; the worker sets it
+        self.screen: Screen = lambda leases: leases
+        self.intake = Intake(
+            on_ready=lambda: self.on_ready(), on_unwanted=lambda leases: self.disposal.release(leases)
+        )
         self.disposal = Disposal(self.intake, self.queue)
         self.heartbeat = Heartbeat(self.intake, self.disposal, self.queue, settings.sqs_lease_seconds)
 
@@ -51,16 +59,17 @@ class Inbound:
                 self.queue(name),
                 wait_seconds=self._settings.sqs_wait_time_seconds,
                 lease_seconds=self._settings.sqs_lease_seconds,
+                take_in=lambda leases: self._take_in(name, leases),
                 on_refused=lambda error: self.on_refused(error),
             )
 
     def cancel(self, name: str) -> None:
-        """Stop receiving from a queue and give back what waits."""
+        """Stop receiving from a queue; what did not start goes back."""
         receiver = self._receivers.pop(name, None)
         if receiver is not None:
             receiver.stop()
             self._stopped.append(receiver)
-            self.disposal.give_back_waiting(name)
+            self._give_back_unstarted(name)
 
     def close(self, timeout: float) -> None:
         """Stop receiving, give back all that did not start, delete what was settled; end the threads.
@@ -69,16 +78,25 @@ class Inbound:
         """
         for name in list(self._receivers):
             self.cancel(name)
+        deadline = time.monotonic() + self._settings.sqs_wait_time_seconds + 1
         for receiver in self._stopped:
-            receiver.join(self._settings.sqs_wait_time_seconds + 1)
-        self.intake.restore()
-        self.disposal.give_back_waiting()
+            receiver.join(max(0, deadline - time.monotonic()))
+        self._give_back_unstarted(None)
         self.disposal.close(timeout)
         self.heartbeat.close()
 
+    def _take_in(self, name: str, leases: Sequence[Lease]) -> None:
+        self.intake.hold(self.screen(leases))
+        if name not in self._receivers:
+            # Cancelled while the poll was under way.
+            self.disposal.give_back_waiting(name)
+
+    def _give_back_unstarted(self, name: str | None) -> None:
+        self.intake.restore(name)
+        self.disposal.give_back_waiting(name)
+
     def _leave_to_redrive_policy(self, lease: Lease) -> None:
-        log.error("message.invalid", queue=lease.queue, message_id=lease.tag, problem=lease.problem)
-        self.intake.finished(lease)
+        log.error("message.invalid", queue=lease.queue, message_id=lease.message_id, problem=lease.problem)
         self.disposal.give_back(lease, self._settings.sqs_lease_seconds)
 
 

@@ -3,8 +3,9 @@
 It lives as long as the process, not as long as a connection: what is held survives a reconnect.
 """
 
+import itertools
 import threading
-import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 import structlog
@@ -12,6 +13,7 @@ import structlog
 from pipeline.clock import boottime
 from pipeline.transport.lanes import Key, Lanes
 from pipeline.transport.lease import Lease, Phase
+from pipeline.transport.pace import Pace
 
 log = structlog.get_logger(__name__)
 
@@ -19,76 +21,60 @@ log = structlog.get_logger(__name__)
 #: a receive takes 10 to 30 ms at 10 ms round trip, so a pool of tiny tasks stays full, while a worker
 #: on hour-long tasks holds nothing that waits.
 RECEIVE_AHEAD = 0.25
+#: Polls of several queues may bring more than that together. What would wait longer than this (seconds)
+#: is left to other workers.
+WAIT_AT_MOST = 5.0
 #: The most messages held that are waiting or running, whatever the pace.
 HELD_LIMIT = 1_000
 #: The most messages held whose run is over: past it, Kafka or DynamoDB are slow and receiving pauses.
 UNSETTLED_LIMIT = 2_000
 
-Screen = Callable[[Sequence[Lease]], Sequence[Lease]]
-
-
-class Pace:
-    """Runs finished per second, over about the last second."""
-
-    WINDOW = 0.5
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._count = 0
-        self._rate = 0.0
-
-    def note(self) -> None:
-        """One more run is over."""
-        self._count += 1
-
-    def rate(self) -> float:
-        """Runs per second."""
-        elapsed = time.monotonic() - self._since
-        if elapsed >= self.WINDOW:
-            self._rate = (self._rate + self._count / elapsed) / 2
-            self._since, self._count = time.monotonic(), 0
-        return self._rate
-
 
 class Intake:
     """What is held, what may start next, and how much more to ask for. Safe for threads."""
 
-    def __init__(self, *, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, *, on_ready: Callable[[], None], on_unwanted: Callable[[Sequence[Lease]], None]
+    ) -> None:
         #: called, from any thread, when a message may have become ready to deliver
         self._on_ready = on_ready
+        #: given what this process lets go of by itself; it is to go back to the queue
+        self._on_unwanted = on_unwanted
         #: how many the worker runs at once; set from its prefetch count
         self.slots = 1
-        #: decides, on the receiver's thread, which of the received are to be run; set by the worker
-        self.screen: Screen = lambda leases: leases
         self._changed = threading.Condition()
         self._lanes = Lanes()
+        #: by message id
         self._held: dict[str, Lease] = {}
-        self._asked = 0
-        self._delivered = 0
-        self._finished = 0
+        #: by the tag of their delivery
+        self._delivered: dict[str, Lease] = {}
+        self._phases: Counter[Phase] = Counter()
+        #: what receives under way may bring, by queue
+        self._asked: Counter[str] = Counter()
+        self._numbers = itertools.count()
         self._pace = Pace()
         self._saturated = False
 
     # ─── Receiving ───
 
-    def ask(self, most: int, stopped: threading.Event) -> int:
+    def ask(self, queue: str, most: int, stopped: threading.Event) -> int:
         """Wait until there is room; how many to receive now (at most ``most``), 0 when stopped.
 
         What is asked for counts as held until ``asked`` is called with the same number.
         """
         with self._changed:
             while not stopped.is_set():
-                room = min(most, self._room())
+                room = min(most, self._room(queue))
                 if room > 0:
-                    self._asked += room
+                    self._asked[queue] += room
                     return room
                 self._changed.wait(timeout=1)
         return 0
 
-    def asked(self, count: int) -> None:
+    def asked(self, queue: str, count: int) -> None:
         """A receive that ``ask`` allowed is over."""
         with self._changed:
-            self._asked -= count
+            self._asked[queue] -= count
             self._changed.notify_all()
 
     def hold(self, leases: Sequence[Lease]) -> None:
@@ -98,58 +84,109 @@ class Intake:
         handle is adopted, and it is not started a second time.
         """
         with self._changed:
-            for lease in leases:
-                held = self._held.get(lease.tag)
-                if held is not None:
-                    held.message, held.deadline = lease.message, lease.deadline
-                    continue
-                self._held[lease.tag] = lease
+            added = [lease for lease in leases if not self._adopt(lease)]
+            for lease in added:
+                self._held[lease.message_id] = lease
+                self._phases[lease.phase] += 1
                 self._lanes.add(lease)
+            surplus = self._cut_surplus(added)
             self._changed.notify_all()
+        self._let_go(surplus)
         self._on_ready()
 
-    def _room(self) -> int:
-        capacity = min(HELD_LIMIT, max(self.slots, int(self._pace.rate() * RECEIVE_AHEAD)))
-        unsettled = self._finished >= UNSETTLED_LIMIT
-        if unsettled != self._saturated:
-            self._saturated = unsettled
+    def _adopt(self, lease: Lease) -> bool:
+        held = self._held.get(lease.message_id)
+        if held is None:
+            return False
+        if held.phase is Phase.RETURNING:
+            # Given back, and here again before the answer to that was.
+            self._drop(held)
+            return False
+        held.message, held.deadline = lease.message, lease.deadline
+        return True
+
+    def _room(self, queue: str) -> int:
+        """How many to ask ``queue`` for.
+
+        Only heads count: what waits behind a head cannot start, so a deep group must not keep others out.
+        What other queues were asked for does not count: the poll of an empty queue lasts long.
+        """
+        unsettled = self._phases[Phase.FINISHED] + self._phases[Phase.DELETING]
+        if (unsettled >= UNSETTLED_LIMIT) != self._saturated:
+            self._saturated = not self._saturated
             log.warning(
-                "worker.receiving_paused" if unsettled else "worker.receiving_resumed",
-                unsettled=self._finished,
+                "worker.receiving_paused" if self._saturated else "worker.receiving_resumed",
+                unsettled=unsettled,
             )
-        return 0 if unsettled else capacity - (len(self._held) - self._finished) - self._asked
+        if self._saturated:
+            return 0
+        held = self._phases[Phase.WAITING] + len(self._delivered)
+        wanted = max(self.slots, int(self._pace.rate() * RECEIVE_AHEAD))
+        return min(
+            wanted - self._lanes.ready - len(self._delivered) - self._asked[queue],
+            HELD_LIMIT - held - self._asked.total(),
+        )
+
+    def _cut_surplus(self, added: Sequence[Lease]) -> list[Lease]:
+        startable_soon = max(self.slots, int(self._pace.rate() * WAIT_AT_MOST))
+        surplus = []
+        for key in dict.fromkeys(lease.lane for lease in reversed(added)):
+            if self._lanes.ready + len(self._delivered) <= startable_soon:
+                break
+            if self._lanes.is_ready(key):
+                surplus += self._cut(key)
+        return surplus
 
     # ─── Delivering ───
 
     def take(self) -> Lease | None:
         """The next message to run, while a slot is free; None otherwise."""
+        lapsed: list[Lease] = []
         with self._changed:
-            while self._delivered < self.slots:
-                lease = self._lanes.take()
-                if lease is None:
-                    return None
-                if lease.startable():
-                    lease.phase = Phase.DELIVERED
-                    self._delivered += 1
-                    return lease
-                self._let_lapse(lease)
+            lease = self._take(lapsed)
+        self._let_go(lapsed)
+        return lease
+
+    def _take(self, lapsed: list[Lease]) -> Lease | None:
+        while len(self._delivered) < self.slots:
+            lease = self._lanes.take(self._may_start)
+            if lease is None:
+                return None
+            if lease.startable():
+                lease.tag = f"{lease.message_id}:{next(self._numbers)}"
+                self._move(lease, Phase.DELIVERED)
+                return lease
+            # Whoever has it now may be running it, so those behind it may not start here.
+            self._lanes.put_back(lease)
+            lapsed += self._cut(lease.lane)
+            log.warning("lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id)
         return None
 
-    def started(self, lease: Lease, time_limit: float) -> None:
-        """Its run began and may last ``time_limit`` seconds."""
-        lease.run_until = boottime() + time_limit
+    def _may_start(self, lease: Lease) -> bool:
+        """Suspects run one at a time, so that only the one that kills a worker is found to have done so."""
+        return not (lease.suspect and any(other.suspect for other in self._delivered.values()))
 
-    def finished(self, lease: Lease) -> None:
-        """Its run is over (or will never be): its slot is free. It is held until ``forget``."""
+    def delivered(self, tag: str) -> Lease | None:
+        """The message delivered as ``tag``; None when that delivery is over."""
+        return self._delivered.get(tag)
+
+    def started(self, lease: Lease, run_until: float) -> None:
+        """Its run begins, and can last until ``run_until`` (seconds, ``boottime``)."""
+        lease.run_until = run_until
+
+    def finish(self, tag: str) -> Lease | None:
+        """The delivery is over: its slot is free. None when it was over before.
+
+        The message is held until ``forget``.
+        """
         with self._changed:
-            if lease.phase is not Phase.DELIVERED:
-                return
-            lease.phase = Phase.FINISHED
-            self._delivered -= 1
-            self._finished += 1
-            self._pace.note()
-            self._changed.notify_all()
+            lease = self._delivered.get(tag)
+            if lease is not None:
+                self._move(lease, Phase.FINISHED)
+                self._pace.note()
+                self._changed.notify_all()
         self._on_ready()
+        return lease
 
     def advance(self, lease: Lease) -> None:
         """Its effects are safe: the next of its group may start."""
@@ -157,86 +194,105 @@ class Intake:
             self._lanes.advance(lease)
         self._on_ready()
 
-    def restore(self) -> None:
-        """What was delivered but never started is ready again: its connection is gone."""
+    def restore(self, queue: str | None = None) -> None:
+        """What was delivered (from ``queue``, or any) but never started waits again: its consumer is gone."""
         with self._changed:
-            for lease in self._held.values():
-                if lease.phase is Phase.DELIVERED and lease.run_until is None:
-                    lease.phase = Phase.WAITING
-                    self._delivered -= 1
+            for lease in list(self._delivered.values()):
+                if lease.run_until is None and queue in (None, lease.queue):
+                    self._move(lease, Phase.WAITING)
                     self._lanes.put_back(lease)
 
     # ─── Letting go ───
 
+    def leave(self, lease: Lease, phase: Phase) -> list[Lease]:
+        """It is to be deleted or to come again, whichever is said first; all that now goes, itself last.
+
+        Those waiting behind one that comes again go back as well: SQS keeps them behind it until it is
+        through, and another worker may take them with it.
+        """
+        with self._changed:
+            if not self.is_held(lease) or lease.phase in (Phase.DELETING, Phase.RETURNING):
+                return []
+            left = [] if phase is Phase.DELETING else self._cut(lease.lane)
+            if lease not in left:
+                self._move(lease, phase)
+                left.append(lease)
+            self._changed.notify_all()
+        return left
+
+    def cut(self, key: Key) -> list[Lease]:
+        """All of a lane that waits; the caller gives it back."""
+        with self._changed:
+            left = self._cut(key)
+            self._changed.notify_all()
+        return left
+
+    def cut_all(self, queue: str | None = None) -> list[Lease]:
+        """All that waits (of ``queue``, or of every queue); the caller gives it back."""
+        with self._changed:
+            keys = {lease.lane for lease in self._held.values() if queue in (None, lease.queue)}
+            return [lease for key in keys for lease in self._cut(key)]
+
     def forget(self, lease: Lease) -> None:
         """It is deleted or given back: no longer ours."""
         with self._changed:
-            if self._held.get(lease.tag) is not lease:
-                return
-            del self._held[lease.tag]
-            if lease.phase is Phase.DELIVERED:
-                self._delivered -= 1
-            elif lease.phase is Phase.FINISHED:
-                self._finished -= 1
-            self._lanes.advance(lease)
-            self._changed.notify_all()
+            if self.is_held(lease):
+                self._drop(lease)
+                self._changed.notify_all()
         self._on_ready()
 
-    def cut(self, key: Key) -> list[Lease]:
-        """Forget those of a lane that wait; the caller gives them back to SQS."""
-        with self._changed:
-            waiting = self._lanes.cut(key)
-            for lease in waiting:
-                self._held.pop(lease.tag, None)
-            self._changed.notify_all()
+    def _cut(self, key: Key) -> list[Lease]:
+        waiting = self._lanes.cut(key)
+        for lease in waiting:
+            self._move(lease, Phase.RETURNING)
         return waiting
 
-    def cut_all(self, queue: str | None = None) -> list[Lease]:
-        """Forget all that wait (of ``queue``, or of every queue); the caller gives them back."""
-        with self._changed:
-            keys = {x.lane for x in self._held.values() if queue in (None, x.queue)}
-        return [lease for key in keys for lease in self.cut(key)]
+    def _drop(self, lease: Lease) -> None:
+        self._move(lease, None)
+        del self._held[lease.message_id]
+        self._lanes.advance(lease)
 
-    def _let_lapse(self, lease: Lease) -> None:
-        """A head whose lease may have run out before it started: its lane comes again from SQS."""
-        self._lanes.put_back(lease)
-        lapsed = self._lanes.cut(lease.lane)
-        for each in lapsed:
-            self._held.pop(each.tag, None)
-        log.warning(
-            "lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id, messages=len(lapsed)
-        )
+    def _move(self, lease: Lease, phase: Phase | None) -> None:
+        """The one place where a phase changes: what is counted cannot drift from what is held."""
+        self._phases[lease.phase] -= 1
+        if lease.phase is Phase.DELIVERED:
+            del self._delivered[lease.tag]
+        if phase is None:
+            return
+        lease.phase = phase
+        self._phases[phase] += 1
+        if phase is Phase.DELIVERED:
+            self._delivered[lease.tag] = lease
+
+    def _let_go(self, leases: Sequence[Lease]) -> None:
+        if leases:
+            self._on_unwanted(leases)
 
     # ─── Looking ───
 
-    def get(self, tag: str) -> Lease | None:
-        """The held message that the worker calls ``tag``."""
-        return self._held.get(tag)
-
     def due(self, before: float) -> list[Lease]:
-        """The held messages whose lease ends before ``before`` (seconds, ``boottime``)."""
+        """The messages to extend whose lease ends before ``before`` (seconds, ``boottime``)."""
         with self._changed:
-            return [lease for lease in self._held.values() if lease.deadline < before]
+            return [
+                lease
+                for lease in self._held.values()
+                if lease.deadline < before and lease.phase is not Phase.RETURNING
+            ]
+
+    def overdue(self) -> list[Lease]:
+        """The messages whose run was to be over by now, and nobody said that it is."""
+        now = boottime()
+        with self._changed:
+            return [x for x in self._delivered.values() if x.run_until is not None and now > x.run_until]
 
     def is_held(self, lease: Lease) -> bool:
-        """Whether it is still ours to extend."""
-        return self._held.get(lease.tag) is lease
+        """Whether it is still ours."""
+        return self._held.get(lease.message_id) is lease
 
     def counts(self) -> dict[str, int]:
-        """How many are waiting, delivered and finished, and in how many lanes."""
+        """How many are held in each phase, and in how many lanes."""
         with self._changed:
-            waiting = len(self._held) - self._delivered - self._finished
-            return {
-                "waiting": waiting,
-                "delivered": self._delivered,
-                "finished": self._finished,
-                "lanes": len(self._lanes),
-            }
-
-    def wait_empty(self, timeout: float) -> bool:
-        """Wait until nothing is held; False when ``timeout`` seconds passed first."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._held, timeout)
+            return {phase.value: self._phases[phase] for phase in Phase} | {"lanes": len(self._lanes)}
 
 
 def by_queue(leases: Iterable[Lease]) -> dict[str, list[Lease]]:

@@ -1,6 +1,7 @@
 """Lanes: the messages held, by message group; a group's run one at a time and in order."""
 
 from collections import deque
+from collections.abc import Callable
 
 from pipeline.transport.lease import Lease
 
@@ -22,6 +23,11 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
+    @property
+    def ready(self) -> int:
+        """How many heads are ready."""
+        return len(self._ready)
+
     def add(self, lease: Lease) -> None:
         """Put ``lease`` at the end of its lane."""
         lane = self._lanes.get(lease.lane)
@@ -31,13 +37,15 @@ class Lanes:
         else:
             lane.append(lease)
 
-    def take(self) -> Lease | None:
-        """The next ready head, now out; None when there is none."""
-        if not self._ready:
-            return None
-        key = self._ready.popleft()
-        self._out.add(key)
-        return self._lanes[key][0]
+    def take(self, may: Callable[[Lease], bool]) -> Lease | None:
+        """The next ready head that ``may`` be taken, now out; None when there is none."""
+        for position, key in enumerate(self._ready):
+            head = self._lanes[key][0]
+            if may(head):
+                del self._ready[position]
+                self._out.add(key)
+                return head
+        return None
 
     def put_back(self, lease: Lease) -> None:
         """A head that was taken and did not run is ready again, before all others."""
@@ -56,6 +64,10 @@ class Lanes:
             self._ready.append(lease.lane)
         else:
             del self._lanes[lease.lane]
+
+    def is_ready(self, key: Key) -> bool:
+        """Whether the head of a lane waits to be taken."""
+        return key in self._lanes and key not in self._out
 
     def cut(self, key: Key) -> list[Lease]:
         """Take away all of a lane that is not out, and return it in order.

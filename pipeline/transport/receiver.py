@@ -2,8 +2,9 @@
 
 import random
 import threading
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -33,12 +34,15 @@ class Receiver:
         *,
         wait_seconds: int,
         lease_seconds: int,
+        take_in: Callable[[Sequence[Lease]], None],
         on_refused: Callable[[ServiceError], None],
     ) -> None:
+        """``take_in`` gets what was received; ``on_refused`` the error that ends it."""
         self._intake = intake
         self._queue = queue
         self._wait_seconds = wait_seconds
         self._lease_seconds = lease_seconds
+        self._take_in = take_in
         self._on_refused = on_refused
         self._stop = threading.Event()
         self._unreachable = False
@@ -54,14 +58,15 @@ class Receiver:
         self._stop.set()
 
     def join(self, timeout: float) -> None:
-        """Wait for what is under way: a long poll lasts at most the wait time."""
+        """Wait, at most ``timeout`` seconds, for what is under way: a long poll lasts the wait time."""
+        deadline = time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(max(0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         attempt_id = uuid.uuid4().hex
         pause = FIRST_PAUSE
-        while count := self._intake.ask(MOST, self._stop):
+        while count := self._intake.ask(self._queue.name, MOST, self._stop):
             try:
                 self._receive(count, attempt_id)
             except ServiceUnavailableError as error:
@@ -70,11 +75,15 @@ class Receiver:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             except ServiceError as error:
-                log.error("queue.refused", queue=self._queue.name, error=str(error))
+                log.error("receiver.refused", queue=self._queue.name, error=str(error))
                 self._on_refused(error)
                 return
+            except Exception:
+                # What was received comes again when its lease ends; the receiver must live.
+                log.exception("receiver.failed", queue=self._queue.name)
+                self._stop.wait(LONGEST_PAUSE)
             finally:
-                self._intake.asked(count)
+                self._intake.asked(self._queue.name, count)
             self._note_reachable()
             attempt_id, pause = uuid.uuid4().hex, FIRST_PAUSE
 
@@ -87,8 +96,7 @@ class Receiver:
             attempt_id=attempt_id,
         )
         if messages:
-            leases = [self._lease(message) for message in messages]
-            self._intake.hold(self._intake.screen(leases))
+            self._take_in([self._lease(message) for message in messages])
 
     def _lease(self, message: ReceivedMessage) -> Lease:
         deadline = message.requested_at + self._lease_seconds

@@ -5,7 +5,7 @@ from typing import Any
 import structlog
 from celery.worker.consumer import Consumer as CeleryConsumer
 
-from pipeline.worker.outcome import Returned, failed
+from pipeline.worker.outcome import Outcome, Returned, failed
 from pipeline.worker.request import Request
 from pipeline.worker.work import Work
 
@@ -22,23 +22,22 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task that no module of this worker defines: back to the queue for a while."""
         log.error("task.unknown", task=message.headers.get("task"), task_id=message.headers.get("id"))
-        lease = message.channel.release(message.delivery_tag)
-        if lease is not None:
-            Request.settlement.submit(Work(lease=lease, outcome=Returned(delay=UNKNOWN_TASK_DELAY)))
+        _settle(message, Returned(delay=UNKNOWN_TASK_DELAY))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Not a Celery message in any version."""
-        self._bury(message, ValueError("not a Celery message of a known version"))
+        _settle(message, failed(ValueError("not a Celery message of a known version"), permanent=True))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A Celery message that Celery refuses, for example for its eta."""
-        self._bury(message, exc)
+        _settle(message, failed(exc, permanent=True))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A body that kombu cannot decode."""
-        self._bury(message, exc)
+        _settle(message, failed(exc, permanent=True))
 
-    def _bury(self, message: Any, error: Exception) -> None:
-        lease = message.channel.release(message.delivery_tag)
-        if lease is not None:
-            Request.settlement.submit(Work(lease=lease, outcome=failed(error, permanent=True)))
+
+def _settle(message: Any, outcome: Outcome) -> None:
+    lease = Request.settlement.intake.finish(message.delivery_tag)
+    if lease is not None:
+        Request.settlement.submit(Work(lease=lease, outcome=outcome))

@@ -5,8 +5,10 @@ recorded in its job. Its message is deleted only after that, so a crash repeats 
 user code.
 """
 
+import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -16,7 +18,7 @@ from pipeline.errorevents import DATA_LIMIT, ErrorEvent, error_record
 from pipeline.jobs import Closing, JobStore
 from pipeline.jobs import Failed as FailedTask
 from pipeline.kafka import EventProducer
-from pipeline.sqs import OutgoingMessage, SqsQueue
+from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue
 from pipeline.taskmessage import ATTEMPTS, ERROR, FAILED_AT, REASON, SOURCE_QUEUE
 from pipeline.transport.inbound import Inbound
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
@@ -26,6 +28,7 @@ from pipeline.worker.work import Work, ref_of
 
 log = structlog.get_logger(__name__)
 
+_REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 #: Characters of the reason kept in the attribute; the errors topic has the whole.
 REASON_LIMIT = 500
 
@@ -138,20 +141,22 @@ class DeadLetters:
 
     def _dead_letter(self, work: Work) -> OutgoingMessage:
         failure, message = _failure(work), work.lease.message
-        return OutgoingMessage(
+        letter = OutgoingMessage(
             body=message.body,
             group_id=message.group_id,
             # The message's own id: under the task's, SQS would take a second dead letter for the first
             # and drop it, and the delete that follows would lose the task.
             deduplication_id=message.message_id,
             attributes={
-                REASON: (failure.message or "no message")[:REASON_LIMIT],
-                ERROR: failure.error,
+                REASON: _allowed(failure.message)[:REASON_LIMIT] or "no message",
+                ERROR: _allowed(failure.error)[:REASON_LIMIT],
                 ATTEMPTS: str(work.lease.attempts),
                 SOURCE_QUEUE: work.lease.queue,
                 FAILED_AT: f"{time.time():.3f}",
             },
         )
+        # A message that fills SQS's limit leaves room for a word; the errors topic has the rest.
+        return letter if letter.size <= MAX_MESSAGE_BYTES else replace(letter, attributes={REASON: "failed"})
 
     def _failed_task(self, work: Work) -> FailedTask | None:
         if work.header is None:
@@ -165,6 +170,11 @@ class DeadLetters:
             attempts=work.lease.attempts,
             failed_at=time.time(),
         )
+
+
+def _allowed(text: str) -> str:
+    """Without the control characters that SQS refuses in text (SendMessage, API reference)."""
+    return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _failure(work: Work) -> Failed:

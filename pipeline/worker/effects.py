@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 
 from config.settings import Settings
 from pipeline import events, identity, taskmessage
@@ -63,8 +64,8 @@ class Effects:
         errors: Errors = [None] * len(works)
         by_role: dict[str, list[int]] = {}
         for at, work in enumerate(works):
-            if work.header is not None and isinstance(work.outcome, Succeeded):
-                by_role.setdefault(work.header.role, []).append(at)
+            if work.role is not None and isinstance(work.outcome, Succeeded):
+                by_role.setdefault(work.role, []).append(at)
         steps = {
             "run": self._emit_events,
             "gather": self._emit_events,
@@ -158,6 +159,8 @@ class Effects:
             return PermanentError(f"The split {header.split_id} ended without being sealed.")
         stage = self._registry.by_name[header.stage]
         queue = self._inbound.queue(stage.queue or self._settings.task_queue)
+        # SQS may fail one entry of a request and take the next: a group's go in one request each.
+        send = partial(queue.send, one_per_group=stage.ordered)
         if sealed.total == 0:
             return send_gather(self._patience, queue, stage, header, sealed, work.traceparent)
         for parts in self._pages(sealed):
@@ -169,7 +172,7 @@ class Effects:
                 )
                 for ordinal, data in parts
             ]
-            for error in self._patience.each("send parts", messages, queue.send):
+            for error in self._patience.each("send parts", messages, send):
                 if error is not None:
                     return error
         return None

@@ -70,15 +70,33 @@ Outcome = Succeeded | Failed | AlreadyDone | Discarded | Returned
 
 def failed(error: BaseException, seconds: float = 0.0, *, permanent: bool | None = None) -> Failed:
     """The ``Failed`` of an exception; its class decides whether it is permanent and how long to wait."""
-    text = "".join(traceback.format_exception(error))
     return Failed(
-        error=f"{type(error).__module__}.{type(error).__qualname__}",
-        message=_cut(str(error), MESSAGE_LIMIT),
-        traceback=text[-TRACEBACK_LIMIT:],
+        error=_unicode(f"{type(error).__module__}.{type(error).__qualname__}"),
+        message=_cut(_unicode(_message(error)), MESSAGE_LIMIT),
+        traceback=_unicode(_traceback(error))[-TRACEBACK_LIMIT:],
         permanent=isinstance(error, PermanentError) if permanent is None else permanent,
         delay=error.delay if isinstance(error, Retry) else None,
         seconds=seconds,
     )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException as broken:  # noqa: BLE001 - a task's own exception may do anything
+        return f"its __str__ raised {type(broken).__qualname__}"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except BaseException as broken:  # noqa: BLE001 - as above
+        return f"cannot be shown: {type(broken).__qualname__}"
+
+
+def _unicode(text: str) -> str:
+    """Without halves of characters (of a file name, say), which no event or record can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _cut(text: str, limit: int) -> str:

@@ -10,17 +10,24 @@ from celery.signals import task_revoked
 from celery.worker import request as base
 from celery.worker import state
 
+from pipeline.clock import boottime
 from pipeline.taskmessage import HEADER
 from pipeline.transport.lease import Lease
 from pipeline.worker import trace
 from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded, failed
+from pipeline.worker.runoptions import RunOptions
 from pipeline.worker.settlement import Settlement
 from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
 
-#: Seconds beyond its hard limit that a run's message is still extended: the pool needs some to kill it.
-KILL_GRACE = 30
+#: A run starts within this long of being given to the pool, or not at all (seconds): children may have to
+#: start first and import the tasks.
+START_WITHIN = 120.0
+#: Seconds that the pool may need to kill a run at its hard limit.
+KILL_GRACE = 30.0
+#: The longest run (seconds): SQS holds a message for 12 hours, and it may have waited for some of them.
+LONGEST_RUN = 11 * 3600.0
 
 
 class Request(base.Request):  # type: ignore[misc]
@@ -31,9 +38,10 @@ class Request(base.Request):  # type: ignore[misc]
     becomes of the message.
     """
 
-    #: set by the worker's settlement step
+    #: set by the worker's settlement step, as is the next
     settlement: ClassVar[Settlement]
-    _settled = False
+    #: whether the pool ends a run at its limits
+    pool_kills: ClassVar[bool] = True
     _already_revoked = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,36 +53,62 @@ class Request(base.Request):  # type: ignore[misc]
                 delattr(cls, name)
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
-        """Give the task to the pool, unless it was revoked or its lease may have run out."""
+        """Give the task to the pool, unless it was revoked or is not ours for as long as it may run."""
         if self.revoked():
             raise TaskRevokedError(self.id)
-        lease = self._lease()
-        if lease is None or not lease.startable():
+        lease = self.settlement.intake.delivered(self.message.delivery_tag)
+        limit, soft_limit = self._limits()
+        if lease is None or not lease.startable(limit or 0):
             self.settle(Returned())
             raise TaskRevokedError(self.id)  # what makes the worker free the slot
-        time_limit, soft_time_limit = self.time_limits
-        time_limit = time_limit or self.task.time_limit
-        self.settlement.intake.started(lease, time_limit + KILL_GRACE)
-        self.request_dict.update(attempt=lease.attempts + 1, run_limit=time_limit)
         result = pool.apply_async(
             trace.run,
-            args=(self.type, self.id, self.request_dict, self.body, self.content_type, self.content_encoding),
+            args=(
+                self.type,
+                self.id,
+                self.request_dict,
+                self.body,
+                self.content_type,
+                self.content_encoding,
+                self._start(lease, limit),
+            ),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
             callback=self.on_success,
             error_callback=self.on_failure,
-            soft_timeout=soft_time_limit or self.task.soft_time_limit,
-            timeout=time_limit,
+            soft_timeout=soft_limit,
+            timeout=limit,
             correlation_id=self.id,
         )
         self._apply_result = ref(result) if result is not None else None
         return result
 
+    def _limits(self) -> tuple[float | None, float | None]:
+        """The hard and the soft limit of the run in seconds; None for none, as in pools that have none."""
+        if not self.pool_kills:
+            return None, None
+        hard, soft = self.time_limits
+        return min(hard or self.task.time_limit, LONGEST_RUN), soft or self.task.soft_time_limit
+
+    def _start(self, lease: Lease, limit: float | None) -> RunOptions:
+        start_before = boottime() + START_WITHIN
+        over_by = lease.last_end if limit is None else start_before + limit + KILL_GRACE
+        self.settlement.intake.started(lease, over_by)
+        return RunOptions(
+            attempt=lease.attempts + 1,
+            limit=limit,
+            start_before=start_before,
+            mark=(lease.message_id, lease.message.receive_count) if lease.suspect else None,
+        )
+
     # ─── Ends ───
 
     def on_success(self, outcome: Outcome, **kwargs: Any) -> None:
         """The child answered; the task itself may have failed."""
-        self.settle(outcome)
+        if isinstance(outcome, Outcome):
+            self.settle(outcome)
+        else:  # what billiard makes of an exit in the child
+            self.on_failure(outcome[1])
 
     def on_failure(
         self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False
@@ -85,7 +119,7 @@ class Request(base.Request):  # type: ignore[misc]
             error = error.exc
         if isinstance(error, Terminated) and not self._already_cancelled:
             self._announce_revoked("terminated", True, str(error), False)
-        elif self._already_cancelled or state.should_terminate:
+        elif self._already_cancelled or _stopping():
             self.settle(Returned())
         else:
             self.settle(failed(error))
@@ -94,7 +128,7 @@ class Request(base.Request):  # type: ignore[misc]
         """The pool raised the soft limit in the child, or killed it at the hard one."""
         if soft:
             log.warning("task.soft_time_limit", task=self.name, task_id=self.id, seconds=timeout)
-        elif state.should_terminate:
+        elif _stopping():
             self.settle(Returned())
         else:
             self.settle(failed(TimeLimitExceeded(timeout)))
@@ -140,14 +174,14 @@ class Request(base.Request):  # type: ignore[misc]
             log.warning("task.not_cancelled", task_id=self.id, reason="this pool cannot end a running task")
 
     def settle(self, outcome: Outcome) -> None:
-        """Hand the outcome to settlement; any later end of the same request is not heard."""
-        if self._settled:
-            return
-        self._settled = True
+        """Hand the outcome to settlement; any later end of the same delivery is not heard."""
         state.task_ready(self, successful=isinstance(outcome, Succeeded))
-        lease = self.message.channel.release(self.message.delivery_tag)
+        # Not by the channel: it may be closed by now, and the message is held all the same.
+        lease = self.settlement.intake.finish(self.message.delivery_tag)
         if lease is not None:
             self.settlement.submit(Work(lease=lease, outcome=outcome, request=self))
 
-    def _lease(self) -> Lease | None:
-        return self.settlement.intake.get(self.message.delivery_tag)
+
+def _stopping() -> bool:
+    """Whether the worker was told to stop: what ends a child then says nothing about its task."""
+    return state.should_stop not in (None, False) or state.should_terminate not in (None, False)

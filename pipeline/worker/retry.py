@@ -9,6 +9,7 @@ from config.settings import Settings
 from pipeline.jobs import JobStore
 from pipeline.registry import Registry
 from pipeline.transport.inbound import Inbound
+from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Failed
 from pipeline.worker.patience import Patience
 from pipeline.worker.work import Work
@@ -50,16 +51,11 @@ class Retries:
                 continue
             attempts = self._attempts(work)
             work.lease.attempts = attempts
-            if attempts > self.retries(work):
+            if attempts > retries_of(work.lease, self._settings, self._registry):
                 given_up.append(work)
             else:
                 self._give_back(work, failure, attempts)
         return given_up
-
-    def retries(self, work: Work) -> int:
-        """How often the task may be tried again after its first attempt."""
-        own = self._option(work, "retries")
-        return self._settings.max_retries if own is None else int(own)
 
     def _attempts(self, work: Work) -> int:
         message = work.lease.message
@@ -89,11 +85,19 @@ class Retries:
 
     def _backoff(self, work: Work, attempts: int) -> float:
         """Exponential with full jitter, capped."""
-        first = self._option(work, "retry_delay")
-        first = self._settings.retry_delay if first is None else first
-        most = min(LONGEST_BACKOFF, first * 2 ** (attempts - 1))
+        own = _option(work.lease, self._registry, "retry_delay")
+        first = self._settings.retry_delay if own is None else own
+        # The cap on the exponent keeps the number finite.
+        most = min(LONGEST_BACKOFF, first * 2 ** min(attempts - 1, 30))
         return random.uniform(0, most)  # noqa: S311 - jitter, not a secret
 
-    def _option(self, work: Work, name: str) -> float | None:
-        stage = self._registry.by_name.get(work.header.stage) if work.header else None
-        return getattr(stage, name) if stage else None
+
+def retries_of(lease: Lease, settings: Settings, registry: Registry) -> int:
+    """How often a message's task may be tried again after its first attempt."""
+    own = _option(lease, registry, "retries")
+    return settings.max_retries if own is None else int(own)
+
+
+def _option(lease: Lease, registry: Registry, name: str) -> float | None:
+    stage = registry.by_name.get(lease.header.stage) if lease.header else None
+    return getattr(stage, name) if stage else None

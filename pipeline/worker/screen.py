@@ -1,22 +1,31 @@
-"""The screen: which of the messages just received need no run, looked up before they are delivered."""
+"""The screen: what is known of the messages just received, before any is delivered.
+
+Which can become no task, which were done before, which used up their attempts, and which may be killing
+workers.
+"""
 
 from collections.abc import Sequence
 
-import structlog
-
 from config.settings import Settings
+from pipeline.errors import InvalidInputError
 from pipeline.jobs import Closing, JobFilled, JobStore, PartRef, Ref, SplitFilled
 from pipeline.registry import Registry
+from pipeline.taskmessage import TaskHeader, celery_name
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import AlreadyDone, Failed
 from pipeline.worker.patience import Abandoned, Patience
-from pipeline.worker.work import header_of, ref_of
-
-log = structlog.get_logger(__name__)
+from pipeline.worker.retry import retries_of
+from pipeline.worker.work import ref_of
 
 #: SQS forgets a deduplication id after 5 minutes (SendMessage, API reference), so a message sent later than
 #: this after its job was submitted (seconds, less a margin) may be a replay of one that is done.
 DEDUPLICATION_WINDOW = 240.0
+#: A message received this much more often than its attempts failed may be what ends the workers. Those
+#: behind a failing head and those of workers that were stopped are received for nothing too, but they
+#: run well then.
+SUSPECT_BEYOND = 3
+#: Characters of a job's id, as events allow: it becomes a part of keys.
+LONGEST_JOB_ID = 128
 
 
 class Screen:
@@ -29,11 +38,13 @@ class Screen:
         self._patience = patience
 
     def __call__(self, leases: Sequence[Lease]) -> Sequence[Lease]:
-        """Put a verdict on those that need no run; the leases to hold.
+        """Fill in what is known of each; the leases to hold.
 
         While the table is out of reach none is held: they come again when their leases end.
         """
-        suspects = [lease for lease in leases if self._may_have_run(lease)]
+        for lease in leases:
+            _read_header(lease)
+        suspects = [lease for lease in leases if _may_have_run(lease)]
         if suspects:
             try:
                 self._look_up(suspects)
@@ -41,17 +52,8 @@ class Screen:
                 return []
         return leases
 
-    @staticmethod
-    def _may_have_run(lease: Lease) -> bool:
-        if lease.problem is not None:
-            return False
-        if lease.message.receive_count > 1:
-            return True
-        header = header_of(lease)
-        return header is not None and lease.message.sent_at > header.submitted_at + DEDUPLICATION_WINDOW
-
     def _look_up(self, suspects: Sequence[Lease]) -> None:
-        refs = {id(lease): ref_of(header) for lease in suspects if (header := header_of(lease)) is not None}
+        refs = {id(lease): ref_of(lease.header) for lease in suspects if lease.header is not None}
         if refs:
             found = self._patience.one("look up done", lambda: self._store.already_done(refs.values()))
             for lease in suspects:
@@ -61,20 +63,55 @@ class Screen:
         messages = {_key(lease): lease for lease in suspects if lease.verdict is None}
         counts = self._patience.one("look up attempts", lambda: self._store.attempts(list(messages)))
         for key, lease in messages.items():
-            lease.attempts = counts.get(key, 0)
-            if lease.attempts > self._retries(lease):
-                lease.verdict = Failed(
-                    error="AttemptsUsedUp", message=f"all {lease.attempts} attempts failed", permanent=True
-                )
+            self._judge(lease, counts.get(key, 0))
 
-    def _retries(self, lease: Lease) -> int:
-        header = header_of(lease)
-        stage = self._registry.by_name.get(header.stage) if header else None
-        return self._settings.max_retries if stage is None or stage.retries is None else stage.retries
+    def _judge(self, lease: Lease, attempts: int) -> None:
+        lease.attempts = attempts
+        lease.suspect = lease.message.receive_count > attempts + SUSPECT_BEYOND
+        if attempts > retries_of(lease, self._settings, self._registry):
+            lease.verdict = Failed(
+                error="AttemptsUsedUp", message=f"all {attempts} attempts failed", permanent=True
+            )
+
+
+def _read_header(lease: Lease) -> None:
+    if lease.problem is not None:
+        return
+    headers = lease.payload["headers"]
+    try:
+        header = TaskHeader.read(headers)
+        if header is not None:
+            _check(header, headers["task"])
+    except InvalidInputError as error:
+        lease.problem = str(error)
+    else:
+        lease.header = header
+
+
+def _check(header: TaskHeader, task: str) -> None:
+    """Refuse a header that another task's message carries: settlement believes what it says."""
+    if (
+        task != celery_name(header.stage, header.role)
+        or (header.role == "part") != (header.part is not None)
+        or not 0 < len(header.job_id) <= LONGEST_JOB_ID
+    ):
+        raise InvalidInputError(
+            f"the header of role {header.role!r} in stage {header.stage!r} of job "
+            f"{header.job_id[:LONGEST_JOB_ID]!r} is not one of task {task!r}"
+        )
+
+
+def _may_have_run(lease: Lease) -> bool:
+    if lease.problem is not None:
+        return False
+    late = lease.header is not None and (
+        lease.message.sent_at > lease.header.submitted_at + DEDUPLICATION_WINDOW
+    )
+    return late or lease.message.receive_count > 1
 
 
 def _key(lease: Lease) -> tuple[str, str]:
-    return str(lease.payload["headers"]["id"]), lease.message.message_id
+    return str(lease.payload["headers"]["id"]), lease.message_id
 
 
 def _closings_of(ref: Ref | None, closings: Sequence[Closing]) -> tuple[Closing, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import structlog
 
 from pipeline.transport.inbound import Inbound
+from pipeline.transport.lease import Phase
 from pipeline.worker.closing import Closer
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.effects import Effects
@@ -75,16 +76,26 @@ class Settlement:
         while (first := self._arrived.get()) is not None:
             batch, last = self._fill(first)
             try:
-                self._settle(batch)
+                self._see_through(batch)
             except Abandoned:
                 return
-            except Exception:
-                # Nothing was deleted that is not recorded; the messages come again.
-                log.exception("settlement.failed", tasks=len(batch))
-                for work in batch:
-                    self._disposal.give_back(work.lease, delay=self._retries.pause)
             if last:
                 return
+
+    def _see_through(self, batch: Sequence[Work]) -> None:
+        """Settle together; what that leaves unsettled, each for itself: one must not hold up the others."""
+        try:
+            self._settle(batch)
+        except Abandoned:
+            raise
+        except Exception:
+            if len(batch) > 1:
+                for work in batch:
+                    self._see_through([work])
+                return
+            # It is not deleted, so it comes again, and the redrive policy ends it if it always fails.
+            log.exception("settlement.failed", task_id=batch[0].task_id)
+            self._disposal.give_back(batch[0].lease, delay=self._retries.pause)
 
     def _fill(self, first: Work) -> tuple[list[Work], bool]:
         batch = [first]
@@ -101,8 +112,11 @@ class Settlement:
 
     def _settle(self, batch: Sequence[Work]) -> None:
         done: list[Work] = []
+        splits: list[Work] = []
         unsuccessful: list[Work] = []
         for work in batch:
+            if work.lease.phase is not Phase.FINISHED:
+                continue  # settled when the batch was tried as a whole
             match work.outcome:
                 case Returned(delay=delay):
                     self._disposal.give_back(work.lease, delay)
@@ -110,9 +124,14 @@ class Settlement:
                     self._delete(work)
                 case Failed():
                     unsuccessful.append(work)
+                case Succeeded() if work.role == "split":
+                    splits.append(work)
                 case Succeeded() | AlreadyDone():
                     done.append(work)
         self._complete(done, unsuccessful)
+        for split in splits:
+            # Sending many parts takes long; nothing else waits for it.
+            self._complete([split], unsuccessful)
         given_up = self._retries.again(unsuccessful)
         self._dead_letters.bury(given_up)
         for work in given_up:

@@ -1,14 +1,15 @@
 """A stage as a Celery task: what a child does for a run, a split, a part and a gather."""
 
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from pipeline.context import CurrentTask, Part, running
-from pipeline.errors import PermanentError
+from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import JobStore, SealedSplit, SplitRef
 from pipeline.stages import Stage
 from pipeline.taskmessage import TaskHeader
 from pipeline.worker.plaintask import PlainTask
+from pipeline.worker.runoptions import running_options
 
 
 class StageTask(PlainTask):
@@ -31,19 +32,30 @@ class StageTask(PlainTask):
         with running(self._current(header)):
             return _ROLES[header.role](self, header, data)
 
+    def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> NoReturn:
+        """Celery's ``retry`` in a stage: the same message again after ``countdown`` or at ``eta``.
+
+        A new message, as Celery would publish, would lose its place among those of its entity.
+        """
+        delay, eta = options.get("countdown"), options.get("eta")
+        if delay is None:
+            delay = self.default_retry_delay if eta is None else max(0.0, eta.timestamp() - time.time())
+        raise Retry(delay, str(exc or "")) from exc
+
     def _current(self, header: TaskHeader) -> CurrentTask:
         request, part = self.request, header.part
+        options = running_options.get()
         return CurrentTask(
             job_id=header.job_id,
             task_id=request.id,
             stage=header.stage,
             entity_id=header.entity_id,
             part=Part(ordinal=part.ordinal, total=part.total) if part else None,
-            attempt=request.attempt,
+            attempt=options.attempt,
             topic=header.topic,
             partition=header.partition,
             offset=header.offset,
-            deadline=time.time() + request.run_limit,
+            deadline=None if options.limit is None else time.time() + options.limit,
         )
 
     def _run(self, header: TaskHeader, data: str) -> str | None:

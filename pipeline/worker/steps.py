@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 SETTLE_TIMEOUT, CLOSE_TIMEOUT = 30.0, 10.0
 
 #: Pools that cannot end a running task: a time limit would be ignored there.
-LIMITLESS_POOLS = ("solo", "threads")
+LIMITLESS_POOLS = ("solo", "thread")
 
 
 class StartRefused(click.ClickException):
@@ -46,10 +46,15 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         try:
-            check_pool(worker.pool_cls.__module__.rsplit(".", 1)[1])
+            check_pool(pool_name(worker.pool_cls))
             check_start(worker.app.settings, REGISTRY)
         except (ConfigurationError, ServiceError) as error:
             raise StartRefused(str(error)) from error
+
+
+def pool_name(pool: Any) -> str:
+    """The last part of the module of a pool or its class: prefork, solo, thread, gevent, eventlet."""
+    return str(pool.__module__).rsplit(".", 1)[1]
 
 
 def check_pool(pool: str) -> None:
@@ -60,7 +65,7 @@ def check_pool(pool: str) -> None:
             "Use --pool prefork (the default), threads or solo."
         )
     limited = [s.name for s in REGISTRY.by_name.values() if s.time_limit or s.soft_time_limit]
-    if limited and pool in {"solo", "thread"}:
+    if limited and pool in LIMITLESS_POOLS:
         raise ConfigurationError(
             f"The pool {pool} cannot end a running task, but {', '.join(limited)} set a time limit. "
             "Use --pool prefork, or remove the limits."
@@ -79,6 +84,8 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, consumer: Any) -> None:
         """Start it; at a reconnect it goes on as it is."""
+        # The solo pool runs tasks on the event loop itself, which then gives no sign of life by design.
+        inbound(consumer.app.settings).heartbeat.watches_loop = pool_name(consumer.pool) != "solo"
         if self._settlement is not None:
             return
         settings, worker, patience = consumer.app.settings, consumer.hostname, Patience()
@@ -95,13 +102,14 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             patience,
         )
         Request.settlement = self._settlement
-        receiving.intake.screen = Screen(settings, REGISTRY, store, patience)
+        receiving.screen = Screen(settings, REGISTRY, store, patience)
         receiving.on_unrunnable = self._settle_unrun
         receiving.on_refused = stop_worker
-        receiving.heartbeat.watches_loop = "solo" not in type(consumer.pool).__module__
+        Request.pool_kills = pool_name(consumer.pool) not in LIMITLESS_POOLS
 
     def stop(self, consumer: Any) -> None:
-        """Nothing: this is called at each reconnect too, and before the pool's last results."""
+        """The event loop ends, at a reconnect or for good; what the pool still runs stays ours."""
+        inbound(consumer.app.settings).heartbeat.watches_loop = False
 
     def shutdown(self, consumer: Any) -> None:
         """The pool has ended: settle its results, give back the rest, and let go."""
@@ -115,7 +123,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def _settle_unrun(self, lease: Lease) -> None:
         assert self._settlement is not None
-        self._settlement.intake.finished(lease)
+        self._settlement.intake.finish(lease.tag)
         outcome = lease.verdict or Failed(
             error="pipeline.errors.InvalidInputError", message=lease.problem or "", permanent=True
         )

@@ -9,15 +9,24 @@ from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.exceptions import Retry as CeleryRetry
 from kombu.serialization import loads
 
+from pipeline.clock import boottime
+from pipeline.errors import ServiceUnavailableError
 from pipeline.taskmessage import data_of
-from pipeline.worker.outcome import Discarded, Outcome, Succeeded, failed
+from pipeline.worker.outcome import Discarded, Outcome, Returned, Succeeded, failed
+from pipeline.worker.runoptions import RunOptions, running_options
 from pipeline.worker.stagetask import StageTask
 
 ACCEPT = frozenset({"application/json"})
 
 
 def run(
-    name: str, task_id: str, request: dict[str, Any], body: Any, content_type: str, content_encoding: str
+    name: str,
+    task_id: str,
+    request: dict[str, Any],
+    body: Any,
+    content_type: str,
+    content_encoding: str,
+    options: RunOptions,
 ) -> Outcome:
     """Run the task ``name`` of the current app as Celery's own tracer does: signals, links, chains.
 
@@ -27,7 +36,12 @@ def run(
     from celery import current_app
 
     started = time.monotonic()
+    if boottime() > options.start_before:
+        return Returned()
+    token = running_options.set(options)
     try:
+        if options.mark is not None:
+            current_app.job_store.add_attempt(task_id, *options.mark)
         task = current_app.tasks[name]
         args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
         request.update(embed, args=args, kwargs=kwargs, is_eager=False)
@@ -38,10 +52,15 @@ def run(
         raise
     except BaseException as error:  # noqa: BLE001 - a task may raise anything, and each is its failure
         return failed(error, time.monotonic() - started)
+    finally:
+        running_options.reset(token)
     if info is None:
         result = value if isinstance(task, StageTask) else None
         return Succeeded(result=result, summary=summary or "", seconds=seconds or 0.0)
-    return _unsuccessful(info.state, info.retval, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if isinstance(task, StageTask):
+        return failed(info.retval, seconds)
+    return _unsuccessful(info.state, info.retval, seconds)
 
 
 def _arguments(
@@ -55,10 +74,13 @@ def _arguments(
 
 
 def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:
+    """Of a plain task. A job counts a stage's tasks, so those never just end."""
     if state == states.IGNORED:
         return Discarded(reason="ignored")
     if state == states.RETRY and isinstance(error, CeleryRetry):
         return Discarded(reason="retried by its own publish")
     if isinstance(error, Reject):
-        return failed(error, seconds, permanent=not error.requeue)
+        # Celery rejects so when the publish of a retry failed.
+        passing = error.requeue or isinstance(error.reason, ServiceUnavailableError)
+        return failed(error, seconds, permanent=not passing)
     return failed(error, seconds)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import InvalidInputError
 from pipeline.jobs import PartRef, Ref, SplitRef, StageRef
 from pipeline.taskmessage import TRACEPARENT, TaskHeader
 from pipeline.transport.lease import Lease
@@ -18,16 +17,21 @@ class Work:
     outcome: Outcome
     #: Celery's request, to send task events with; None for a message that never became one
     request: Any = None
-    #: what a stage's task knows of itself; None for a plain task
-    header: TaskHeader | None = None
 
-    def __post_init__(self) -> None:
-        self.header = header_of(self.lease)
+    @property
+    def header(self) -> TaskHeader | None:
+        """What a stage's task knows of itself; None for a plain task."""
+        return self.lease.header
+
+    @property
+    def role(self) -> str | None:
+        """What a stage's task does for its stage; None for a plain task."""
+        return self.header.role if self.header else None
 
     @property
     def task_id(self) -> str:
         """The task's id; the message's own for one that is no Celery message."""
-        return str(self.lease.payload.get("headers", {}).get("id") or self.lease.tag)
+        return str(self.lease.payload.get("headers", {}).get("id") or self.lease.message_id)
 
     @property
     def traceparent(self) -> str | None:
@@ -39,14 +43,6 @@ class Work:
         """Send a Celery task event about it, where events are on."""
         if self.request is not None:
             self.request.send_event(kind, **fields)
-
-
-def header_of(lease: Lease) -> TaskHeader | None:
-    """The pipeline header of a held message; None for a plain task, and for a header of another version."""
-    try:
-        return TaskHeader.read(lease.payload.get("headers", {}))
-    except InvalidInputError:
-        return None
 
 
 def ref_of(header: TaskHeader) -> Ref:
