@@ -134,7 +134,8 @@ def test_a_part_that_fails_fails_its_job_with_the_reason(run: Run) -> None:
     assert "price (1): pipeline.errors.PermanentError: a1: nobody can order -2" in done.stdout
     job_id = done.stdout.split()[0]
     shown: dict[str, Any] = json.loads(run("jobs", "show", job_id, "--json").stdout)
-    assert [(each["state"], each["done"], each["failed"]) for each in shown["stages"]][0] == ("failed", 2, 1)
+    stage = shown["stages"][0]
+    assert (stage["state"], stage["done"], stage["failed"]) == ("failed", 2, 1)
 
 
 def test_a_split_of_nothing_is_gathered(run: Run, tmp_path: Path) -> None:
