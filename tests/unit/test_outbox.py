@@ -1,0 +1,105 @@
+"""Of an ordered group one entry is out at a time; everything else goes as fast as it can."""
+
+import threading
+
+from consumers.offsets import OffsetTracker
+from consumers.outbox import REJECTED, Entry, Outbox, Rejection, SharedTicket
+from pipeline.kafka import Message, Partition
+from pipeline.sqs import OutgoingMessage
+
+P = Partition("letters", 0)
+
+
+def _entry(name: str, group: str = "", ordered: bool = False, destination: str = "tasks.fifo") -> Entry:
+    tracker = OffsetTracker()
+    tracker.assign([P])
+    ticket = tracker.take(P, 0)
+    assert ticket
+    message = Message(topic="t", partition=0, offset=0, timestamp_ms=1, key=None, value=b"", headers=())
+    task = OutgoingMessage(body=name, group_id=group or name, deduplication_id=name)
+    return Entry(
+        source=message,
+        event=None,
+        ticket=SharedTicket(ticket, 0),
+        job_id=None,
+        job=None,
+        destination=destination,
+        task=None if destination == REJECTED else task,
+        ordered=ordered,
+        rejection=Rejection(error="E", message="m") if destination == REJECTED else None,
+    )
+
+
+def _bodies(entries: list[Entry]) -> list[str]:
+    return [entry.task.body for entry in entries if entry.task]
+
+
+def test_unordered_entries_go_together() -> None:
+    """Up to the limit, in order of arrival."""
+    outbox = Outbox()
+    for name in "abc":
+        outbox.put(_entry(name))
+    assert _bodies(outbox.take(2)) == ["a", "b"]
+    assert _bodies(outbox.take(2)) == ["c"]
+
+
+def test_a_follower_waits_until_the_one_before_is_out() -> None:
+    """Not in the same batch, and not in another one meanwhile."""
+    outbox = Outbox()
+    for name, group in (("a1", "a"), ("a2", "a"), ("b1", "b"), ("a3", "a")):
+        outbox.put(_entry(name, group, ordered=True))
+    first = outbox.take(10)
+    assert _bodies(first) == ["a1", "b1"]
+    outbox.out(first[:1])
+    second = outbox.take(10)
+    assert _bodies(second) == ["a2"]
+    outbox.out(second)
+    assert _bodies(outbox.take(10)) == ["a3"]
+
+
+def test_a_group_that_is_empty_starts_again() -> None:
+    """Its next entry is ready at once."""
+    outbox = Outbox()
+    outbox.put(_entry("a1", "a", ordered=True))
+    outbox.out(outbox.take(10))
+    outbox.put(_entry("a2", "a", ordered=True))
+    assert _bodies(outbox.take(10)) == ["a2"]
+
+
+def test_one_group_in_two_queues_is_two_groups() -> None:
+    """Order is a queue's."""
+    outbox = Outbox()
+    outbox.put(_entry("a1", "a", ordered=True))
+    outbox.put(_entry("a2", "a", ordered=True, destination="other.fifo"))
+    assert {_bodies(outbox.take(10))[0], _bodies(outbox.take(10))[0]} == {"a1", "a2"}
+
+
+def test_a_batch_has_one_destination_and_all_get_their_turn() -> None:
+    """A queue with much to send does not keep the others waiting."""
+    outbox = Outbox()
+    for n in range(4):
+        outbox.put(_entry(f"t{n}"))
+    outbox.put(_entry("x", destination="other.fifo"))
+    outbox.put(_entry("r", destination=REJECTED))
+    destinations = [outbox.take(2)[0].destination for _ in range(4)]
+    assert destinations == ["tasks.fifo", "other.fifo", REJECTED, "tasks.fifo"]
+
+
+def test_closing_wakes_who_waits() -> None:
+    """Nothing is given out after it."""
+    outbox = Outbox()
+    taken: list[list[Entry]] = []
+    thread = threading.Thread(target=lambda: taken.append(outbox.take(10)))
+    thread.start()
+    outbox.close()
+    thread.join(5)
+    assert taken == [[]]
+    outbox.put(_entry("a"))
+    assert outbox.take(10) == []
+
+
+def test_an_event_is_out_with_the_last_of_its_tasks() -> None:
+    """Each stage that reads it has its own task."""
+    ticket = _entry("a").ticket
+    ticket.share(3)
+    assert [ticket.release() for _ in range(3)] == [False, False, True]
