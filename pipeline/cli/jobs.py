@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.edge import moment, print_json, read_settings
-from pipeline.cli.jobview import failure_fields, follow, job_fields
+from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 
 #: Jobs read at once for a list.
@@ -64,7 +64,7 @@ def show(job_id: str, as_json: bool) -> None:
     found = store.progress(job_id)
     if found is None:
         raise _unknown(job_id)
-    job, stages = found
+    job, stages = found[0], in_order(found[1])
     failures = failure_fields(store, job_id)
     if as_json:
         print_json({**job_fields(job), "stages": [asdict(each) for each in stages], "failures": failures})

@@ -1,6 +1,6 @@
 """Jobs as the command line shows them, and waiting for them with a progress bar."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,6 +44,22 @@ def follow(store: JobStore, job_ids: Sequence[str], timeout: float | None, as_js
     return 0 if len(complete) == len(set(job_ids)) else 1
 
 
+def in_order(stages: Iterable[StageProgress]) -> list[StageProgress]:
+    """Stages about in the order of their work: as they finished, then what has begun, then what waits.
+
+    A job's record does not keep the order: a map in DynamoDB has none.
+    """
+    return sorted(
+        stages,
+        key=lambda each: (
+            each.finished_at is None,
+            each.finished_at or 0,
+            each.state == "waiting",
+            each.stage,
+        ),
+    )
+
+
 def stage_line(stage: StageProgress) -> str:
     """How far one stage is, in a few words."""
     failed = f", {stage.failed} failed" if stage.failed else ""
@@ -77,7 +93,7 @@ def _wait(store: JobStore, job_ids: Sequence[str], timeout: float | None, silent
 def _where(store: JobStore, job_id: str) -> str:
     """What a job is at: its stages that are not done."""
     found = store.progress(job_id)
-    stages = [stage for stage in found[1] if stage.state != "done"] if found else []
+    stages = [stage for stage in in_order(found[1]) if stage.state != "done"] if found else []
     return stage_line(stages[0]) if stages else ""
 
 

@@ -6,6 +6,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import main
+from pipeline.cli.jobview import in_order
+from pipeline.jobs import StageProgress
 
 ENVIRONMENT = {
     "SERVICE_NAME": "shop",
@@ -105,3 +107,19 @@ def test_help_needs_no_settings(arguments: list[str]) -> None:
 def test_bad_options_are_refused(arguments: list[str]) -> None:
     """Exit code 2."""
     assert run("jobs", *arguments).exit_code == 2
+
+
+def test_stages_are_shown_in_the_order_of_their_work() -> None:
+    """What finished first, then what has begun, then what waits."""
+    given = [
+        ("mail", "waiting", None),
+        ("bill", "running", None),
+        ("price", "done", 5.0),
+        ("check", "done", 2.0),
+        ("audit", "failed", None),
+    ]
+    stages = [
+        StageProgress(stage=name, state=state, done=0, failed=0, total=1, finished_at=finished)
+        for name, state, finished in given
+    ]
+    assert [each.stage for each in in_order(stages)] == ["check", "price", "audit", "bill", "mail"]
