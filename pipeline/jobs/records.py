@@ -146,7 +146,13 @@ class Records:
                 return []
             if job.plan.terminals <= job.done:
                 return [JobFilled(job=job)]
-            if not self._ended(job):
+            # A stage may be done although a copy of its task failed, and its record's writer may have died
+            # before it told the job: done always wins.
+            done = self._done_stages(job)
+            if late := {stage for stage in done if done[stage] and not job.plan.below([stage]) <= job.done}:
+                item = self._write(job.job_id, add={"done": late})
+                continue
+            if not job.plan.terminals <= job.done | job.plan.below(job.failed - done.keys()):
                 return []
             if job.state is JobState.FAILED:
                 return [JobFailed(job=job)]
@@ -155,15 +161,10 @@ class Records:
                 return [JobFailed(job=read_job(updated.item))]
             item = updated.item
 
-    def _ended(self, job: Job) -> bool:
-        """Whether every terminal stage is done, or cannot be reached because of a failure."""
-        if not job.plan.terminals <= job.done | job.plan.below(job.failed):
-            return False
-        # A stage may be done although a copy of its task failed: done always wins.
-        keys = [self._keys.stage(job.job_id, stage) for stage in job.failed]
-        done = self._table.get_many(keys)
-        failed = {stage for stage, key in zip(job.failed, keys, strict=True) if key not in done}
-        return job.plan.terminals <= job.done | job.plan.below(failed)
+    def _done_stages(self, job: Job) -> dict[str, bool]:
+        """Those of the failed stages that are done after all, and whether their path ends there."""
+        keys = {self._keys.stage(job.job_id, stage): stage for stage in job.failed}
+        return {keys[key]: item["ends_path"] for key, item in self._table.get_many(keys).items()}
 
     def _mark_failed(self, job: Job, done: int) -> Updated:
         return self._table.update(

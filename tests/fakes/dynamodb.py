@@ -109,7 +109,7 @@ class _Condition:
             self._tokens.pop(0)
             return result
         if token in ("attribute_exists", "attribute_not_exists"):
-            return (self._argument() is not None) == (token == "attribute_exists")
+            return bool(self._argument() is not None) == bool(token == "attribute_exists")
         if token == "size":
             value = self._argument()
             left = None if value is None else float(len(next(iter(value.values()))))
