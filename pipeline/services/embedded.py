@@ -87,7 +87,7 @@ def _serve() -> None:
     folder = Path(tempfile.mkdtemp(prefix="pipeline-embedded-"))
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        producer, kafka = _start_mock_cluster()
+        producer, kafka = start_mock_cluster()
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         application = _load_ministack(listener.getsockname()[1])
@@ -101,7 +101,8 @@ def _serve() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_mock_cluster() -> tuple[object, str]:
+def start_mock_cluster() -> tuple[object, str]:
+    """A mock cluster of this process, and its address. It lives as long as the object."""
     from confluent_kafka import Producer
 
     producer = Producer(

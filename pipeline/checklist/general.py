@@ -1,0 +1,113 @@
+"""The checklist's lines about the whole."""
+
+import json
+import logging
+
+from pipeline import events
+from pipeline.checklist.facts import TRACEPARENT, Facts, sample_event
+from pipeline.checklist.line import Finding, Item, failed, passed, warned
+from pipeline.monitoring.kafka import KafkaMonitor
+from pipeline.telemetry import logs
+from pipeline.worker.steps import CLOSE_TIMEOUT, SETTLE_TIMEOUT, Settling
+
+#: What each line of a log about a task carries.
+LOG_FIELDS = {"entity_id": "order-7", "stage": "extract", "duration_ms": 12.5}
+
+
+def _flags(facts: Facts) -> Finding:
+    flags = {
+        "KAFKA_ENABLED": facts.settings.kafka_enabled,
+        "USE_SQS_TASK_PROCESSING": facts.settings.use_sqs_task_processing,
+    }
+    evidence = ", ".join(f"{name}={str(value).lower()}" for name, value in flags.items())
+    off = [name for name, value in flags.items() if not value]
+    if off:
+        return warned(f"{evidence}: no events become tasks", f"Set {' and '.join(off)} to true to go live.")
+    return passed(evidence)
+
+
+def _logging(_: Facts) -> Finding:
+    record = logging.LogRecord("user.code", logging.INFO, __file__, 1, "Processing message", None, None)
+    vars(record).update(LOG_FIELDS)
+    line = logs.formatter(terminal=False).format(record)
+    try:
+        written = json.loads(line)
+    except ValueError:
+        written = {}
+    evidence = f"a line of logging.getLogger() with extra= is written as {line}"
+    if LOG_FIELDS.items() <= written.items():
+        return passed(evidence)
+    return failed(evidence, "Lines are made in pipeline/telemetry/logs.py: undo what changed it.")
+
+
+def _tracing(facts: Facts) -> Finding:
+    key, value, headers = events.encode(sample_event("e1", "x"))
+    at = events.Coordinates(topic="t", partition=0, offset=0, timestamp_ms=0)
+    back = events.decode(key=key, value=value, headers=headers, coordinates=at)
+    on_sqs = {
+        facts.message(stage, "e1", "x").headers.get("traceparent")
+        for stage in facts.registry.by_name.values()
+    }
+    names = [name for name, _ in headers]
+    evidence = f"an event has the headers {', '.join(names)}"
+    sound = back.traceparent == TRACEPARENT and {"timestamp", "source"} <= set(names)
+    if sound and on_sqs <= {TRACEPARENT}:
+        return passed(f"{evidence}; its task carries the same traceparent")
+    return failed(evidence, "Headers are made in pipeline/events.py: undo what changed it.")
+
+
+def _jobs(facts: Facts) -> Finding:
+    table = facts.table
+    if table.outcome == "missing":
+        return failed(f"there is no DynamoDB table {table.name}", 'Run "pipeline provision".')
+    if table.differences:
+        return warned(f"{table.name}: {'; '.join(table.differences)}", 'Run "pipeline provision --update".')
+    return passed(f"DynamoDB table {table.name} is there, with its index and time to live")
+
+
+def _monitoring(facts: Facts) -> Finding:
+    tasks = facts.depths.queues[0]
+    group = KafkaMonitor(facts.settings).group(facts.settings.kafka_consumer_group)
+    return passed(
+        f'"pipeline monitor kafka" reads group {group.name}: {group.state}, lag {group.lag}; '
+        f'"pipeline monitor sqs" reads {tasks.name}: {tasks.depth} messages'
+    )
+
+
+def _shutdown(facts: Facts) -> Finding:
+    needed = facts.longest_run + SETTLE_TIMEOUT + CLOSE_TIMEOUT
+    steps = facts.celery.steps["consumer"]
+    evidence = (
+        f"at SIGTERM a worker takes no more, lets tasks end (up to {facts.longest_run:g} s), settles them "
+        f"({SETTLE_TIMEOUT:g} s) and gives back the rest ({CLOSE_TIMEOUT:g} s); what is cut off comes again"
+    )
+    if Settling not in steps:
+        return failed("the worker has no settlement step", "It is added in pipeline/celery.py.")
+    return passed(f"{evidence}. Give its container {needed:g} s before it is killed")
+
+
+def _health(facts: Facts) -> Finding:
+    code, report = facts.health["/health"]
+    dependencies = {name: each["status"] for name, each in report["dependencies"].items()}
+    evidence = f"/health answered {code} {report['status']}: " + ", ".join(
+        f"{name} {status}" for name, status in dependencies.items()
+    )
+    if report["status"] == "unhealthy":
+        reasons = [each["error"] for each in report["dependencies"].values() if each["status"] == "unhealthy"]
+        return failed(evidence, "Mend: " + "; ".join(reasons))
+    if facts.settings.health_port is None:
+        return warned(f"{evidence}; HEALTH_PORT is not set", "Set HEALTH_PORT for bridge and worker.")
+    if report["status"] == "degraded":
+        return warned(evidence, "Ask /kafka/health and /sqs/health what is missing.")
+    return passed(f"{evidence}; bridge and worker serve it on HEALTH_PORT={facts.settings.health_port}")
+
+
+ITEMS: tuple[Item, ...] = (
+    Item(id="general.feature-flags", section="General", title="Feature flags", check=_flags),
+    Item(id="general.json-logging", section="General", title="Structured JSON logging", check=_logging),
+    Item(id="general.tracing", section="General", title="Distributed tracing headers", check=_tracing),
+    Item(id="general.job-tracking", section="General", title="Job tracking", check=_jobs),
+    Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),
+    Item(id="general.graceful-shutdown", section="General", title="Graceful shutdown", check=_shutdown),
+    Item(id="general.health", section="General", title="Health check endpoints", check=_health),
+)

@@ -1,0 +1,239 @@
+"""The checklist's lines about Kafka."""
+
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from config.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
+from pipeline.checklist.facts import Facts
+from pipeline.checklist.line import Finding, Item, failed, passed, skipped, warned
+from pipeline.checklist.rehearsal import rehearse_close
+from pipeline.kafka import producer_configuration
+from pipeline.topology import DAY_MS, ERRORS_RETENTION_MS, TopicNeed
+
+_PROVISION = 'Run "pipeline provision --update".'
+_DOOR = "It is set in pipeline/kafka: undo what changed it."
+
+#: librdkafka's own default; whatever processes long needs more.
+DEFAULT_POLL_INTERVAL_MS = 300_000
+
+#: Hosts of one machine, where nothing can listen in between.
+LOOPBACK = ("localhost", "127.", "[::1]")
+
+
+def _properties(
+    owner: str, configuration: Mapping[str, Any], wanted: Mapping[str, Any], mend: str = _DOOR
+) -> Finding:
+    """PASS when a client is made with these properties."""
+    found = {name: configuration.get(name) for name in wanted}
+    evidence = f"the {owner} is made with " + ", ".join(f"{name}={value}" for name, value in found.items())
+    return passed(evidence) if found == wanted else failed(evidence, mend)
+
+
+def _idempotent(facts: Facts) -> Finding:
+    return _properties("producer", facts.producer, {"enable.idempotence": True})
+
+
+def _acks(facts: Facts) -> Finding:
+    found = _properties("producer", facts.producer, {"acks": "all"})
+    replication = facts.settings.topic_replication_factor
+    if found.status == "PASS" and replication < 2:
+        return warned(
+            f"{found.evidence}, but TOPIC_REPLICATION_FACTOR={replication}: all replicas are one",
+            "Set TOPIC_REPLICATION_FACTOR=3 where the cluster has three brokers.",
+        )
+    return found
+
+
+def _manual_commit(facts: Facts) -> Finding:
+    wanted = {"enable.auto.commit": False, "enable.auto.offset.store": False}
+    return _properties("consumer", facts.consumer, wanted)
+
+
+def _cooperative(facts: Facts) -> Finding:
+    if facts.consumer.get("group.protocol") == "consumer":
+        return passed("KAFKA_GROUP_PROTOCOL=consumer (KIP-848): the broker moves single partitions")
+    return _properties("consumer", facts.consumer, {"partition.assignment.strategy": "cooperative-sticky"})
+
+
+def _poll_interval(facts: Facts) -> Finding:
+    milliseconds = int(facts.consumer.get("max.poll.interval.ms", DEFAULT_POLL_INTERVAL_MS))
+    evidence = (
+        f"the consumer is made with max.poll.interval.ms={milliseconds}; it runs no task, and polls while "
+        f"tasks run up to {facts.longest_run:g} s on workers"
+    )
+    return passed(evidence) if milliseconds > DEFAULT_POLL_INTERVAL_MS else failed(evidence, _DOOR)
+
+
+def _client_id(facts: Facts) -> Finding:
+    mine = str(facts.producer.get("client.id"))
+    other = str(producer_configuration(facts.settings, "worker").get("client.id"))
+    evidence = f"client.id={mine}; the next client's is {other}"
+    if mine != other and socket.gethostname() in mine:
+        return passed(evidence)
+    return failed(evidence, _DOOR)
+
+
+def _tls(facts: Facts) -> Finding:
+    protocol = str(facts.producer.get("security.protocol"))
+    servers = facts.settings.kafka_bootstrap_servers
+    if "SSL" not in protocol:
+        evidence = f"KAFKA_SECURITY_PROTOCOL={protocol} to {servers}"
+        mend = "Set KAFKA_SECURITY_PROTOCOL=SSL and name the brokers' TLS listeners."
+        local = all(server.strip().startswith(LOOPBACK) for server in servers.split(","))
+        return warned(f"{evidence}, this machine", mend) if local else failed(evidence, mend)
+    authorities = facts.settings.ssl_ca_location
+    if authorities and not Path(authorities).is_file():
+        return failed(
+            f"SSL_CA_LOCATION={authorities} is no file", "Name the CA bundle that signed the brokers."
+        )
+    return passed(
+        f"KAFKA_SECURITY_PROTOCOL={protocol}, certificates checked against "
+        f"{authorities or 'the system CA bundle'}; {len(facts.cluster.brokers)} brokers answered over it"
+    )
+
+
+def _error_topic(facts: Facts) -> Finding:
+    name = facts.settings.topic(ERRORS_TOPIC)
+    if name not in facts.cluster.topics:
+        return failed(f"there is no topic {name}", _PROVISION)
+    retention = facts.topic_configs.get(name, {}).get("retention.ms")
+    if retention is None:
+        return skipped(f"topic {name} is there; this cluster does not tell its retention")
+    evidence = f"topic {name} has retention.ms={retention} ({int(retention) / DAY_MS:g} days)"
+    if int(retention) == -1 or int(retention) >= ERRORS_RETENTION_MS:
+        return passed(evidence)
+    return failed(f"{evidence}, should be {ERRORS_RETENTION_MS} (30 days)", _PROVISION)
+
+
+def _dlq_topic(facts: Facts) -> Finding:
+    name, service = facts.settings.topic(DLQ_TOPIC), facts.settings.service_name
+    others = {facts.settings.topic(other) for other in (*facts.registry.topics, ERRORS_TOPIC)}
+    if name in others:
+        return failed(
+            f"the DLQ topic {name} is also another topic of this service",
+            f"Set {TOPIC_VARIABLE}DLQ to a topic of its own.",
+        )
+    if name not in facts.cluster.topics:
+        return failed(f"there is no topic {name}", _PROVISION)
+    if service not in name:
+        return warned(
+            f"topic {name} is there; its name does not say that it is {service}'s",
+            f"Make sure that no other service has the same {TOPIC_VARIABLE}DLQ.",
+        )
+    return passed(f"topic {name} is there, of service {service} only")
+
+
+def _creation(facts: Facts) -> Finding:
+    missing = [need.name for need in facts.topic_needs if need.name not in facts.cluster.topics]
+    if missing:
+        return failed(
+            f"missing: {', '.join(missing)}", 'Run "pipeline provision", or set AUTO_PROVISION=true.'
+        )
+    wrong = [text for need in facts.topic_needs for text in _differences(facts, need)]
+    if wrong:
+        return failed("; ".join(wrong), _PROVISION)
+    evidence = f"all {len(facts.topic_needs)} topics are there"
+    if not facts.topic_configs:
+        return skipped(f"{evidence}; this cluster does not tell how they are configured")
+    evidence += " with the partitions, replication and retention of the settings"
+    if not facts.settings.auto_provision:
+        return warned(
+            f"AUTO_PROVISION=false; {evidence}",
+            'Run "pipeline provision" at each deployment, or set it true.',
+        )
+    return passed(f"AUTO_PROVISION=true; {evidence}")
+
+
+def _differences(facts: Facts, need: TopicNeed) -> list[str]:
+    partitions, config = facts.cluster.topics[need.name], facts.topic_configs.get(need.name)
+    if config is None:
+        return []
+    found = {"partitions": str(len(partitions)), **config}
+    found["replication"] = str(min((len(each.replicas) for each in partitions), default=0))
+    wanted = {"partitions": str(need.partitions), "replication": str(need.replication), **need.config}
+    return [
+        f"{need.name}: {name} is {found.get(name)}, should be {value}"
+        for name, value in wanted.items()
+        if found.get(name) != value
+    ]
+
+
+def _health(facts: Facts) -> Finding:
+    code, report = facts.health["/kafka/health"]
+    if report["status"] == "unhealthy":
+        return failed(f"/kafka/health answered {code}: {report['error']}", "Mend what it names.")
+    evidence = (
+        f"/kafka/health answered {code} {report['status']}: brokers {', '.join(report['brokers'])}, "
+        f"{len(report['existing_topics'])} topics there, "
+        f"missing {', '.join(report['missing_topics']) or 'none'}, lag {report['lag']}"
+    )
+    if report["status"] == "degraded":
+        return warned(evidence, f"Mend what is missing. {report.get('error', '')}".strip())
+    if facts.settings.health_port is None:
+        return warned(f"{evidence}; HEALTH_PORT is not set", "Set HEALTH_PORT for bridge and worker.")
+    return passed(f"{evidence}; bridge and worker serve it on HEALTH_PORT={facts.settings.health_port}")
+
+
+def _snappy(facts: Facts) -> Finding:
+    found = _properties("producer", facts.producer, {"compression.type": "snappy"})
+    again = {
+        name: config["compression.type"]
+        for name, config in facts.topic_configs.items()
+        if config.get("compression.type") not in ("snappy", "producer")
+    }
+    if found.status == "PASS" and again:
+        topics = ", ".join(f"{name} ({kind})" for name, kind in again.items())
+        return warned(f"{found.evidence}, but brokers compress anew for {topics}", _PROVISION)
+    return found
+
+
+def _shutdown(facts: Facts) -> Finding:
+    rehearsal = rehearse_close(facts.settings)
+    evidence = (
+        f"tried on a mock cluster: a closing producer delivered {rehearsal.delivered} of "
+        f"{rehearsal.produced} queued events, a closing consumer gave back {rehearsal.revoked} of "
+        f"{rehearsal.assigned} partitions"
+    )
+    complete = rehearsal.delivered == rehearsal.produced and rehearsal.revoked == rehearsal.assigned > 0
+    return passed(evidence) if complete else failed(evidence, _DOOR)
+
+
+ITEMS: tuple[Item, ...] = (
+    Item(id="kafka.idempotent-producer", section="Kafka", title="Idempotent producer", check=_idempotent),
+    Item(id="kafka.acks-all", section="Kafka", title="Acks all", check=_acks),
+    Item(id="kafka.manual-commit", section="Kafka", title="Manual offset commit", check=_manual_commit),
+    Item(
+        id="kafka.cooperative-sticky",
+        section="Kafka",
+        title="Cooperative-sticky rebalancing",
+        check=_cooperative,
+    ),
+    Item(
+        id="kafka.max-poll-interval",
+        section="Kafka",
+        title="Extended max.poll.interval.ms",
+        check=_poll_interval,
+    ),
+    Item(id="kafka.client-id", section="Kafka", title="Unique client.id per instance", check=_client_id),
+    Item(id="kafka.tls", section="Kafka", title="SSL/TLS enabled", check=_tls, asks="kafka"),
+    Item(id="kafka.error-topic", section="Kafka", title="Error topic", check=_error_topic, asks="kafka"),
+    Item(
+        id="kafka.dlq-topic",
+        section="Kafka",
+        title="DLQ topic per service",
+        check=_dlq_topic,
+        asks="kafka",
+    ),
+    Item(
+        id="kafka.topic-creation",
+        section="Kafka",
+        title="Topic auto-creation at startup",
+        check=_creation,
+        asks="kafka",
+    ),
+    Item(id="kafka.health", section="Kafka", title="Health check endpoint", check=_health, asks="kafka"),
+    Item(id="kafka.snappy", section="Kafka", title="Snappy compression", check=_snappy, asks="kafka"),
+    Item(id="kafka.graceful-shutdown", section="Kafka", title="Graceful shutdown", check=_shutdown),
+)

@@ -1,0 +1,150 @@
+"""``pipeline check``: every line of the production checklist, and each fault found by its line."""
+
+import json
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import CliRunner, Result
+
+from config.settings import Settings, load_settings
+from pipeline.cli import main
+from pipeline.kafka import KafkaAdmin
+from pipeline.provision import provision
+from pipeline.services.environment import Services
+from pipeline.taskmodules import load_stages
+from tests.conftest import MakeEnvironment
+
+Lines = dict[str, dict[str, Any]]
+Check = Callable[..., Lines]
+
+SECTIONS = {"Kafka": 13, "SQS": 10, "General": 7}
+
+
+@pytest.fixture
+def environment(
+    local_services: Services, make_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, str]:
+    """A provisioned service, set as production would be but for TLS, replicas and a role."""
+    environment = make_environment(
+        local_services,
+        TASK_MODULES="tasks",
+        SQS_WAIT_TIME_SECONDS="5",
+        HEALTH_PORT="8080",
+    )
+    for name, value in environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    list(provision(load_settings(environment), load_stages(("tasks",))))
+    return environment
+
+
+@pytest.fixture
+def settings(environment: dict[str, str]) -> Settings:
+    return load_settings(environment)
+
+
+@pytest.fixture
+def check(environment: dict[str, str]) -> Check:
+    """Runs ``pipeline check --json`` and gives the lines by id."""
+
+    def check(code: int = 1, **variables: str) -> Lines:
+        result = CliRunner().invoke(main, ["check", "--json"], env={**environment, **variables})
+        assert result.exit_code == code, result.output
+        return {line["id"]: line for line in json.loads(result.stdout)}
+
+    return check
+
+
+def failing(lines: Lines) -> set[str]:
+    return {name for name, line in lines.items() if line["status"] == "FAIL"}
+
+
+def test_a_provisioned_service_passes(check: Check) -> None:
+    """All thirty lines in order, each with evidence; what is not production on one machine is a warning."""
+    lines = check(code=0)
+    counts = {section: sum(line["section"] == section for line in lines.values()) for section in SECTIONS}
+    assert counts == SECTIONS
+    assert all(
+        list(line) == ["id", "section", "title", "status", "evidence", "mend"] for line in lines.values()
+    )
+    assert all(line["evidence"] for line in lines.values())
+    not_passed = {name: line["status"] for name, line in lines.items() if line["status"] != "PASS"}
+    assert not_passed == {"kafka.acks-all": "WARN", "kafka.tls": "WARN", "sqs.iam-role": "WARN"}
+    assert all(line["mend"] for line in lines.values() if line["status"] != "PASS")
+
+
+def test_a_lost_redrive_policy_fails(check: Check, settings: Settings) -> None:
+    """Without it a task that no worker survives comes back for ever."""
+    bare = boto3.client("sqs").create_queue(
+        QueueName=f"{settings.service_name}-bare.fifo",
+        Attributes={"FifoQueue": "true", "VisibilityTimeout": "300"},
+    )
+    lines = check(SQS_TASK_QUEUE_URL=bare["QueueUrl"])
+    assert failing(lines) == {"sqs.dlq"}
+    assert "has no RedrivePolicy" in lines["sqs.dlq"]["evidence"]
+    assert "pipeline provision --update" in lines["sqs.dlq"]["mend"]
+
+
+def test_a_standard_queue_fails(check: Check, settings: Settings) -> None:
+    """SQS itself is asked whether the queue is FIFO; its name need not say so."""
+    url = boto3.client("sqs").create_queue(QueueName=f"{settings.service_name}-standard")["QueueUrl"]
+    lines = check(SQS_TASK_QUEUE_URL=url)
+    assert "sqs.fifo" in failing(lines)
+    assert "standard queue" in lines["sqs.fifo"]["evidence"]
+
+
+def test_access_keys_in_the_environment_fail(check: Check) -> None:
+    """Their names are told, never their values."""
+    lines = check(AWS_ACCESS_KEY_ID="AKIAEXAMPLE", AWS_SECRET_ACCESS_KEY="hunter2")
+    assert failing(lines) == {"sqs.iam-role"}
+    assert "AWS_SECRET_ACCESS_KEY" in lines["sqs.iam-role"]["evidence"]
+    assert "hunter2" not in json.dumps(lines)
+    assert "AKIAEXAMPLE" not in json.dumps(lines)
+
+
+def test_a_topic_with_wrong_retention_fails(check: Check, settings: Settings) -> None:
+    """Errors must be kept for thirty days, and a stage's topic as the settings say."""
+    KafkaAdmin(settings).configure(settings.topic("errors"), {"retention.ms": "86400000"})
+    KafkaAdmin(settings).configure(settings.topic("document-received"), {"retention.ms": "1000"})
+    lines = check()
+    assert failing(lines) == {"kafka.error-topic", "kafka.topic-creation"}
+    assert "retention.ms=86400000 (1 days)" in lines["kafka.error-topic"]["evidence"]
+    assert "retention.ms is 1000, should be 604800000" in lines["kafka.topic-creation"]["evidence"]
+
+
+def test_missing_things_fail(check: Check) -> None:
+    """A service that was never provisioned: topics, queues and table are each named."""
+    lines = check(SERVICE_NAME="never-was", TOPIC_PREFIX="never-was-", DYNAMODB_TABLE="never-was")
+    assert {"kafka.error-topic", "kafka.topic-creation", "general.job-tracking"} <= failing(lines)
+    assert "never-was-document-received" in lines["kafka.topic-creation"]["evidence"]
+
+
+def test_no_service_at_all_fails_in_time(check: Check) -> None:
+    """Brokers and SQS away: the lines that ask them say so; the others are checked as ever."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    lines = check(KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}", AWS_ENDPOINT_URL_SQS=url)
+    assert lines["kafka.error-topic"]["status"] == "FAIL"
+    assert lines["sqs.fifo"]["status"] == "FAIL"
+    assert lines["kafka.idempotent-producer"]["status"] == "PASS"
+    assert lines["general.job-tracking"]["status"] == "PASS"
+
+
+def test_a_side_that_is_switched_off_is_skipped(check: Check) -> None:
+    """For gradual rollout: what is not used is not asked for, and the flags' line says so."""
+    lines = check(code=0, KAFKA_ENABLED="false")
+    assert lines["kafka.error-topic"]["status"] == "SKIP"
+    assert lines["general.feature-flags"]["status"] == "WARN"
+
+
+def test_people_get_a_line_each(environment: dict[str, str]) -> None:
+    """Sections, evidence and mend, and how many of each at the end."""
+    result: Result = CliRunner().invoke(main, ["check"], env=environment)
+    assert result.exit_code == 0, result.output
+    assert "PASS  Idempotent producer: the producer is made with enable.idempotence=True" in result.stdout
+    assert "→ " in result.stdout
+    assert result.stdout.rstrip().endswith("27 PASS, 3 WARN, 0 FAIL, 0 SKIP")
