@@ -56,6 +56,12 @@ class Settings(BaseModel):
     retry_delay: float = Field(default=5, ge=0)
     task_time_limit: float = Field(default=300, gt=0, le=11 * 3600)
 
+    # ─── Control plane ───
+    #: How far back Flower and "celery events" read the log of task events when they start: the later of so
+    #: many seconds ago and the last so many records. 0: nothing from before.
+    events_history_seconds: float = Field(default=3600, ge=0)
+    events_history_records: int = Field(default=100_000, ge=0)
+
     # ─── Running ───
     auto_provision: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

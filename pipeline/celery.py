@@ -50,7 +50,10 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "worker_proc_alive_timeout": 60.0,
         # What runs keeps its lease through a reconnect.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_enable_remote_control": False,
+        # The control plane is carried by Kafka.
+        "worker_enable_remote_control": settings.kafka_enabled,
+        # Always, so that a Flower started later finds what happened before in the log.
+        "worker_send_task_events": settings.kafka_enabled,
     }
 
 

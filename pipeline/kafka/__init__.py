@@ -2,8 +2,9 @@
 
 from pipeline.kafka.admin import Cluster, Group, KafkaAdmin, Member, PartitionState, Topic
 from pipeline.kafka.consumer import EventConsumer, Partition, consumer_configuration
+from pipeline.kafka.log import LogReader
 from pipeline.kafka.peek import newest_messages
-from pipeline.kafka.producer import EventProducer, producer_configuration
+from pipeline.kafka.producer import EventProducer, LossyProducer, producer_configuration
 from pipeline.kafka.records import Headers, Message, Record
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "Group",
     "Headers",
     "KafkaAdmin",
+    "LogReader",
+    "LossyProducer",
     "Member",
     "Message",
     "Partition",

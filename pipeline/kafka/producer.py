@@ -4,9 +4,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -27,6 +27,10 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024 + 65_536
 
 #: Seconds until a record that no broker acknowledged fails. The caller tries again with the same ids.
 DELIVERY_TIMEOUT = 60
+
+#: The same of a LossyProducer: what nobody waits for. Its records fit a topic's default max.message.bytes.
+MAX_LOSSY_BYTES = 1_000_000
+LOSSY_TIMEOUT = 10
 
 #: Seconds one poll of the delivery reports lasts: how late a closed producer's thread ends.
 _POLL = 0.1
@@ -56,6 +60,9 @@ class EventProducer:
     came through a fork accepts records and never sends them, so a forked child makes its own.
     A fatal error of the idempotent producer ends its client; the next record gets a new one.
     """
+
+    #: what is different from ``producer_configuration``
+    _differences: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
@@ -116,8 +123,23 @@ class EventProducer:
                 self._inherited.append(client)
                 client = None
             if client is None or client.ended:
-                client = self._client = _Client(self._settings, self._name)
+                client = self._client = _Client(self._settings, self._name, self._differences)
             return client
+
+
+class LossyProducer(EventProducer):
+    """A producer of what may be lost: it holds little, and gives up soon on what nobody acknowledges."""
+
+    _differences = {
+        "enable.idempotence": False,
+        "acks": 1,
+        # Nobody waits for a task event for as long as an eye would notice.
+        "linger.ms": 20,
+        "message.max.bytes": MAX_LOSSY_BYTES,
+        "delivery.timeout.ms": LOSSY_TIMEOUT * 1000,
+        "queue.buffering.max.messages": 10_000,
+        "queue.buffering.max.kbytes": 16_384,
+    }
 
 
 def _renew_locks() -> None:
@@ -133,12 +155,14 @@ os.register_at_fork(after_in_child=_renew_locks)
 class _Client:
     """One librdkafka producer and the thread that takes its delivery reports."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, differences: Mapping[str, Any]) -> None:
         self.pid = os.getpid()
         #: A fatal error, or closed: takes no more records.
         self.ended = False
         self._stop = threading.Event()
-        self._producer = Producer(producer_configuration(settings, name) | {"error_cb": self._on_error})
+        self._producer = Producer(
+            {**producer_configuration(settings, name), **differences, "error_cb": self._on_error}
+        )
         self._thread = threading.Thread(target=self._poll, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
 

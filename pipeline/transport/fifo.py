@@ -160,9 +160,12 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     #: set once a process, when the Celery app is configured
     settings: ClassVar[Settings | None] = None
 
-    def __init__(self, client: Any, **kwargs: Any) -> None:
-        super().__init__(client, **kwargs)
+    _wakeup: Wakeup
+
+    def establish_connection(self) -> Any:
+        """Connect. A transport that is only asked what it can do opens no descriptors."""
         self._wakeup = Wakeup()
+        return super().establish_connection()
 
     def driver_version(self) -> str:
         """Shown by ``celery report``."""
@@ -250,7 +253,7 @@ def seconds_until(eta: Any) -> float:
 
 def configure(settings: Settings) -> None:
     """Make ``fifo://`` known to kombu, for these settings."""
-    TRANSPORT_ALIASES["fifo"] = "pipeline.transport.fifo:Transport"
+    TRANSPORT_ALIASES["fifo"] = "pipeline.transport.control:Transport"
     Transport.settings = settings
 
 

@@ -1,0 +1,131 @@
+"""Reads a topic as a log that everybody reads alone: no group, nothing committed, a start in the past."""
+
+import logging
+import time
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Message as VendorMessage
+
+from config.settings import Settings
+from pipeline.errors import ServiceRefusedError
+from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.consumer import Partition, received
+from pipeline.kafka.errors import kafka_error
+from pipeline.kafka.records import Message
+
+log = structlog.get_logger()
+
+#: Seconds one request at the opening may take.
+TIMEOUT = 5.0
+
+#: librdkafka's own lines about connections: who reads a log says itself, once, that Kafka is away.
+_silent = logging.getLogger("pipeline.kafka.log")
+_silent.addFilter(lambda record: not record.getMessage().startswith(("FAIL", "ERROR")))
+
+
+class LogReader:
+    """Reads all partitions of one topic. One thread calls it, in the process that made it."""
+
+    def __init__(self, settings: Settings, topic: str) -> None:
+        self.topic = topic
+        self._consumer = Consumer(_configuration(settings))
+        #: Of each partition, where it ended when it was opened.
+        self._ends: dict[Partition, int] = {}
+        #: Of each partition, the next offset to read.
+        self._next: dict[Partition, int] = {}
+
+    def open(self, *, seconds: float, records: int) -> None:
+        """Start at the later of ``seconds`` ago and the last ``records``; at the end when either is 0.
+
+        Raises a ServiceError; call it again then.
+        """
+        try:
+            self._next = {at: self._start(at, seconds, records) for at in self._partitions()}
+            self._consumer.assign([TopicPartition(*at, offset) for at, offset in self._next.items()])
+        except KafkaException as error:
+            raise kafka_error(error, f"open topic {self.topic}") from error
+
+    def poll(self, most: int, timeout: float) -> list[Message]:
+        """Up to ``most`` records; waits at most ``timeout`` seconds for the first and for no other.
+
+        Brokers that are away are waited for. Raises a ServiceRefusedError for what waiting does not mend.
+        """
+        try:
+            answers = self._consumer.consume(1, timeout)
+            if answers and most > 1:
+                answers += self._consumer.consume(most - 1, 0)
+        except KafkaException as error:
+            raise kafka_error(error, f"read {self.topic}") from error
+        messages = [received(answer) for answer in answers if self._is_message(answer)]
+        for message in messages:
+            self._next[Partition(message.topic, message.partition)] = message.offset + 1
+        return messages
+
+    def is_past(self, message: Message) -> bool:
+        """Whether it was there before the reader was opened."""
+        return message.offset < self._ends.get(Partition(message.topic, message.partition), 0)
+
+    def has_caught_up(self) -> bool:
+        """Whether all that was there before has been read."""
+        return all(self._next[partition] >= end for partition, end in self._ends.items())
+
+    def close(self) -> None:
+        """Let go of the client."""
+        self._consumer.close()
+
+    def _partitions(self) -> list[Partition]:
+        topic = self._consumer.list_topics(self.topic, timeout=TIMEOUT).topics[self.topic]
+        if topic.error:
+            raise KafkaException(topic.error)
+        return [Partition(self.topic, number) for number in topic.partitions]
+
+    def _start(self, partition: Partition, seconds: float, records: int) -> int:
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT)
+        self._ends[partition] = high
+        if not seconds or not records:
+            return high
+        return max(low, high - records, self._at(partition, seconds, high))
+
+    def _at(self, partition: Partition, seconds: float, high: int) -> int:
+        """The first offset of the last ``seconds``; ``high`` when nothing is that young."""
+        offset = self._offset_at(partition, round((time.time() - seconds) * 1000))
+        if offset >= 0:
+            return offset
+        # librdkafka's mock cluster knows no times and gives the same answer for any: then only the
+        # number of records bounds the past.
+        return high if self._offset_at(partition, 0) >= 0 else 0
+
+    def _offset_at(self, partition: Partition, timestamp_ms: int) -> int:
+        [answer] = self._consumer.offsets_for_times(
+            [TopicPartition(*partition, timestamp_ms)], timeout=TIMEOUT
+        )
+        if answer.error:
+            raise KafkaException(answer.error)
+        return int(answer.offset)
+
+    def _is_message(self, answer: VendorMessage) -> bool:
+        error = answer.error()
+        if error is None:
+            return True
+        converted = kafka_error(error, f"read {self.topic}")
+        if isinstance(converted, ServiceRefusedError):
+            raise converted
+        log.debug("kafka.log_error", topic=self.topic, error=str(converted))
+        return False
+
+
+def _configuration(settings: Settings) -> dict[str, Any]:
+    return client_configuration(settings, "log") | {
+        "logger": _silent,
+        # The client insists on a group; it is never joined and commits nothing.
+        "group.id": f"{settings.service_name}.control",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # Where retention overtook a slow reader.
+        "auto.offset.reset": "earliest",
+        # Memory for records fetched ahead.
+        "queued.max.messages.kbytes": 8_192,
+        "fetch.queue.backoff.ms": 50,
+    }

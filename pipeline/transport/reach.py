@@ -1,0 +1,46 @@
+"""Reach: whether the control plane's topics answer. One log line when that changes, and a count of losses."""
+
+import threading
+
+import structlog
+
+from pipeline.errors import ServiceError
+
+log = structlog.get_logger(__name__)
+
+
+class Reach:
+    """What a process knows of its control plane. Safe for threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lost: set[str] = set()
+        #: task and worker events that did not reach Kafka since the process started
+        self.dropped_events = 0
+
+    def lost(self, part: str, error: ServiceError) -> None:
+        """A part of it could not be read or written."""
+        with self._lock:
+            first, known = not self._lost, part in self._lost
+            self._lost.add(part)
+        if first and not known:
+            log.warning("control.unreachable", part=part, error=str(error))
+
+    def found(self, part: str) -> None:
+        """A part of it was read or written."""
+        with self._lock:
+            if part not in self._lost:
+                return
+            self._lost.discard(part)
+            whole = not self._lost
+        if whole:
+            log.info("control.reachable_again", dropped_events=self.dropped_events)
+
+    def answered(self, part: str, error: ServiceError | None, *, events: int = 0) -> None:
+        """A record was acknowledged, or with ``error`` it is lost and with it so many events."""
+        if error is None:
+            self.found(part)
+            return
+        with self._lock:
+            self.dropped_events += events
+        self.lost(part, error)
