@@ -24,12 +24,24 @@ from pipeline.stages import Stage
 HEADER: Final = "pipeline"
 TRACEPARENT: Final = "traceparent"
 
-#: Message attributes of a dead letter on the SQS DLQ. A message there without them was moved by SQS itself.
+#: Message attributes of a dead letter on the SQS DLQ, ten at most. A message there without a reason was moved
+#: by SQS itself.
 REASON: Final = "reason"
 ERROR: Final = "error"
 ATTEMPTS: Final = "attempts"
-SOURCE_QUEUE: Final = "source_queue"
+WORKER: Final = "worker"
+TRACEBACK: Final = "traceback"
 FAILED_AT: Final = "failed_at"
+#: The queue and the message group it came from, to which a redrive returns it.
+SOURCE_QUEUE: Final = "source_queue"
+GROUP: Final = "group"
+#: Message attributes that a redriven task keeps: when its first message was sent (seconds since 1970), and how
+#: often it was redriven.
+FIRST_AT: Final = "first_at"
+GENERATION: Final = "generation"
+
+#: Bytes of an SQS message that a task leaves free, for these attributes.
+ATTRIBUTE_ROOM: Final = 2_048
 
 Role = Literal["run", "split", "part", "gather"]
 
@@ -37,6 +49,10 @@ _BEFORE: Final = "[["
 _AFTER: Final = '],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 #: How much of the data Flower shows.
 _SHOWN: Final = 200
+#: Characters of a job's id, as events allow: it becomes a part of keys.
+LONGEST_JOB_ID: Final = 128
+#: More redrives than anybody makes.
+_GENERATION_DIGITS: Final = 6
 
 
 class PartOf(BaseModel):
@@ -105,6 +121,7 @@ class SqsFields(TypedDict):
     body: str
     group_id: str
     deduplication_id: str
+    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +139,8 @@ class TaskMessage:
     deduplication_id: str
     #: The stage's queue; None for the service's task queue.
     queue: str | None
+    #: Whether the order within its group counts: then a group's go in one request each.
+    ordered: bool
 
     def to_sqs(self) -> SqsFields:
         """The SQS message: kombu's envelope, a group and a deduplication id.
@@ -142,12 +161,43 @@ class TaskMessage:
             },
         }
         text = json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
-        return SqsFields(body=_allowed(text), group_id=self.group_id, deduplication_id=self.deduplication_id)
+        return SqsFields(
+            body=_allowed(text),
+            group_id=self.group_id,
+            deduplication_id=self.deduplication_id,
+            attributes={GENERATION: str(self.generation)} if self.generation else {},
+        )
 
 
 def celery_name(stage: str, role: Role) -> str:
     """The name under which Celery knows what a stage does in a role."""
     return f"{stage}.{role}" if role in ("split", "gather") else stage
+
+
+def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
+    """The header among a Celery message's, checked against the task it is sent to; None for a plain task.
+
+    Raises ``InvalidInputError`` for one that another task's message carries: settlement believes what it says.
+    """
+    header = TaskHeader.read(headers)
+    if header is None:
+        return None
+    if (
+        headers["task"] != celery_name(header.stage, header.role)
+        or (header.role == "part") != (header.part is not None)
+        or not 0 < len(header.job_id) <= LONGEST_JOB_ID
+    ):
+        raise InvalidInputError(
+            f"the header of role {header.role!r} in stage {header.stage!r} of job "
+            f"{header.job_id[:LONGEST_JOB_ID]!r} is not one of task {headers['task']!r}"
+        )
+    return header
+
+
+def generation_of(attributes: Mapping[str, str]) -> int:
+    """How often a message was redriven, by its attributes; 0 for what is no such number."""
+    text = attributes.get(GENERATION, "")
+    return int(text) if text.isdecimal() and text.isascii() and len(text) <= _GENERATION_DIGITS else 0
 
 
 def data_of(body: str | bytes) -> str:
@@ -207,6 +257,7 @@ def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, traceparent:
         group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
         deduplication_id=task_id,
         queue=stage.queue,
+        ordered=stage.ordered,
     )
 
 

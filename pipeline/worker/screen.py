@@ -10,7 +10,7 @@ from config.settings import Settings
 from pipeline.errors import InvalidInputError
 from pipeline.jobs import Closing, JobFilled, JobStore, PartRef, Ref, SplitFilled
 from pipeline.registry import Registry
-from pipeline.taskmessage import TaskHeader, celery_name
+from pipeline.taskmessage import read_header
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import AlreadyDone, Failed
 from pipeline.worker.patience import Abandoned, Patience
@@ -24,8 +24,6 @@ DEDUPLICATION_WINDOW = 240.0
 #: behind a failing head and those of workers that were stopped are received for nothing too, but they
 #: run well then.
 SUSPECT_BEYOND = 3
-#: Characters of a job's id, as events allow: it becomes a part of keys.
-LONGEST_JOB_ID = 128
 
 
 class Screen:
@@ -77,28 +75,10 @@ class Screen:
 def _read_header(lease: Lease) -> None:
     if lease.problem is not None:
         return
-    headers = lease.payload["headers"]
     try:
-        header = TaskHeader.read(headers)
-        if header is not None:
-            _check(header, headers["task"])
+        lease.header = read_header(lease.payload["headers"])
     except InvalidInputError as error:
         lease.problem = str(error)
-    else:
-        lease.header = header
-
-
-def _check(header: TaskHeader, task: str) -> None:
-    """Refuse a header that another task's message carries: settlement believes what it says."""
-    if (
-        task != celery_name(header.stage, header.role)
-        or (header.role == "part") != (header.part is not None)
-        or not 0 < len(header.job_id) <= LONGEST_JOB_ID
-    ):
-        raise InvalidInputError(
-            f"the header of role {header.role!r} in stage {header.stage!r} of job "
-            f"{header.job_id[:LONGEST_JOB_ID]!r} is not one of task {task!r}"
-        )
 
 
 def _may_have_run(lease: Lease) -> bool:
