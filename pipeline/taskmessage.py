@@ -35,8 +35,8 @@ FAILED_AT: Final = "failed_at"
 #: The queue and the message group it came from, to which a redrive returns it.
 SOURCE_QUEUE: Final = "source_queue"
 GROUP: Final = "group"
-#: Message attributes that a redriven task keeps: when its first message was sent (seconds since 1970), and how
-#: often it was redriven.
+#: Message attributes that a redriven task keeps: when its first message was sent (seconds since 1970), and
+#: how often it was redriven.
 FIRST_AT: Final = "first_at"
 GENERATION: Final = "generation"
 
@@ -141,6 +141,8 @@ class TaskMessage:
     queue: str | None
     #: Whether the order within its group counts: then a group's go in one request each.
     ordered: bool
+    #: How often the dead letter that it comes from was redriven.
+    generation: int = 0
 
     def to_sqs(self) -> SqsFields:
         """The SQS message: kombu's envelope, a group and a deduplication id.
@@ -177,7 +179,7 @@ def celery_name(stage: str, role: Role) -> str:
 def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
     """The header among a Celery message's, checked against the task it is sent to; None for a plain task.
 
-    Raises ``InvalidInputError`` for one that another task's message carries: settlement believes what it says.
+    Raises ``InvalidInputError`` for one that another task's message carries: settlement believes it.
     """
     header = TaskHeader.read(headers)
     if header is None:
