@@ -1,5 +1,8 @@
 """What must hold before a worker or bridge starts: refuse now rather than lose a task later."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import structlog
 
 from config.settings import Settings
@@ -35,6 +38,12 @@ def check_start(settings: Settings, registry: Registry) -> None:
     _check_table(settings)
 
 
+def check_added_queue(settings: Settings, registry: Registry, name: str) -> None:
+    """Refuse a queue that a running worker is told to consume from, unless it is as the task queue must be."""
+    dead_letters, task_queue, *_ = queue_needs(settings, registry)
+    _check_task_queues(settings, dead_letters, [replace(task_queue, url=settings.queue_url(name))])
+
+
 def _check_topics(settings: Settings, registry: Registry) -> None:
     present = KafkaAdmin(settings).topics()
     missing = [need.name for need in topic_needs(settings, registry) if need.name not in present]
@@ -43,8 +52,12 @@ def _check_topics(settings: Settings, registry: Registry) -> None:
 
 
 def _check_queues(settings: Settings, registry: Registry) -> None:
-    client = sqs_client(settings)
     dead_letters, *queues = queue_needs(settings, registry)
+    _check_task_queues(settings, dead_letters, queues)
+
+
+def _check_task_queues(settings: Settings, dead_letters: QueueNeed, queues: Iterable[QueueNeed]) -> None:
+    client = sqs_client(settings)
     target = _check_queue(dead_letters, queue_attributes(client, dead_letters.url))["QueueArn"]
     for need in queues:
         present = _check_queue(need, queue_attributes(client, need.url))

@@ -100,7 +100,11 @@ class ControlPlane:
                 feed.close()
 
     def close(self) -> None:
-        """Send the last events, for at most ``LAST_WAIT`` seconds."""
+        """Listen no more; send the last events, for at most ``LAST_WAIT`` seconds."""
+        with self._lock:
+            for feed in self._feeds.values():
+                feed.close()
+            self._feeds.clear()
         for producer in (self._events, self._control):
             producer.close(LAST_WAIT)
 
@@ -150,9 +154,11 @@ def control_plane(settings: Settings) -> ControlPlane:
 
 
 def close_control_plane() -> None:
-    """Send this process's last events, if it has a control plane."""
+    """End this process's control plane, if it has one (``ControlPlane.close``)."""
+    global _plane
     if _plane is not None:
-        _plane.close()
+        current, _plane = _plane, None
+        current.close()
 
 
 def _forget_plane() -> None:

@@ -5,6 +5,9 @@ from typing import Any
 import structlog
 from celery.worker.consumer import Consumer as CeleryConsumer
 
+from pipeline.checks import check_added_queue
+from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.registry import REGISTRY
 from pipeline.worker.outcome import Outcome, Returned, failed
 from pipeline.worker.request import Request
 from pipeline.worker.work import Work

@@ -88,7 +88,9 @@ class Request(base.Request):  # type: ignore[misc]
         if not self.pool_kills:
             return None, None
         hard, soft = self.time_limits
-        return min(hard or self.task.time_limit, LONGEST_RUN), soft or self.task.soft_time_limit
+        # A remote control command may take the task's own limit away; there is always one.
+        hard = hard or self.task.time_limit or self.app.conf.task_time_limit
+        return min(hard, LONGEST_RUN), soft or self.task.soft_time_limit
 
     def _start(self, lease: Lease, limit: float | None) -> RunOptions:
         start_before = boottime() + START_WITHIN
