@@ -39,7 +39,7 @@ def check_start(settings: Settings, registry: Registry) -> None:
 
 
 def check_added_queue(settings: Settings, registry: Registry, name: str) -> None:
-    """Refuse a queue that a running worker is told to consume from, unless it is as the task queue must be."""
+    """Refuse a queue that a running worker is told to consume from, unless it is like its task queue."""
     dead_letters, task_queue, *_ = queue_needs(settings, registry)
     _check_task_queues(settings, dead_letters, [replace(task_queue, url=settings.queue_url(name))])
 

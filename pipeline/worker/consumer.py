@@ -39,6 +39,18 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """A body that kombu cannot decode."""
         _settle(message, failed(exc, permanent=True))
 
+    def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
+        """Consume from one more queue, by remote control; one that cannot be is left out.
+
+        It runs on the event loop, where an error would end the worker.
+        """
+        try:
+            check_added_queue(self.app.settings, REGISTRY, queue)
+        except (ConfigurationError, ServiceError) as error:
+            log.error("queue.not_added", queue=queue, error=str(error))
+        else:
+            super().add_task_queue(queue, *args, **kwargs)
+
 
 def _settle(message: Any, outcome: Outcome) -> None:
     lease = Request.settlement.intake.finish(message.delivery_tag)
