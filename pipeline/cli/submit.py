@@ -80,7 +80,8 @@ def submit(
             raise click.UsageError(str(error)) from error
         submissions = [Submission(data=line, entity_id=entity) for _, line in given]
         _check(submitter, [place for place, _ in given], submissions)
-        jobs = _submit(submitter, submissions, silent=wait and as_json, as_json=as_json)
+        with REMARKS.status(f"submitting {len(submissions):,} jobs to {submitter.topic}"):
+            jobs = _submit(submitter, submissions, silent=wait and as_json, as_json=as_json)
     code = follow(store, [job.job_id for job in jobs], timeout, as_json) if wait and jobs else 0
     sys.exit(1 if len(jobs) < len(submissions) else code)
 
