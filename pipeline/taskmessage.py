@@ -10,7 +10,7 @@ or refuses it.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -40,7 +40,7 @@ GROUP: Final = "group"
 FIRST_AT: Final = "first_at"
 GENERATION: Final = "generation"
 
-#: Bytes of an SQS message that a task leaves free, for these attributes.
+#: Bytes of an SQS message that a task leaves free, so that it can become a dead letter with its reason.
 ATTRIBUTE_ROOM: Final = 2_048
 
 Role = Literal["run", "split", "part", "gather"]
@@ -122,6 +122,7 @@ class SqsFields(TypedDict):
     group_id: str
     deduplication_id: str
     attributes: Mapping[str, str]
+    room: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,7 @@ class TaskMessage:
             group_id=self.group_id,
             deduplication_id=self.deduplication_id,
             attributes={GENERATION: str(self.generation)} if self.generation else {},
+            room=ATTRIBUTE_ROOM,
         )
 
 
@@ -233,7 +235,8 @@ def for_event(stage: Stage[Any, Any], event: Event, job_id: str, submitted_at: f
         offset=at.offset if at else -1,
         submitted_at=submitted_at,
     )
-    return _message(stage, header, event.data.decode(), event.traceparent)
+    message = _message(stage, header, event.data.decode(), event.traceparent)
+    return replace(message, generation=event.generation) if event.generation else message
 
 
 def for_part(

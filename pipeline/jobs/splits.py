@@ -48,6 +48,14 @@ class Splits:
         item = self._table.get(self._keys.seal(split))
         return self._read(split, item) if item and "n" in item else None
 
+    def sealed_many(self, splits: Iterable[SplitRef]) -> dict[SplitRef, SealedSplit]:
+        """Those of the splits that are sealed."""
+        keys = {split: self._keys.seal(split) for split in splits}
+        items = self._table.get_many(keys.values())
+        return {
+            split: self._read(split, items[key]) for split, key in keys.items() if "n" in items.get(key, {})
+        }
+
     def seal(self, split: SplitRef, header: str, data: str, parts: Iterable[str]) -> SealedSplit:
         """Write the parts as they come, then the seal; when another run sealed it first, adopt that.
 

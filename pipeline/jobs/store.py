@@ -170,6 +170,10 @@ class JobStore:
         closings += self._after_climb(self._counter.record(leaves), errors)
         return Recorded(errors=[errors.get(index) for index in range(len(failed))], closings=closings)
 
+    def close_all(self, filled: Sequence[Filled]) -> list[bool | ServiceError]:
+        """Close many at once; an error stands in the place of what it is about."""
+        return self._table.each(self.close, filled)
+
     def close(self, filled: Filled) -> bool:
         """Mark as closed, once its job-complete event or gather is acknowledged. False: it was already."""
         if isinstance(filled, JobFilled):
@@ -197,6 +201,10 @@ class JobStore:
     def split(self, split: SplitRef) -> SealedSplit | None:
         """The sealed split: then its user code must not run again. None: not sealed yet."""
         return self._splits.sealed(split)
+
+    def splits(self, splits: Iterable[SplitRef]) -> dict[SplitRef, SealedSplit]:
+        """Those of the splits that are sealed, read together."""
+        return self._splits.sealed_many(splits)
 
     def seal(self, split: SplitRef, header: str, data: str, parts: Iterable[str]) -> SealedSplit:
         """Fix the parts (JSON) of a split for ever, reading them as they come. Send them only afterwards.

@@ -4,94 +4,88 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-import structlog
-
 from config.settings import JOBS_TOPIC, Settings
 from pipeline import events, identity, taskmessage
 from pipeline.errorevents import job_failed_record
+from pipeline.errors import ServiceError
 from pipeline.events import Event
-from pipeline.jobs import Closing, Filled, Job, JobFailed, JobFilled, JobStore, SealedSplit, SplitFilled
+from pipeline.jobs import (
+    Closing,
+    Filled,
+    Job,
+    JobFailed,
+    JobFilled,
+    JobStore,
+    SealedSplit,
+    SplitFilled,
+    SplitRef,
+)
 from pipeline.kafka import EventProducer, Record
 from pipeline.registry import Registry
-from pipeline.sqs import OutgoingMessage, SqsQueue
-from pipeline.stages import Stage
-from pipeline.taskmessage import TaskHeader
-from pipeline.transport.inbound import Inbound
-from pipeline.worker.patience import Patience
-
-log = structlog.get_logger(__name__)
+from pipeline.taskmessage import TaskHeader, TaskMessage
+from pipeline.worker.dispatch import Dispatch
+from pipeline.worker.patience import Patience, raise_first
 
 #: How long one wait for Kafka's acknowledgement lasts (seconds).
 EMIT_TIMEOUT = 30.0
 
 
 class Closer:
-    """Sends a full split's gather and announces ended jobs; each has one id however often it is repeated."""
+    """Sends full splits' gathers and announces ended jobs; each has one id however often it is repeated."""
 
     def __init__(
         self,
         settings: Settings,
         registry: Registry,
-        inbound: Inbound,
         store: JobStore,
         producer: EventProducer,
+        dispatch: Dispatch,
         patience: Patience,
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._inbound = inbound
         self._store = store
         self._producer = producer
+        self._dispatch = dispatch
         self._patience = patience
 
     def close(self, closings: Sequence[Closing]) -> None:
-        """Close each; waits for services that are away."""
-        for closing in closings:
-            match closing:
-                case SplitFilled():
-                    self._send_gather(closing)
-                    self._mark_closed(closing)
-                case JobFilled(job=job):
-                    self._emit(job_complete_record(self._settings, job))
-                    self._mark_closed(closing)
-                case JobFailed(job=job):
-                    self._emit(job_failed_record(self._settings, job))
-
-    def _mark_closed(self, filled: Filled) -> None:
-        self._patience.one("close", lambda: self._store.close(filled))
-
-    def _send_gather(self, filled: SplitFilled) -> None:
-        sealed = self._patience.one("read split", lambda: self._store.split(filled.split))
-        if sealed is None:
-            log.error("split.not_sealed", split=filled.split.split_id, stage=filled.split.stage)
+        """Close each, all together; waits for services that are away."""
+        if not closings:
             return
-        header = TaskHeader.model_validate_json(sealed.header)
-        stage = self._registry.by_name[header.stage]
-        queue = self._inbound.queue(stage.queue or self._settings.task_queue)
-        error = send_gather(self._patience, queue, stage, header, sealed, None)
-        if error is not None:
-            raise error
+        self._send_gathers([closing.split for closing in closings if isinstance(closing, SplitFilled)])
+        self._announce([closing for closing in closings if isinstance(closing, JobFilled | JobFailed)])
+        filled: list[Filled] = [closing for closing in closings if not isinstance(closing, JobFailed)]
+        raise_first(self._patience.each("close", filled, self._close))
 
-    def _emit(self, record: Record) -> None:
-        (error,) = self._patience.each(
-            "announce job", [record], lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
+    def _send_gathers(self, splits: Sequence[SplitRef]) -> None:
+        if not splits:
+            return
+        sealed = self._patience.one("read splits", lambda: self._store.splits(splits))
+        raise_first(self._dispatch.send([gather_of(self._registry, split) for split in sealed.values()]))
+
+    def _announce(self, ended: Sequence[JobFilled | JobFailed]) -> None:
+        records = [
+            job_failed_record(self._settings, closing.job)
+            if isinstance(closing, JobFailed)
+            else job_complete_record(self._settings, closing.job)
+            for closing in ended
+        ]
+        raise_first(
+            self._patience.each(
+                "announce jobs", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
+            )
         )
-        if error is not None:
-            raise error
+
+    def _close(self, filled: Sequence[Filled]) -> list[Exception | None]:
+        answers = self._store.close_all(filled)
+        return [answer if isinstance(answer, ServiceError) else None for answer in answers]
 
 
-def send_gather(
-    patience: Patience,
-    queue: SqsQueue,
-    stage: Stage[object, object],
-    header: TaskHeader,
-    sealed: SealedSplit,
-    traceparent: str | None,
-) -> Exception | None:
-    """Send the gather's task of a sealed split; None, or the error for which it never can be sent."""
-    message = taskmessage.for_gather(stage, header, sealed.data, traceparent)
-    (error,) = patience.each("send gather", [OutgoingMessage(**message.to_sqs())], queue.send)
-    return error
+def gather_of(registry: Registry, sealed: SealedSplit) -> TaskMessage:
+    """The gather's task of a sealed split: all it needs is in the seal, so that anybody can make it."""
+    header = TaskHeader.model_validate_json(sealed.header)
+    return taskmessage.for_gather(registry.by_name[header.stage], header, sealed.data, None)
 
 
 def job_complete_record(settings: Settings, job: Job) -> Record:

@@ -23,7 +23,7 @@ from pipeline.taskmessage import ATTEMPTS, ERROR, FAILED_AT, REASON, SOURCE_QUEU
 from pipeline.transport.inbound import Inbound
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
 from pipeline.worker.outcome import Failed
-from pipeline.worker.patience import Patience
+from pipeline.worker.patience import Patience, raise_first
 from pipeline.worker.work import Work, ref_of
 
 log = structlog.get_logger(__name__)
@@ -76,11 +76,11 @@ class DeadLetters:
         answers = self._patience.each(
             "errors topic", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
         )
-        _raise_first(answers)
+        raise_first(answers)
 
     def _send(self, works: Sequence[Work]) -> None:
         messages = [self._dead_letter(work) for work in works]
-        _raise_first(self._patience.each("dead-letter queue", messages, self._dlq.send))
+        raise_first(self._patience.each("dead-letter queue", messages, self._dlq.send))
 
     def _record(self, works: Sequence[Work]) -> None:
         failed = [task for work in works if (task := self._failed_task(work)) is not None]
@@ -180,9 +180,3 @@ def _allowed(text: str) -> str:
 def _failure(work: Work) -> Failed:
     assert isinstance(work.outcome, Failed)
     return work.outcome
-
-
-def _raise_first(errors: Sequence[Exception | None]) -> None:
-    for error in errors:
-        if error is not None:
-            raise error

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 
 from config.settings import Settings
 from pipeline import events, identity, taskmessage
@@ -16,21 +15,22 @@ from pipeline.jobs import (
     PartDone,
     PartRef,
     SealedSplit,
-    SplitRef,
     StageDone,
     StageRef,
 )
 from pipeline.kafka import EventProducer, Record
 from pipeline.registry import Registry
-from pipeline.sqs import OutgoingMessage
-from pipeline.transport.inbound import Inbound
-from pipeline.worker.closing import send_gather
+from pipeline.taskmessage import TaskHeader, TaskMessage
+from pipeline.worker.closing import gather_of
+from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.outcome import AlreadyDone, Succeeded
 from pipeline.worker.patience import Patience
-from pipeline.worker.work import Work, ref_of
+from pipeline.worker.work import Work, ref_of, split_ref
 
 #: How long one wait for Kafka's acknowledgements lasts (seconds) before the records are produced again.
 EMIT_TIMEOUT = 30.0
+#: Parts sent together: the requests of one wait for SQS.
+SENT_TOGETHER = 200
 
 Errors = list[Exception | None]
 
@@ -42,17 +42,17 @@ class Effects:
         self,
         settings: Settings,
         registry: Registry,
-        inbound: Inbound,
         store: JobStore,
         producer: EventProducer,
+        dispatch: Dispatch,
         patience: Patience,
         worker: str,
     ) -> None:
         self._settings = settings
         self._registry = registry
-        self._inbound = inbound
         self._store = store
         self._producer = producer
+        self._dispatch = dispatch
         self._patience = patience
         self._worker = worker
 
@@ -140,47 +140,43 @@ class Effects:
         return self._patience.each("store results", results, self._store.put_results)
 
     def _send_parts(self, works: Sequence[Work]) -> Errors:
-        errors: Errors = []
-        for work in works:
+        """Send the parts of sealed splits, those of small splits together."""
+        errors: Errors = [None] * len(works)
+        refs = [split_ref(_header(work)) for work in works]
+        sealed = self._patience.one("read splits", lambda: self._store.splits(refs))
+        waiting: list[tuple[int, TaskMessage]] = []
+        for at, work in enumerate(works):
             try:
-                errors.append(self._send_parts_of(work))
+                for message in self._part_messages(work, sealed.get(refs[at])):
+                    waiting.append((at, message))
+                    if len(waiting) == SENT_TOGETHER:
+                        self._send(waiting, errors)
             except PermanentError as error:
-                errors.append(error)
+                errors[at] = error
+        self._send(waiting, errors)
         return errors
 
-    def _send_parts_of(self, work: Work) -> Exception | None:
-        """Send every part of a sealed split, read back page by page; a split of none goes to its gather."""
-        header = work.header
-        assert header is not None
-        split = ref_of(header)
-        assert isinstance(split, SplitRef)
-        sealed = self._patience.one("read split", lambda: self._store.split(split))
+    def _send(self, waiting: list[tuple[int, TaskMessage]], errors: Errors) -> None:
+        answers = self._dispatch.send([message for _, message in waiting])
+        for (at, _), error in zip(waiting, answers, strict=True):
+            errors[at] = errors[at] or error
+        waiting.clear()
+
+    def _part_messages(self, work: Work, sealed: SealedSplit | None) -> Iterator[TaskMessage]:
+        """The task of every part, read back page by page; a split of none goes to its gather."""
+        header = _header(work)
         if sealed is None:
-            return PermanentError(f"The split {header.split_id} ended without being sealed.")
-        stage = self._registry.by_name[header.stage]
-        queue = self._inbound.queue(stage.queue or self._settings.task_queue)
-        # SQS may fail one entry of a request and take the next: a group's go in one request each.
-        send = partial(queue.send, one_per_group=stage.ordered)
+            raise PermanentError(f"The split {header.split_id} ended without being sealed.")
         if sealed.total == 0:
-            return send_gather(self._patience, queue, stage, header, sealed, work.traceparent)
+            yield gather_of(self._registry, sealed)
+        stage = self._registry.by_name[header.stage]
         for parts in self._pages(sealed):
-            messages = [
-                OutgoingMessage(
-                    **taskmessage.for_part(
-                        stage, header, ordinal, sealed.total, data, work.traceparent
-                    ).to_sqs()
-                )
-                for ordinal, data in parts
-            ]
-            for error in self._patience.each("send parts", messages, send):
-                if error is not None:
-                    return error
-        return None
+            for ordinal, data in parts:
+                yield taskmessage.for_part(stage, header, ordinal, sealed.total, data, work.traceparent)
 
     def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str]]]:
         """The parts as they are stored: whole pages, so that a page out of reach is asked for again."""
-        if sealed.inline:
-            yield list(enumerate(sealed.inline))
+        yield list(enumerate(sealed.inline))
         for page in range(sealed.pages):
             yield self._patience.one("read parts", lambda page=page: self._store.page(sealed, page))  # type: ignore[misc]
 
@@ -206,9 +202,13 @@ class Effects:
         return None
 
 
-def _part(work: Work) -> PartRef:
+def _header(work: Work) -> TaskHeader:
     assert work.header is not None
-    ref = ref_of(work.header)
+    return work.header
+
+
+def _part(work: Work) -> PartRef:
+    ref = ref_of(_header(work))
     assert isinstance(ref, PartRef)
     return ref
 

@@ -67,3 +67,10 @@ class Patience:
         seconds = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries))  # noqa: S311 - jitter
         if self._stop.wait(seconds):
             raise Abandoned
+
+
+def raise_first(errors: Sequence[Exception | None]) -> None:
+    """Raise the first error there is, if any."""
+    for error in errors:
+        if error is not None:
+            raise error

@@ -5,11 +5,12 @@ from typing import Any, ClassVar, NoReturn
 
 from pipeline.context import CurrentTask, Part, running
 from pipeline.errors import PermanentError, Retry
-from pipeline.jobs import JobStore, SealedSplit, SplitRef
+from pipeline.jobs import JobStore, SealedSplit
 from pipeline.stages import Stage
 from pipeline.taskmessage import TaskHeader
 from pipeline.worker.plaintask import PlainTask
 from pipeline.worker.runoptions import running_options
+from pipeline.worker.work import split_ref
 
 
 class StageTask(PlainTask):
@@ -82,11 +83,6 @@ class StageTask(PlainTask):
                 "gathered: it is older than JOB_EXPIRY_DAYS, or DYNAMODB_TABLE is not the one it ran with."
             )
         return sealed
-
-
-def split_ref(header: TaskHeader) -> SplitRef:
-    """The split that a task belongs to."""
-    return SplitRef(job_id=header.job_id, stage=header.stage, split_id=header.split_id)
 
 
 _ROLES = {

@@ -16,6 +16,7 @@ from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker.closing import Closer
 from pipeline.worker.deadletter import DeadLetters
+from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.outcome import Failed
 from pipeline.worker.patience import Patience
@@ -91,11 +92,12 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         settings, worker, patience = consumer.app.settings, consumer.hostname, Patience()
         receiving, store = inbound(settings), JobStore(settings)
         producer = EventProducer(settings, "worker")
-        closer = Closer(settings, REGISTRY, receiving, store, producer, patience)
+        dispatch = Dispatch(settings, receiving, patience)
+        closer = Closer(settings, REGISTRY, store, producer, dispatch, patience)
         self._producer = producer
         self._settlement = Settlement(
             receiving,
-            Effects(settings, REGISTRY, receiving, store, producer, patience, worker),
+            Effects(settings, REGISTRY, store, producer, dispatch, patience, worker),
             closer,
             Retries(settings, REGISTRY, receiving, store, patience),
             DeadLetters(settings, receiving, store, producer, closer, patience, worker),

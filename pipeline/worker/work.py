@@ -56,5 +56,10 @@ def ref_of(header: TaskHeader) -> Ref:
             total=header.part.total,
         )
     if header.role == "split":
-        return SplitRef(job_id=header.job_id, stage=header.stage, split_id=header.split_id)
+        return split_ref(header)
     return StageRef(job_id=header.job_id, stage=header.stage)
+
+
+def split_ref(header: TaskHeader) -> SplitRef:
+    """The split that a task belongs to."""
+    return SplitRef(job_id=header.job_id, stage=header.stage, split_id=header.split_id)
