@@ -22,6 +22,8 @@ from pipeline.errors import InvalidEventError
 JSON_TYPE: Final = "application/json"
 PREFIX: Final = "ce_"
 CONTENT_TYPE: Final = "content-type"
+#: The header of an event that was redriven. Not a ``ce_*`` attribute: a plain event has it too.
+REDRIVE: Final = "redrive"
 
 #: Containers within containers that data may have: the parser's own bound, at which it stops without
 #: touching the stack. Input for stages is validated by the same parser.
@@ -71,6 +73,24 @@ class Event:
     traceparent: str | None = None
     #: Where it was read; None for an event that is about to be produced.
     coordinates: Coordinates | None = None
+    #: How often it was redriven from the DLQ topic.
+    generation: int = 0
+
+
+class Redrive(BaseModel):
+    """The header of a redriven event: how often it was, and where it was read the first time."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    generation: int = Field(ge=1, lt=1_000_000)
+    topic: str = Field(min_length=1, max_length=249)
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    timestamp_ms: int
+
+    def header(self) -> tuple[str, bytes]:
+        """The header to be produced."""
+        return REDRIVE, self.model_dump_json().encode()
 
 
 class EventAttributes(BaseModel):
@@ -122,11 +142,13 @@ def decode(
     *, key: bytes | None, value: bytes | None, headers: _Headers | None, coordinates: Coordinates
 ) -> Event:
     """Read a Kafka record; raise ``InvalidEventError`` where it cannot become a task."""
-    header = _json_headers(headers or ())
+    headers = list(headers or ())
+    header = _json_headers(headers)
     data = checked_json(value)
+    redrive = redrive_of(headers)
     attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
     if not attributes:
-        return _plain(key, data, coordinates)
+        return _plain(key, data, coordinates, redrive)
     known = _checked_attributes(attributes)
     return Event(
         id=known.id,
@@ -140,7 +162,17 @@ def decode(
         submitted_at=known.submittedat,
         traceparent=known.traceparent,
         coordinates=coordinates,
+        generation=redrive.generation if redrive else 0,
     )
+
+
+def redrive_of(headers: _Headers) -> Redrive | None:
+    """What the headers say of a redrive; None where there was none, or the header is nothing of ours."""
+    found = [value for name, value in headers if name == REDRIVE]
+    try:
+        return Redrive.model_validate_json(found[-1] or b"") if found else None
+    except ValidationError:
+        return None
 
 
 def checked_json(value: bytes | None) -> bytes:
@@ -156,16 +188,19 @@ def checked_json(value: bytes | None) -> bytes:
     return value
 
 
-def _plain(key: bytes | None, data: bytes, at: Coordinates) -> Event:
-    event_id = identity.plain_event_id(at.topic, at.partition, at.offset, at.timestamp_ms)
+def _plain(key: bytes | None, data: bytes, at: Coordinates, redrive: Redrive | None) -> Event:
+    # A redriven event is the one it was, so its place is where it was read the first time.
+    first = redrive or at
+    event_id = identity.plain_event_id(first.topic, first.partition, first.offset, first.timestamp_ms)
     return Event(
         id=event_id,
-        source=f"kafka:{at.topic}",
-        type=at.topic,
+        source=f"kafka:{first.topic}",
+        type=first.topic,
         time=_time(at),
         entity_id=_entity(key) or event_id,
         data=data,
         coordinates=at,
+        generation=redrive.generation if redrive else 0,
     )
 
 

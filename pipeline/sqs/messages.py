@@ -24,6 +24,8 @@ class OutgoingMessage:
     deduplication_id: str
     #: Text beside the body, at most 10.
     attributes: Mapping[str, str] = field(default_factory=dict)
+    #: Bytes of what SQS takes that must stay free, for attributes the message will have when it is sent on.
+    room: int = 0
 
     @cached_property
     def size(self) -> int:

@@ -132,11 +132,12 @@ class SqsQueue:
         return dict(answer.get("Attributes", {}))
 
     def _too_large(self, message: OutgoingMessage) -> MessageRefusedError | None:
-        if message.size <= MAX_MESSAGE_BYTES:
+        if message.size + message.room <= MAX_MESSAGE_BYTES:
             return None
+        room = f" with {message.room} for what may be added" if message.room else ""
         return MessageRefusedError(
             f"Could not send to {self.name}: the message has {message.size} bytes, SQS takes "
-            f"{MAX_MESSAGE_BYTES}: store the data elsewhere and send where it is"
+            f"{MAX_MESSAGE_BYTES}{room}: store the data elsewhere and send where it is"
         )
 
     @staticmethod

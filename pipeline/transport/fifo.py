@@ -15,6 +15,7 @@ from config.settings import Settings
 from pipeline import identity
 from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.taskmessage import ATTRIBUTE_ROOM
 from pipeline.transport.envelope import PARSED
 from pipeline.transport.inbound import Inbound, inbound
 from pipeline.transport.intake import HELD_LIMIT
@@ -115,6 +116,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
                 headers.get("eta"),
                 headers.get("redrives") or 0,
             ),
+            room=ATTRIBUTE_ROOM,
         )
         (error,) = self.connection.queue(queue).send([outgoing])
         if error is not None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidEventError
-from pipeline.events import MAX_DEPTH, Coordinates, Event, EventAttributes, decode, encode
+from pipeline.events import MAX_DEPTH, REDRIVE, Coordinates, Event, EventAttributes, Redrive, decode, encode
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 AT = Coordinates(topic="orders", partition=2, offset=40, timestamp_ms=1_700_000_000_000)
@@ -230,3 +230,32 @@ def test_nothing_on_a_topic_can_stop_the_reader(
     """Whatever bytes a record holds, it is an event or an InvalidEventError."""
     with contextlib.suppress(InvalidEventError):
         decode(key=key, value=value, headers=headers, coordinates=AT)
+
+
+REDRIVEN = Redrive(generation=2, topic="orders", partition=1, offset=7, timestamp_ms=1_600_000_000_000)
+
+
+def test_a_redriven_plain_event_is_the_event_it_was() -> None:
+    """Its id comes from where it was read the first time, so that redriving twice makes no second task."""
+    first = decode(
+        key=b"k",
+        value=b"{}",
+        headers=[],
+        coordinates=Coordinates(topic="orders", partition=1, offset=7, timestamp_ms=1_600_000_000_000),
+    )
+    again = read(headers=dict([REDRIVEN.header()]))
+    assert (again.id, again.source, again.generation) == (first.id, first.source, 2)
+    assert again.coordinates == AT
+    assert first.generation == 0
+
+
+def test_a_redriven_cloud_event_keeps_its_id() -> None:
+    """And says how often it was redriven, which the bridge hands on to its tasks."""
+    event = read(headers={**REQUIRED, **dict([REDRIVEN.header()])})
+    assert (event.id, event.generation) == ("1", 2)
+
+
+@pytest.mark.parametrize("value", [None, b"", b"7", b"{}", b"\xff", b'{"generation": 0}', b"[" * 10_000])
+def test_a_header_of_that_name_from_elsewhere_is_nothing(value: bytes | None) -> None:
+    """What is no redrive of ours changes nothing."""
+    assert read(headers={REDRIVE: value}).generation == 0

@@ -16,7 +16,15 @@ from pipeline import identity
 from pipeline.errors import InvalidInputError
 from pipeline.events import Coordinates, Event
 from pipeline.stages import Registry, Stage, stage
-from pipeline.taskmessage import TaskHeader, celery_name, data_of, for_event, for_gather, for_part
+from pipeline.taskmessage import (
+    TaskHeader,
+    celery_name,
+    data_of,
+    for_event,
+    for_gather,
+    for_part,
+    generation_of,
+)
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 EVENT = Event(
@@ -218,3 +226,22 @@ def test_names_are_those_that_flower_shows() -> None:
         "s.split",
         "s.gather",
     ]
+
+
+def test_a_redriven_event_makes_a_task_that_says_so() -> None:
+    """How often it was redriven travels beside the body, which stays as it was."""
+    first, again = (for_event(whole_stage(), replace(EVENT, generation=n), "j", 1).to_sqs() for n in (0, 3))
+    assert (first["attributes"], again["attributes"]) == ({}, {"generation": "3"})
+    assert first["body"] == again["body"]
+    assert [generation_of(each["attributes"]) for each in (first, again)] == [0, 3]
+
+
+@pytest.mark.parametrize("text", ["", "-1", "x", "1e3", "٣", "9999999"])
+def test_a_generation_that_is_none_counts_as_the_first(text: str) -> None:
+    """An attribute that somebody else set breaks nothing."""
+    assert generation_of({"generation": text}) == 0
+
+
+def test_a_task_leaves_room_for_its_reason() -> None:
+    """A message that fills SQS's limit could not become a dead letter that says why."""
+    assert for_event(whole_stage(), EVENT, "j", 1).to_sqs()["room"] > 1_000
