@@ -21,6 +21,10 @@ log = structlog.get_logger()
 #: and never waits for work; this is the longest a commit at a rebalance may take, with room.
 MAX_POLL_INTERVAL = 600
 
+#: Seconds without a heartbeat after which a member is taken for dead, and its partitions given to others.
+#: Kafka's default is 45. Heartbeats come from a thread of librdkafka, however busy the loop is.
+SESSION_TIMEOUT = 15
+
 #: Seconds to wait for the answer to a commit; it takes milliseconds, or a coordinator's move.
 COMMIT_TIMEOUT = 10.0
 
@@ -50,8 +54,9 @@ def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
         "fetch.queue.backoff.ms": 50,
     }
     if settings.kafka_group_protocol == "classic":
-        # Not a property of the "consumer" protocol (KIP-848), whose broker assigns; it refuses this one.
+        # No properties of the "consumer" protocol (KIP-848), whose broker decides them; it refuses these.
         configuration["partition.assignment.strategy"] = "cooperative-sticky"
+        configuration["session.timeout.ms"] = SESSION_TIMEOUT * 1000
     return configuration
 
 

@@ -1,0 +1,408 @@
+"""Every event becomes its tasks, in order, or a dead letter with its reason; no offset is skipped."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pytest
+
+from config.settings import Settings, load_settings
+from consumers.bridge import Bridge
+from pipeline import events, identity
+from pipeline.errors import ServiceRefusedError
+from pipeline.events import Event
+from pipeline.jobs import JobState, JobStore, NewJob
+from pipeline.jobs.model import JobPlan
+from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Record
+from pipeline.provision import provision
+from pipeline.registry import Registry
+from pipeline.services.environment import Services
+from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
+from pipeline.stages import stage
+from tests.conftest import MakeEnvironment, MakeSettings
+from tests.processes import wait_until
+
+SOURCE = "/tests"
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+
+    @stage(consumes="letters", emits="words", ordered=True, registry=registry)
+    def read(letter: str) -> str:
+        return letter
+
+    return registry
+
+
+@dataclass
+class World:
+    """A provisioned service of its own, and the hands to try it with."""
+
+    settings: Settings
+    registry: Registry
+    producer: EventProducer
+
+    @property
+    def topic(self) -> str:
+        return self.settings.topic("letters")
+
+    @property
+    def queue(self) -> SqsQueue:
+        return SqsQueue(sqs_client(self.settings), self.settings.sqs_task_queue_url)
+
+    def emit(self, records: list[Record]) -> None:
+        assert self.producer.emit(records, 30) == [None] * len(records)
+
+    def letter(self, number: int, entity: str = "ada", **changes: object) -> Record:
+        given: dict[str, object] = {
+            "id": f"e-{number}",
+            "source": SOURCE,
+            "type": "letters",
+            "time": datetime.now(UTC),
+            "entity_id": entity,
+            "data": json.dumps(number).encode(),
+            **changes,
+        }
+        key, value, headers = events.encode(Event(**given))  # type: ignore[arg-type]
+        return Record(topic=self.topic, key=key, value=value, headers=headers)
+
+    def lag(self) -> int:
+        return sum(KafkaAdmin(self.settings).lag(self.settings.kafka_consumer_group, [self.topic]).values())
+
+    def receive(self, count: int) -> list[ReceivedMessage]:
+        """Receive and delete that many tasks, and see that no more come."""
+        received: list[ReceivedMessage] = []
+
+        def take() -> bool:
+            batch = self.queue.receive(10, wait_seconds=1, visibility_seconds=60)
+            self.queue.delete([message.receipt_handle for message in batch])
+            received.extend(batch)
+            return len(received) >= count
+
+        wait_until(take, f"{count} tasks", 60)
+        assert self.queue.receive(10, wait_seconds=0, visibility_seconds=60) == []
+        return received
+
+    def read(self, name: str, count: int) -> list[Message]:
+        """That many records of a topic, from its start."""
+        found: list[Message] = []
+        consumer = EventConsumer(
+            self.settings,
+            [self.settings.topic(name)],
+            f"{self.settings.kafka_consumer_group}-reader-{time.time_ns()}",
+            on_assigned=lambda _: None,
+            on_revoked=lambda _: None,
+            on_lost=lambda _: None,
+        )
+        try:
+            wait_until(lambda: found.extend(consumer.poll(100, 0.2)) or len(found) >= count, name, 30)  # type: ignore[func-returns-value]
+        finally:
+            consumer.close()
+        return found
+
+    @contextlib.contextmanager
+    def bridge(self) -> Iterator[None]:
+        """A bridge runs while the block does; it is stopped as a signal stops it."""
+        stop, failed = threading.Event(), []
+
+        def run() -> None:
+            try:
+                Bridge(self.settings, self.registry).run(stop)
+            except BaseException as error:  # noqa: BLE001 - shown by the assertion below
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(40)
+        assert not thread.is_alive()
+        assert failed == []
+
+
+@pytest.fixture
+def world(services: Services, make_settings: MakeSettings, registry: Registry) -> Iterator[World]:
+    settings = make_settings(services)
+    list(provision(settings, registry))
+    producer = EventProducer(settings, "test")
+    yield World(settings, registry, producer)
+    producer.close(5)
+
+
+def _data(message: ReceivedMessage) -> object:
+    return json.loads(json.loads(message.body)["body"])[0][0]
+
+
+def _by_entity(messages: list[ReceivedMessage]) -> dict[str, list[object]]:
+    found: dict[str, list[object]] = {}
+    for message in messages:
+        found.setdefault(message.group_id, []).append(_data(message))
+    return found
+
+
+def test_events_become_tasks_in_the_order_of_each_entity(world: World) -> None:
+    """Every event has its task, once, behind those of its entity before it; then its offset is committed."""
+    world.emit([world.letter(n, entity=f"entity-{n % 7}") for n in range(100)])
+    with world.bridge():
+        tasks = world.receive(100)
+    assert _by_entity(tasks) == {f"entity-{e}": list(range(e, 100, 7)) for e in range(7)}
+    assert {message.deduplication_id for message in tasks} == {
+        identity.task_id(SOURCE, f"e-{n}", "read", None) for n in range(100)
+    }
+    assert world.lag() == 0
+
+
+def test_a_plain_event_starts_a_job(world: World) -> None:
+    """JSON without any header: a job record is there before its task is."""
+    world.emit([Record(topic=world.topic, key=b"ada", value=b'"hello"')])
+    with world.bridge():
+        (task,) = world.receive(1)
+    header = json.loads(task.body)["headers"]["pipeline"]
+    job = JobStore(world.settings).job(header["job_id"])
+    assert job
+    assert (job.state, job.entity_id, job.topic) == (JobState.RUNNING, "ada", "letters")
+    assert job.plan.terminals == {"read"}
+    assert (header["topic"], header["entity_id"]) == (world.topic, "ada")
+
+
+def test_a_replayed_event_makes_no_second_task(world: World) -> None:
+    """The same event twice on the topic, and again after a restart, is one task."""
+    world.emit([world.letter(1), world.letter(1)])
+    with world.bridge():
+        world.receive(1)
+    world.emit([world.letter(1), world.letter(2)])
+    with world.bridge():
+        assert [_data(task) for task in world.receive(1)] == [2]
+    assert world.lag() == 0
+
+
+def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -> None:
+    """Its bytes and headers are kept, an error event says why, its job fails, and the next event passes."""
+    store = JobStore(world.settings)
+    store.open_job(
+        NewJob(
+            job_id="job-1",
+            entity_id="ada",
+            topic="letters",
+            plan=JobPlan(stages=world.registry.plan("letters")),
+            submitted_at=time.time(),
+        )
+    )
+    bad = Record(topic=world.topic, key=b"ada", value=b"\xff no json", headers=(("ce_jobid", b"job-1"),))
+    world.emit([bad, world.letter(1)])
+    with world.bridge():
+        assert [_data(task) for task in world.receive(1)] == [1]
+        (letter,) = world.read("dlq", 1)
+        said = {
+            json.loads(m.value or b"")["kind"]: json.loads(m.value or b"") for m in world.read("errors", 2)
+        }
+    assert (letter.key, letter.value, letter.headers[0]) == (b"ada", bad.value, ("ce_jobid", b"job-1"))
+    assert dict(letter.headers)["dlq_topic"] == world.topic.encode()
+    assert said["event"]["error"] == "InvalidEventError"
+    assert (said["event"]["topic"], said["event"]["job_id"]) == (world.topic, "job-1")
+    assert said["job"]["job_id"] == "job-1"
+    job = store.job("job-1")
+    assert job
+    assert job.state is JobState.FAILED
+    assert world.lag() == 0
+
+
+def test_an_event_too_large_for_sqs_goes_to_both_topics(world: World) -> None:
+    """It fits Kafka and not SQS: its job fails, those behind it in its group pass."""
+    large = json.dumps("x" * 1_100_000).encode()
+    world.emit([world.letter(1), world.letter(2, data=large), world.letter(3)])
+    with world.bridge():
+        assert [_data(task) for task in world.receive(2)] == [1, 3]
+        (letter,) = world.read("dlq", 1)
+        world.read("errors", 2)
+    assert letter.value == large
+    assert dict(letter.headers)["dlq_stage"] == b"read"
+    job = JobStore(world.settings).job(identity.job_id(SOURCE, "e-2"))
+    assert job
+    assert job.state is JobState.FAILED
+    assert world.lag() == 0
+
+
+def test_nothing_is_committed_while_sqs_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bridge waits, stops when told, and the next one sends all of it."""
+    world.emit([world.letter(n) for n in range(5)])
+    with monkeypatch.context() as away:
+        away.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:1")
+        away.setattr("consumers.bridge.STOP_WAIT", 0.1)
+        with world.bridge():
+            time.sleep(2)  # time in which it could do wrong
+    assert world.lag() == 5
+    with world.bridge():
+        assert [_data(task) for task in world.receive(5)] == [0, 1, 2, 3, 4]
+    assert world.lag() == 0
+
+
+def test_a_missing_queue_ends_the_bridge(world: World) -> None:
+    """It says so instead of burying good events; nothing is committed."""
+    sqs_client(world.settings).delete_queue(QueueUrl=world.settings.sqs_task_queue_url)
+    world.emit([world.letter(n) for n in range(5)])
+    with pytest.raises(ServiceRefusedError, match="pipeline provision"):
+        Bridge(world.settings, world.registry).run(threading.Event())
+    assert world.lag() == 5
+
+
+# ─── As processes ───
+
+
+@dataclass
+class Processes:
+    """Bridges as the command that a person types."""
+
+    environment: dict[str, str]
+    running: list[subprocess.Popen[str]]
+
+    def start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "pipeline", "bridge"],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.running.append(process)
+        return process
+
+
+@pytest.fixture
+def processes(services: Services, make_environment: MakeEnvironment) -> Iterator[Processes]:
+    environment = make_environment(services, TASK_MODULES="tests.integration.letters")
+    started = Processes(environment, [])
+    yield started
+    for process in started.running:
+        process.kill()
+        process.wait()
+        assert process.stderr
+        process.stderr.close()
+
+
+@pytest.fixture
+def service(processes: Processes, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The world that ``processes`` works in."""
+    for name, value in processes.environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    settings = load_settings(processes.environment)
+    list(provision(settings, registry))
+    producer = EventProducer(settings, "test")
+    yield World(settings, registry, producer)
+    producer.close(5)
+
+
+def _while_alive(process: subprocess.Popen[str], condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition that the process brings about; show what it said when it ended instead."""
+
+    def reached() -> bool:
+        if process.poll() is not None:
+            assert process.stderr
+            pytest.fail(f"the bridge ended with {process.returncode}: {process.stderr.read()}")
+        return condition()
+
+    wait_until(reached, what, 60)
+
+
+def _stop(process: subprocess.Popen[str]) -> str:
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=40)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def test_a_killed_bridge_loses_nothing(service: World, processes: Processes) -> None:
+    """kill -9 in the middle: the next bridge goes on, every event has its task, in order."""
+    total = 3_000
+    # The mock cluster takes half a minute to miss a dead member, and cannot be told otherwise.
+    kills = (0.2, 0.5) if service.settings.kafka_group_protocol == "classic" else (0.3,)
+    service.emit([service.letter(n, entity=f"entity-{n % 50}") for n in range(total)])
+    depth = 0
+    for share in kills:
+        process = processes.start()
+        enough = total * share
+        _while_alive(process, lambda enough=enough: service.queue.depth().available >= enough, "tasks")  # type: ignore[misc]
+        process.kill()
+        process.wait()
+        depth = service.queue.depth().available
+    assert depth < total
+    last = processes.start()
+    _while_alive(last, lambda: service.lag() == 0, "all committed")
+    _stop(last)
+    tasks = service.receive(total)
+    assert _by_entity(tasks) == {f"entity-{e}": list(range(e, total, 50)) for e in range(50)}
+
+
+def test_a_second_bridge_takes_its_share(
+    local_services: Services, service: World, processes: Processes
+) -> None:
+    """Joining and leaving while events flow: every event has its task, once, in order."""
+    total, entities = 2_000, 40
+
+    def feed(begin: int, end: int) -> None:
+        service.emit([service.letter(n, entity=f"entity-{n % entities}") for n in range(begin, end)])
+
+    feed(0, 500)
+    first = processes.start()
+    _while_alive(first, lambda: service.lag() == 0, "the first bridge is at work")
+    second = processes.start()
+    group = service.settings.kafka_consumer_group
+    admin = KafkaAdmin(service.settings)
+    done = threading.Event()
+
+    def feed_slowly() -> None:
+        for n in range(500, total, 50):
+            feed(n, n + 50)
+        done.set()
+
+    feeder = threading.Thread(target=feed_slowly)
+    feeder.start()
+    if service.settings.kafka_group_protocol == "classic":
+        wait_until(lambda: len(admin.group(group).members) == 2, "two members", 60)
+    wait_until(done.is_set, "all emitted", 60)
+    feeder.join()
+    assert "bridge.revoked" in _stop(first)
+    _while_alive(second, lambda: service.lag() == 0, "all committed")
+    assert "bridge.assigned" in _stop(second)
+    tasks = service.receive(total)
+    assert _by_entity(tasks) == {f"entity-{e}": list(range(e, total, entities)) for e in range(entities)}
+
+
+@pytest.mark.parametrize("switch", ["KAFKA_ENABLED", "USE_SQS_TASK_PROCESSING"])
+def test_a_side_switched_off_takes_nothing(service: World, processes: Processes, switch: str) -> None:
+    """It says so, waits, commits nothing, and stops when told."""
+    processes.environment[switch] = "false"
+    service.emit([service.letter(1)])
+    process = processes.start()
+    assert process.stderr
+    line = process.stderr.readline()
+    assert "bridge.off" in line
+    assert switch in line
+    _stop(process)
+    assert service.lag() == 1
+
+
+def test_without_the_app_it_is_refused() -> None:
+    """``celery bridge`` alone has Celery's own app: one line names the right command."""
+    result = subprocess.run(
+        [sys.executable, "-m", "celery", "bridge"],
+        env={**os.environ, "SERVICE_NAME": "x"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "celery -A pipeline bridge" in result.stderr
