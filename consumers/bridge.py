@@ -21,8 +21,8 @@ from consumers.translator import Translator
 from pipeline.errors import ConfigurationError, ServiceError, ServiceRefusedError
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventConsumer, EventProducer, Message, Partition
+from pipeline.patience import Patience
 from pipeline.registry import Registry
-from pipeline.worker.patience import Patience
 
 log = structlog.get_logger(__name__)
 

@@ -12,9 +12,9 @@ from pipeline.errorevents import DATA_LIMIT, ErrorEvent, error_record, job_faile
 from pipeline.errors import MessageRefusedError
 from pipeline.jobs import Closing, Failed, JobFailed, JobFilled, JobStore, StageRef
 from pipeline.kafka import EventProducer, Headers, Message, Record
+from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.worker.closing import job_complete_record
-from pipeline.worker.patience import Patience
 
 log = structlog.get_logger(__name__)
 

@@ -13,8 +13,8 @@ from consumers.outbox import REJECTED, Entry, Outbox, Rejection, SharedTicket
 from consumers.rejects import Rejects
 from pipeline.errors import MessageRefusedError, ServiceError
 from pipeline.jobs import JobStore, NewJob
+from pipeline.patience import Abandoned, Patience
 from pipeline.sqs import SqsQueue, sqs_client
-from pipeline.worker.patience import Abandoned, Patience
 
 log = structlog.get_logger(__name__)
 

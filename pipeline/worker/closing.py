@@ -21,10 +21,10 @@ from pipeline.jobs import (
     SplitRef,
 )
 from pipeline.kafka import EventProducer, Record
+from pipeline.patience import Patience, raise_first
 from pipeline.registry import Registry
 from pipeline.taskmessage import TaskHeader, TaskMessage
 from pipeline.worker.dispatch import Dispatch
-from pipeline.worker.patience import Patience, raise_first
 
 #: How long one wait for Kafka's acknowledgement lasts (seconds).
 EMIT_TIMEOUT = 30.0

@@ -5,49 +5,39 @@ recorded in its job. Its message is deleted only after that, so a crash repeats 
 user code.
 """
 
-import re
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 
 from config.settings import Settings
-from pipeline import identity
-from pipeline.errorevents import DATA_LIMIT, ErrorEvent, error_record
-from pipeline.jobs import Closing, JobStore
-from pipeline.jobs import Failed as FailedTask
-from pipeline.kafka import EventProducer
-from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue
-from pipeline.taskmessage import ATTEMPTS, ERROR, FAILED_AT, REASON, SOURCE_QUEUE
-from pipeline.transport.inbound import Inbound
+from pipeline.errorevents import emit_errors
+from pipeline.jobs import Closing, Failed, JobStore
+from pipeline.kafka import EventProducer, Record
+from pipeline.patience import Patience, raise_first
+from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.worker import outcome
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
-from pipeline.worker.outcome import Failed
-from pipeline.worker.patience import Patience, raise_first
-from pipeline.worker.work import Work, ref_of
+from pipeline.worker.givenup import GivenUp
+from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
 
-_REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-#: Characters of the reason kept in the attribute; the errors topic has the whole.
-REASON_LIMIT = 500
-
 
 class DeadLetters:
-    """Buries what is given up on."""
+    """Buries what is given up on. Waits for services that are away."""
 
     def __init__(
         self,
         settings: Settings,
-        inbound: Inbound,
         store: JobStore,
         producer: EventProducer,
         closer: Closer,
         patience: Patience,
-        worker: str,
+        worker: str | None = None,
     ) -> None:
         self._settings = settings
-        self._dlq: SqsQueue = inbound.queue(settings.sqs_dlq_url.rsplit("/", 1)[1])
+        self._dlq = SqsQueue(sqs_client(settings), settings.sqs_dlq_url)
         self._store = store
         self._producer = producer
         self._closer = closer
@@ -55,38 +45,34 @@ class DeadLetters:
         self._worker = worker
 
     def bury(self, works: Sequence[Work]) -> None:
-        """See each to its end; waits for services that are away."""
-        if not works:
-            return
-        self._explain(works)
-        self._send(works)
-        self._record(works)
+        """See what a worker gives up on to its end; only then may its messages be deleted."""
+        self.bury_messages([_given_up(work, self._worker) for work in works])
         for work in works:
-            self._announce(work)
-
-    def _explain(self, works: Sequence[Work]) -> None:
-        records = [
-            error_record(
-                self._settings,
-                identity.error_event_id(work.task_id, work.lease.message.message_id),
-                self._error(work),
+            failure = _failure(work)
+            work.send_event(
+                "task-failed", exception=f"{failure.error}({failure.message!r})", traceback=failure.traceback
             )
-            for work in works
-        ]
-        answers = self._patience.each(
-            "errors topic", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
+
+    def bury_messages(self, given_up: Sequence[GivenUp]) -> None:
+        """The same for messages, whoever found that they are to be given up on."""
+        if not given_up:
+            return
+        emit_errors(
+            self._settings,
+            [(each.error_id, each.error_event(self._settings)) for each in given_up],
+            self._emit,
         )
-        raise_first(answers)
+        letters = [each.letter() for each in given_up]
+        raise_first(self._patience.each("dead-letter queue", letters, self._dlq.send))
+        self.record([failed for each in given_up if (failed := each.failed()) is not None])
+        for each in given_up:
+            _log(each)
 
-    def _send(self, works: Sequence[Work]) -> None:
-        messages = [self._dead_letter(work) for work in works]
-        raise_first(self._patience.each("dead-letter queue", messages, self._dlq.send))
-
-    def _record(self, works: Sequence[Work]) -> None:
-        failed = [task for work in works if (task := self._failed_task(work)) is not None]
+    def record(self, failed: Sequence[Failed]) -> None:
+        """Record dead letters as failed in their jobs, and close what that ends."""
         closings: list[Closing] = []
 
-        def call(items: list[FailedTask]) -> Sequence[Exception | None]:
+        def call(items: list[Failed]) -> Sequence[Exception | None]:
             recorded = self._store.record_failed(items)
             closings.extend(recorded.closings)
             return recorded.errors
@@ -96,87 +82,52 @@ class DeadLetters:
             if error is not None:
                 # The dead letter is safe; a job whose record expired has nobody left to tell.
                 log.error("job.failure_not_recorded", job_id=task.ref.job_id, error=str(error))
-        self._closer.close(closings)
+        redriven = [task for task, error in zip(failed, errors, strict=True) if task.generation and not error]
+        self._closer.close([*closings, *self._rechecked(redriven)])
 
-    def _announce(self, work: Work) -> None:
-        failure = _failure(work)
-        log.error(
-            "task.dead_letter",
-            task_id=work.task_id,
-            stage=work.header.stage if work.header else None,
-            job_id=work.header.job_id if work.header else None,
-            attempts=work.lease.attempts,
-            error=failure.error,
-            message=failure.message,
-        )
-        work.send_event(
-            "task-failed", exception=f"{failure.error}({failure.message!r})", traceback=failure.traceback
-        )
+    def _rechecked(self, redriven: Sequence[Failed]) -> list[Closing]:
+        """What else of a redriven task's job ended before: its redrive took the job as running again."""
+        closings: list[Closing] = []
+        for job_id in {task.ref.job_id for task in redriven}:
+            closings += self._patience.one("recheck", lambda job_id=job_id: self._store.recheck(job_id))  # type: ignore[misc]
+        return closings
 
-    def _error(self, work: Work) -> ErrorEvent:
-        failure, header, message = _failure(work), work.header, work.lease.message
-        part = (
-            (f"{header.part.ordinal}/{header.part.total}" if header.part else header.role) if header else None
-        )
-        return ErrorEvent(
-            kind="task",
-            service=self._settings.service_name,
-            job_id=header.job_id if header else None,
-            stage=header.stage if header else None,
-            task_id=work.task_id,
-            part=part,
-            entity_id=header.entity_id if header else None,
-            attempts=work.lease.attempts,
-            error=failure.error,
-            message=failure.message,
-            traceback=failure.traceback,
-            worker=self._worker,
-            first_at=message.sent_at,
-            failed_at=time.time(),
-            topic=header.topic if header else None,
-            partition=header.partition if header else None,
-            offset=header.offset if header else None,
-            data=message.body[:DATA_LIMIT],
-        )
-
-    def _dead_letter(self, work: Work) -> OutgoingMessage:
-        failure, message = _failure(work), work.lease.message
-        letter = OutgoingMessage(
-            body=message.body,
-            group_id=message.group_id,
-            # The message's own id: under the task's, SQS would take a second dead letter for the first
-            # and drop it, and the delete that follows would lose the task.
-            deduplication_id=message.message_id,
-            attributes={
-                REASON: _allowed(failure.message)[:REASON_LIMIT] or "no message",
-                ERROR: _allowed(failure.error)[:REASON_LIMIT],
-                ATTEMPTS: str(work.lease.attempts),
-                SOURCE_QUEUE: work.lease.queue,
-                FAILED_AT: f"{time.time():.3f}",
-            },
-        )
-        # A message that fills SQS's limit leaves room for a word; the errors topic has the rest.
-        return letter if letter.size <= MAX_MESSAGE_BYTES else replace(letter, attributes={REASON: "failed"})
-
-    def _failed_task(self, work: Work) -> FailedTask | None:
-        if work.header is None:
-            return None
-        failure = _failure(work)
-        return FailedTask(
-            ref=ref_of(work.header),
-            task_id=work.task_id,
-            error=failure.error,
-            message=failure.message,
-            attempts=work.lease.attempts,
-            failed_at=time.time(),
+    def _emit(self, records: Sequence[Record]) -> Sequence[Exception | None]:
+        return self._patience.each(
+            "errors topic", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
         )
 
 
-def _allowed(text: str) -> str:
-    """Without the control characters that SQS refuses in text (SendMessage, API reference)."""
-    return _REFUSED.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _failure(work: Work) -> Failed:
-    assert isinstance(work.outcome, Failed)
+def _failure(work: Work) -> outcome.Failed:
+    assert isinstance(work.outcome, outcome.Failed)
     return work.outcome
+
+
+def _given_up(work: Work, worker: str | None) -> GivenUp:
+    failure = _failure(work)
+    return GivenUp(
+        message=work.lease.message,
+        queue=work.lease.queue,
+        task_id=work.task_id,
+        header=work.header,
+        headers=work.lease.payload.get("headers", {}),
+        attempts=work.lease.attempts,
+        error=failure.error,
+        reason=failure.message,
+        traceback=failure.traceback,
+        worker=worker,
+        failed_at=time.time(),
+    )
+
+
+def _log(given_up: GivenUp) -> None:
+    header = given_up.header
+    log.error(
+        "task.dead_letter",
+        task_id=given_up.task_id,
+        stage=header.stage if header else None,
+        job_id=header.job_id if header else None,
+        attempts=given_up.attempts,
+        error=given_up.error,
+        message=given_up.reason,
+    )

@@ -19,12 +19,12 @@ from pipeline.jobs import (
     StageRef,
 )
 from pipeline.kafka import EventProducer, Record
+from pipeline.patience import Patience
 from pipeline.registry import Registry
-from pipeline.taskmessage import TaskHeader, TaskMessage
+from pipeline.taskmessage import TaskHeader, TaskMessage, generation_of
 from pipeline.worker.closing import gather_of
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.outcome import AlreadyDone, Succeeded
-from pipeline.worker.patience import Patience
 from pipeline.worker.work import Work, ref_of, split_ref
 
 #: How long one wait for Kafka's acknowledgements lasts (seconds) before the records are produced again.
@@ -97,7 +97,19 @@ class Effects:
         answers = self._patience.each("record", list(outcomes.values()), call)
         for at, error in zip(outcomes, answers, strict=True):
             errors[at] = error
-        return errors, closings
+        return errors, closings + self._rechecked(works)
+
+    def _rechecked(self, works: Sequence[Work]) -> list[Closing]:
+        """What of a redriven task's job ended before: its redrive took the job as running again."""
+        redriven = {
+            work.header.job_id
+            for work in works
+            if work.header and generation_of(work.lease.message.attributes)
+        }
+        closings: list[Closing] = []
+        for job_id in redriven:
+            closings += self._patience.one("recheck", lambda job_id=job_id: self._store.recheck(job_id))  # type: ignore[misc]
+        return closings
 
     # ─── Emit ───
 

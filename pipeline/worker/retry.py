@@ -7,11 +7,11 @@ import structlog
 
 from config.settings import Settings
 from pipeline.jobs import JobStore
+from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.transport.inbound import Inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Failed
-from pipeline.worker.patience import Patience
 from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from config.settings import Settings
 from pipeline.errors import InvalidInputError
 from pipeline.jobs import Closing, JobFilled, JobStore, PartRef, Ref, SplitFilled
+from pipeline.patience import Abandoned, Patience
 from pipeline.registry import Registry
 from pipeline.taskmessage import read_header
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import AlreadyDone, Failed
-from pipeline.worker.patience import Abandoned, Patience
 from pipeline.worker.retry import retries_of
 from pipeline.worker.work import ref_of
 

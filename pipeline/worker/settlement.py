@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import structlog
 
+from pipeline.patience import Abandoned, Patience
 from pipeline.transport.inbound import Inbound
 from pipeline.transport.lease import Phase
 from pipeline.worker.closing import Closer
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.effects import Effects
 from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Returned, Succeeded, failed
-from pipeline.worker.patience import Abandoned, Patience
 from pipeline.worker.retry import Retries
 from pipeline.worker.work import Work
 

@@ -11,6 +11,7 @@ from pipeline.checks import check_start
 from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
+from pipeline.patience import Patience
 from pipeline.registry import REGISTRY
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
@@ -19,7 +20,6 @@ from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.outcome import Failed
-from pipeline.worker.patience import Patience
 from pipeline.worker.request import Request
 from pipeline.worker.retry import Retries
 from pipeline.worker.screen import Screen
@@ -92,7 +92,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         settings, worker, patience = consumer.app.settings, consumer.hostname, Patience()
         receiving, store = inbound(settings), JobStore(settings)
         producer = EventProducer(settings, "worker")
-        dispatch = Dispatch(settings, receiving, patience)
+        dispatch = Dispatch(settings, receiving.queue, patience)
         closer = Closer(settings, REGISTRY, store, producer, dispatch, patience)
         self._producer = producer
         self._settlement = Settlement(
@@ -100,7 +100,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             Effects(settings, REGISTRY, store, producer, dispatch, patience, worker),
             closer,
             Retries(settings, REGISTRY, receiving, store, patience),
-            DeadLetters(settings, receiving, store, producer, closer, patience, worker),
+            DeadLetters(settings, store, producer, closer, patience, worker),
             patience,
         )
         Request.settlement = self._settlement
