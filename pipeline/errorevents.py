@@ -4,6 +4,7 @@ They are what a person reads after the fact, so each carries the original data a
 """
 
 import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,12 +12,20 @@ from pydantic import BaseModel, ConfigDict
 
 from config.settings import ERRORS_TOPIC, Settings
 from pipeline import events, identity
+from pipeline.errors import MessageRefusedError
 from pipeline.events import Event
 from pipeline.jobs import Job
 from pipeline.kafka import Record
 
 #: Characters of original data that are kept: the errors topic takes 8 MiB, SQS and Kafka messages 1 MiB.
 DATA_LIMIT = 2_000_000
+#: Bytes of the largest error event: a character of data may become six in JSON, and what the topic refuses
+#: would block the way out of a failure.
+ERROR_LIMIT = 8_000_000
+#: Characters kept of an entity's id (a Kafka key may be anything), and of the data in the brief version.
+ENTITY_LIMIT, BRIEF_LIMIT = 1_024, 2_000
+
+Emit = Callable[[Sequence[Record]], Sequence[Exception | None]]
 
 
 class ErrorEvent(BaseModel):
@@ -39,8 +48,11 @@ class ErrorEvent(BaseModel):
     error: str
     message: str
     traceback: str = ""
+    #: the Celery node name of the worker; None where none was at work
     worker: str | None = None
-    #: when the message was first sent
+    #: how often it was redriven before
+    generation: int = 0
+    #: when its first message was sent, and when it was given up on
     first_at: float | None = None
     failed_at: float
     #: where on Kafka the event was read
@@ -51,22 +63,56 @@ class ErrorEvent(BaseModel):
     data: str | None = None
     #: the original headers
     headers: dict[str, Any] = {}
+    #: whether some of the data or the headers had to be left out
+    cut: bool = False
+
+
+def emit_errors(settings: Settings, errors: Sequence[tuple[str, ErrorEvent]], emit: Emit) -> None:
+    """Emit error events, given with their ids; raise the first that the errors topic does not take.
+
+    One that is larger than the topic takes is emitted again without most of its data.
+    """
+    answers = emit([error_record(settings, event_id, error) for event_id, error in errors])
+    too_large = [
+        (event_id, error)
+        for (event_id, error), answer in zip(errors, answers, strict=True)
+        if isinstance(answer, MessageRefusedError)
+    ]
+    refused = emit([error_record(settings, event_id, _brief(error)) for event_id, error in too_large])
+    for answer in (*answers, *refused):
+        if answer is not None and (answer in refused or not isinstance(answer, MessageRefusedError)):
+            raise answer
 
 
 def error_record(settings: Settings, event_id: str, error: ErrorEvent) -> Record:
     """The Kafka record of an error event; the same ``event_id`` for the same failure."""
-    entity = error.entity_id or error.job_id or event_id
+    data = error.model_dump_json().encode()
+    if len(data) > ERROR_LIMIT:
+        error = _brief(error)
+        data = error.model_dump_json().encode()
+    entity = (error.entity_id or error.job_id or event_id)[:ENTITY_LIMIT]
     event = Event(
         id=event_id,
         source=f"/{settings.service_name}",
         type=f"{error.kind}-failed",
         time=datetime.now(UTC),
         entity_id=entity,
-        data=error.model_dump_json().encode(),
+        data=data,
         job_id=error.job_id,
     )
     key, value, headers = events.encode(event)
     return Record(topic=settings.topic(ERRORS_TOPIC), key=key, value=value, headers=headers)
+
+
+def _brief(error: ErrorEvent) -> ErrorEvent:
+    return error.model_copy(
+        update={
+            "entity_id": error.entity_id and error.entity_id[:ENTITY_LIMIT],
+            "data": error.data and error.data[:BRIEF_LIMIT],
+            "headers": {},
+            "cut": True,
+        }
+    )
 
 
 def job_failed_record(settings: Settings, job: Job) -> Record:

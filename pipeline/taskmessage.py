@@ -9,6 +9,7 @@ or refuses it.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Self, TypedDict
@@ -39,6 +40,9 @@ GROUP: Final = "group"
 #: how often it was redriven.
 FIRST_AT: Final = "first_at"
 GENERATION: Final = "generation"
+
+#: What the message group of a dead letter begins with: each is a group of its own on the SQS DLQ.
+DEAD_GROUP: Final = "dead-"
 
 #: Bytes of an SQS message that a task leaves free, so that it can become a dead letter with its reason.
 ATTRIBUTE_ROOM: Final = 2_048
@@ -202,6 +206,15 @@ def generation_of(attributes: Mapping[str, str]) -> int:
     """How often a message was redriven, by its attributes; 0 for what is no such number."""
     text = attributes.get(GENERATION, "")
     return int(text) if text.isdecimal() and text.isascii() and len(text) <= _GENERATION_DIGITS else 0
+
+
+def first_at_of(attributes: Mapping[str, str]) -> float | None:
+    """When the first message of a redriven task was sent; None where that is not said."""
+    try:
+        moment = float(attributes.get(FIRST_AT, ""))
+    except ValueError:
+        return None
+    return moment if math.isfinite(moment) else None
 
 
 def data_of(body: str | bytes) -> str:

@@ -1,0 +1,91 @@
+"""Error events: what a person reads of a failure, and that it never becomes too large to be told."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from config.settings import Settings, load_settings
+from pipeline import errorevents
+from pipeline.errorevents import ErrorEvent, emit_errors, error_record
+from pipeline.errors import MessageRefusedError, ServiceRefusedError
+from pipeline.kafka import Record
+
+SCHEMA = Path(__file__).parents[2] / "docs" / "schemas" / "error-event.json"
+ERROR = ErrorEvent(
+    kind="task", service="shop", error="ValueError", message="no", failed_at=1.5, entity_id="ada", data="{}"
+)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings(
+        {
+            "SERVICE_NAME": "shop",
+            "KAFKA_BOOTSTRAP_SERVERS": "x:1",
+            "KAFKA_CONSUMER_GROUP": "shop",
+            "SQS_TASK_QUEUE_URL": "http://x/1/tasks.fifo",
+            "SQS_DLQ_URL": "http://x/1/dlq.fifo",
+        }
+    )
+
+
+class Topic:
+    """An errors topic that refuses what is larger than it takes, or all."""
+
+    def __init__(self, largest: int = 10_000_000, refuses: bool = False) -> None:
+        self.records: list[Record] = []
+        self._largest = largest
+        self._refuses = refuses
+
+    def emit(self, records: Sequence[Record]) -> list[Exception | None]:
+        return [self._take(record) for record in records]
+
+    def _take(self, record: Record) -> Exception | None:
+        if self._refuses:
+            return ServiceRefusedError("access denied")
+        if len(record.value or b"") > self._largest:
+            return MessageRefusedError("too large")
+        self.records.append(record)
+        return None
+
+
+def test_the_schema_of_an_error_event_is_reviewed() -> None:
+    """A change of the event's data shows as a change of the schema that is checked in."""
+    assert json.loads(SCHEMA.read_text()) == ErrorEvent.model_json_schema()
+
+
+def test_an_error_event_fits_its_schema(settings: Settings) -> None:
+    """Whoever reads the topic by the schema can read what is on it."""
+    record = error_record(settings, "e-1", ERROR)
+    Draft202012Validator(json.loads(SCHEMA.read_text())).validate(json.loads(record.value or b""))
+    assert (record.topic, record.key) == ("processing-errors", b"ada")
+
+
+def test_no_error_event_is_larger_than_its_topic_takes(settings: Settings) -> None:
+    """Control characters become six times as long in JSON; then the data is cut, and the event says so."""
+    huge = ERROR.model_copy(update={"data": "\x01" * 2_000_000, "entity_id": "k" * 1_000_000})
+    record = error_record(settings, "e-1", huge)
+    assert len(record.value or b"") < errorevents.ERROR_LIMIT
+    assert len(record.key or b"") <= errorevents.ENTITY_LIMIT
+    told = json.loads(record.value or b"")
+    assert (told["cut"], len(told["data"]), told["message"]) == (True, errorevents.BRIEF_LIMIT, "no")
+
+
+def test_what_the_topic_finds_too_large_is_told_briefly(settings: Settings) -> None:
+    """A topic that takes less than it should still gets every error."""
+    topic = Topic(largest=10_000)
+    large = ERROR.model_copy(update={"data": "x" * 50_000})
+    emit_errors(settings, [("e-1", ERROR), ("e-2", large)], topic.emit)
+    told = [json.loads(record.value or b"") for record in topic.records]
+    assert [(each["cut"], len(each["data"])) for each in told] == [(False, 2), (True, 2_000)]
+
+
+def test_an_errors_topic_that_takes_nothing_stops_the_way_out(settings: Settings) -> None:
+    """Nothing may be deleted that nobody was told of."""
+    with pytest.raises(ServiceRefusedError, match="access denied"):
+        emit_errors(settings, [("e-1", ERROR)], Topic(refuses=True).emit)
+    with pytest.raises(MessageRefusedError):
+        emit_errors(settings, [("e-1", ERROR)], Topic(largest=1).emit)
