@@ -209,7 +209,7 @@ class KafkaAdmin:
         try:
             return self._client.list_topics(topic, timeout=self._timeout)
         except KafkaException as error:
-            raise kafka_error(error, "list topics") from error
+            raise kafka_error(error, f"reach {self._settings.kafka_bootstrap_servers}") from error
 
     def _has_controller(self) -> bool:
         metadata = self._metadata()

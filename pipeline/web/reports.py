@@ -33,7 +33,10 @@ def worst(reports: Mapping[str, Report]) -> str:
 
 
 class Reports:
-    """Asks the dependencies of one service. Each method may block; none raises a ``ServiceError``."""
+    """Asks the dependencies of one service. Each method may block; none raises a ``ServiceError``.
+
+    A side that is switched off (KAFKA_ENABLED, USE_SQS_TASK_PROCESSING) is not asked.
+    """
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
@@ -43,6 +46,8 @@ class Reports:
 
     def kafka(self) -> Report:
         """Brokers, the topics this service uses, and how far its consumer group is behind."""
+        if not self._settings.kafka_enabled:
+            return {"status": HEALTHY, "enabled": False}
         servers = self._settings.kafka_bootstrap_servers
         try:
             cluster = self._admin.cluster()
@@ -61,7 +66,7 @@ class Reports:
             "status": HEALTHY if sound else DEGRADED,
             "bootstrap_servers": servers,
             "brokers": sorted(cluster.brokers.values()),
-            "enabled": self._settings.kafka_enabled,
+            "enabled": True,
             "expected_topics": sorted(expected),
             "existing_topics": sorted(expected - missing),
             "missing_topics": sorted(missing),
@@ -72,6 +77,8 @@ class Reports:
 
     def sqs(self) -> Report:
         """About how many messages wait, are in flight and are delayed, and how many are dead letters."""
+        if not self._settings.use_sqs_task_processing:
+            return {"status": HEALTHY, "enabled": False}
         queue = self._queue(self._settings.task_queue)
         try:
             depth = queue.depth()
@@ -80,7 +87,7 @@ class Reports:
         return {
             "status": HEALTHY,
             "queue": queue.name,
-            "enabled": self._settings.use_sqs_task_processing,
+            "enabled": True,
             "messages_available": depth.available,
             "messages_in_flight": depth.in_flight,
             "messages_delayed": depth.delayed,

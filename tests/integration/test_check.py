@@ -130,13 +130,14 @@ def test_no_service_at_all_fails_in_time(check: Check) -> None:
     lines = check(KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}", AWS_ENDPOINT_URL_SQS=url)
     assert lines["kafka.error-topic"]["status"] == "FAIL"
     assert lines["sqs.fifo"]["status"] == "FAIL"
+    assert f"Could not reach 127.0.0.1:{port}" in lines["kafka.error-topic"]["evidence"]
     assert lines["kafka.idempotent-producer"]["status"] == "PASS"
     assert lines["general.job-tracking"]["status"] == "PASS"
 
 
 def test_a_side_that_is_switched_off_is_skipped(check: Check) -> None:
     """For gradual rollout: what is not used is not asked for, and the flags' line says so."""
-    lines = check(code=0, KAFKA_ENABLED="false")
+    lines = check(code=0, KAFKA_ENABLED="false", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
     assert lines["kafka.error-topic"]["status"] == "SKIP"
     assert lines["general.feature-flags"]["status"] == "WARN"
 
