@@ -1,0 +1,454 @@
+"""Lanes and intake under attack: any order of receives, ends, failures, lost leases and lost connections."""
+
+import threading
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from pipeline.transport import intake as intake_module
+from pipeline.transport import lease as lease_module
+from pipeline.transport.intake import HELD_LIMIT, UNSETTLED_LIMIT, Intake
+from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
+from tests.fakes.fifo import FifoQueue
+
+LEASE = 30.0
+SLOTS = 3
+
+
+class Worker:
+    """What stands around an intake in a worker, one step at a time instead of on threads."""
+
+    def __init__(self, queue: FifoQueue) -> None:
+        self.queue = queue
+        self.intake = Intake(on_ready=lambda: None, on_unwanted=self.release)
+        self.intake.slots = SLOTS
+        #: what disposal was told: (lease, None to delete it, else the delay of its return)
+        self.orders: list[tuple[Lease, float | None]] = []
+        #: delivered and running: tag by message id
+        self.running: dict[str, str] = {}
+        self.old_tags: list[str] = []
+
+    def receive(self, most: int) -> None:
+        messages = self.queue.receive(most, LEASE)
+        self.intake.hold(
+            [
+                Lease(message=message, queue="q", payload={}, deadline=message.requested_at + LEASE)
+                for message in messages
+            ]
+        )
+
+    def finish(self, tag: str) -> Lease | None:
+        lease = self.intake.finish(tag)
+        self.old_tags.append(tag)
+        if lease is not None:
+            self.running.pop(lease.message_id, None)
+        return lease
+
+    def give_back(self, lease: Lease, delay: float) -> None:
+        for each in self.intake.leave(lease, Phase.RETURNING):
+            self.orders.append((each, delay if each is lease else 0))
+
+    def delete(self, lease: Lease) -> None:
+        self.orders += [(each, None) for each in self.intake.leave(lease, Phase.DELETING)]
+
+    def release(self, leases: object) -> None:
+        assert isinstance(leases, list)
+        self.orders += [(lease, 0.0) for lease in leases]
+
+    def carry_out(self, position: int) -> None:
+        lease, delay = self.orders.pop(position)
+        handle = lease.message.receipt_handle
+        if delay is None:
+            self.queue.delete(handle)
+            self.intake.forget(lease)
+        elif self.intake.is_held(lease):
+            self.queue.change_visibility(handle, delay)
+            self.intake.forget(lease)
+
+    def beat(self, lost: frozenset[int]) -> None:
+        for position, lease in enumerate(self.intake.due(self.queue.now + LEASE * 2 / 3)):
+            if position in lost:
+                continue  # no answer: tried again at the next beat
+            if self.queue.change_visibility(lease.message.receipt_handle, LEASE):
+                lease.deadline = self.queue.now + LEASE
+            elif self.intake.is_held(lease) and lease.phase is not Phase.DELETING:
+                self.release(self.intake.cut(lease.lane))
+
+
+class LanesMachine(RuleBasedStateMachine):
+    """One worker under test, another that takes what it can, and a clock that jumps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = FifoQueue()
+        self.patches = [
+            patch.object(module, "boottime", lambda: self.queue.now)
+            for module in (lease_module, intake_module)
+        ]
+        for each in self.patches:
+            each.start()
+        self.worker = Worker(self.queue)
+        self.sent: dict[str, list[str]] = {}
+        self.done: set[str] = set()
+        self.elsewhere: list[str] = []
+        self.lost_time = False
+
+    def teardown(self) -> None:
+        try:
+            self._drain()
+        finally:
+            for each in self.patches:
+                each.stop()
+
+    # ─── The world ───
+
+    @initialize(count=st.integers(2, 8))
+    def some_messages(self, count: int) -> None:
+        for number in range(count):
+            self.send("abc"[number % 3])
+
+    @rule(group=st.sampled_from("abcd"))
+    def send(self, group: str) -> None:
+        self.sent.setdefault(group, []).append(self.queue.send(group))
+
+    @rule(seconds=st.sampled_from([1.0, 5.0, 12.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.queue.now += seconds
+
+    @rule()
+    def the_machine_sleeps(self) -> None:
+        self.lost_time = True
+        self.queue.now += LEASE + 1
+
+    @rule(most=st.integers(1, 4))
+    def another_worker_receives(self, most: int) -> None:
+        self.elsewhere += [m.receipt_handle for m in self.queue.receive(most, LEASE)]
+
+    @rule()
+    def another_worker_is_done(self) -> None:
+        for handle in self.elsewhere:
+            if self.queue.delete(handle):
+                self.done.add(handle.split("/")[0])
+        self.elsewhere.clear()
+
+    # ─── The worker ───
+
+    @rule(most=st.integers(1, 10))
+    def receive(self, most: int) -> None:
+        self.worker.receive(most)
+
+    @rule(starts=st.booleans())
+    def deliver(self, starts: bool) -> None:
+        lease = self.worker.intake.take()
+        if lease is None:
+            return
+        self._check_start(lease)
+        assert lease.message_id not in self.worker.running, "started twice"
+        self.worker.running[lease.message_id] = lease.tag
+        if starts:
+            self.worker.intake.started(lease, self.queue.now + 1000)
+
+    @rule(data=st.data(), recorded=st.booleans())
+    def a_run_ends_well(self, data: st.DataObject, recorded: bool) -> None:
+        if lease := self._end_one(data):
+            self.done.add(lease.message_id)
+            if recorded:
+                self.worker.intake.advance(lease)
+            self.worker.delete(lease)
+
+    @rule(data=st.data(), delay=st.sampled_from([0.0, 20.0]))
+    def a_run_fails(self, data: st.DataObject, delay: float) -> None:
+        if lease := self._end_one(data):
+            self.worker.give_back(lease, delay)
+            self.worker.delete(lease)  # whoever comes second is not heard
+
+    @rule(data=st.data())
+    def disposal_works(self, data: st.DataObject) -> None:
+        if self.worker.orders:
+            self.worker.carry_out(data.draw(st.integers(0, len(self.worker.orders) - 1)))
+
+    @rule(lost=st.frozensets(st.integers(0, 5), max_size=2))
+    def heartbeat(self, lost: frozenset[int]) -> None:
+        self.worker.beat(lost)
+
+    @rule()
+    def the_connection_is_lost(self) -> None:
+        intake = self.worker.intake
+        started = [lease for lease in intake._delivered.values() if lease.run_until is not None]
+        intake.restore()
+        assert all(intake.delivered(lease.tag) is lease for lease in started), "what runs goes on"
+        for message_id, tag in list(self.worker.running.items()):
+            if intake.delivered(tag) is None:
+                del self.worker.running[message_id]
+                self.worker.old_tags.append(tag)
+
+    @rule()
+    def the_queue_is_cancelled(self) -> None:
+        self.the_connection_is_lost()
+        self.worker.release(self.worker.intake.cut_all("q"))
+        assert self.worker.intake.counts()["waiting"] == 0
+
+    @rule(data=st.data())
+    def an_old_delivery_ends_again(self, data: st.DataObject) -> None:
+        if self.worker.old_tags:
+            assert self.worker.intake.finish(data.draw(st.sampled_from(self.worker.old_tags))) is None
+
+    # ─── Promises ───
+
+    def _check_start(self, lease: Lease) -> None:
+        assert self.queue.holds(lease.message.receipt_handle), "started without its lease"
+        for earlier in self.sent[lease.message.group_id]:
+            if earlier == lease.message_id:
+                return
+            assert earlier in self.done, f"{lease.message_id} started before {earlier} was done"
+
+    @invariant()
+    def counts_are_of_what_is_held(self) -> None:
+        intake = self.worker.intake
+        counts = intake.counts()
+        for phase in Phase:
+            held = [x for x in intake._held.values() if x.phase is phase]
+            assert counts[phase.value] == len(held), phase
+        assert {x.tag for x in intake._held.values() if x.phase is Phase.DELIVERED} == set(intake._delivered)
+        assert len(intake._delivered) <= SLOTS
+
+    @invariant()
+    def what_waits_is_in_its_lane_once(self) -> None:
+        intake = self.worker.intake
+        in_lanes = [lease for lane in intake._lanes._lanes.values() for lease in lane]
+        assert len(in_lanes) == len({id(lease) for lease in in_lanes})
+        waiting = [x for x in intake._held.values() if x.phase is Phase.WAITING]
+        assert all(lease in in_lanes for lease in waiting)
+        assert all(intake.is_held(lease) for lease in in_lanes)
+
+    def _end_one(self, data: st.DataObject) -> Lease | None:
+        tags = list(self.worker.running.values())
+        if not tags:
+            return None
+        return self.worker.finish(data.draw(st.sampled_from(tags)))
+
+    def _drain(self) -> None:
+        """Whatever happened, everything is done in the end and nothing is held."""
+        worker = self.worker
+        for _ in range(10 * sum(map(len, self.sent.values())) + 20):
+            for tag in list(worker.running.values()):
+                if lease := worker.finish(tag):
+                    self.done.add(lease.message_id)
+                    worker.delete(lease)
+            while worker.orders:
+                worker.carry_out(0)
+            if not self.queue.messages and not any(worker.intake.counts().values()):
+                break
+            self.queue.now += LEASE / 3
+            worker.beat(frozenset())
+            worker.receive(10)
+            while lease := worker.intake.take():
+                self._check_start(lease)
+                worker.running[lease.message_id] = lease.tag
+        assert not self.queue.messages, "lost in the queue"
+        assert self.done == {message for group in self.sent.values() for message in group}
+        assert worker.intake.counts() == dict.fromkeys(worker.intake.counts(), 0)
+
+
+LanesMachine.TestCase.settings = settings(
+    max_examples=200, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestLanes = LanesMachine.TestCase
+
+
+# ─── What is held ───
+
+
+@pytest.fixture
+def queue() -> Iterator[FifoQueue]:
+    queue = FifoQueue()
+    with (
+        patch.object(lease_module, "boottime", lambda: queue.now),
+        patch.object(intake_module, "boottime", lambda: queue.now),
+    ):
+        yield queue
+
+
+def _room(intake: Intake, queue: str = "q") -> int:
+    with intake._changed:
+        return max(0, intake._room(queue))
+
+
+def test_a_message_given_back_and_here_again_is_a_new_lease(queue: FifoQueue) -> None:
+    """A return at once may be received before its answer: the message must not be dropped with the answer."""
+    worker = Worker(queue)
+    queue.send("a")
+    worker.receive(1)
+    first = worker.intake.take()
+    assert first is not None
+    worker.finish(first.tag)
+    worker.give_back(first, 0)
+    queue.change_visibility(first.message.receipt_handle, 0)  # SQS has done it, the answer is on its way
+    worker.receive(1)
+    worker.intake.forget(first)
+    again = worker.intake.take()
+    assert again is not None
+    assert again.message.receive_count == 2
+    assert worker.intake.is_held(again)
+
+
+def test_a_message_handed_out_again_while_it_runs_is_not_started_twice(queue: FifoQueue) -> None:
+    """The new receipt handle is adopted by the run that is going on."""
+    worker = Worker(queue)
+    queue.send("a")
+    worker.receive(1)
+    running = worker.intake.take()
+    assert running is not None
+    old_handle = running.message.receipt_handle
+    queue.now += LEASE + 1
+    worker.receive(1)
+    assert worker.intake.take() is None
+    assert worker.intake.delivered(running.tag) is running
+    assert running.message.receipt_handle != old_handle
+    assert queue.holds(running.message.receipt_handle)
+
+
+def test_a_lost_connection_gives_back_what_did_not_start(queue: FifoQueue) -> None:
+    """What runs goes on and stays ours; what was only delivered waits again, under another name."""
+    worker = Worker(queue)
+    for group in "ab":
+        queue.send(group)
+    worker.receive(2)
+    runs, reserved = worker.intake.take(), worker.intake.take()
+    assert runs is not None
+    assert reserved is not None
+    worker.intake.started(runs, queue.now + 100)
+    old_tag = reserved.tag
+    worker.intake.restore()
+    assert worker.intake.delivered(runs.tag) is runs
+    assert worker.intake.cut_all("another") == []
+    assert worker.intake.take() is reserved
+    assert worker.intake.finish(old_tag) is None
+    worker.intake.restore()
+    assert worker.intake.cut_all("q") == [reserved]
+
+
+def test_a_deep_group_leaves_room_for_others(queue: FifoQueue) -> None:
+    """What waits behind a head cannot start, so it takes nobody's place."""
+    worker = Worker(queue)
+    worker.intake.slots = 2
+    for _ in range(10):
+        queue.send("deep")
+    worker.receive(10)
+    assert worker.intake.take() is not None
+    assert _room(worker.intake) == 1
+
+
+def test_the_poll_of_an_empty_queue_leaves_room_for_another_queue(queue: FifoQueue) -> None:
+    """What one queue was asked for is no reason not to ask another."""
+    worker = Worker(queue)
+    assert worker.intake.ask("idle", 10, threading.Event()) == SLOTS
+    assert _room(worker.intake, "idle") == 0
+    assert _room(worker.intake, "busy") == SLOTS
+
+
+def test_more_than_can_start_soon_goes_back(queue: FifoQueue) -> None:
+    """When several polls bring more than the worker gets through soon, other workers get the rest."""
+    worker = Worker(queue)
+    for group in "abcde":
+        queue.send(group)
+    worker.receive(3)
+    worker.receive(2)
+    assert worker.intake.counts()["waiting"] == SLOTS
+    assert [lease.message.group_id for lease, _ in worker.orders] == ["e", "d"]
+
+
+def test_hour_long_tasks_leave_what_waits_to_others(queue: FifoQueue) -> None:
+    """A worker whose slots are taken by long tasks asks for nothing."""
+    worker = Worker(queue)
+    for group in "abc":
+        queue.send(group)
+    worker.receive(3)
+    while lease := worker.intake.take():
+        worker.intake.started(lease, queue.now + 3600)
+    queue.now += 600
+    assert _room(worker.intake) == 0
+
+
+def test_unsettled_results_pause_receiving(queue: FifoQueue) -> None:
+    """While Kafka or DynamoDB are slow, finished results are bounded."""
+    worker = Worker(queue)
+    worker.intake.slots = UNSETTLED_LIMIT
+    for number in range(UNSETTLED_LIMIT):
+        queue.send(f"g{number}")
+    worker.receive(UNSETTLED_LIMIT)
+    leases = []
+    while lease := worker.intake.take():
+        leases.append(lease)
+        worker.finish(lease.tag)
+    assert _room(worker.intake) == 0
+    worker.intake.forget(leases[0])
+    assert 0 < _room(worker.intake) <= HELD_LIMIT
+
+
+def test_a_lease_that_lapsed_before_the_start_drops_its_lane(queue: FifoQueue) -> None:
+    """Whoever has the head now may be running it: nothing behind it starts here, all of it goes back."""
+    worker = Worker(queue)
+    for group in "aab":
+        queue.send(group)
+    worker.receive(2)
+    queue.now += LEASE - 1
+    worker.receive(1)
+    queue.now += 0.5
+    taken = worker.intake.take()
+    assert taken is not None
+    assert taken.message.group_id == "b"
+    assert [(lease.message.group_id, delay) for lease, delay in worker.orders] == [("a", 0), ("a", 0)]
+
+
+def test_suspects_run_one_at_a_time(queue: FifoQueue) -> None:
+    """Of messages that may be killing workers one runs at a time, beside all the others."""
+    worker = Worker(queue)
+    for group in "abc":
+        queue.send(group)
+    worker.receive(3)
+    for lease in worker.intake._held.values():
+        lease.suspect = lease.message.group_id != "c"
+    first, second = worker.intake.take(), worker.intake.take()
+    assert first is not None
+    assert second is not None
+    assert {first.message.group_id, second.message.group_id} == {"a", "c"}
+    assert worker.intake.take() is None
+    worker.finish(first.tag)
+    third = worker.intake.take()
+    assert third is not None
+    assert third.message.group_id == "b"
+
+
+def test_a_run_that_outlived_its_limit_is_named(queue: FifoQueue) -> None:
+    """A run that nobody reports the end of does not hold its slot and its message for ever."""
+    worker = Worker(queue)
+    queue.send("a")
+    worker.receive(1)
+    lease = worker.intake.take()
+    assert lease is not None
+    worker.intake.started(lease, queue.now + 10)
+    assert worker.intake.overdue() == []
+    queue.now += 11
+    assert worker.intake.overdue() == [lease]
+    worker.finish(lease.tag)
+    assert worker.intake.overdue() == []
+
+
+def test_no_run_starts_that_sqs_would_let_go_of_before_its_end(queue: FifoQueue) -> None:
+    """SQS holds a message for 12 hours from its receive, however often it is extended."""
+    worker = Worker(queue)
+    queue.send("a")
+    worker.receive(1)
+    lease = worker.intake.take()
+    assert lease is not None
+    received_at = queue.now
+    queue.now += 3600
+    lease.deadline = queue.now + LEASE
+    assert lease.startable(10 * 3600)
+    assert not lease.startable(11 * 3600)
+    assert lease.last_end == received_at + LONGEST_HOLD
