@@ -10,6 +10,9 @@ from typing import Any
 import structlog
 from structlog.types import Processor
 
+#: Loggers of libraries that say at each start, as information, where they found credentials and endpoints.
+_CHATTY = ("botocore", "boto3", "urllib3")
+
 #: What every line gets, whoever wrote it.
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
@@ -22,6 +25,8 @@ _SHARED: tuple[Processor, ...] = (
 
 def configure() -> None:
     """Send structlog's loggers through the standard library's, where levels and handlers are set."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
