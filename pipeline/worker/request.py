@@ -43,6 +43,7 @@ class Request(base.Request):  # type: ignore[misc]
     #: whether the pool ends a run at its limits
     pool_kills: ClassVar[bool] = True
     _already_revoked = False
+    _failed_before = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # celery.worker.request.create_request_cls subclasses this class for speed, with versions of these
@@ -96,12 +97,19 @@ class Request(base.Request):  # type: ignore[misc]
         start_before = boottime() + START_WITHIN
         over_by = lease.last_end if limit is None else start_before + limit + KILL_GRACE
         self.settlement.intake.started(lease, over_by)
+        self._failed_before = lease.attempts
         return RunOptions(
             attempt=lease.attempts + 1,
             limit=limit,
             start_before=start_before,
             mark=(lease.message_id, lease.message.receive_count) if lease.suspect else None,
         )
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Send a task event; the start of a run says how many runs failed before it."""
+        if type == "task-started":
+            fields["retries"] = self._failed_before
+        super().send_event(type, **fields)
 
     # ─── Ends ───
 

@@ -68,10 +68,7 @@ class Retries:
         delay = failure.delay if failure.delay is not None else self._backoff(work, attempts)
         log.warning(
             "task.retry",
-            task_id=work.task_id,
-            stage=work.header.stage if work.header else None,
-            job_id=work.header.job_id if work.header else None,
-            attempt=attempts,
+            **work.log_fields(attempts),
             delay=round(delay, 1),
             error=failure.error,
             message=failure.message,
@@ -81,6 +78,7 @@ class Retries:
             "task-retried",
             exception=f"{failure.error}({failure.message!r}), attempt {attempts}, again in {delay:.0f} s",
             traceback=failure.traceback,
+            retries=attempts,
         )
 
     def _backoff(self, work: Work, attempts: int) -> float:

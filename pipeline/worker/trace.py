@@ -16,6 +16,9 @@ from pipeline.worker.outcome import Discarded, Outcome, Returned, Succeeded, fai
 from pipeline.worker.runoptions import RunOptions, running_options
 from pipeline.worker.stagetask import StageTask
 
+#: The most of a result that a task event carries to Flower.
+SUMMARY_BYTES = 1_000
+
 ACCEPT = frozenset({"application/json"})
 
 
@@ -56,7 +59,8 @@ def run(
         running_options.reset(token)
     if info is None:
         result = value if isinstance(task, StageTask) else None
-        return Succeeded(result=result, summary=summary or "", seconds=seconds or 0.0)
+        shown = (summary or "").encode()[:SUMMARY_BYTES].decode(errors="ignore")
+        return Succeeded(result=result, summary=shown, seconds=seconds or 0.0)
     seconds = time.monotonic() - started
     if isinstance(task, StageTask):
         return failed(info.retval, seconds)

@@ -1,0 +1,34 @@
+"""Tasks for tests of the control plane: named in TASK_MODULES, loaded by nothing else."""
+
+import time
+
+from celery import shared_task
+
+from pipeline import PermanentError, stage
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def nap(seconds: float) -> str:
+    """Sleep, and tell a long story about it."""
+    time.sleep(seconds)
+    return "z" * 5_000
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def fail(message: str) -> None:
+    """Fail each time."""
+    raise ValueError(message)
+
+
+@stage(consumes="dishes", emits="clean-dishes")
+def wash(dish: str) -> str:
+    """Wash a dish."""
+    if dish == "broken":
+        raise PermanentError("it is broken")
+    return f"clean {dish}"

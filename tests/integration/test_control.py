@@ -1,0 +1,300 @@
+"""Celery's remote control and Flower, on workers whose tasks are on SQS: over Kafka, and without it."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery.result import AsyncResult
+
+from pipeline.jobs import JobStore
+from pipeline.kafka import EventProducer
+from pipeline.services.environment import Services
+from pipeline.sqs import sqs_client
+from pipeline.submission import Submission, SubmittedJob, Submitter
+from tests.conftest import MakeEnvironment
+from tests.integration.fleet import WORKERS, Fleet, Flower, run_fleet
+from tests.processes import wait_until
+
+NAMES = {f"{name}@test" for name in WORKERS}
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    local_services: Services,
+    make_environment: MakeEnvironment,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Fleet]:
+    with run_fleet(local_services, make_environment, tmp_path_factory.mktemp("fleet")) as fleet:
+        yield fleet
+
+
+def send(fleet: Fleet, name: str, *args: object, **options: Any) -> str:
+    """Send a chore; its task id."""
+    result: AsyncResult[Any] = fleet.app.send_task(
+        f"tests.integration.chores.{name}", args, queue=fleet.settings.task_queue, **options
+    )
+    return str(result.id)
+
+
+# ─── inspect and control ───
+
+
+def test_all_workers_answer_in_time(fleet: Fleet) -> None:
+    """Three workers answer a ping that names nobody, the last of them well within 2 seconds."""
+    arrived: list[float] = []
+    started = time.monotonic()
+    answers = fleet.app.control.inspect(
+        timeout=1.5, callback=lambda _: arrived.append(time.monotonic() - started)
+    ).ping()
+    assert set(answers) == NAMES
+    assert all(answer == {"ok": "pong"} for answer in answers.values())
+    assert max(arrived) < 2
+
+
+def test_what_workers_say_of_themselves(fleet: Fleet) -> None:
+    """stats, conf, registered, active_queues: of each worker, and no secret in any."""
+    for name, stats in fleet.ask("stats").items():
+        assert stats["broker"]["transport"] == "fifo"
+        assert stats["broker"]["transport_options"] == {}
+        assert stats["pool"]["max-concurrency"] == {"scaling@test": 1}.get(name, 2)
+    conf = fleet.ask("conf")
+    assert set(conf) == NAMES
+    assert {answer["task_default_queue"] for answer in conf.values()} == {fleet.settings.task_queue}
+    registered = fleet.ask("registered")
+    assert all("tests.integration.chores.add" in tasks and "wash" in tasks for tasks in registered.values())
+    queues = fleet.ask("active_queues")
+    assert set(queues) == NAMES
+    assert {q["name"] for answer in queues.values() for q in answer} == {fleet.settings.task_queue}
+
+
+def test_a_running_task_is_seen(fleet: Fleet) -> None:
+    """active and query_task name a task that runs, with its arguments; reserved and scheduled answer."""
+    task_id = send(fleet, "nap", 3)
+
+    def active() -> list[dict[str, Any]]:
+        return [task for tasks in fleet.ask("active").values() for task in tasks if task["id"] == task_id]
+
+    wait_until(active, "the task runs")
+    (task,) = active()
+    assert task["name"] == "tests.integration.chores.nap"
+    assert task["args"] == [3]
+    found = {name: tasks for name, tasks in fleet.ask("query_task", ids=[task_id]).items() if tasks}
+    (tasks,) = found.values()
+    assert tasks[task_id][0] == "active"
+    for command in ("reserved", "scheduled"):
+        assert fleet.ask(command) == {name: [] for name in NAMES}
+    wait_until(lambda: not active(), "the task ends")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "answer"),
+    [
+        ("heartbeat", {}, None),
+        ("enable_events", {}, {"ok": "task events already enabled"}),
+        (
+            "rate_limit",
+            {"task_name": "tests.integration.chores.add", "rate_limit": "100/s"},
+            {"ok": "new rate limit set successfully"},
+        ),
+        (
+            "time_limit",
+            {"task_name": "tests.integration.chores.nap", "soft": 50.0},
+            {"ok": "time limits set successfully"},
+        ),
+    ],
+)
+def test_commands_to_all(fleet: Fleet, command: str, arguments: dict[str, Any], answer: object) -> None:
+    """Each worker carries out a command that is sent to all."""
+    assert fleet.ask(command, **arguments) == dict.fromkeys(NAMES, answer)
+
+
+def test_pools_grow_and_shrink(fleet: Fleet) -> None:
+    """pool_grow and pool_shrink change a prefork pool, autoscale one that scales; others refuse."""
+    target = ["prefork@test"]
+
+    def size() -> int:
+        return len(fleet.ask("stats", destination=target)["prefork@test"]["pool"]["processes"])
+
+    assert fleet.ask("pool_grow", destination=target, n=1) == {"prefork@test": {"ok": "pool will grow"}}
+    wait_until(lambda: size() == 3, "a third process")
+    assert fleet.ask("pool_shrink", destination=target, n=1) == {"prefork@test": {"ok": "pool will shrink"}}
+    wait_until(lambda: size() == 2, "two processes")
+    assert fleet.ask("autoscale", destination=["scaling@test"], max=2, min=1) == {
+        "scaling@test": {"ok": "autoscale now max=2 min=1"}
+    }
+    assert "error" in fleet.ask("autoscale", destination=target, max=2, min=1)["prefork@test"]
+
+
+def test_queues_come_and_go(fleet: Fleet) -> None:
+    """cancel_consumer and add_consumer change what a worker takes; a queue that is missing harms none."""
+    target, queue = ["threads@test"], fleet.settings.task_queue
+
+    def queues() -> list[str]:
+        answer = fleet.ask("active_queues", destination=target)["threads@test"]
+        return [each["name"] for each in answer or []]
+
+    assert "ok" in fleet.ask("cancel_consumer", destination=target, queue=queue)["threads@test"]
+    wait_until(lambda: queues() == [], "no queue")
+    assert "ok" in fleet.ask("add_consumer", destination=target, queue=queue)["threads@test"]
+    wait_until(lambda: queues() == [queue], "the queue is back")
+    fleet.ask("add_consumer", destination=target, queue="nowhere.fifo")
+    wait_until(lambda: "queue.not_added" in fleet.log("threads"), "the refusal")
+    assert queues() == [queue]
+
+
+def test_a_waiting_task_is_revoked(fleet: Fleet, flower: Flower) -> None:
+    """A task revoked before it starts never runs; Flower shows it as revoked."""
+    task_id = send(fleet, "nap", 0, countdown=4)
+    fleet.app.control.revoke(task_id)
+    wait_until(lambda: flower.task(task_id).get("state") == "REVOKED", "revoked", 30)
+
+
+def test_a_running_task_is_terminated(fleet: Fleet, flower: Flower) -> None:
+    """terminate ends a run; its process is replaced, and the worker goes on."""
+    fleet.ask("cancel_consumer", destination=["threads@test"], queue=fleet.settings.task_queue)
+    task_id = send(fleet, "nap", 60)
+    wait_until(lambda: flower.task(task_id).get("state") == "STARTED", "started", 30)
+    fleet.app.control.terminate(task_id)
+    wait_until(lambda: flower.task(task_id).get("state") == "REVOKED", "terminated", 30)
+    assert set(fleet.ask("ping")) == NAMES
+    fleet.ask("add_consumer", destination=["threads@test"], queue=fleet.settings.task_queue)
+
+
+def test_commands_as_people_type_them(fleet: Fleet) -> None:
+    """status, inspect, control, and purge, which asks first."""
+    status = fleet.cli("status")
+    assert all(f"{name}: OK" in status.stdout for name in NAMES), status.stdout + status.stderr
+    assert "3 nodes online" in status.stdout
+    ping = fleet.cli("inspect", "ping", "--json", "-d", ",".join(sorted(NAMES)))
+    assert all(name in ping.stdout for name in NAMES)
+    control = fleet.cli("control", "-d", "prefork@test", "rate_limit", "tests.integration.chores.add", "50/s")
+    assert "new rate limit set" in control.stdout
+    purge = fleet.cli("purge", input="n\n")
+    assert purge.returncode == 1
+    assert fleet.settings.task_queue in purge.stdout
+
+
+# ─── Flower ───
+
+
+@pytest.fixture(scope="module")
+def flower(fleet: Fleet) -> Flower:
+    """A Flower, and before it a task that is done."""
+    return fleet.start_flower()
+
+
+def test_flower_shows_workers_and_tasks(fleet: Fleet, flower: Flower) -> None:
+    """Workers are online; a task has its arguments, state, runtime, worker and a result cut to 1 kB."""
+    workers = flower.json("/workers?json=1")["data"]
+    assert {worker["hostname"]: worker["status"] for worker in workers} == dict.fromkeys(NAMES, True)
+    added, napped = send(fleet, "add", 2, 3), send(fleet, "nap", 0.1)
+    wait_until(lambda: flower.task(added).get("state") == "SUCCESS", "added", 30)
+    wait_until(lambda: flower.task(napped).get("state") == "SUCCESS", "napped", 30)
+    task = flower.task(added)
+    assert (task["name"], task["args"], task["result"]) == ("tests.integration.chores.add", "(2, 3)", "5")
+    assert task["worker"] in NAMES
+    assert task["runtime"] >= 0
+    assert len(flower.task(napped)["result"]) <= 1000
+
+
+def test_flower_shows_retries_and_failures(fleet: Fleet, flower: Flower) -> None:
+    """A retry by visibility shows as retried, with attempt and delay; then the failure with its traceback."""
+    task_id = send(fleet, "fail", "no good")
+    wait_until(lambda: flower.task(task_id).get("state") == "FAILURE", "failed", 30)
+    task = flower.task(task_id)
+    assert "ValueError" in task["exception"]
+    assert "no good" in task["exception"]
+    assert "Traceback (most recent call last)" in task["traceback"]
+    assert task["retries"] == 1
+    assert task["retried"] is not None
+    metrics = flower.get("/metrics")
+    assert 'flower_events_total{task="tests.integration.chores.fail",type="task-retried"' in metrics
+    assert 'type="task-failed"' in metrics
+
+
+def test_a_job_is_found(fleet: Fleet, flower: Flower) -> None:
+    """Searching for a job id finds the job's tasks; so does its stage."""
+    job_id = submit(fleet, "plate")
+    wait_until(lambda: search(flower, job_id), "the job's task", 30)
+    (task,) = search(flower, job_id)
+    assert task["name"] == "wash"
+    wait_until(lambda: flower.task(task["uuid"])["state"] == "SUCCESS", "washed", 30)
+    assert job_id in flower.task(task["uuid"])["kwargs"]
+    assert "clean plate" in flower.task(task["uuid"])["result"]
+    assert task["uuid"] in {found["uuid"] for found in search(flower, "wash")}
+
+
+def search(flower: Flower, text: str) -> list[dict[str, Any]]:
+    """What the search field of the tasks page finds."""
+    found: dict[str, dict[str, Any]] = flower.json(f"/api/tasks?search={text}")
+    return list(found.values())
+
+
+def submit(fleet: Fleet, dish: str) -> str:
+    """Submit a job of the stage ``wash``; its id."""
+    producer = EventProducer(fleet.settings, "test")
+    submitter = Submitter(fleet.settings, fleet.registry, JobStore(fleet.settings), producer, "wash")
+    (job,) = submitter.submit([Submission(data=json.dumps(dish).encode())])
+    producer.close(5)
+    assert isinstance(job, SubmittedJob)
+    return job.job_id
+
+
+@pytest.mark.parametrize("action", ["grow", "shrink"])
+def test_flower_changes_pools(fleet: Fleet, flower: Flower, action: str) -> None:
+    """Pool grow and shrink, as their buttons send it."""
+    answer = flower.post(f"/api/worker/pool/{action}/prefork@test", n=1)
+    assert "prefork@test" in answer["message"]
+
+
+def test_flower_changes_workers(fleet: Fleet, flower: Flower) -> None:
+    """Autoscale, queues, limits and revoke, as their buttons send it."""
+    queue, chore = fleet.settings.task_queue, "tests.integration.chores.nap"
+    flower.post("/api/worker/pool/autoscale/scaling@test", min=1, max=2)
+    flower.post("/api/worker/queue/cancel-consumer/scaling@test", queue=queue)
+    flower.post("/api/worker/queue/add-consumer/scaling@test", queue=queue)
+    flower.post(f"/api/task/rate-limit/{chore}", workername="threads@test", ratelimit="200/s")
+    flower.post(f"/api/task/timeout/{chore}", workername="prefork@test", hard=60, soft=50)
+    flower.post("/api/task/revoke/no-such-task", terminate="true")
+
+
+def test_flower_sends_tasks(fleet: Fleet, flower: Flower) -> None:
+    """A task applied in Flower is run."""
+    answer = flower.post("/api/task/async-apply/tests.integration.chores.add", {"args": [20, 22]})
+    wait_until(lambda: flower.task(answer["task-id"]).get("state") == "SUCCESS", "applied", 30)
+    assert flower.task(answer["task-id"])["result"] == "42"
+
+
+def test_flower_shuts_a_worker_down(fleet: Fleet, flower: Flower) -> None:
+    """Shut down ends the worker, and it is shown as offline."""
+    fleet.start_worker("leaving", "--concurrency", "1")
+    fleet.wait_for("leaving")
+    wait_until(lambda: "leaving@test" in flower.json("/api/workers?refresh=1"), "Flower knows it", 30)
+    flower.post("/api/worker/shutdown/leaving@test")
+    assert fleet.workers["leaving"].wait(40) == 0
+    wait_until(lambda: not online(flower)["leaving@test"], "offline", 30)
+
+
+def online(flower: Flower) -> dict[str, bool]:
+    return {worker["hostname"]: worker["status"] for worker in flower.json("/workers?json=1")["data"]}
+
+
+def test_flower_started_late_shows_the_past(fleet: Fleet, flower: Flower) -> None:
+    """What happened before Flower was started is shown, and no worker that has gone is online."""
+    task_id = send(fleet, "add", 1, 1)
+    wait_until(lambda: flower.task(task_id).get("state") == "SUCCESS", "added", 30)
+    late = fleet.start_flower("late")
+    wait_until(lambda: late.task(task_id).get("state") == "SUCCESS", "shown", 30)
+    wait_until(lambda: all(online(late).get(name) for name in NAMES), "workers online", 30)
+    assert not online(late).get("leaving@test")
+    assert fleet.children.end(late.process)
+
+
+def test_nothing_of_the_control_plane_is_on_sqs(fleet: Fleet, flower: Flower) -> None:
+    """However many clients there were: the queues are the task queue and the dead-letter queue."""
+    urls = sqs_client(fleet.settings).list_queues(QueueNamePrefix=fleet.settings.service_name)["QueueUrls"]
+    assert set(urls) == {fleet.settings.sqs_task_queue_url, fleet.settings.sqs_dlq_url}
+    every = sqs_client(fleet.settings).list_queues()["QueueUrls"]
+    assert not [url for url in every if "celery" in url or "pidbox" in url]
