@@ -35,6 +35,8 @@ class CurrentTask:
     offset: int
     #: When the run is killed, in seconds since 1970; None without a time limit.
     deadline: float | None
+    #: The W3C trace it belongs to; None without one.
+    traceparent: str | None = None
 
 
 _current: ContextVar[CurrentTask | None] = ContextVar("current_task", default=None)

@@ -10,15 +10,20 @@ from typing import Any
 import structlog
 from structlog.types import Processor
 
+from pipeline.telemetry.fields import add_current_task
+
 #: Loggers of libraries that say at each start, as information, where they found credentials and endpoints.
 _CHATTY = ("botocore", "boto3", "urllib3")
+
+#: Celery's lines for each task received and done, which hold its arguments: settlement writes one instead.
+_PER_TASK = ("celery.worker.strategy", "celery.app.trace")
 
 #: What every line gets, whoever wrote it.
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
+    add_current_task,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
-    structlog.stdlib.ExtraAdder(),
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 )
 
@@ -30,8 +35,7 @@ def configure() -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *_SHARED[:3],
-            _SHARED[4],
+            *_SHARED,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -49,7 +53,7 @@ def formatter(terminal: bool) -> logging.Formatter:
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
     )
     return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=list(_SHARED),
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_SHARED],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
     )
 
@@ -72,4 +76,6 @@ def log_to_stderr(level: str) -> None:
 
 def format_celery(logger: logging.Logger, **_: Any) -> None:
     """Receiver of Celery's ``after_setup_logger`` signals."""
+    for name in _PER_TASK:
+        logging.getLogger(name).setLevel(logging.WARNING)
     format_handlers(logger)

@@ -16,6 +16,8 @@ from pipeline.jobs import Closing, Failed, JobStore
 from pipeline.kafka import EventProducer, Record
 from pipeline.patience import Patience, raise_first
 from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.taskmessage import TRACEPARENT
+from pipeline.telemetry.fields import header_fields
 from pipeline.worker import outcome
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
 from pipeline.worker.givenup import GivenUp
@@ -121,12 +123,10 @@ def _given_up(work: Work, worker: str | None) -> GivenUp:
 
 
 def _log(given_up: GivenUp) -> None:
-    header = given_up.header
     log.error(
         "task.dead_letter",
         task_id=given_up.task_id,
-        stage=header.stage if header else None,
-        job_id=header.job_id if header else None,
+        **header_fields(given_up.header, given_up.headers.get(TRACEPARENT)),
         attempts=given_up.attempts,
         error=given_up.error,
         message=given_up.reason,

@@ -7,7 +7,7 @@ from pipeline.context import CurrentTask, Part, running
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import JobStore, SealedSplit
 from pipeline.stages import Stage
-from pipeline.taskmessage import TaskHeader
+from pipeline.taskmessage import TRACEPARENT, TaskHeader
 from pipeline.worker.plaintask import PlainTask
 from pipeline.worker.runoptions import running_options
 from pipeline.worker.work import split_ref
@@ -57,6 +57,7 @@ class StageTask(PlainTask):
             partition=header.partition,
             offset=header.offset,
             deadline=None if options.limit is None else time.time() + options.limit,
+            traceparent=request.get(TRACEPARENT),
         )
 
     def _run(self, header: TaskHeader, data: str) -> str | None:

@@ -5,8 +5,9 @@ from typing import Any
 
 from pipeline.jobs import PartRef, Ref, SplitRef, StageRef
 from pipeline.taskmessage import TRACEPARENT, TaskHeader
+from pipeline.telemetry.fields import header_fields
 from pipeline.transport.lease import Lease
-from pipeline.worker.outcome import Outcome
+from pipeline.worker.outcome import Failed, Outcome, Succeeded
 
 
 @dataclass(eq=False, kw_only=True)
@@ -38,6 +39,13 @@ class Work:
         """The trace it belongs to."""
         traceparent: str | None = self.lease.payload.get("headers", {}).get(TRACEPARENT)
         return traceparent
+
+    def log_fields(self, attempt: int) -> dict[str, Any]:
+        """What a log line about it says."""
+        fields = {"task_id": self.task_id, "attempt": attempt, **header_fields(self.header, self.traceparent)}
+        if isinstance(self.outcome, Succeeded | Failed):
+            fields["duration_ms"] = round(self.outcome.seconds * 1000, 1)
+        return fields
 
     def send_event(self, kind: str, **fields: Any) -> None:
         """Send a Celery task event about it, where events are on."""

@@ -1,0 +1,93 @@
+"""Logs: one JSON object a line, and a task's lines say which task, whoever writes them."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from pipeline.context import CurrentTask, Part, running
+from pipeline.telemetry import logs
+
+TASK = CurrentTask(
+    job_id="j1",
+    task_id="t1",
+    stage="extract",
+    entity_id="order-7",
+    part=Part(ordinal=3, total=20),
+    attempt=2,
+    topic="received",
+    partition=1,
+    offset=42,
+    deadline=None,
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)
+FIELDS = {
+    "entity_id": "order-7",
+    "stage": "extract",
+    "job_id": "j1",
+    "task_id": "t1",
+    "attempt": 2,
+    "part": "3/20",
+    "topic": "received",
+    "partition": 1,
+    "offset": 42,
+    "trace_id": "0af7651916cd43dd8448eb211c80319c",
+}
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What goes to the log, from this project's configuration."""
+    root, stream = logging.getLogger(), io.StringIO()
+    before = root.handlers, root.level
+    logs.configure()
+    root.handlers, root.level = [logging.StreamHandler(stream)], logging.INFO
+    logs.format_handlers(root)
+    yield stream
+    root.handlers, root.level = before
+    structlog.reset_defaults()
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_user_code_says_which_task_it_runs_for(written: io.StringIO) -> None:
+    """Both through logging and through structlog; outside of a task there is nothing to add."""
+    with running(TASK):
+        logging.getLogger("shop.orders").info("read %d pages", 3)
+        structlog.stdlib.get_logger("shop.orders").info("pages.read", pages=3)
+    logging.getLogger("shop.orders").info("outside")
+    plain, structured, outside = lines(written)
+    assert FIELDS.items() <= plain.items()
+    assert (plain["event"], plain["logger"], plain["level"]) == ("read 3 pages", "shop.orders", "info")
+    assert {**FIELDS, "pages": 3}.items() <= structured.items()
+    assert not set(FIELDS) & set(outside)
+
+
+def test_what_a_line_says_itself_stands(written: io.StringIO) -> None:
+    """A field of its own, also one given with extra=, is not overwritten."""
+    with running(TASK):
+        logging.getLogger("shop").warning("moved", extra={"entity_id": "order-8", "duration_ms": 1.5})
+    [line] = lines(written)
+    assert (line["entity_id"], line["duration_ms"], line["stage"]) == ("order-8", 1.5, "extract")
+
+
+def test_an_exception_is_one_line(written: io.StringIO) -> None:
+    """With its traceback inside."""
+    try:
+        raise ValueError("no such page")
+    except ValueError:
+        logging.getLogger("shop").exception("failed")
+    [line] = lines(written)
+    assert "ValueError: no such page" in line["exception"]
+
+
+def test_libraries_do_not_tell_where_credentials_are(written: io.StringIO) -> None:
+    """botocore says so as information at every start."""
+    logging.getLogger("botocore.credentials").info("Found credentials in /secret/place")
+    assert written.getvalue() == ""
