@@ -210,8 +210,13 @@ def generation_of(attributes: Mapping[str, str]) -> int:
 
 def first_at_of(attributes: Mapping[str, str]) -> float | None:
     """When the first message of a redriven task was sent; None where that is not said."""
+    return moment_of(attributes, FIRST_AT)
+
+
+def moment_of(attributes: Mapping[str, str], name: str) -> float | None:
+    """A moment in an attribute, in seconds since 1970; None where there is none."""
     try:
-        moment = float(attributes.get(FIRST_AT, ""))
+        moment = float(attributes.get(name, ""))
     except ValueError:
         return None
     return moment if math.isfinite(moment) else None

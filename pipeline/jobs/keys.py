@@ -9,6 +9,7 @@
     P#split#run#page, P#split#run#dN    -                      a page of sealed parts; a piece of the data
     R#split#leaf                        ordinal                a part's result
     T#task#messageid                    -                      a message's attempts
+    U#name                              -                      whose turn it is with a periodic duty
 
 Each ``pk`` starts with the service's name and ``/``, so that services can share a table. A seal is in
 its job's own item collection, so that one query finds all splits of a job.
@@ -85,6 +86,10 @@ class Keys:
     def attempts(self, task_id: str, message_id: str) -> Key:
         """A message's attempts."""
         return f"{self.service}/T#{task_id}#{message_id}", ALONE
+
+    def turn(self, name: str) -> Key:
+        """Whose turn it is with a duty that one process at a time is to do."""
+        return f"{self.service}/U#{name}", ALONE
 
     # ─── The index: jobs by time of submission ───
 

@@ -52,6 +52,20 @@ class Listing:
         jobs.sort(key=lambda job: (job.submitted_at, job.job_id), reverse=True)
         return JobPage(jobs=jobs, next=page[-1] if len(moments) > limit else None)
 
+    def open_since(self, before: float, limit: int, after: str) -> JobPage:
+        """A page of jobs that run and were submitted before a moment, oldest submission first."""
+        until = f"{before:014.3f}"
+        partitions = [self._keys.open_shard(shard) for shard in range(SHARDS)]
+        answers = self._table.each(
+            lambda each: self._table.oldest(each, limit + 1, after + "\0", until), partitions
+        )
+        moments = sorted(item["isk"] for answer in answers for item in _answered(answer))
+        page = moments[:limit]
+        jobs = self._records.get_many(moment.split("#", 1)[1] for moment in page)
+        running = [job for job in jobs if job.state is JobState.RUNNING]
+        running.sort(key=lambda job: (job.submitted_at, job.job_id))
+        return JobPage(jobs=running, next=page[-1] if len(moments) > limit else None)
+
     def _newest(self, state: JobState | None, limit: int, before: str | None) -> list[str]:
         found: set[str] = set()
         if state in (None, JobState.RUNNING):
@@ -77,12 +91,7 @@ class Listing:
 
     def _query(self, partitions: list[str], limit: int, before: str | None) -> set[str]:
         answers = self._table.each(lambda each: self._table.newest(each, limit, before), partitions)
-        found: set[str] = set()
-        for answer in answers:
-            if isinstance(answer, ServiceError):
-                raise answer
-            found |= {item["isk"] for item in answer}
-        return found
+        return {item["isk"] for answer in answers for item in _answered(answer)}
 
     # ─── One job ───
 
@@ -148,6 +157,12 @@ class Listing:
                 failed_at=item["failed_at"],
                 generation=item["generation"],
             )
+
+
+def _answered(answer: list[Item] | ServiceError) -> list[Item]:
+    if isinstance(answer, ServiceError):
+        raise answer
+    return answer
 
 
 def _state(done: bool, failed: bool, sealed: bool) -> str:

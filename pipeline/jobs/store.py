@@ -39,10 +39,11 @@ from pipeline.jobs.model import (
     StageRef,
 )
 from pipeline.jobs.records import Records, register, register_of
+from pipeline.jobs.resumption import Resumption
 from pipeline.jobs.schema import TableReport, inspect_table, provision_table
 from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
-from pipeline.jobs.wire import Item
+from pipeline.jobs.wire import Item, below
 
 DAY = 86_400
 
@@ -65,6 +66,9 @@ class JobStore:
         self._counter = Counter(self._table, self._keys, self._expiry)
         self._splits = Splits(self._table, self._keys, self._expiry)
         self._attempts = Attempts(self._table, self._keys, self._expiry)
+        self._resumption = Resumption(
+            self._table, self._keys, self._records, self._counter, self._after_climb
+        )
         self._listing = Listing(
             self._table, self._keys, self._records, self._counter, clock, settings.job_expiry_days
         )
@@ -105,6 +109,27 @@ class JobStore:
         """A page of jobs, newest submission first. ``before`` is the ``next`` of the page before."""
         return self._listing.jobs(state, limit, before)
 
+    def jobs_named(self, job_ids: Iterable[str]) -> list[Job]:
+        """Those of the jobs that are there, as a list shows them: it may be a moment behind."""
+        return self._records.get_many(job_ids)
+
+    def open_before(self, moment: float, *, limit: int = 50, after: str | None = None) -> JobPage:
+        """A page of jobs that run and were submitted before a moment, oldest first.
+
+        ``after`` is the ``next`` of the page before.
+        """
+        return self._listing.open_since(moment, limit, after or "")
+
+    def take_turn(self, name: str, seconds: float) -> bool:
+        """Whether a periodic duty is this caller's now; nobody else's turn comes within ``seconds``."""
+        now = self._clock()
+        updated = self._table.update(
+            self._keys.turn(name),
+            put={"until": now + seconds, "exp": self._expiry()},
+            when=below("until", now),
+        )
+        return updated.applied
+
     # ─── Settlement ───
 
     def already_done(self, refs: Iterable[Ref]) -> AlreadyDone:
@@ -124,6 +149,13 @@ class JobStore:
         running again, and what is left of it may have ended before, without another write to its record.
         """
         return self._records.recheck(job_id)
+
+    def resume(self, job_id: str) -> Sequence[Closing]:
+        """What of a job ended and was not closed, because whoever recorded the last of it died there.
+
+        Reads every leaf of the job's splits that are not gathered: for jobs that stopped moving.
+        """
+        return self._resumption.resume(job_id)
 
     def put_results(
         self, results: Sequence[tuple[PartRef, str]]

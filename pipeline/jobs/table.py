@@ -204,6 +204,23 @@ class Table:
         )
         return [load_item(item) for item in answer["Items"]]
 
+    def oldest(self, index_pk: str, limit: int, after: str, until: str) -> list[Item]:
+        """The first ``limit`` keys of a partition of the index between two cursors, oldest first."""
+        request = Expression()
+        condition = (
+            f"{request.name('ipk')} = {request.value(index_pk)} AND "
+            f"{request.name('isk')} BETWEEN {request.value(after)} AND {request.value(until)}"
+        )
+        answer = self._ask(
+            "query",
+            f"query {index_pk}",
+            IndexName=INDEX,
+            KeyConditionExpression=condition,
+            Limit=limit,
+            **request.fields(),
+        )
+        return [load_item(item) for item in answer["Items"]]
+
     def each(self, call: Callable[[T], R], arguments: Sequence[T]) -> list[R | ServiceError]:
         """The answers of ``call`` for each argument, side by side on a few threads; errors in their place."""
 

@@ -6,6 +6,7 @@ from pipeline.kafka.log import LogReader
 from pipeline.kafka.peek import newest_messages
 from pipeline.kafka.producer import EventProducer, LossyProducer, producer_configuration
 from pipeline.kafka.records import Headers, Message, Record
+from pipeline.kafka.scan import scan
 
 __all__ = [
     "Cluster",
@@ -25,4 +26,5 @@ __all__ = [
     "consumer_configuration",
     "newest_messages",
     "producer_configuration",
+    "scan",
 ]
