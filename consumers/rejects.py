@@ -8,8 +8,9 @@ import structlog
 from config.settings import DLQ_TOPIC, Settings
 from consumers.outbox import Entry, Rejection
 from pipeline import identity
-from pipeline.errorevents import DATA_LIMIT, ErrorEvent, error_record, job_failed_record
+from pipeline.errorevents import DATA_LIMIT, ErrorEvent, emit_errors, job_failed_record
 from pipeline.errors import MessageRefusedError
+from pipeline.events import redrive_of
 from pipeline.jobs import Closing, Failed, JobFailed, JobFilled, JobStore, StageRef
 from pipeline.kafka import EventProducer, Headers, Message, Record
 from pipeline.patience import Patience
@@ -78,10 +79,8 @@ class Rejects:
                 raise error
 
     def _tell(self, rejected: Sequence[tuple[Entry, Rejection]]) -> None:
-        records = [self._error(entry, rejection) for entry, rejection in rejected]
-        for error in self._emit("errors topic", records):
-            if error is not None:
-                raise error
+        errors = [self._error(entry, rejection) for entry, rejection in rejected]
+        emit_errors(self._settings, errors, lambda records: self._emit("errors topic", records))
 
     def _emit(self, what: str, records: Sequence[Record]) -> list[Exception | None]:
         return self._patience.each(what, records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT))
@@ -106,7 +105,8 @@ class Rejects:
             headers=source.headers + headers,
         )
 
-    def _error(self, entry: Entry, rejection: Rejection) -> Record:
+    def _error(self, entry: Entry, rejection: Rejection) -> tuple[str, ErrorEvent]:
+        """The error event, and its id: the same whenever this record is rejected for this stage."""
         source, event = entry.source, entry.event
         place = identity.plain_event_id(source.topic, source.partition, source.offset, source.timestamp_ms)
         value = source.value if source.value is None else source.value[:DATA_LIMIT]
@@ -118,6 +118,7 @@ class Rejects:
             entity_id=event.entity_id if event else _text(source.key),
             error=rejection.error,
             message=rejection.message,
+            generation=_generation(source),
             first_at=source.timestamp_ms / 1000,
             failed_at=time.time(),
             topic=source.topic,
@@ -126,7 +127,7 @@ class Rejects:
             data=_text(value),
             headers={name: _text(value) for name, value in source.headers},
         )
-        return error_record(self._settings, identity.error_event_id(place, rejection.stage or "event"), error)
+        return identity.error_event_id(place, rejection.stage or "event"), error
 
     def _fail_job(self, entry: Entry, rejection: Rejection) -> None:
         if entry.job_id is None:
@@ -139,6 +140,7 @@ class Rejects:
                 message=rejection.message,
                 attempts=0,
                 failed_at=time.time(),
+                generation=_generation(entry.source),
             )
             for stage in self._registry.consumers(self._names[entry.source.topic])
             if rejection.stage in (None, stage.name)
@@ -160,9 +162,9 @@ class Rejects:
         """The task it would have been; without an event its place stands for it."""
         if entry.event:
             return identity.task_id(entry.event.source, entry.event.id, stage, None)
-        source = entry.source
-        place = identity.plain_event_id(source.topic, source.partition, source.offset, source.timestamp_ms)
-        return identity.task_id(f"kafka:{source.topic}", place, stage, None)
+        first = redrive_of(entry.source.headers) or entry.source
+        place = identity.plain_event_id(first.topic, first.partition, first.offset, first.timestamp_ms)
+        return identity.task_id(f"kafka:{first.topic}", place, stage, None)
 
     def _announce(self, closings: Sequence[Closing]) -> None:
         for closing in closings:
@@ -190,6 +192,12 @@ class Rejects:
             reason=rejection.message,
             **_place(entry.source),
         )
+
+
+def _generation(source: Message) -> int:
+    """How often it was redriven before."""
+    redrive = redrive_of(source.headers)
+    return redrive.generation if redrive else 0
 
 
 def _place(source: Message) -> dict[str, str | int]:

@@ -8,7 +8,7 @@ from config.settings import Settings
 from consumers.outbox import REJECTED, Entry, Rejection, SharedTicket
 from pipeline import events, identity, taskmessage
 from pipeline.errors import InvalidEventError
-from pipeline.events import Coordinates, Event
+from pipeline.events import Coordinates, Event, redrive_of
 from pipeline.jobs import JobPlan, NewJob
 from pipeline.kafka import Message
 from pipeline.registry import Registry
@@ -64,9 +64,10 @@ class Translator:
 
     def _check_age(self, message: Message) -> None:
         """Refuse what is older than any record of its job: its counters are gone and would count anew."""
-        days = (self._clock() - message.timestamp_ms / 1000) / _DAY
+        written = _first_written(message)
+        days = (self._clock() - written) / _DAY
         # A record without a timestamp (-1, of an old broker) has no age.
-        if message.timestamp_ms > 0 and days > self._settings.job_expiry_days:
+        if written > 0 and days > self._settings.job_expiry_days:
             raise InvalidEventError(
                 f"the event is {days:.1f} days old, and records of jobs expire after "
                 f"{self._settings.job_expiry_days} (JOB_EXPIRY_DAYS): what of it was done is no longer known"
@@ -103,7 +104,7 @@ class Translator:
         How long ago that is decides whether a task may be a replay; a producer's own clock or claim of a
         later moment must not hide one.
         """
-        known = [self._clock(), event.submitted_at, message.timestamp_ms / 1000]
+        known = [self._clock(), event.submitted_at, _first_written(message)]
         return min(moment for moment in known if moment is not None and moment > 0)
 
     def _new_job(self, job_id: str, entity_id: str, topic: str, submitted_at: float) -> NewJob:
@@ -135,3 +136,9 @@ class Translator:
             destination=REJECTED,
             rejection=rejection,
         )
+
+
+def _first_written(message: Message) -> float:
+    """When the event was written the first time, in seconds since 1970; a redriven one was read before."""
+    redrive = redrive_of(message.headers)
+    return (redrive or message).timestamp_ms / 1000

@@ -325,7 +325,7 @@ def _stop(process: subprocess.Popen[str]) -> str:
 
 def test_a_killed_bridge_loses_nothing(service: World, processes: Processes) -> None:
     """kill -9 in the middle: the next bridge goes on, every event has its task, in order."""
-    total = 3_000
+    total = 1_500
     # The mock cluster takes half a minute to miss a dead member, and cannot be told otherwise.
     kills = (0.2, 0.5) if service.settings.kafka_group_protocol == "classic" else (0.3,)
     service.emit([service.letter(n, entity=f"entity-{n % 50}") for n in range(total)])

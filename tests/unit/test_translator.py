@@ -10,7 +10,7 @@ from consumers.offsets import OffsetTracker
 from consumers.outbox import REJECTED, Entry, SharedTicket
 from consumers.translator import Translator
 from pipeline import events, identity
-from pipeline.events import Event
+from pipeline.events import Event, Redrive
 from pipeline.kafka import Headers, Message, Partition
 from pipeline.registry import Registry
 from pipeline.stages import stage
@@ -182,6 +182,23 @@ def test_an_event_older_than_all_records_is_rejected(translator: Translator) -> 
     assert "JOB_EXPIRY_DAYS" in old.rejection.message
     assert (old.job_id, old.job) == ("j-9", None)
     assert len(_translate(translator, _message(event.value, event.headers, written=NOW - 44 * DAY))) == 2
+
+
+def test_a_redriven_event_is_as_old_as_it_was(translator: Translator) -> None:
+    """Put back from the DLQ topic it has a new place and time on Kafka; its age is its own."""
+    event = _event()
+
+    def redriven(written: float) -> Entry:
+        first = Redrive(
+            generation=1, topic="my-letters", partition=0, offset=3, timestamp_ms=int(written * 1000)
+        )
+        return _translate(translator, _message(event.value, (*event.headers, first.header())))[0]
+
+    assert redriven(NOW - 46 * DAY).rejection
+    task = redriven(NOW - 9 * DAY).task
+    assert task
+    submitted_at = json.loads(task.body)["headers"]["pipeline"]["submitted_at"]
+    assert submitted_at == pytest.approx(NOW - 9 * DAY)
 
 
 def test_a_mistake_of_ours_blocks_no_partition(
