@@ -1,166 +1,30 @@
-"""A world that runs jobs on a JobStore and breaks everywhere it can: the state machine of the property tests.
+"""The state machine of the property tests: Hypothesis chooses every schedule of one job."""
 
-Workers are threads that stop before each request and each step outside, so that Hypothesis chooses how they
-interleave, which request is refused, whose reply is lost, and who dies before or after one. The world knows
-the truth (which events were emitted, which parts ended), and holds the store to it.
-"""
-
-import contextlib
-import threading
-from collections import Counter as Multiset
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from config.settings import Settings
-from pipeline.errors import ServiceError
-from pipeline.jobs import (
-    Closing,
-    Failed,
-    JobFailed,
-    JobFilled,
-    JobPlan,
-    JobState,
-    JobStore,
-    NewJob,
-    PartDone,
-    PartRef,
-    Ref,
-    SplitFilled,
-    SplitRef,
-    StageDone,
-    StageRef,
+from pipeline.jobs import JobState, JobStore, NewJob, PartRef, StageRef
+from tests.jobs_world import (
+    FAULTS,
+    JOB,
+    KINDS,
+    Message,
+    Moment,
+    SequentialTable,
+    StageModel,
+    Wire,
+    Worker,
+    World,
+    split_ref,
+    stage_ref,
 )
-from pipeline.jobs.table import Table
 
-JOB = "job"
-
-#: refuse: not done, an error; lose: done, an error; die and die_after: the process is gone.
-Fault = Literal["none", "refuse", "lose", "die", "die_after"]
-FAULTS: tuple[Fault, ...] = ("none", "none", "none", "none", "refuse", "lose", "die", "die_after")
-
-
-class Death(BaseException):
-    """The process of a worker ended here."""
-
-
-@dataclass(frozen=True)
-class Message:
-    """A task message. A copy made by a replay has another number."""
-
-    ref: Ref
-    generation: int
-    number: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageModel:
-    """A stage of the job's world."""
-
-    followers: tuple[str, ...] = ()
-    #: None: not split.
-    parts: int | None = None
-    #: The function returns None: nothing follows.
-    returns_none: bool = False
-
-
-class Worker:
-    """A thread that runs one procedure and stops before every step."""
-
-    def __init__(self, procedure: Callable[[], None]) -> None:
-        self.finished = False
-        self.error: BaseException | None = None
-        self._procedure = procedure
-        self._turn, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
-        self._fault: Fault = "none"
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        _workers[self._thread] = self
-        self._thread.start()
-        self._stopped.acquire()
-
-    def step(self, fault: Fault = "none") -> None:
-        """Let it take its next step, and wait until it stops before another."""
-        self._fault = fault
-        self._turn.release()
-        self._stopped.acquire()
-        if self.error is not None:
-            raise self.error
-
-    def take(self, call: Callable[[], Any], refused: Callable[[], Exception] | None) -> Any:
-        """In its thread: one step, with the fault chosen for it. ``refused`` None: the step cannot fail."""
-        self._stopped.release()
-        self._turn.acquire()
-        fault = self._fault
-        if fault == "die":
-            raise Death
-        if fault == "refuse" and refused is not None:
-            raise refused()
-        answer = call()
-        if fault == "die_after":
-            raise Death
-        if fault == "lose" and refused is not None:
-            raise ReadTimeoutError(endpoint_url="here")
-        return answer
-
-    def _run(self) -> None:
-        try:
-            self._procedure()
-        except Death:
-            pass
-        except BaseException as error:  # noqa: BLE001 - handed to the test
-            self.error = error
-        finally:
-            self.finished = True
-            del _workers[threading.current_thread()]
-            self._stopped.release()
-
-
-_workers: dict[threading.Thread, Worker] = {}
-
-
-def take_step(call: Callable[[], Any], refused: Callable[[], Exception] | None = None) -> Any:
-    """Take a step of the current worker; outside of workers just do it."""
-    worker = _workers.get(threading.current_thread())
-    return worker.take(call, refused) if worker else call()
-
-
-class Wire:
-    """A DynamoDB client that stops before each request."""
-
-    def __init__(self, client: Any, watch: Callable[[], None]) -> None:
-        self._client = client
-        self._watch = watch
-
-    def __getattr__(self, operation: str) -> Any:
-        method = getattr(self._client, operation)
-
-        def request(**fields: Any) -> Any:
-            def call() -> Any:
-                try:
-                    return method(**fields)
-                finally:
-                    self._watch()
-
-            return take_step(call, lambda: EndpointConnectionError(endpoint_url="here"))
-
-        return request
-
-
-class SequentialTable(Table):
-    """The table without threads of its own: the worker's thread is the one that is stopped."""
-
-    def each(self, call: Any, arguments: Any) -> list[Any]:
-        """One after another."""
-        return [
-            answer for argument in arguments for answer in super(SequentialTable, self).each(call, [argument])
-        ]
-
+moments = st.builds(Moment, st.sampled_from(KINDS), st.integers(0, 4), st.sampled_from(FAULTS))
 
 GRAPHS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"a": ()},
@@ -169,250 +33,7 @@ GRAPHS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"a": ("b", "c"), "b": ("d",), "c": (), "d": ()},
 )
 
-stage_sizes = st.one_of(st.none(), st.integers(0, 11))
-
-
-@dataclass(kw_only=True)
-class World:
-    """What really happened, and the services beside DynamoDB."""
-
-    stages: dict[str, StageModel]
-    store: JobStore
-    queue: list[Message] = field(default_factory=list)
-    dead: list[Message] = field(default_factory=list)
-    #: How many copies of a task became dead letters in a generation.
-    letters: Multiset[tuple[Ref, int]] = field(default_factory=Multiset)
-    #: Stages whose event is acknowledged.
-    emitted: set[str] = field(default_factory=set)
-    #: What is recorded done for certain. A run that got no further than its event (or result) may be followed
-    #: by one that fails, so then either end is right.
-    recorded: set[Ref] = field(default_factory=set)
-    #: Parts whose result was stored, by split.
-    stored: dict[str, set[int]] = field(default_factory=dict)
-    totals: dict[str, int] = field(default_factory=dict)
-    #: Emitted job events: "complete", or the redrives of a failure.
-    announced: Multiset[str | int] = field(default_factory=Multiset)
-    gathers: Multiset[str] = field(default_factory=Multiset)
-    #: Set once ``close`` was answered: later calls must not give the closing again.
-    closed: set[str] = field(default_factory=set)
-    copies: int = 0
-    #: Stages of which a dead letter was removed because its task was done after all.
-    forgiven: set[str] = field(default_factory=set)
-    #: Stages ("b", "b.split") and ordinals that fail until they were redriven ``doom`` times.
-    doomed: frozenset[str | int] = frozenset()
-    doom: int = 0
-
-    #: Dead letters whose redrive began and did not end: a person does it again.
-    begun: list[Message] = field(default_factory=list)
-
-    # ─── The truth ───
-
-    @property
-    def plan(self) -> JobPlan:
-        """The terminal stages below each stage."""
-
-        def below(stage: str) -> set[str]:
-            followers = self.stages[stage].followers
-            return {stage} if not followers else {each for f in followers for each in below(f)}
-
-        return JobPlan(stages={stage: tuple(sorted(below(stage))) for stage in self.stages})
-
-    def is_complete(self, stages: set[str]) -> bool:
-        """Whether every terminal stage ended, or cannot be reached because a path ended early."""
-        ended = {stage for stage in stages if self.ends_path(stage)}
-        return self.plan.terminals <= self.plan.below(ended)
-
-    def has_letter(self, stage: str) -> bool:
-        """Whether a task of the stage is a dead letter, or a copy of a split that went well was one."""
-        return stage in self.forgiven or any(message.ref.stage == stage for message in self.dead)
-
-    def ends_path(self, stage: str) -> bool:
-        """Whether nothing follows a stage."""
-        return self.stages[stage].returns_none or not self.stages[stage].followers
-
-    def is_doomed(self, message: Message) -> bool:
-        """Whether this run fails, whoever makes it."""
-        match message.ref:
-            case PartRef():
-                what: str | int = message.ref.ordinal
-            case SplitRef():
-                what = f"{message.ref.stage}.split"
-            case StageRef():
-                what = message.ref.stage
-        return message.generation < self.doom and what in self.doomed
-
-    # ─── The other services ───
-
-    def send(self, ref: Ref, generation: int = 0) -> None:
-        """Put a message on the queue."""
-        self.copies += 1
-        self.queue.append(Message(ref, generation, self.copies))
-
-    def event(self, stage: str) -> None:
-        """The bridge makes the task of a stage."""
-        self.send(_split_ref(stage) if self.stages[stage].parts is not None else _stage_ref(stage))
-
-    def emit(self, stage: str) -> None:
-        """A stage's event is acknowledged, and the bridge makes what follows of it."""
-        self.emitted.add(stage)
-        if not self.ends_path(stage):
-            for follower in self.stages[stage].followers:
-                self.event(follower)
-
-    def delete(self, message: Message) -> None:
-        """Delete a message; a copy that is gone is no error."""
-        if message in self.queue:
-            self.queue.remove(message)
-
-    def give_up(self, message: Message) -> None:
-        """Put a message on the DLQ; its own id deduplicates it."""
-        if message not in self.dead:
-            self.dead.append(message)
-            self.letters[message.ref, message.generation] += 1
-
-    def remove_dead(self, message: Message) -> None:
-        """Delete a message from the DLQ."""
-        if message in self.dead:
-            self.dead.remove(message)
-
-    # ─── A worker ───
-
-    def work(self, messages: list[Message], fates: list[bool], check: bool, extra: int) -> None:
-        """Settle a batch as a worker does. ``fates``: which runs end well. ``extra``: parts made too many."""
-        with contextlib.suppress(ServiceError):  # the messages stay where they are, and come again
-            self._work(messages, fates, check, extra)
-
-    def _work(self, messages: list[Message], fates: list[bool], check: bool, extra: int) -> None:
-        pending = [
-            (each, good and not self.is_doomed(each)) for each, good in zip(messages, fates, strict=True)
-        ]
-        if check or any(message.generation for message in messages):
-            closed = set(self.closed)
-            already = self.store.already_done([message.ref for message in messages])
-            self.act(already.closings, closed)
-            self.recorded |= already.refs
-            for message, _ in pending:
-                if message.ref in already.refs:
-                    take_step(partial(self.delete, message))
-            pending = [each for each in pending if each[0].ref not in already.refs]
-        for message, good in pending:
-            if good and isinstance(message.ref, SplitRef):
-                self.split(message, message.ref, extra)
-        self.settle([each for each, good in pending if good and not isinstance(each.ref, SplitRef)])
-        self.bury([each for each, good in pending if not good])
-
-    def split(self, message: Message, ref: SplitRef, extra: int) -> None:
-        """Seal, then send."""
-        sealed = self.store.split(ref)
-        if sealed is None:
-            size = (self.stages[ref.stage].parts or 0) + extra
-            sealed = self.store.seal(ref, "{}", "0", (f"[{ordinal},{extra}]" for ordinal in range(size)))
-        assert self.totals.setdefault(ref.split_id, sealed.total) == sealed.total, "a seal changed"
-        pieces = dict(self.store.parts(sealed))
-        parts = list(pieces)
-        assert parts == list(range(sealed.total))
-        assert len({piece.split(",")[1] for piece in pieces.values()}) <= 1, "two runs mixed"
-        if sealed.total == 0:
-            self.act([SplitFilled(split=ref, total=0)], set(self.closed) - {ref.split_id})
-        for ordinal in parts:
-            part = PartRef(
-                job_id=JOB, stage=ref.stage, split_id=ref.split_id, ordinal=ordinal, total=sealed.total
-            )
-            take_step(partial(self.send, part))
-        self.end(message)
-
-    def settle(self, messages: list[Message]) -> None:
-        """Emit or store, record, close, delete."""
-        outcomes: list[StageDone | PartDone] = []
-        for message in messages:
-            if isinstance(message.ref, PartRef):
-                ref = message.ref
-                (error,) = self.store.put_results([(ref, f'"{ref.ordinal}"')])
-                if error:
-                    raise error
-                self.stored.setdefault(ref.split_id, set()).add(ref.ordinal)
-                outcomes.append(PartDone(ref=ref))
-            elif isinstance(message.ref, StageRef):
-                stage = message.ref.stage
-                if self.stages[stage].parts is not None:
-                    self.gather(stage)
-                take_step(partial(self.emit, stage))
-                outcomes.append(_stage_done(message.ref, self.ends_path(stage)))
-        if outcomes:
-            closed = set(self.closed)
-            recorded = self.store.record(outcomes)
-            self.act(recorded.closings, closed)
-            for message, error in zip(messages, recorded.errors, strict=True):
-                if error is None:
-                    self.recorded.add(message.ref)
-                    self.end(message)
-
-    def gather(self, stage: str) -> None:
-        """Read the results of all parts."""
-        ref = _split_ref(stage)
-        total = self.totals[ref.split_id]
-        assert list(self.store.results(ref, total)) == [f'"{ordinal}"' for ordinal in range(total)]
-
-    def bury(self, messages: list[Message]) -> None:
-        """Dead letter, failed recorded, delete."""
-        for message in messages:
-            take_step(partial(self.give_up, message))
-        if messages:
-            closed = set(self.closed)
-            recorded = self.store.record_failed([_failed(message) for message in messages])
-            self.act(recorded.closings, closed)
-            for message, error in zip(messages, recorded.errors, strict=True):
-                if error is None:
-                    self.end(message)
-
-    def end(self, message: Message) -> None:
-        """Delete the message; a redriven task's job is looked at again first."""
-        if message.generation:
-            closed = set(self.closed)
-            self.act(self.store.recheck(JOB), closed)
-        take_step(partial(self.delete, message))
-
-    def act(self, closings: Iterable[Closing], closed_before: set[str]) -> None:
-        """Do what is to be closed, and hold each closing to the truth."""
-        for closing in closings:
-            match closing:
-                case SplitFilled():
-                    split = closing.split
-                    assert split.split_id not in closed_before, "a split was closed twice"
-                    stored = self.stored.get(split.split_id, set())
-                    assert len(stored) == closing.total == self.totals[split.split_id], "closed early"
-                    take_step(partial(self._send_gather, split))
-                    self.store.close(closing)
-                    self.closed.add(split.split_id)
-                case JobFilled():
-                    assert JOB not in closed_before, "the job was closed twice"
-                    assert self.is_complete(self.emitted), "the job was closed early"
-                    take_step(partial(self.announced.update, ["complete"]))
-                    self.store.close(closing)
-                    self.closed.add(JOB)
-                case JobFailed():
-                    assert JOB not in closed_before, "a complete job was announced as failed"
-                    assert closing.job.failed, "failed, but nothing did"
-                    take_step(partial(self.announced.update, [closing.job.redrives]))
-
-    def _send_gather(self, split: SplitRef) -> None:
-        self.gathers[split.stage] += 1
-        self.send(_stage_ref(split.stage))
-
-    # ─── A person ───
-
-    def redrive(self, message: Message) -> None:
-        """Put a dead letter back."""
-        self.begun.append(message)
-        (answer,) = self.store.redrive([(message.ref, message.generation)])
-        if isinstance(answer, ServiceError):
-            return
-        if answer is False:
-            self.forgiven.add(message.ref.stage)
-        else:
-            take_step(partial(self.send, message.ref, message.generation + 1))
-        take_step(partial(self.remove_dead, message))
-        self.begun = [each for each in self.begun if each != message]
+stage_sizes = st.sampled_from([None, None, 0, 1, 2, 3, 4, 5, 8, 11])
 
 
 class JobsMachine(RuleBasedStateMachine):
@@ -475,8 +96,8 @@ class JobsMachine(RuleBasedStateMachine):
         if self.seen and self.seen[-1] is JobState.COMPLETE:
             assert job.state is JobState.COMPLETE, "a complete job was opened again"
         if job.state is JobState.FAILED and self.seen[-1:] != [JobState.FAILED]:
-            done = self.inside.already_done([_stage_ref(stage) for stage in job.failed]).refs
-            lost = {stage for stage in job.failed if _stage_ref(stage) not in done}
+            done = self.inside.already_done([stage_ref(stage) for stage in job.failed]).refs
+            lost = {stage for stage in job.failed if stage_ref(stage) not in done}
             assert all(map(self.world.has_letter, lost)), "failed, and there is no dead letter to redrive"
         self.seen.append(job.state)
 
@@ -488,47 +109,41 @@ class JobsMachine(RuleBasedStateMachine):
         bad=st.lists(st.sampled_from([False, False, True]), min_size=5, max_size=5),
         check=st.booleans(),
         extra=st.integers(0, 2),
-        steps=st.integers(0, 15),
-        fault=st.sampled_from(FAULTS),
+        moment=moments,
     )
-    def deliver(
-        self, picks: list[int], bad: list[bool], check: bool, extra: int, steps: int, fault: Fault
-    ) -> None:
+    def deliver(self, picks: list[int], bad: list[bool], check: bool, extra: int, moment: Moment) -> None:
         """A worker receives some messages, maybe one twice, gets some way, and meets a fault."""
         messages = [self.world.queue[pick % len(self.world.queue)] for pick in picks]
         fates = [not each for each in bad[: len(messages)]]
-        self._start(lambda: self.world.work(messages, fates, check, extra), steps, fault)
+        self._start(lambda: self.world.work(messages, fates, check, extra), moment)
 
     @precondition(lambda self: self.world.queue and len(self.workers) < 4)
-    @rule(check=st.booleans(), steps=st.integers(1, 60), fault=st.sampled_from(FAULTS))
-    def deliver_many(self, check: bool, steps: int, fault: Fault) -> None:
+    @rule(check=st.booleans(), moment=moments)
+    def deliver_many(self, check: bool, moment: Moment) -> None:
         """A worker receives all there is, and nothing fails of itself."""
         messages = list(self.world.queue[:40])
-        self._start(lambda: self.world.work(messages, [True] * len(messages), check, 0), steps, fault)
+        self._start(lambda: self.world.work(messages, [True] * len(messages), check, 0), moment)
 
     @precondition(lambda self: self.workers)
-    @rule(which=st.integers(0, 3), fault=st.sampled_from(FAULTS), steps=st.integers(0, 10))
-    def step(self, which: int, fault: Fault, steps: int) -> None:
+    @rule(which=st.integers(0, 3), moment=moments)
+    def step(self, which: int, moment: Moment) -> None:
         """Some worker gets on, and meets a fault."""
-        worker = self.workers[which % len(self.workers)]
-        self._advance(worker, steps)
-        if not worker.finished:
-            worker.step(fault)
+        self.workers[which % len(self.workers)].advance(moment)
         self._reap()
 
     @precondition(lambda self: self.workers)
     @rule(which=st.integers(0, 3))
     def finish(self, which: int) -> None:
         """Some worker gets to its end."""
-        self._advance(self.workers[which % len(self.workers)], 10_000)
+        self.workers[which % len(self.workers)].finish()
         self._reap()
 
     @precondition(lambda self: self.world.dead and len(self.workers) < 4)
-    @rule(pick=st.integers(0, 1_000), steps=st.integers(0, 10), fault=st.sampled_from(FAULTS))
-    def redrive(self, pick: int, steps: int, fault: Fault) -> None:
+    @rule(pick=st.integers(0, 1_000), moment=moments)
+    def redrive(self, pick: int, moment: Moment) -> None:
         """A person redrives a dead letter."""
         message = self.world.dead[pick % len(self.world.dead)]
-        self._start(lambda: self.world.redrive(message), steps, fault)
+        self._start(lambda: self.world.redrive(message), moment)
 
     @precondition(lambda self: self.world.emitted)
     @rule(pick=st.integers(0, 1_000))
@@ -552,7 +167,7 @@ class JobsMachine(RuleBasedStateMachine):
             return
         try:
             while self.workers:
-                self._advance(self.workers[0], 10_000)
+                self.workers[0].finish()
                 self._reap()
             for message in list(self.world.begun):
                 self.world.redrive(message)
@@ -605,55 +220,21 @@ class JobsMachine(RuleBasedStateMachine):
         outcome = "complete" if job.state is JobState.COMPLETE else job.redrives
         assert self.world.announced[outcome], "ended, and nobody was told"
         for stage in progress:
-            split = _split_ref(stage.stage)
+            split = split_ref(stage.stage)
             if split.split_id in self.world.totals:
                 assert stage.total == self.world.totals[split.split_id]
                 certain = sum(isinstance(ref, PartRef) and ref.split == split for ref in recorded)
                 possible = len(self.world.stored.get(split.split_id, ()))
                 assert certain <= stage.done <= possible, "miscounted"
 
-    def _start(self, procedure: Callable[[], None], steps: int, fault: Fault) -> None:
+    def _start(self, procedure: Callable[[], None], moment: Moment) -> None:
         worker = Worker(procedure)
         self.workers.append(worker)
-        self._advance(worker, steps)
-        if fault != "none" and not worker.finished:
-            worker.step(fault)
+        worker.advance(moment)
         self._reap()
-
-    def _advance(self, worker: Worker, steps: int) -> None:
-        for _ in range(steps):
-            if worker.finished:
-                return
-            worker.step()
 
     def _reap(self) -> None:
         self.workers = [worker for worker in self.workers if not worker.finished]
-
-
-def _stage_ref(stage: str) -> StageRef:
-    return StageRef(job_id=JOB, stage=stage)
-
-
-def _split_ref(stage: str) -> SplitRef:
-    return SplitRef(job_id=JOB, stage=stage, split_id=f"split-{stage}")
-
-
-def _stage_done(ref: StageRef, ends_path: bool) -> StageDone:
-    return StageDone(
-        ref=ref, task_id=ref.stage, ends_path=ends_path, run_seconds=0.1, finished_at=1.0, worker="w"
-    )
-
-
-def _failed(message: Message) -> Failed:
-    return Failed(
-        ref=message.ref,
-        task_id="task",
-        error="ValueError",
-        message="no",
-        attempts=3,
-        failed_at=1.0,
-        generation=message.generation,
-    )
 
 
 def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
