@@ -79,7 +79,7 @@ class StageModel:
 class Worker:
     """A thread that runs one procedure and stops before every step."""
 
-    def __init__(self, procedure: Callable[[], None]) -> None:
+    def __init__(self, procedure: Callable[[], object]) -> None:
         self.finished = False
         self.error: BaseException | None = None
         #: The kind of step it is about to take.
