@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import boto3
+import botocore
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
@@ -23,6 +24,9 @@ ATTEMPTS = 4
 
 #: Requests at once from one batch call. More threads than this only wait for Python's lock.
 REQUESTS_AT_ONCE = 8
+
+#: What AWS's logs show. The versions are those that matter when a call goes wrong.
+USER_AGENT = f"pipeline Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
 
 _lock = threading.Lock()
 _clients: dict[tuple[tuple[str, str], ...], "DynamoDBClient"] = {}
@@ -63,6 +67,8 @@ def _make_client() -> "DynamoDBClient":
         # Requests are built in this package only; checking them costs CPU at each call.
         parameter_validation=False,
         disable_request_compression=True,
+        # Given, botocore does not put its own together anew for each request: a tenth of a call's CPU.
+        user_agent=USER_AGENT,
     )
     try:
         return boto3.session.Session().client("dynamodb", config=config)

@@ -1,7 +1,6 @@
 """Disposal: what is settled leaves the queue or goes back to it, in batches, off the event loop."""
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from pipeline.batches import Batches
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
 from pipeline.transport.intake import Intake
@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 #: Threads that call SQS: each has one call of ten under way, 3,000 a second at 10 ms round trip.
 THREADS = 3
 #: How long to wait for a call to fill up (seconds): a few tasks' time, far below any lease.
-LINGER = 0.005
+LINGER = 0.01
 #: Entries of one SQS batch call.
 BATCH = 10
 #: Between tries when SQS does not answer (seconds).
@@ -39,7 +39,7 @@ class Disposal:
     def __init__(self, intake: Intake, queue_named: Callable[[str], SqsQueue]) -> None:
         self._intake = intake
         self._queue_named = queue_named
-        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
+        self._orders: Batches[_Order] = Batches(most=BATCH, enough=BATCH, linger=LINGER)
         #: held while a visibility is set, so that a heartbeat never undoes the delay of a return
         self.visibility = threading.Lock()
         self._stopping = threading.Event()
@@ -76,14 +76,12 @@ class Disposal:
         """Carry out what was ordered, for at most ``timeout`` seconds, and end the threads."""
         self._stopping.set()
         deadline = time.monotonic() + timeout
-        for _ in self._threads:
-            self._orders.put(None)
+        self._orders.end()
         for thread in self._threads:
             thread.join(max(0, deadline - time.monotonic()))
 
     def _work(self) -> None:
-        while (order := self._orders.get()) is not None:
-            batch, last = self._fill(order)
+        while batch := self._orders.take():
             try:
                 self._carry_out(batch)
             except Exception:
@@ -91,21 +89,6 @@ class Disposal:
                 log.exception("disposal.failed", messages=len(batch))
                 for each in batch:
                     self._intake.forget(each.lease)
-            if last:
-                return
-
-    def _fill(self, order: _Order) -> tuple[list[_Order], bool]:
-        batch = [order]
-        until = time.monotonic() + LINGER
-        while len(batch) < BATCH:
-            try:
-                more = self._orders.get(timeout=max(0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            if more is None:
-                return batch, True
-            batch.append(more)
-        return batch, False
 
     def _carry_out(self, batch: Sequence[_Order]) -> None:
         for name in {order.lease.queue for order in batch}:

@@ -24,6 +24,8 @@ RECEIVE_AHEAD = 0.25
 #: Polls of several queues may bring more than that together. What would wait longer than this (seconds)
 #: is left to other workers.
 WAIT_AT_MOST = 5.0
+#: The most messages of one receive.
+RECEIVE_MOST = 10
 #: The most messages held that are waiting or running, whatever the pace.
 HELD_LIMIT = 1_000
 #: The most messages held whose run is over: past it, Kafka or DynamoDB are slow and receiving pauses.
@@ -42,7 +44,9 @@ class Intake:
         self._on_unwanted = on_unwanted
         #: how many the worker runs at once; set from its prefetch count
         self.slots = 1
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        #: by queue: told when there is room for more of its messages
+        self._room_for: dict[str, threading.Condition] = {}
         self._lanes = Lanes()
         #: by message id
         self._held: dict[str, Lease] = {}
@@ -57,25 +61,28 @@ class Intake:
 
     # ─── Receiving ───
 
-    def ask(self, queue: str, most: int, stopped: threading.Event) -> int:
-        """Wait until there is room; how many to receive now (at most ``most``), 0 when stopped.
+    def ask(self, queue: str, stopped: threading.Event) -> int:
+        """Wait until there is room; how many to receive now, 0 when stopped.
 
         What is asked for counts as held until ``asked`` is called with the same number.
         """
-        with self._changed:
+        with self._lock:
+            room_for = self._room_for.setdefault(queue, threading.Condition(self._lock))
             while not stopped.is_set():
-                room = min(most, self._room(queue))
-                if room > 0:
+                if self._has_room(queue):
+                    room = min(RECEIVE_MOST, self._room(queue))
                     self._asked[queue] += room
+                    if self._has_room(queue):
+                        room_for.notify()
                     return room
-                self._changed.wait(timeout=1)
+                room_for.wait(timeout=1)
         return 0
 
     def asked(self, queue: str, count: int) -> None:
         """A receive that ``ask`` allowed is over."""
-        with self._changed:
+        with self._lock:
             self._asked[queue] -= count
-            self._changed.notify_all()
+            self._tell()
 
     def hold(self, leases: Sequence[Lease]) -> None:
         """Take charge of messages just received, in the order received.
@@ -83,16 +90,17 @@ class Intake:
         A message that is held already was handed out again because its lease ran out: the new receipt
         handle is adopted, and it is not started a second time.
         """
-        with self._changed:
+        with self._lock:
             added = [lease for lease in leases if not self._adopt(lease)]
             for lease in added:
                 self._held[lease.message_id] = lease
                 self._phases[lease.phase] += 1
                 self._lanes.add(lease)
             surplus = self._cut_surplus(added)
-            self._changed.notify_all()
+            self._tell()
+            ready = self._can_take()
         self._let_go(surplus)
-        self._on_ready()
+        self._wake(ready)
 
     def _adopt(self, lease: Lease) -> bool:
         held = self._held.get(lease.message_id)
@@ -121,11 +129,23 @@ class Intake:
         if self._saturated:
             return 0
         held = self._phases[Phase.WAITING] + len(self._delivered)
-        wanted = max(self.slots, int(self._pace.rate() * RECEIVE_AHEAD))
         return min(
-            wanted - self._lanes.ready - len(self._delivered) - self._asked[queue],
+            self._wanted() - self._lanes.ready - len(self._delivered) - self._asked[queue],
             HELD_LIMIT - held - self._asked.total(),
         )
+
+    def _has_room(self, queue: str) -> bool:
+        """Room for a receive worth making: a full one, or a part of what is wanted in all."""
+        return self._room(queue) >= max(1, min(RECEIVE_MOST, self._wanted() // 4))
+
+    def _wanted(self) -> int:
+        return max(self.slots, int(self._pace.rate() * RECEIVE_AHEAD))
+
+    def _tell(self) -> None:
+        """Wake one receiver of each queue there is room for."""
+        for queue, room_for in self._room_for.items():
+            if self._has_room(queue):
+                room_for.notify()
 
     def _cut_surplus(self, added: Sequence[Lease]) -> list[Lease]:
         startable_soon = max(self.slots, int(self._pace.rate() * WAIT_AT_MOST))
@@ -142,7 +162,7 @@ class Intake:
     def take(self) -> Lease | None:
         """The next message to run, while a slot is free; None otherwise."""
         lapsed: list[Lease] = []
-        with self._changed:
+        with self._lock:
             lease = self._take(lapsed)
         self._let_go(lapsed)
         return lease
@@ -162,6 +182,14 @@ class Intake:
             log.warning("lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id)
         return None
 
+    def _can_take(self) -> bool:
+        return self._lanes.ready > 0 and len(self._delivered) < self.slots
+
+    def _wake(self, ready: bool) -> None:
+        """Not for nothing: it is one thread's wake-up of another, several for each task."""
+        if ready:
+            self._on_ready()
+
     def _may_start(self, lease: Lease) -> bool:
         """Suspects run one at a time, so that only the one that kills a worker is found to have done so."""
         return not (lease.suspect and any(other.suspect for other in self._delivered.values()))
@@ -179,24 +207,26 @@ class Intake:
 
         The message is held until ``forget``.
         """
-        with self._changed:
+        with self._lock:
             lease = self._delivered.get(tag)
             if lease is not None:
                 self._move(lease, Phase.FINISHED)
                 self._pace.note()
-                self._changed.notify_all()
-        self._on_ready()
+                self._tell()
+            ready = self._can_take()
+        self._wake(ready)
         return lease
 
     def advance(self, lease: Lease) -> None:
         """Its effects are safe: the next of its group may start."""
-        with self._changed:
+        with self._lock:
             self._lanes.advance(lease)
-        self._on_ready()
+            ready = self._can_take()
+        self._wake(ready)
 
     def restore(self, queue: str | None = None) -> None:
         """What was delivered (from ``queue``, or any) but never started waits again: its consumer is gone."""
-        with self._changed:
+        with self._lock:
             for lease in list(self._delivered.values()):
                 if lease.run_until is None and queue in (None, lease.queue):
                     self._move(lease, Phase.WAITING)
@@ -210,36 +240,37 @@ class Intake:
         Those waiting behind one that comes again go back as well: SQS keeps them behind it until it is
         through, and another worker may take them with it.
         """
-        with self._changed:
+        with self._lock:
             if not self.is_held(lease) or lease.phase in (Phase.DELETING, Phase.RETURNING):
                 return []
             left = [] if phase is Phase.DELETING else self._cut(lease.lane)
             if lease not in left:
                 self._move(lease, phase)
                 left.append(lease)
-            self._changed.notify_all()
+            self._tell()
         return left
 
     def cut(self, key: Key) -> list[Lease]:
         """All of a lane that waits; the caller gives it back."""
-        with self._changed:
+        with self._lock:
             left = self._cut(key)
-            self._changed.notify_all()
+            self._tell()
         return left
 
     def cut_all(self, queue: str | None = None) -> list[Lease]:
         """All that waits (of ``queue``, or of every queue); the caller gives it back."""
-        with self._changed:
+        with self._lock:
             keys = {lease.lane for lease in self._held.values() if queue in (None, lease.queue)}
             return [lease for key in keys for lease in self._cut(key)]
 
     def forget(self, lease: Lease) -> None:
         """It is deleted or given back: no longer ours."""
-        with self._changed:
+        with self._lock:
             if self.is_held(lease):
                 self._drop(lease)
-                self._changed.notify_all()
-        self._on_ready()
+                self._tell()
+            ready = self._can_take()
+        self._wake(ready)
 
     def _cut(self, key: Key) -> list[Lease]:
         waiting = self._lanes.cut(key)
@@ -272,7 +303,7 @@ class Intake:
 
     def due(self, before: float) -> list[Lease]:
         """The messages to extend whose lease ends before ``before`` (seconds, ``boottime``)."""
-        with self._changed:
+        with self._lock:
             return [
                 lease
                 for lease in self._held.values()
@@ -282,7 +313,7 @@ class Intake:
     def overdue(self) -> list[Lease]:
         """The messages whose run was to be over by now, and nobody said that it is."""
         now = boottime()
-        with self._changed:
+        with self._lock:
             return [x for x in self._delivered.values() if x.run_until is not None and now > x.run_until]
 
     def is_held(self, lease: Lease) -> bool:
@@ -291,7 +322,7 @@ class Intake:
 
     def counts(self) -> dict[str, int]:
         """How many are held in each phase, and in how many lanes."""
-        with self._changed:
+        with self._lock:
             return {phase.value: self._phases[phase] for phase in Phase} | {"lanes": len(self._lanes)}
 
 

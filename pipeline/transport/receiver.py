@@ -18,8 +18,6 @@ log = structlog.get_logger(__name__)
 
 #: Threads a queue. Each has one receive under way: three fill a pool of tiny tasks at 10 ms round trip.
 THREADS = 3
-#: The most messages of one ReceiveMessage (SQS's limit).
-MOST = 10
 #: The first and the longest pause after an error (seconds); each doubles, with full jitter.
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 
@@ -66,7 +64,7 @@ class Receiver:
     def _work(self) -> None:
         attempt_id = uuid.uuid4().hex
         pause = FIRST_PAUSE
-        while count := self._intake.ask(self._queue.name, MOST, self._stop):
+        while count := self._intake.ask(self._queue.name, self._stop):
             try:
                 self._receive(count, attempt_id)
             except ServiceUnavailableError as error:

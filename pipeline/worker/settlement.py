@@ -4,13 +4,13 @@ The order is the promise. Recorded implies emitted, so a recorded task may be sk
 implies recorded, so a crash anywhere is repaired by the redelivery.
 """
 
-import queue
 import threading
 import time
 from collections.abc import Sequence
 
 import structlog
 
+from pipeline.batches import Batches
 from pipeline.patience import Abandoned, Patience
 from pipeline.transport.inbound import Inbound
 from pipeline.transport.lease import Phase
@@ -25,8 +25,10 @@ log = structlog.get_logger(__name__)
 
 #: Threads, each with one batch under way: while one waits for Kafka another waits for DynamoDB.
 THREADS = 4
-#: The most tasks settled together, and how long to wait for more (seconds).
-BATCH, LINGER = 100, 0.005
+#: The most tasks settled together.
+BATCH = 100
+#: Fewer than DynamoDB writes in one request wait this long for more (seconds), while tasks come fast.
+ENOUGH, LINGER = 25, 0.01
 
 
 class Settlement:
@@ -48,7 +50,7 @@ class Settlement:
         self._retries = retries
         self._dead_letters = dead_letters
         self._patience = patience
-        self._arrived: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._arrived: Batches[Work] = Batches(most=BATCH, enough=ENOUGH, linger=LINGER)
         self._threads = [
             threading.Thread(target=self._work, name=f"settlement-{n}", daemon=True) for n in range(THREADS)
         ]
@@ -65,21 +67,17 @@ class Settlement:
         What is not settled stays in SQS: its redelivery repairs it.
         """
         deadline = time.monotonic() + timeout
-        for _ in self._threads:
-            self._arrived.put(None)
+        self._arrived.end()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._patience.end()
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        while (first := self._arrived.get()) is not None:
-            batch, last = self._fill(first)
+        while batch := self._arrived.take():
             try:
                 self._see_through(batch)
             except Abandoned:
-                return
-            if last:
                 return
 
     def _see_through(self, batch: Sequence[Work]) -> None:
@@ -96,19 +94,6 @@ class Settlement:
             # It is not deleted, so it comes again, and the redrive policy ends it if it always fails.
             log.exception("settlement.failed", task_id=batch[0].task_id)
             self._disposal.give_back(batch[0].lease, delay=self._retries.pause)
-
-    def _fill(self, first: Work) -> tuple[list[Work], bool]:
-        batch = [first]
-        until = time.monotonic() + LINGER
-        while len(batch) < BATCH:
-            try:
-                work = self._arrived.get(timeout=max(0.0, until - time.monotonic()))
-            except queue.Empty:
-                break
-            if work is None:
-                return batch, True
-            batch.append(work)
-        return batch, False
 
     def _settle(self, batch: Sequence[Work]) -> None:
         done: list[Work] = []
@@ -148,6 +133,7 @@ class Settlement:
         for work in kept:
             self._delete(work)
             if isinstance(work.outcome, Succeeded):
+                log.info("task.done", **work.log_fields(work.lease.attempts + 1))
                 work.send_event("task-succeeded", result=work.outcome.summary, runtime=work.outcome.seconds)
 
     @staticmethod

@@ -16,6 +16,7 @@ from pipeline.registry import REGISTRY
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker.closing import Closer
+from pipeline.worker.consumer import EVENTS_EVERY
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
@@ -87,6 +88,8 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         """Start it; at a reconnect it goes on as it is."""
         # The solo pool runs tasks on the event loop itself, which then gives no sign of life by design.
         inbound(consumer.app.settings).heartbeat.watches_loop = pool_name(consumer.pool) != "solo"
+        # Timers end with a connection.
+        consumer.hub.call_repeatedly(EVENTS_EVERY, consumer.flush_events)
         if self._settlement is not None:
             return
         settings, worker, patience = consumer.app.settings, consumer.hostname, Patience()
@@ -112,6 +115,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
     def stop(self, consumer: Any) -> None:
         """The event loop ends, at a reconnect or for good; what the pool still runs stays ours."""
         inbound(consumer.app.settings).heartbeat.watches_loop = False
+        consumer.flush_events()
 
     def shutdown(self, consumer: Any) -> None:
         """The pool has ended: settle its results, give back the rest, and let go."""

@@ -274,7 +274,7 @@ def queue() -> Iterator[FifoQueue]:
 
 
 def _room(intake: Intake, queue: str = "q") -> int:
-    with intake._changed:
+    with intake._lock:
         return max(0, intake._room(queue))
 
 
@@ -346,7 +346,7 @@ def test_a_deep_group_leaves_room_for_others(queue: FifoQueue) -> None:
 def test_the_poll_of_an_empty_queue_leaves_room_for_another_queue(queue: FifoQueue) -> None:
     """What one queue was asked for is no reason not to ask another."""
     worker = Worker(queue)
-    assert worker.intake.ask("idle", 10, threading.Event()) == SLOTS
+    assert worker.intake.ask("idle", threading.Event()) == SLOTS
     assert _room(worker.intake, "idle") == 0
     assert _room(worker.intake, "busy") == SLOTS
 
