@@ -18,6 +18,7 @@ from pipeline.patience import Patience, raise_first
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.taskmessage import TRACEPARENT
 from pipeline.telemetry.fields import header_fields
+from pipeline.telemetry.sentry import Sentry
 from pipeline.worker import outcome
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
 from pipeline.worker.givenup import GivenUp
@@ -45,6 +46,7 @@ class DeadLetters:
         self._closer = closer
         self._patience = patience
         self._worker = worker
+        self._sentry = Sentry(settings)
 
     def bury(self, works: Sequence[Work]) -> None:
         """See what a worker gives up on to its end; only then may its messages be deleted."""
@@ -69,6 +71,11 @@ class DeadLetters:
         self.record([failed for each in given_up if (failed := each.failed()) is not None])
         for each in given_up:
             _log(each)
+            self._report(each)
+
+    def close(self) -> None:
+        """Let go, after the last burial."""
+        self._sentry.close()
 
     def record(self, failed: Sequence[Failed]) -> None:
         """Record dead letters as failed in their jobs, and close what that ends."""
@@ -86,6 +93,16 @@ class DeadLetters:
                 log.error("job.failure_not_recorded", job_id=task.ref.job_id, error=str(error))
         redriven = [task for task, error in zip(failed, errors, strict=True) if task.generation and not error]
         self._closer.close([*closings, *self._rechecked(redriven)])
+
+    def _report(self, given_up: GivenUp) -> None:
+        fields = header_fields(given_up.header, given_up.headers.get(TRACEPARENT))
+        self._sentry.report(
+            error=given_up.error,
+            message=given_up.reason,
+            traceback=given_up.traceback,
+            stage=fields.get("stage"),
+            tags={**fields, "task_id": given_up.task_id, "attempts": given_up.attempts},
+        )
 
     def _rechecked(self, redriven: Sequence[Failed]) -> list[Closing]:
         """What else of a redriven task's job ended before: its redrive took the job as running again."""

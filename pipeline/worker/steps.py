@@ -83,6 +83,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         super().__init__(consumer, **kwargs)
         self._settlement: Settlement | None = None
         self._producer: EventProducer | None = None
+        self._dead_letters: DeadLetters | None = None
 
     def start(self, consumer: Any) -> None:
         """Start it; at a reconnect it goes on as it is."""
@@ -97,13 +98,14 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         producer = EventProducer(settings, "worker")
         dispatch = Dispatch(settings, receiving.queue, patience)
         closer = Closer(settings, REGISTRY, store, producer, dispatch, patience)
-        self._producer = producer
+        dead_letters = DeadLetters(settings, store, producer, closer, patience, worker)
+        self._producer, self._dead_letters = producer, dead_letters
         self._settlement = Settlement(
             receiving,
             Effects(settings, REGISTRY, store, producer, dispatch, patience, worker),
             closer,
             Retries(settings, REGISTRY, receiving, store, patience),
-            DeadLetters(settings, store, producer, closer, patience, worker),
+            dead_letters,
             patience,
         )
         Request.settlement = self._settlement
@@ -126,6 +128,8 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         close_inbound(CLOSE_TIMEOUT)
         if self._producer is not None:
             self._producer.close(CLOSE_TIMEOUT)
+        if self._dead_letters is not None:
+            self._dead_letters.close()
 
     def _settle_unrun(self, lease: Lease) -> None:
         assert self._settlement is not None
