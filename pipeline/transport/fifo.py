@@ -79,6 +79,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         """How many messages the worker takes at once; 0: as many as are held."""
         super().basic_qos(prefetch_size, prefetch_count, apply_global)
         self.connection.inbound.intake.slots = prefetch_count or HELD_LIMIT
+        self.connection.inbound.on_ready()
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
         """Delete the message. Tasks do not come here: they are settled."""
@@ -126,7 +127,8 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         return int(self.connection.queue(queue).depth().available)
 
     def _purge(self, queue: str) -> int:
-        raise NotImplementedError(f"{queue}: purge a queue with the AWS console or CLI, on purpose")
+        """What ``celery purge`` does after it asked."""
+        return self.connection.queue(queue).purge()
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Queues are made and removed by provisioning only."""

@@ -135,8 +135,10 @@ class Intake:
         )
 
     def _has_room(self, queue: str) -> bool:
-        """Room for a receive worth making: a full one, or a part of what is wanted in all."""
-        return self._room(queue) >= max(1, min(RECEIVE_MOST, self._wanted() // 4))
+        """Whether to ask now: for a call's worth, for a part of what is wanted, or for a slot that is idle."""
+        room = self._room(queue)
+        idle = self.slots - len(self._delivered) - self._lanes.ready - self._asked[queue]
+        return room >= max(1, min(RECEIVE_MOST, self._wanted() // 4)) or min(room, idle) > 0
 
     def _wanted(self) -> int:
         return max(self.slots, int(self._pace.rate() * RECEIVE_AHEAD))

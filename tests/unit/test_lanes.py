@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pipeline.transport import intake as intake_module
 from pipeline.transport import lease as lease_module
-from pipeline.transport.intake import HELD_LIMIT, UNSETTLED_LIMIT, Intake
+from pipeline.transport.intake import HELD_LIMIT, RECEIVE_AHEAD, UNSETTLED_LIMIT, Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
+from pipeline.transport.pace import Pace
 from tests.fakes.fifo import FifoQueue
 
 LEASE = 30.0
@@ -349,6 +350,42 @@ def test_the_poll_of_an_empty_queue_leaves_room_for_another_queue(queue: FifoQue
     assert worker.intake.ask("idle", threading.Event()) == SLOTS
     assert _room(worker.intake, "idle") == 0
     assert _room(worker.intake, "busy") == SLOTS
+
+
+def test_an_idle_slot_is_worth_a_call(queue: FifoQueue) -> None:
+    """A worker with many slots does not wait for several to be free before it asks for the next task."""
+    worker = Worker(queue)
+    worker.intake.slots = 40
+    for number in range(40):
+        queue.send(f"g{number}")
+    for _ in range(4):
+        worker.receive(10)
+    leases = []
+    while lease := worker.intake.take():
+        leases.append(lease)
+    assert len(leases) == 40
+    worker.finish(leases[0].tag)
+    assert worker.intake.ask("q", threading.Event()) == 1
+
+
+def test_a_fast_worker_makes_full_calls(queue: FifoQueue) -> None:
+    """While enough waits to keep the slots busy, no call is made for a few messages."""
+    worker = Worker(queue)
+    for number in range(95):
+        queue.send(f"g{number}")
+    with patch.object(Pace, "rate", lambda self: 100 / RECEIVE_AHEAD):
+        for _ in range(10):
+            worker.receive(10)
+        stopped = threading.Event()
+        stopping = threading.Timer(0.1, stopped.set)
+        stopping.start()
+        assert worker.intake.ask("q", stopped) == 0
+        stopping.join()
+        for _ in range(5):
+            lease = worker.intake.take()
+            assert lease is not None
+            worker.finish(lease.tag)
+        assert worker.intake.ask("q", threading.Event()) == 10
 
 
 def test_more_than_can_start_soon_goes_back(queue: FifoQueue) -> None:
