@@ -4,6 +4,7 @@ One thread polls, steers and commits; a few send (``senders.py``). It runs no us
 repeats events, and their tasks have the same ids as the first time.
 """
 
+import functools
 import threading
 import time
 from collections.abc import Iterable
@@ -23,6 +24,7 @@ from pipeline.jobs import JobStore
 from pipeline.kafka import EventConsumer, EventProducer, Message, Partition
 from pipeline.patience import Patience
 from pipeline.registry import Registry
+from pipeline.sqs import SqsQueue, sqs_client
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +60,11 @@ class Bridge:
         self._producer = EventProducer(settings, "bridge")
         store, patience = JobStore(settings), Patience()
         rejects = Rejects(settings, registry, store, self._producer, patience)
-        self._senders = Senders(settings, self._outbox, self._tracker, self._load, store, rejects, patience)
-        self._throttle = Throttle(settings, registry, self._tracker, self._load)
+        client = sqs_client(settings)
+        queue = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
+        self._senders = Senders(queue, self._outbox, self._tracker, self._load, store, rejects, patience)
+        names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
+        self._throttle = Throttle([queue(name) for name in names], self._tracker, self._load)
         self._stop = threading.Event()
         self._next_commit = 0.0
         self._next_report = 0.0

@@ -66,9 +66,8 @@ class OffsetTracker:
     def settle(self, ticket: Ticket) -> None:
         """An event is on its way for good: it is a task, or on the DLQ topic."""
         with self._lock:
-            if not ticket.lost:
-                ticket.assignment.settled.add(ticket.offset)
-                self._lock.notify_all()
+            ticket.assignment.settled.add(ticket.offset)
+            self._lock.notify_all()
 
     def committable(self) -> dict[Partition, int]:
         """The next offset to read of each partition that moved on since its last commit."""

@@ -1,12 +1,9 @@
 """The threads that empty the outbox: open jobs, send tasks to SQS in batches, see rejects to their end."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import structlog
-
-from config.settings import Settings
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
 from consumers.outbox import REJECTED, Entry, Outbox, Rejection, SharedTicket
@@ -14,9 +11,7 @@ from consumers.rejects import Rejects
 from pipeline.errors import MessageRefusedError, ServiceError
 from pipeline.jobs import JobStore, NewJob
 from pipeline.patience import Abandoned, Patience
-from pipeline.sqs import SqsQueue, sqs_client
-
-log = structlog.get_logger(__name__)
+from pipeline.sqs import SqsQueue
 
 #: Batches in flight at once. SQS takes a few hundred batches a second; a round trip is about 10 ms.
 THREADS = 4
@@ -28,12 +23,16 @@ BATCH = 10
 JOIN_TIMEOUT = 20.0
 
 
+#: The queue of a name.
+QueueOf = Callable[[str], SqsQueue]
+
+
 class Senders:
     """Sends until closed. What fails for good stops it, and stands in ``failure``."""
 
     def __init__(
         self,
-        settings: Settings,
+        queue: QueueOf,
         outbox: Outbox,
         tracker: OffsetTracker,
         load: Load,
@@ -41,15 +40,13 @@ class Senders:
         rejects: Rejects,
         patience: Patience,
     ) -> None:
-        self._settings = settings
+        self._queue = queue
         self._outbox = outbox
         self._tracker = tracker
         self._load = load
         self._store = store
         self._rejects = rejects
         self._patience = patience
-        self._client = sqs_client(settings)
-        self._queues: dict[str, SqsQueue] = {}
         self._threads = [
             threading.Thread(target=self._run, name=f"bridge-sender-{n}", daemon=True) for n in range(THREADS)
         ]
@@ -133,8 +130,3 @@ class Senders:
     def _settle(self, ticket: SharedTicket) -> None:
         self._tracker.settle(ticket.ticket)
         self._load.remove(ticket.size)
-
-    def _queue(self, name: str) -> SqsQueue:
-        if name not in self._queues:
-            self._queues[name] = SqsQueue(self._client, self._settings.queue_url(name))
-        return self._queues[name]

@@ -4,17 +4,15 @@ Partitions are paused while polling goes on, so the bridge stays a member of its
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 
-from config.settings import Settings
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
 from pipeline.errors import ServiceError
 from pipeline.kafka import EventConsumer, Partition
-from pipeline.registry import Registry
-from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.sqs import SqsQueue
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +33,8 @@ RESUME_AT = 0.5
 class Throttle:
     """Pauses and resumes the partitions of a consumer."""
 
-    def __init__(self, settings: Settings, registry: Registry, tracker: OffsetTracker, load: Load) -> None:
-        client = sqs_client(settings)
-        names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
-        self._queues = [SqsQueue(client, settings.queue_url(name)) for name in sorted(names)]
+    def __init__(self, queues: Sequence[SqsQueue], tracker: OffsetTracker, load: Load) -> None:
+        self._queues = queues
         self._tracker = tracker
         self._load = load
         self._paused: set[Partition] = set()
@@ -81,13 +77,17 @@ class Throttle:
 
     def _watch(self) -> None:
         while not self._closed.wait(DEPTH_EVERY):
-            try:
-                depths = [queue.depth() for queue in self._queues]
-            except ServiceError as error:
-                # Only a guard: sending meets the same error, and decides.
-                log.warning("bridge.depth_unknown", error=str(error))
-                continue
-            deepest = max(depth.available + depth.in_flight for depth in depths)
-            if deepest >= MAX_DEPTH > self._depth * MAX_DEPTH:
-                log.warning("bridge.queue_deep", messages=deepest)
-            self._depth = deepest / MAX_DEPTH
+            self.look()
+
+    def look(self) -> None:
+        """Ask the queues how deep they are."""
+        try:
+            depths = [queue.depth() for queue in self._queues]
+        except ServiceError as error:
+            # Only a guard: sending meets the same error, and decides.
+            log.warning("bridge.depth_unknown", error=str(error))
+            return
+        share = max(depth.available + depth.in_flight for depth in depths) / MAX_DEPTH
+        if share >= 1 > self._depth:
+            log.warning("bridge.queue_deep", messages=round(share * MAX_DEPTH))
+        self._depth = share

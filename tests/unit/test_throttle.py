@@ -1,0 +1,144 @@
+"""Fetching stops where too much is held, too much would be repeated, or queues are too deep."""
+
+from typing import Any
+
+import pytest
+
+from consumers import load, throttle
+from consumers.load import Load
+from consumers.offsets import OffsetTracker, Ticket
+from consumers.throttle import Throttle
+from pipeline.errors import ServiceUnavailableError
+from pipeline.kafka import Partition
+from pipeline.sqs import QueueDepth
+
+P, Q = Partition("letters", 0), Partition("letters", 1)
+
+
+class FakeConsumer:
+    """Remembers what is paused."""
+
+    def __init__(self) -> None:
+        self.paused: set[Partition] = set()
+
+    def pause(self, partitions: set[Partition]) -> None:
+        assert self.paused.isdisjoint(partitions)
+        self.paused |= partitions
+
+    def resume(self, partitions: set[Partition]) -> None:
+        assert partitions <= self.paused
+        self.paused -= partitions
+
+
+class FakeQueue:
+    """As deep as told."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.away = False
+
+    def depth(self) -> QueueDepth:
+        if self.away:
+            raise ServiceUnavailableError("away")
+        return QueueDepth(available=self.messages, in_flight=0, delayed=0)
+
+
+class World:
+    """A throttle, and what it looks at."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.tracker = OffsetTracker(clock=lambda: self.now)
+        self.tracker.assign([P, Q])
+        self.load = Load()
+        self.queue = FakeQueue()
+        self.consumer = FakeConsumer()
+        queues: Any = [self.queue]
+        self.throttle = Throttle(queues, self.tracker, self.load)
+
+    def take(self, partition: Partition, count: int) -> list[Ticket]:
+        tickets = [self.tracker.take(partition, n) for n in range(count)]
+        return [ticket for ticket in tickets if ticket]
+
+    def settle(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self.tracker.settle(ticket)
+        self.tracker.committed(self.tracker.committable())
+
+    def paused(self) -> set[Partition]:
+        consumer: Any = self.consumer
+        self.throttle.apply(consumer)
+        return self.consumer.paused
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_partition_pauses_at_its_span_and_resumes_at_half(world: World) -> None:
+    """Only that partition; what a crash would repeat is bounded."""
+    tickets = world.take(P, throttle.MAX_SPAN)
+    assert world.paused() == {P}
+    world.settle(tickets[:100])
+    assert world.paused() == {P}
+    world.settle(tickets[100:501])
+    assert world.paused() == set()
+
+
+def test_a_partition_pauses_when_its_oldest_event_is_stuck(world: World) -> None:
+    """One event that does not get out holds its partition after a minute."""
+    tickets = world.take(Q, 1)
+    world.now = throttle.MAX_AGE - 1
+    assert world.paused() == set()
+    world.now = throttle.MAX_AGE
+    assert world.paused() == {Q}
+    world.settle(tickets)
+    assert world.paused() == set()
+
+
+@pytest.mark.parametrize("size", [0, load.MAX_BYTES // 100 + 1])
+def test_all_pause_when_too_much_is_held(world: World, size: int) -> None:
+    """By number, or by bytes."""
+    count = load.MAX_EVENTS if size == 0 else 100
+    for _ in range(count):
+        world.load.add(size)
+    assert world.paused() == {P, Q}
+    for _ in range(count // 2 + 1):
+        world.load.remove(size)
+    assert world.paused() == set()
+
+
+def test_all_pause_when_a_queue_is_deep(world: World) -> None:
+    """Above 120,000 messages in flight SQS shows no other group."""
+    world.queue.messages = throttle.MAX_DEPTH
+    world.throttle.look()
+    assert world.paused() == {P, Q}
+    world.queue.away = True
+    world.throttle.look()
+    assert world.paused() == {P, Q}
+    world.queue.away = False
+    world.queue.messages = throttle.MAX_DEPTH // 3
+    world.throttle.look()
+    assert world.paused() == set()
+
+
+def test_a_partition_that_comes_back_is_not_taken_for_paused(world: World) -> None:
+    """Kafka's client forgets the pause with the partition."""
+    world.take(P, throttle.MAX_SPAN)
+    assert world.paused() == {P}
+    world.tracker.revoke([P])
+    world.throttle.forget([P])
+    world.consumer.paused.clear()
+    world.tracker.assign([P])
+    assert world.paused() == set()
+    world.take(P, throttle.MAX_SPAN)
+    assert world.paused() == {P}
+
+
+def test_a_commit_is_wanted_before_the_span_is_full(world: World) -> None:
+    """At a thousand events a second the timer alone would be too slow."""
+    world.take(P, throttle.MAX_SPAN // 2 - 1)
+    assert not world.throttle.wants_commit()
+    world.tracker.take(P, 10_000)
+    assert world.throttle.wants_commit()
