@@ -135,7 +135,7 @@ class Intake:
         )
 
     def _has_room(self, queue: str) -> bool:
-        """Whether to ask now: for a call's worth, for a part of what is wanted, or for a slot that is idle."""
+        """Whether to ask now: for a full call, a part of what is wanted, or an idle slot."""
         room = self._room(queue)
         idle = self.slots - len(self._delivered) - self._lanes.ready - self._asked[queue]
         return room >= max(1, min(RECEIVE_MOST, self._wanted() // 4)) or min(room, idle) > 0

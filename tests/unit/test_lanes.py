@@ -373,7 +373,7 @@ def test_a_fast_worker_makes_full_calls(queue: FifoQueue) -> None:
     worker = Worker(queue)
     for number in range(95):
         queue.send(f"g{number}")
-    with patch.object(Pace, "rate", lambda self: 100 / RECEIVE_AHEAD):
+    with patch.object(Pace, "rate", return_value=100 / RECEIVE_AHEAD):
         for _ in range(10):
             worker.receive(10)
         stopped = threading.Event()
