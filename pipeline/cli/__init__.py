@@ -17,6 +17,7 @@ COMMANDS = {
     "provision": "pipeline.cli.provision",
     "submit": "pipeline.cli.submit",
     "jobs": "pipeline.cli.jobs",
+    "dlq": "pipeline.cli.dlq",
     "web": "pipeline.cli.web",
     "monitor": "pipeline.cli.monitor",
     "check": "pipeline.cli.check",

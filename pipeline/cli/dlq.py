@@ -1,0 +1,289 @@
+"""``pipeline dlq``: dead letters, of the SQS dead-letter queue and of the Kafka DLQ topic."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from config.settings import Settings
+from pipeline.cli.dlqfilters import chosen, filter_of, filters
+from pipeline.cli.dlqview import print_letter, print_summary, table_of
+from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.deadletters import DeadLetter, Filter, Look, Redriver, redrive_all, remove_all
+from pipeline.jobs import JobStore
+from pipeline.kafka import EventProducer
+
+#: Seconds to wait for what is still on its way to Kafka when the command ends.
+CLOSING = 5.0
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a dead letter and line.")
+
+
+@click.group()
+def dlq() -> None:
+    """Dead letters: list, show, redrive, purge or export them.
+
+    Those of tasks are on the SQS dead-letter queue, those of events on the Kafka DLQ topic. Looking takes
+    nothing away: what is looked at on the queue is hidden from others while the command runs, and for a
+    minute if it is killed. The live queue is never received from.
+    """
+
+
+@dlq.command(
+    name="list",
+    epilog="""\b
+Examples:
+  pipeline dlq list
+  pipeline dlq list --stage analyse --exception 'Timeout*' --newer-than 2h
+  pipeline dlq list --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json""",
+)
+@filters
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@_json
+def list_letters(limit: int, as_json: bool, **wanted: Any) -> None:
+    """List dead letters: what failed, when and why."""
+    with Look(read_settings(), filter_of(wanted)) as look:
+        found, more = _first(look.letters(), limit)
+        unseen = look.unseen()
+    for letter in found if as_json else ():
+        print_json(letter.fields(full=False))
+    if not as_json:
+        table_of(found)
+    if more:
+        REMARKS.print(f"There are more than {limit}: --limit shows more, --stage, --job and so on fewer.")
+    _say_unseen(unseen)
+
+
+@dlq.command(
+    epilog="""\b
+Examples:
+  pipeline dlq show 6f1c1e0a-3f39-4d4c-a7a2-7a3b9d7b9a55
+  pipeline dlq show kafka:0:17 --json | jq .data"""
+)
+@click.argument("letter_id", metavar="ID")
+@_json
+def show(letter_id: str, as_json: bool) -> None:
+    """Show one dead letter: its data, headers, reason and traceback."""
+    with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
+        letter = next(look.letters(), None)
+        unseen = look.unseen()
+    if letter is None:
+        _say_unseen(unseen)
+        raise click.UsageError(
+            f"There is no dead letter {letter_id!r}. pipeline dlq list shows those there are."
+        )
+    if as_json:
+        print_json(letter.fields(full=True))
+    else:
+        print_letter(letter)
+
+
+@dlq.command(
+    epilog="""\b
+Examples:
+  pipeline dlq redrive 6f1c1e0a-3f39-4d4c-a7a2-7a3b9d7b9a55
+  pipeline dlq redrive --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
+  pipeline dlq redrive --stage analyse --newer-than 1d --dry-run
+  pipeline dlq redrive --all --yes --rate 50
+
+Exit code 1 when some could not be redriven: they are where they were. It may be interrupted and repeated."""
+)
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@filters
+@click.option("--all", "everything", is_flag=True, help="All there are.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be redriven.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")
+@click.option(
+    "--out-of-order",
+    is_flag=True,
+    help="Also those of ordered stages, although later tasks of their entity have run.",
+)
+@_json
+def redrive(
+    ids: tuple[str, ...],
+    everything: bool,
+    yes: bool,
+    dry_run: bool,
+    rate: float | None,
+    out_of_order: bool,
+    as_json: bool,
+    **wanted: Any,
+) -> None:
+    """Put dead letters back where they came from; their jobs run again, and complete when they succeed.
+
+    A dead letter whose task is done after all, or whose job is complete, is only removed.
+    """
+    settings = read_settings()
+    meant = chosen(ids, everything, wanted)
+    registry = read_stages(settings)
+    count = _confirm(settings, meant, "Redrive", yes=yes, dry_run=dry_run, as_json=as_json)
+    if dry_run or count == 0:
+        return
+    outcomes: Counter[str] = Counter()
+    with (
+        _producing(settings) as producer,
+        Look(settings, meant) as look,
+        _progress(count, as_json) as advance,
+    ):
+        redriver = Redriver(
+            settings, registry, JobStore(settings), producer, look.walk, out_of_order=out_of_order
+        )
+        for each in redrive_all(look, redriver, rate):
+            outcomes[each.outcome] += 1
+            advance()
+            if as_json:
+                print_json({"id": each.letter.id, "outcome": each.outcome, "why": each.why})
+            elif each.why:
+                REMARKS.print(f"{each.letter.id} {each.outcome}: {each.why}")
+    if not as_json:
+        print_summary(outcomes)
+    sys.exit(1 if outcomes["failed"] or outcomes["skipped"] else 0)
+
+
+@dlq.command(
+    epilog="""\b
+Examples:
+  pipeline dlq purge
+  pipeline dlq purge --stage analyse --older-than 7d
+  pipeline dlq purge --name orders-dlq.fifo --json
+
+Exit code 1 when some could not be removed, or another name was typed."""
+)
+@filters
+@click.option("--name", help="The dead-letter queue's name, for who cannot be asked for it.")
+@_json
+def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
+    """Remove dead letters for good. Their jobs stay failed.
+
+    Asks for the name of the queue. Those of the Kafka topic are no longer shown; Kafka itself keeps them
+    until their retention ends.
+    """
+    settings = read_settings()
+    meant = filter_of(wanted)
+    count = _confirm(settings, meant, "Remove", yes=True, dry_run=False, as_json=as_json)
+    if count == 0:
+        return
+    queue = settings.sqs_dlq_url.rsplit("/", 1)[1]
+    if name is None:
+        _require_terminal("--name")
+        name = click.prompt(f"They cannot be brought back. The dead-letter queue's name ({queue})", err=True)
+    if name != queue:
+        raise click.ClickException(f"The dead-letter queue is {queue}, not {name}. Nothing was removed.")
+    outcomes: Counter[str] = Counter()
+    with (
+        _producing(settings) as producer,
+        Look(settings, meant) as look,
+        _progress(count, as_json) as advance,
+    ):
+        for letter, error in remove_all(look, producer, "purged"):
+            outcome = "failed" if error else "purged"
+            outcomes[outcome] += 1
+            advance()
+            if as_json:
+                print_json({"id": letter.id, "outcome": outcome, "why": str(error or "")})
+            elif error:
+                REMARKS.print(f"{letter.id} failed: {error}")
+    if not as_json:
+        print_summary(outcomes)
+    sys.exit(1 if outcomes["failed"] else 0)
+
+
+@dlq.command(
+    epilog="""\b
+Examples:
+  pipeline dlq export > dead-letters.jsonl
+  pipeline dlq export --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --output one-job.jsonl"""
+)
+@filters
+@click.option(
+    "--output",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    default="-",
+    help="A file; - is standard output.",
+)
+def export(output: TextIO, **wanted: Any) -> None:
+    """Write dead letters with all that is known of them: a JSON object on each line. Nothing is removed."""
+    count = 0
+    with Look(read_settings(), filter_of(wanted)) as look:
+        for letter in look.letters():
+            output.write(json.dumps(letter.fields(full=True), ensure_ascii=False) + "\n")
+            count += 1
+        unseen = look.unseen()
+    REMARKS.print(f"{count} dead letters.")
+    _say_unseen(unseen)
+
+
+def _first(letters: Iterator[DeadLetter], limit: int) -> tuple[list[DeadLetter], bool]:
+    found: list[DeadLetter] = []
+    for letter in letters:
+        if len(found) == limit:
+            return found, True
+        found.append(letter)
+    return found, False
+
+
+# ─── Asking ───
+
+
+def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run: bool, as_json: bool) -> int:
+    """Say how many are meant, and ask; how many there are, 0 when there is nothing to do."""
+    kinds: Counter[tuple[str, str]] = Counter()
+    with Look(settings, meant) as look:
+        for letter in look.letters():
+            kinds[letter.stage or letter.task or letter.source or "?", letter.error] += 1
+            if dry_run and as_json:
+                print_json(letter.fields(full=False))
+        unseen = look.unseen()
+    count = kinds.total()
+    if not as_json:
+        for (what, error), number in kinds.most_common():
+            REMARKS.print(f"{number:>7,}  {what}  {error}")
+    _say_unseen(unseen)
+    if missing := len(meant.ids) - count if meant.ids else 0:
+        raise click.UsageError(f"{missing} of the ids are no dead letters, or are being looked at elsewhere.")
+    if count == 0:
+        REMARKS.print("There are no such dead letters.")
+    elif not yes and not dry_run:
+        _require_terminal("--yes")
+        click.confirm(f"{verb} {count:,}?", abort=True, err=True)
+    return count
+
+
+def _require_terminal(option: str) -> None:
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"There is nobody to ask: standard input is no terminal. Give {option}.")
+
+
+def _say_unseen(unseen: int) -> None:
+    if unseen:
+        REMARKS.print(
+            f"About {unseen:,} more on the queue cannot be seen now: somebody else looks at them, or SQS "
+            "moved them and they wait behind others of their group (pipeline jobs sweep gives them a reason)."
+        )
+
+
+# ─── Doing ───
+
+
+@contextmanager
+def _producing(settings: Settings) -> Iterator[EventProducer]:
+    producer = EventProducer(settings, "dlq")
+    try:
+        yield producer
+    finally:
+        producer.close(CLOSING)
+
+
+@contextmanager
+def _progress(total: int, silent: bool) -> Iterator[Callable[[], None]]:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    disabled = silent or not REMARKS.is_terminal
+    with Progress(*columns, console=REMARKS, transient=True, disable=disabled) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

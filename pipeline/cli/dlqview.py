@@ -1,0 +1,96 @@
+"""Dead letters as the command line shows them."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.cli.edge import REMARKS, moment
+from pipeline.deadletters import DeadLetter
+
+#: Characters of a reason in a list.
+REASON_SHOWN = 80
+
+_WORDS = {
+    "redriven": "redriven",
+    "removed": "removed, because their tasks are done",
+    "purged": "removed",
+    "skipped": "skipped",
+    "failed": "failed",
+}
+
+
+def table_of(letters: Sequence[DeadLetter]) -> None:
+    """Print a list, the oldest first."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("id", "failed (UTC)", "what", "part", "job", "attempts", "exception", "reason"):
+        table.add_column(column, no_wrap=True)
+    for letter in sorted(letters, key=lambda each: each.failed_at):
+        table.add_row(
+            letter.id,
+            moment(letter.failed_at),
+            letter.stage or letter.task or letter.source or "",
+            letter.part or "",
+            letter.job_id or "",
+            str(letter.attempts),
+            letter.error.rsplit(".", 1)[-1],
+            _line(letter.reason, REASON_SHOWN),
+        )
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        # Through a pipe nothing is cut: an id must be whole.
+        console.width = 500
+    console.print(table if letters else "There are no such dead letters.")
+
+
+def print_letter(letter: DeadLetter) -> None:
+    """Print one with all there is to it."""
+    shown = letter.fields(full=True)
+    data, headers, traceback = (shown.pop(name) for name in ("data", "headers", "traceback"))
+    for name, value in shown.items():
+        if value not in (None, ""):
+            text = moment(value) if name in ("first_at", "failed_at") else value
+            click.echo(f"{name:<10} {_clean(str(text))}")
+    _section("headers", _indented(headers))
+    _section("data", _pretty(data))
+    _section("traceback", traceback)
+
+
+def print_summary(outcomes: Mapping[str, int]) -> None:
+    """One line about what became of many."""
+    parts = [f"{outcomes[name]:,} {word}" for name, word in _WORDS.items() if outcomes.get(name)]
+    REMARKS.print(", ".join(parts) + ".", markup=False)
+
+
+def _section(title: str, text: str) -> None:
+    if text:
+        click.echo(f"\n{title}:\n{_clean(text)}")
+
+
+def _pretty(data: str | None) -> str:
+    """JSON laid out for reading; anything else as it is."""
+    if data is None:
+        return ""
+    try:
+        return json.dumps(json.loads(data), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return data
+
+
+def _indented(headers: Mapping[str, object]) -> str:
+    try:
+        return json.dumps(headers, indent=2, ensure_ascii=False) if headers else ""
+    except RecursionError:
+        return str(headers)
+
+
+def _line(text: str, limit: int) -> str:
+    line = " ".join(_clean(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _clean(text: str) -> str:
+    """Without control characters: a dead letter must not steer a person's terminal."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "�" for each in text)

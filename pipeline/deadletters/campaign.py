@@ -1,0 +1,78 @@
+"""A campaign: many dead letters redriven or removed, in order of their age, at a pace."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from pipeline.deadletters.letter import DeadLetter
+from pipeline.deadletters.look import Look
+from pipeline.deadletters.redrive import Redriven, Redriver, remove
+from pipeline.errors import ServiceError
+from pipeline.kafka import EventProducer
+
+#: Letters collected to be put in order, and the characters of data that they may have together.
+COLLECTED, COLLECTED_CHARACTERS = 1_000, 50_000_000
+#: Letters redriven together; and the longest sleep in one piece (seconds), between which holds are extended.
+TOGETHER, NAP = 10, 10.0
+
+
+def redrive_all(
+    look: Look, redriver: Redriver, rate: float | None = None, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Redriven]:
+    """Redrive every letter of a look, at most ``rate`` a second; what became of each as it happens.
+
+    A task that fails again meanwhile comes to the dead letters anew, and is not redriven a second time.
+    """
+    started, done = time.monotonic(), 0
+    seen: set[str] = set()
+    for letters in _collected(look):
+        for chunk in _chunks(letters, TOGETHER if rate is None else max(1, min(TOGETHER, int(rate)))):
+            fresh = [letter for letter in chunk if letter.identity not in seen]
+            yield from redriver.redrive(fresh)
+            yield from (_again(letter) for letter in chunk if letter.identity in seen)
+            seen |= {letter.identity for letter in fresh}
+            done += len(fresh)
+            if rate:
+                _sleep_until(started + done / rate, look, sleep)
+
+
+def remove_all(
+    look: Look, producer: EventProducer, how: str
+) -> Iterator[tuple[DeadLetter, ServiceError | None]]:
+    """Remove every letter of a look; the error of those that could not be."""
+    for letters in look.batches():
+        yield from zip(letters, remove(look.walk, producer, letters, how), strict=True)
+
+
+def _collected(look: Look) -> Iterator[list[DeadLetter]]:
+    """Letters in the order of their age, as far as memory allows: those of one entity keep theirs."""
+    letters: list[DeadLetter] = []
+    size = 0
+    for batch in look.batches():
+        letters += batch
+        size += sum(len(letter.data or "") for letter in batch)
+        if len(letters) >= COLLECTED or size >= COLLECTED_CHARACTERS:
+            yield sorted(letters, key=_age)
+            letters, size = [], 0
+        look.walk.extend()
+    yield sorted(letters, key=_age)
+
+
+def _again(letter: DeadLetter) -> Redriven:
+    return Redriven(letter=letter, outcome="skipped", why="another dead letter of its task was just redriven")
+
+
+def _age(letter: DeadLetter) -> tuple[float, int]:
+    return letter.first_at or letter.failed_at, letter.offset or 0
+
+
+def _chunks(letters: list[DeadLetter], size: int) -> Iterator[list[DeadLetter]]:
+    waiting = iter(letters)
+    while chunk := list(islice(waiting, size)):
+        yield chunk
+
+
+def _sleep_until(moment: float, look: Look, sleep: Callable[[float], None]) -> None:
+    while (left := moment - time.monotonic()) > 0:
+        sleep(min(left, NAP))
+        look.walk.extend()
