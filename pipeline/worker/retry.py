@@ -47,6 +47,8 @@ class Retries:
             failure = work.outcome
             assert isinstance(failure, Failed)
             if failure.permanent:
+                if work.lease.run_until is not None:
+                    work.lease.attempts += 1
                 given_up.append(work)
                 continue
             attempts = self._attempts(work)
@@ -72,6 +74,7 @@ class Retries:
             delay=round(delay, 1),
             error=failure.error,
             message=failure.message,
+            exception=failure.traceback,
         )
         self._disposal.give_back(work.lease, delay)
         work.send_event(

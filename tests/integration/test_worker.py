@@ -1,0 +1,342 @@
+"""The real worker on real queues: however a task ends, its effects, its record and its message are right."""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from celery import chain
+
+from pipeline.jobs import JobState
+from pipeline.services.environment import Services
+from pipeline.sqs import QueueDepth
+from tests.conftest import MakeEnvironment
+from tests.integration import workshop, workshop_limits
+from tests.integration.shop import Shop, open_shop
+from tests.integration.workshop import Batch, Order
+
+
+@pytest.fixture(scope="module")
+def shop(
+    embedded_services: Services, make_environment: MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    """A shop with one worker of two children that all tests of this module share."""
+    with open_shop(embedded_services, make_environment, tmp_path_factory.mktemp("shop")) as shop:
+        worker = shop.start()
+        yield shop
+        assert worker.poll() is None, "something ended the worker:\n" + shop.log()[-8000:]
+        assert shop.stop(worker) == 0
+
+
+# ─── Stages ───
+
+
+def test_a_task_emits_is_recorded_and_deleted(shop: Shop) -> None:
+    """One event on the next topic with the job's id, the job complete, nothing left in the queue."""
+    job_id = shop.submit(workshop.make, Order(key="plain"))
+    shop.wait_job(job_id)
+    ((message, data),) = [each for each in shop.events("made") if each[1]["key"] == "plain"]
+    assert data == {"key": "plain", "total": 0}
+    assert dict(message.headers)["ce_jobid"] == job_id.encode()
+    assert [d for _, d in shop.events("jobs") if d["job_id"] == job_id]
+    shop.wait_empty()
+    assert [line["what"] for line in shop.lines("plain")] == ["start", "end"]
+
+
+def test_a_stage_that_returns_none_ends_its_path(shop: Shop) -> None:
+    """No event, and the job is complete all the same."""
+    job_id = shop.submit(workshop.make, Order(key="ends", do="nothing"))
+    shop.wait_job(job_id)
+    assert not [data for _, data in shop.events("made") if data["key"] == "ends"]
+
+
+def test_data_that_looks_like_kombus_own_types_arrives_as_it_is(shop: Shop) -> None:
+    """kombu's decoder would refuse it, and the event would be a dead letter."""
+    key = '{"__type__": "datetime", "__value__": "never"}'
+    shop.submit(workshop.make, Order(key=key))
+    job = shop.submit(workshop.pack, Batch(key="typed", parts=1))
+    shop.wait_line(key, "end")
+    shop.wait_job(job)
+
+
+@pytest.mark.parametrize("do", ["fail", "exit", "memory", "interrupt", "kill", "odd", "ignore"])
+def test_a_run_that_goes_wrong_is_tried_again(shop: Shop, do: str) -> None:
+    """Whatever the code raises, and however its process ends, it is one attempt, and the next is told so."""
+    job_id = shop.submit(workshop.make, Order(key=f"wrong-{do}", do=do, times=1))
+    shop.wait_job(job_id)
+    assert [line["attempt"] for line in shop.lines(f"wrong-{do}", "start")] == [1, 2]
+
+
+@pytest.mark.parametrize("do", ["retry", "celery-retry"])
+def test_a_task_may_say_when_it_is_tried_again(shop: Shop, do: str) -> None:
+    """``Retry(delay)``, and Celery's own ``retry(countdown=)``: the same message after that time."""
+    job_id = shop.submit(workshop.make, Order(key=f"later-{do}", do=do, times=1, seconds=2.0))
+    shop.wait_job(job_id)
+    first, second = shop.lines(f"later-{do}", "start")
+    assert second["at"] - first["at"] >= 1.9
+    assert second["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("do", "error"),
+    [
+        ("fail", "builtins.ValueError"),
+        ("kill", "billiard.exceptions.WorkerLostError"),
+        ("odd", "tests.integration.workshop.OddError"),
+        ("strange-text", "builtins.ValueError"),
+    ],
+)
+def test_attempts_used_up_end_in_a_dead_letter(shop: Shop, do: str, error: str) -> None:
+    """After the last attempt: an error event, a dead letter with its reason, a failed job."""
+    job_id = shop.submit(workshop.make, Order(key=f"used-up-{do}", do=do))
+    job = shop.wait_job(job_id, JobState.FAILED)
+    assert job.failed == {"make"}
+    assert len(shop.lines(f"used-up-{do}", "start")) == 3
+    letter = shop.wait_letter(job_id)
+    assert letter.attributes["error"] == error
+    assert letter.attributes["attempts"] == "3"
+    kinds = [data["kind"] for _, data in shop.events("errors") if data["job_id"] == job_id]
+    assert sorted(kinds) == ["job", "task"]
+    shop.wait_empty()
+
+
+def test_a_permanent_error_is_not_tried_again(shop: Shop) -> None:
+    """One run, then the dead letter."""
+    job_id = shop.submit(workshop.make, Order(key="permanent", do="permanent"))
+    shop.wait_job(job_id, JobState.FAILED)
+    assert len(shop.lines("permanent", "start")) == 1
+    assert shop.wait_letter(job_id).attributes["error"] == "pipeline.errors.PermanentError"
+
+
+def test_a_stage_may_have_no_retry(shop: Shop) -> None:
+    """``retries=0``: the first failure is the last."""
+    job_id = shop.submit(workshop.once, Order(key="once", do="fail"))
+    shop.wait_job(job_id, JobState.FAILED)
+    assert len(shop.lines("once", "start")) == 1
+
+
+def test_data_that_does_not_fit_is_a_dead_letter_at_once(shop: Shop) -> None:
+    """The annotation refuses it, and no attempt is made of it."""
+    job_id = shop.submit(workshop.make, Batch(key="unfit", parts=1, do="succeed"))
+    shop.submit(workshop.make, Order(key="fit"))
+    shop.wait_job(job_id)  # Order takes what it knows of a Batch
+    wrong = shop.submit(workshop.pack, Order(key="unfit"))
+    shop.wait_job(wrong, JobState.FAILED)
+    assert shop.wait_letter(wrong).attributes["error"] == "pipeline.errors.InvalidInputError"
+
+
+def test_the_hard_limit_ends_a_run_and_is_an_attempt(shop: Shop) -> None:
+    """Code that does not listen to the soft limit is killed, each time, and given up on."""
+    job_id = shop.submit(workshop_limits.slow, Order(key="slow", do="sleep", seconds=20))
+    shop.wait_job(job_id, JobState.FAILED)
+    assert shop.wait_letter(job_id).attributes["error"] == "billiard.exceptions.TimeLimitExceeded"
+    starts = shop.lines("slow", "start")
+    assert {line["attempt"] for line in starts} == {1, 2}
+    assert not shop.lines("slow", "end")
+
+
+def test_the_soft_limit_is_raised_in_the_task(shop: Shop) -> None:
+    """It may clean up; what it lets through is a failure."""
+    task_id = shop.delay("soft", "soft")
+    shop.wait_line("soft", "soft", 3)
+    assert "SoftTimeLimitExceeded" in shop.wait_letter(task_id).attributes["error"]
+
+
+# ─── Long, many, in order ───
+
+
+def test_a_task_longer_than_its_lease_runs_once(shop: Shop) -> None:
+    """Three times the visibility timeout, extended all along."""
+    job_id = shop.submit(workshop.make, Order(key="long", do="sleep", seconds=12))
+    shop.wait_job(job_id)
+    assert [line["what"] for line in shop.lines("long")] == ["start", "end"]
+
+
+def test_an_entitys_tasks_run_in_order_also_when_one_fails(shop: Shop) -> None:
+    """Nothing behind a failing head starts before it is given up on; nobody else's attempts are used."""
+    orders = [Order(key=f"visit-{n}", do="fail" if n == 2 else "succeed") for n in range(6)]
+    job_ids = shop.submit_many(workshop.visit, orders, entity="patient")
+    for number, job_id in enumerate(job_ids):
+        shop.wait_job(job_id, JobState.FAILED if number == 2 else JobState.COMPLETE)
+    seen = [line["key"] for line in shop.all_lines() if line["key"].startswith("visit-")]
+    starts = [line for line in shop.all_lines() if line["key"].startswith("visit-")]
+    assert list(dict.fromkeys(seen)) == [f"visit-{n}" for n in range(6)]
+    assert seen == sorted(seen), "never back to an earlier one"
+    assert {x["attempt"] for x in starts if x["key"] != "visit-2"} == {1}
+
+
+def test_entities_do_not_wait_for_each_other(shop: Shop) -> None:
+    """While one entity's task sleeps, another entity's run."""
+    shop.submit_many(
+        workshop.visit, [Order(key="deep", do="sleep", seconds=3)] + [Order(key="behind")] * 9, entity="deep"
+    )
+    shop.wait_line("deep", "start")
+    job_id = shop.submit(workshop.visit, Order(key="other"), entity="other")
+    shop.wait_job(job_id)
+    assert not shop.lines("deep", "end")
+    shop.wait_line("behind", "end", 9)
+
+
+def test_a_split_of_hundreds_of_parts_is_gathered_once(shop: Shop) -> None:
+    """Every part runs, the gather sees them all, and the job is complete with one event."""
+    job_id = shop.submit(workshop.pack, Batch(key="batch", parts=600))
+    shop.wait_job(job_id, timeout=60)
+    assert [line["total"] for line in shop.lines("batch", "gather")] == [600]
+    ran = [x["key"] for x in shop.all_lines() if x["key"].startswith("batch/") and x["what"] == "end"]
+    assert sorted(set(ran)) == sorted(f"batch/{n}" for n in range(600))
+    assert [data["total"] for _, data in shop.events("packed") if data["key"] == "batch"] == [600]
+
+
+def test_a_split_of_nothing_goes_to_its_gather(shop: Shop) -> None:
+    """Zero parts are all done at once."""
+    shop.wait_job(shop.submit(workshop.pack, Batch(key="nothing", parts=0)))
+    assert [line["total"] for line in shop.lines("nothing", "gather")] == [0]
+
+
+def test_a_part_that_fails_fails_the_job_and_the_rest_goes_on(shop: Shop) -> None:
+    """No gather, a dead letter for each failed part."""
+    job_id = shop.submit(workshop.pack, Batch(key="bad", parts=3, do="permanent"))
+    shop.wait_job(job_id, JobState.FAILED)
+    assert len([x for x in shop.all_lines() if x["key"].startswith("bad/")]) == 3
+    assert not shop.lines("bad", "gather")
+
+
+def test_a_result_too_large_to_store_is_permanent_and_names_the_limit(shop: Shop) -> None:
+    """Another attempt would give the same result."""
+    job_id = shop.submit(workshop.pack, Batch(key="huge", parts=1, size=500_000))
+    shop.wait_job(job_id, JobState.FAILED)
+    letter = shop.wait_letter(f'{job_id}","stage":"pack","role":"part')
+    assert letter.attributes["error"] == "pipeline.errors.ResultTooLargeError"
+    assert len(shop.lines("huge/0", "start")) == 1
+
+
+def test_a_late_replay_of_a_done_task_runs_no_code(shop: Shop) -> None:
+    """SQS forgets deduplication ids after minutes; the record does not."""
+    job_id = shop.submit(workshop.once, Order(key="replayed"), late=600)
+    shop.wait_job(job_id)
+    shop.wait_empty()
+    shop.send_again(job_id)
+    shop.wait_empty()
+    assert len(shop.lines("replayed", "start")) == 1
+
+
+# ─── Plain Celery tasks ───
+
+
+def test_delay_runs_once(shop: Shop) -> None:
+    """A plain task: run, deleted."""
+    shop.delay("note", "plain-note", 1, {"größer": "漢字 🦊"})
+    (line,) = shop.wait_line("plain-note", "note")
+    assert line["args"] == [1, {"größer": "漢字 🦊"}]
+    shop.wait_empty()
+
+
+def test_a_countdown_longer_than_the_lease_is_kept(shop: Shop) -> None:
+    """Parked in the queue until it is due; run once, and not early."""
+    due = time.time() + 7
+    shop.delay("note", "countdown", countdown=7)
+    (line,) = shop.wait_line("countdown", "note")
+    assert due - 0.5 <= line["at"] <= due + 4
+    shop.wait_empty()
+    assert len(shop.lines("countdown", "note")) == 1
+
+
+def test_celerys_own_retry_is_not_deduplicated_away(shop: Shop) -> None:
+    """``self.retry`` publishes the same task id again; each is run."""
+    shop.delay("again", "again", 2)
+    lines = shop.wait_line("again", "note", 3)
+    assert [line["retries"] for line in lines] == [0, 1, 2]
+    shop.wait_empty()
+
+
+def test_chain_and_link_run_after_their_task(shop: Shop) -> None:
+    """What follows is published when its task succeeded."""
+    chain(shop.signature("note", "chain-1"), shop.signature("note", "chain-2")).apply_async()
+    shop.delay("note", "linked-1", link=shop.signature("note", "linked-2"))
+    assert [x["args"] for x in shop.wait_line("chain-1", "note", 2)] == [[], ["chain-2"]]
+    assert [x["args"] for x in shop.wait_line("linked-1", "note", 2)] == [[], ["linked-2"]]
+    shop.wait_empty()
+
+
+def test_a_message_group_keeps_plain_tasks_in_order(shop: Shop) -> None:
+    """The header names the group; what a chain publishes stays in it."""
+    for number in range(8):
+        shop.delay("note", "grouped", number, headers={"message_group": "of-mine"})
+    lines = shop.wait_line("grouped", "note", 8)
+    assert [line["args"] for line in lines] == [[number] for number in range(8)]
+
+
+def test_an_expired_task_is_not_run(shop: Shop) -> None:
+    """It is deleted: nobody wants it any more."""
+    shop.delay("note", "expired", expires=datetime.now(UTC) - timedelta(seconds=5))
+    shop.wait_empty()
+    assert not shop.lines("expired")
+
+
+def test_a_revoked_task_is_not_run(shop: Shop) -> None:
+    """Revoked while it waits for its time: deleted when it comes again."""
+    task_id = shop.delay("note", "revoked", countdown=4)
+    shop.wait(lambda: shop.queue.depth().in_flight == 1, "parked")
+    shop.app.control.revoke(task_id)
+    shop.wait_empty()
+    assert not shop.lines("revoked")
+
+
+def test_a_plain_task_that_fails_is_tried_again_and_given_up_on(shop: Shop) -> None:
+    """As a stage's: attempts by record, then the dead letter."""
+    task_id = shop.delay("do", {"key": "plain-fail", "do": "kill"})
+    letter = shop.wait_letter(task_id)
+    assert letter.attributes["attempts"] == "3"
+    assert len(shop.lines("plain-fail", "start")) == 3
+
+
+def test_a_task_nobody_knows_stays_for_a_worker_that_does(shop: Shop) -> None:
+    """In a rolling deployment another worker may know it."""
+    shop.app.send_task("no.such.task", queue=shop.settings.task_queue)
+    shop.wait(lambda: "task.unknown" in shop.log(), "seen")
+    shop.wait(lambda: shop.queue.depth() == QueueDepth(available=0, in_flight=1, delayed=0), "hidden")
+    shop.purge()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "no json",
+        "[]",
+        json.dumps({"body": "[]", "headers": {}, "properties": {}}),
+        json.dumps(
+            {
+                "body": "[[], {}, {}]",
+                "headers": {"id": "hostile-eta", "task": "tests.integration.workshop.note", "eta": "soon"},
+                "properties": {},
+                "content-type": "application/json",
+            }
+        ),
+        json.dumps(
+            {
+                "body": "[[], {}, {}]",
+                "headers": {"id": "hostile-header", "task": "make", "pipeline": {"job_id": 1}},
+                "properties": {},
+                "content-type": "application/json",
+            }
+        ),
+    ],
+    ids=["text", "array", "empty", "eta", "header"],
+)
+def test_what_is_no_task_is_a_dead_letter_and_the_worker_goes_on(shop: Shop, body: str) -> None:
+    """With its reason, at once."""
+    message_id = shop.send_raw(body)
+    letter = shop.wait_letter(message_id)
+    assert letter.body == body
+    assert letter.attributes["reason"]
+    shop.wait_empty()
+
+
+def test_nothing_above_made_the_worker_fail_inside(shop: Shop) -> None:
+    """However the tasks ended, no thread of the worker raised anything."""
+    for event in ("settlement.failed", "disposal.failed", "receiver.failed", "heartbeat.failed"):
+        assert event not in shop.log()
+    assert "Traceback" not in "".join(
+        line for line in shop.log().splitlines() if '"celery.app.trace"' not in line
+    )

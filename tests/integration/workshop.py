@@ -1,0 +1,198 @@
+"""Stages and tasks for tests of the worker: what they do is in the data; what they did is in a file.
+
+Named in TASK_MODULES, loaded by nothing else. A started run writes a line, so the test sees every one.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from celery import Task, shared_task
+from celery import current_task as celery_task
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from pydantic import BaseModel
+
+from pipeline import PermanentError, Retry, current_task, stage
+
+
+class Order(BaseModel):
+    """What to do, and under which name."""
+
+    key: str
+    do: str = "succeed"
+    seconds: float = 0.0
+    #: attempts that go wrong before one goes well
+    times: int = 1_000
+
+
+class Done(BaseModel):
+    """What came of it."""
+
+    key: str
+    total: int = 0
+
+
+class OddError(Exception):
+    """Cannot be pickled, and cannot be shown."""
+
+    def __init__(self) -> None:
+        self.held = lambda: None
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def write(key: str, what: str, **more: Any) -> None:
+    """Add a line to the file that the test reads; whole, however many processes write."""
+    line = json.dumps({"key": key, "what": what, "at": time.time(), "pid": os.getpid(), **more}) + "\n"
+    with open(os.environ["WORKSHOP_LOG"], "a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        log.write(line)
+
+
+def obey(order: Order) -> None:
+    """Do what is asked."""
+    match order.do:
+        case "sleep":
+            time.sleep(order.seconds)
+        case "retry":
+            raise Retry(order.seconds)
+        case "celery-retry":
+            celery_task.retry(countdown=order.seconds)
+        case "kill":  # as the kernel does when memory runs out
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "kill-worker":  # and all its children
+            os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+        case "succeed" | "nothing":
+            pass
+        case error:
+            raise ERRORS[error]()
+
+
+ERRORS: dict[str, Callable[[], BaseException]] = {
+    "fail": lambda: ValueError("as asked"),
+    "permanent": lambda: PermanentError("as asked"),
+    "ignore": Ignore,
+    "exit": lambda: SystemExit(3),
+    "memory": MemoryError,
+    "interrupt": KeyboardInterrupt,
+    "odd": OddError,
+    "strange-text": lambda: ValueError("\x00\x1b[31m \udce9 \ufffe"),
+}
+
+
+def act(order: Order) -> None:
+    """Write the line and do what is asked, the first ``times`` attempts."""
+    task = current_task()
+    attempt = task.attempt if task else 0
+    write(order.key, "start", attempt=attempt)
+    if attempt <= order.times:
+        obey(order)
+    write(order.key, "end", attempt=attempt)
+
+
+@stage(consumes="orders", emits="made")
+def make(order: Order) -> Done | None:
+    """One task an event."""
+    act(order)
+    return None if order.do == "nothing" else Done(key=order.key)
+
+
+@stage(consumes="visits", ordered=True)
+def visit(order: Order) -> None:
+    """In the order of an entity's events."""
+    act(order)
+
+
+@stage(consumes="quick-orders", retries=0)
+def once(order: Order) -> None:
+    """No second attempt."""
+    act(order)
+
+
+class Batch(BaseModel):
+    """So many orders."""
+
+    key: str
+    parts: int
+    do: str = "succeed"
+    #: bytes of each part's result
+    size: int = 0
+
+
+class Part(BaseModel):
+    """One order of a batch."""
+
+    order: Order
+    size: int = 0
+
+
+class Made(BaseModel):
+    """One of a batch."""
+
+    count: int
+    filling: str = ""
+
+
+@stage(consumes="batches", emits="packed")
+def pack(part: Part) -> Made:
+    """One part."""
+    act(part.order)
+    return Made(count=1, filling="x" * part.size)
+
+
+@pack.split
+def orders(batch: Batch) -> Iterator[Part]:
+    """The parts of a batch."""
+    write(batch.key, "split")
+    for number in range(batch.parts):
+        yield Part(order=Order(key=f"{batch.key}/{number}", do=batch.do), size=batch.size)
+
+
+@pack.gather
+def box(batch: Batch, made: Iterable[Made]) -> Done:
+    """All of a batch."""
+    total = sum(each.count for each in made)
+    write(batch.key, "gather", total=total)
+    return Done(key=batch.key, total=total)
+
+
+# ─── Plain Celery tasks ───
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def note(key: str, *args: Any) -> str:
+    """Write a line."""
+    write(key, "note", args=list(args))
+    return key
+
+
+@shared_task(bind=True, max_retries=5)  # type: ignore[untyped-decorator]
+def again(self: "Task[Any, Any]", key: str, times: int) -> None:
+    """Celery's own retry."""
+    write(key, "note", retries=self.request.retries)
+    if self.request.retries < times:
+        raise self.retry(countdown=0.2)
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def do(order: dict[str, Any]) -> None:
+    """Do what a stage would."""
+    write(order["key"], "start")
+    obey(Order(**order))
+    write(order["key"], "end")
+
+
+@shared_task(soft_time_limit=1)  # type: ignore[untyped-decorator]
+def soft(key: str) -> str:
+    """Sleep beyond the soft limit."""
+    try:
+        time.sleep(20)
+    except SoftTimeLimitExceeded:
+        write(key, "soft")
+        raise
+    return key
