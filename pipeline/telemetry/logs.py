@@ -15,8 +15,9 @@ from pipeline.telemetry.fields import add_current_task
 #: Loggers of libraries that say at each start, as information, where they found credentials and endpoints.
 _CHATTY = ("botocore", "boto3", "urllib3")
 
-#: Celery's lines for each task received and done, which hold its arguments: settlement writes one instead.
-_PER_TASK = ("celery.worker.strategy", "celery.app.trace")
+#: Celery's lines for each task received, done or failed hold its arguments and not its job: the worker's
+#: parent writes one line instead when it settles the task.
+_PER_TASK = {"celery.worker.strategy": logging.WARNING, "celery.app.trace": logging.CRITICAL}
 
 #: What every line gets, whoever wrote it.
 _SHARED: tuple[Processor, ...] = (
@@ -76,6 +77,6 @@ def log_to_stderr(level: str) -> None:
 
 def format_celery(logger: logging.Logger, **_: Any) -> None:
     """Receiver of Celery's ``after_setup_logger`` signals."""
-    for name in _PER_TASK:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in _PER_TASK.items():
+        logging.getLogger(name).setLevel(level)
     format_handlers(logger)

@@ -147,4 +147,5 @@ def _log(given_up: GivenUp) -> None:
         attempts=given_up.attempts,
         error=given_up.error,
         message=given_up.reason,
+        exception=given_up.traceback,
     )
