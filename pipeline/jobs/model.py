@@ -19,7 +19,7 @@ class JobState(StrEnum):
 class JobPlan:
     """The stages a job can reach from where it was submitted."""
 
-    #: Each reachable stage, and the terminal stages at or below it.
+    #: Each reachable stage, and the terminal stages at or below it; people are shown stages in this order.
     stages: Mapping[str, tuple[str, ...]]
 
     @property

@@ -49,7 +49,8 @@ class Records:
             "state": JobState.RUNNING.value,
             "entity": job.entity_id,
             "topic": job.topic,
-            "plan": {stage: list(terminals) for stage, terminals in job.plan.stages.items()},
+            # A list of pairs: a map in DynamoDB has no order, and people read stages in that of their work.
+            "plan": [[stage, list(terminals)] for stage, terminals in job.plan.stages.items()],
             "submitted_at": job.submitted_at,
             "redrives": 0,
             **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
@@ -189,7 +190,7 @@ class Records:
 
 def read_job(item: Item) -> Job:
     """The job in a META item."""
-    plan = JobPlan(stages={stage: tuple(terminals) for stage, terminals in item["plan"].items()})
+    plan = JobPlan(stages={stage: tuple(terminals) for stage, terminals in item["plan"]})
     return Job(
         job_id=item["pk"].split("/J#", 1)[1],
         state=JobState(item["state"]),
