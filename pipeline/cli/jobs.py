@@ -1,6 +1,7 @@
 """``pipeline jobs``: what became of jobs."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
@@ -9,9 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli.edge import moment, print_json, read_settings
+from pipeline.cli.duration import Duration
+from pipeline.cli.edge import moment, print_json, read_settings, read_stages
 from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
+from pipeline.sweep import Sweep
 
 #: Jobs read at once for a list.
 PAGE = 100
@@ -21,7 +24,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one ob
 
 @click.group()
 def jobs() -> None:
-    """List jobs, show one, or wait for some."""
+    """List jobs, show one, wait for some, or find those that stopped moving."""
 
 
 @jobs.command(
@@ -95,6 +98,38 @@ def wait(job_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None
         if store.job(job_id) is None:
             raise _unknown(job_id)
     sys.exit(follow(store, job_ids, timeout, as_json))
+
+
+@jobs.command(
+    epilog="""\b
+Examples:
+  pipeline jobs sweep
+  pipeline jobs sweep --idle 1h --json | jq -r 'select(.kind == "lost").job_id'
+
+The bridge does the same every minute. Exit code 1 when something is lost, or could not be mended."""
+)
+@click.option(
+    "--idle", type=Duration(), default="5m", show_default=True, help="Look at jobs open for longer than this."
+)
+@_json
+def sweep(idle: float, as_json: bool) -> None:
+    """Find jobs that stopped moving, say why, and mend what can be mended.
+
+    Gives a reason to dead letters that SQS itself moved, records those a job does not know of, and closes
+    what ended without being closed.
+    """
+    settings = read_settings()
+    kinds: Counter[str] = Counter()
+    with Sweep(settings, read_stages(settings)) as under_way:
+        for finding in under_way.run(idle):
+            kinds[finding.kind] += 1
+            if as_json:
+                print_json(asdict(finding))
+            else:
+                click.echo(f"{finding.kind:<10} {finding.job_id or '-'}  {finding.text}")
+    if not kinds and not as_json:
+        click.echo(f"No job is open for longer than {idle:g} s, and every dead letter has its reason.")
+    sys.exit(1 if kinds["lost"] or kinds["failed"] else 0)
 
 
 def _all_jobs(store: JobStore, state: JobState | None) -> Iterator[Job]:
