@@ -4,11 +4,22 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.errors import ConfigurationError
 
 TOPIC_VARIABLE = "KAFKA_TOPIC_"
+
+#: arn:partition:kafka:region:account:cluster/name/uuid
+MSK_CLUSTER_ARN = r"^arn:[^:]+:kafka:[^:]+:\d{12}:cluster/[^/]+/[^/]+$"
 
 #: Logical topics that every service has beside those of its stages.
 ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC = "errors", "dlq", "jobs"
@@ -21,7 +32,8 @@ class Settings(BaseModel):
     bridge command) call ``load_settings``; everything else is handed the object.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # What was given must not stand in an error: it may be a password.
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     # ─── Service identity ───
     service_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
@@ -30,8 +42,15 @@ class Settings(BaseModel):
     # ─── Kafka ───
     kafka_bootstrap_servers: str
     kafka_consumer_group: str
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL"] = "SSL"
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_SSL"] = "SSL"
     ssl_ca_location: str | None = None
+    #: The client's own certificate and key (PEM files), where the brokers ask for one.
+    ssl_certificate_location: str | None = None
+    ssl_key_location: str | None = None
+    ssl_key_password: SecretStr | None = None
+    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] | None = None
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
     kafka_enabled: bool = True
     kafka_group_protocol: Literal["classic", "consumer"] = "classic"
     topic_prefix: str = ""
@@ -39,6 +58,12 @@ class Settings(BaseModel):
     topic_partitions: int = Field(default=6, ge=1)
     topic_replication_factor: int = Field(default=3, ge=1)
     topic_retention_days: float = Field(default=7, gt=0)
+
+    # ─── AWS ───
+    #: boto3 reads it by itself; here for MSK's tokens and for ARNs.
+    aws_default_region: str | None = None
+    #: The MSK cluster, for the policies that "pipeline provision --iam" prints.
+    msk_cluster_arn: str | None = Field(default=None, pattern=MSK_CLUSTER_ARN)
 
     # ─── SQS ───
     sqs_task_queue_url: str
@@ -87,6 +112,12 @@ class Settings(BaseModel):
             raise ValueError("SQS_DLQ_URL is the task queue itself: dead letters need a queue of their own")
         return self
 
+    @model_validator(mode="after")
+    def _kafka_security(self) -> Self:
+        if wrong := security_faults(self):
+            raise ValueError("; ".join(wrong))
+        return self
+
     @property
     def task_queue(self) -> str:
         """The name of the task queue, as Celery's ``-Q`` and a stage's ``queue`` name it."""
@@ -109,6 +140,33 @@ class Settings(BaseModel):
         variable = name.upper().replace("-", "_").replace(".", "_")
         defaults = {ERRORS_TOPIC: "processing-errors", DLQ_TOPIC: f"{self.service_name}-dlq"}
         return self.topics.get(variable) or self.topic_prefix + defaults.get(name, name)
+
+
+def security_faults(settings: Settings) -> list[str]:
+    """What does not go together in the settings of Kafka's security: a sentence each, which names the mend.
+
+    Each of them would otherwise be a client that connects to nothing, or with less security than was meant.
+    """
+    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
+    user, password = settings.kafka_sasl_username, settings.kafka_sasl_password
+    certificate, key = settings.ssl_certificate_location, settings.ssl_key_location
+    sasl = mechanism or user or password
+    rules = {
+        "KAFKA_SECURITY_PROTOCOL=SASL_SSL needs KAFKA_SASL_MECHANISM: SCRAM-SHA-512, SCRAM-SHA-256 or "
+        "AWS_MSK_IAM": protocol == "SASL_SSL" and not mechanism,
+        f"KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD need KAFKA_SECURITY_PROTOCOL="
+        f"SASL_SSL, it is {protocol}": protocol != "SASL_SSL" and sasl,
+        f"KAFKA_SASL_MECHANISM={mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD": mechanism
+        and mechanism.startswith("SCRAM-")
+        and not (user and password),
+        "KAFKA_SASL_MECHANISM=AWS_MSK_IAM takes no KAFKA_SASL_USERNAME or KAFKA_SASL_PASSWORD: the role of "
+        "the process is who it is": mechanism == "AWS_MSK_IAM" and (user or password),
+        "SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION need each other": bool(certificate) != bool(key),
+        "SSL_KEY_PASSWORD needs SSL_KEY_LOCATION": settings.ssl_key_password and not key,
+        "SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION need KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL, it is "
+        "PLAINTEXT": protocol == "PLAINTEXT" and (certificate or key),
+    }
+    return [sentence for sentence, broken in rules.items() if broken]
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

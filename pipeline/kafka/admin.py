@@ -1,5 +1,6 @@
 """Topics and groups: create, describe, change, and how far a group is behind."""
 
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,10 +22,18 @@ from config.settings import Settings
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.consumer import Partition
-from pipeline.kafka.errors import kafka_error
+from pipeline.kafka.errors import distrust, kafka_error
+from pipeline.kafka.security import made
 
 #: Seconds one request may take.
 TIMEOUT = 15.0
+
+#: Seconds of a request after which is looked whether brokers refuse this client: it is told apart, and no
+#: waiting mends it.
+LOOK = 1.0
+
+#: No broker answered in time.
+_AWAY = (KafkaError._TRANSPORT, KafkaError._TIMED_OUT)
 
 Answer = TypeVar("Answer")
 
@@ -88,6 +97,8 @@ class KafkaAdmin:
         self._settings = settings
         self._timeout = timeout
         self._made: AdminClient | None = None
+        #: Why a broker refused this client, or this client a broker, since the request began.
+        self._distrust: KafkaError | None = None
 
     def topics(self) -> dict[str, Topic]:
         """All topics of the cluster by name. Asks for no topic by name, so none is made by asking."""
@@ -202,14 +213,28 @@ class KafkaAdmin:
     @property
     def _client(self) -> AdminClient:
         if self._made is None:
-            self._made = AdminClient(client_configuration(self._settings, "admin"))
+            configuration = client_configuration(self._settings, "admin") | {"error_cb": self._on_error}
+            self._made = made(AdminClient, configuration)
         return self._made
 
+    def _on_error(self, error: KafkaError) -> None:
+        self._distrust = distrust(error) or self._distrust
+
     def _metadata(self, topic: str | None = None) -> Any:
-        try:
-            return self._client.list_topics(topic, timeout=self._timeout)
-        except KafkaException as error:
-            raise kafka_error(error, f"reach {self._settings.kafka_bootstrap_servers}") from error
+        action = f"reach {self._settings.kafka_bootstrap_servers}"
+        deadline = time.monotonic() + self._timeout
+        self._distrust = None
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                return self._client.list_topics(topic, timeout=min(LOOK, left))
+            except KafkaException as error:
+                # What brokers said meanwhile is told here.
+                self._client.poll(0)
+                if self._distrust:
+                    raise kafka_error(self._distrust, action) from error
+                if left <= LOOK or error.args[0].code() not in _AWAY:
+                    raise kafka_error(error, action) from error
 
     def _has_controller(self) -> bool:
         metadata = self._metadata()

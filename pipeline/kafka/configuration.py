@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 from config.settings import Settings
+from pipeline.kafka.security import security_configuration
 
 #: Seconds between two lines of librdkafka about connections that fail: it writes ten a second otherwise.
 QUIET = 10.0
@@ -39,16 +40,13 @@ def client_configuration(settings: Settings, name: str) -> dict[str, Any]:
 
     ``client.id`` is unique: quotas, broker logs and group members can be told apart.
     """
-    configuration: dict[str, Any] = {
+    return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
-        "security.protocol": settings.kafka_security_protocol,
         "client.id": f"{settings.service_name}-{name}-{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
         "logger": _log,
         # A broker that does not answer a connection is tried again soon, not after the default of 10 s.
         "reconnect.backoff.max.ms": 2000,
         "socket.connection.setup.timeout.ms": 5000,
         "topic.metadata.refresh.interval.ms": 60_000,
+        **security_configuration(settings),
     }
-    if settings.kafka_security_protocol == "SSL" and settings.ssl_ca_location:
-        configuration["ssl.ca.location"] = settings.ssl_ca_location
-    return configuration

@@ -14,6 +14,7 @@ from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailabl
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
+from pipeline.kafka.security import made
 
 log = structlog.get_logger()
 
@@ -78,7 +79,7 @@ class EventConsumer:
         on_revoked: OnPartitions,
         on_lost: OnPartitions,
     ) -> None:
-        self._consumer = Consumer(consumer_configuration(settings, group))
+        self._consumer = made(Consumer, consumer_configuration(settings, group))
         self._failure: ServiceError | None = None
         self._committing: threading.Thread | None = None
         self._consumer.subscribe(

@@ -46,7 +46,12 @@ _REFUSED = frozenset(
     }
 )
 
+_WHO = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or the role"
+
 _MENDS = {
+    KafkaError._AUTHENTICATION: _WHO,
+    KafkaError.SASL_AUTHENTICATION_FAILED: _WHO,
+    KafkaError._SSL: "correct SSL_CA_LOCATION, or SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION",
     KafkaError.UNKNOWN_TOPIC_OR_PART: 'run "pipeline provision", or correct the topic\'s name',
     KafkaError._UNKNOWN_TOPIC: 'run "pipeline provision", or correct the topic\'s name',
     KafkaError.MSG_SIZE_TOO_LARGE: "store the data elsewhere and send where it is",
@@ -54,6 +59,21 @@ _MENDS = {
     KafkaError.GROUP_AUTHORIZATION_FAILED: "allow KAFKA_CONSUMER_GROUP to this process",
     KafkaError.INVALID_REPLICATION_FACTOR: "set TOPIC_REPLICATION_FACTOR to at most the number of brokers",
 }
+
+
+def distrust(error: KafkaError) -> KafkaError | None:
+    """The error, when a broker refuses who this client says it is or this client a broker's certificate.
+
+    With TLS 1.3 a broker refuses a client's certificate after the handshake, when a request is under way:
+    librdkafka then speaks of a lost connection.
+    """
+    if error.code() in (
+        KafkaError._AUTHENTICATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._SSL,
+    ):
+        return error
+    return KafkaError(KafkaError._SSL, error.str()) if "tls alert" in error.str() else None
 
 
 def kafka_error(error: KafkaError | KafkaException, action: str) -> ServiceError:

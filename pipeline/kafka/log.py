@@ -14,6 +14,7 @@ from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.consumer import Partition, received
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
+from pipeline.kafka.security import made
 
 log = structlog.get_logger()
 
@@ -30,7 +31,7 @@ class LogReader:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self.topic = topic
-        self._consumer = Consumer(_configuration(settings))
+        self._consumer = made(Consumer, _configuration(settings))
         #: Of each partition, where it ended when it was opened.
         self._ends: dict[Partition, int] = {}
         #: Of each partition, the next offset to read.

@@ -10,6 +10,7 @@ from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.consumer import received
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
+from pipeline.kafka.security import made
 
 
 def newest_messages(settings: Settings, topic: str, count: int, timeout: float = 10.0) -> list[Message]:
@@ -17,14 +18,15 @@ def newest_messages(settings: Settings, topic: str, count: int, timeout: float =
 
     Raises a ServiceError for a topic that is missing, and when they do not come within ``timeout`` seconds.
     """
-    consumer = Consumer(
+    consumer = made(
+        Consumer,
         client_configuration(settings, "peek")
         # A group's name is asked for though no group is joined.
         | {
             "group.id": f"{settings.service_name}-peek",
             "enable.auto.commit": False,
             "enable.partition.eof": True,
-        }
+        },
     )
     deadline = time.monotonic() + timeout
     try:

@@ -16,6 +16,7 @@ from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Record
+from pipeline.kafka.security import made
 
 log = structlog.get_logger()
 
@@ -160,8 +161,8 @@ class _Client:
         #: A fatal error, or closed: takes no more records.
         self.ended = False
         self._stop = threading.Event()
-        self._producer = Producer(
-            {**producer_configuration(settings, name), **differences, "error_cb": self._on_error}
+        self._producer = made(
+            Producer, {**producer_configuration(settings, name), **differences, "error_cb": self._on_error}
         )
         self._thread = threading.Thread(target=self._poll, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()

@@ -1,6 +1,7 @@
 """Settings: read once, refused in one message, and every variable explained."""
 
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,49 @@ def test_the_example_explains_every_variable_with_its_default() -> None:
         expected = ",".join(default) if isinstance(default, tuple) else str(default)
         said = shown[variable]
         assert said.lower() == expected.lower() or float(said) == float(expected), variable
+
+
+SCRAM = {
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+    "KAFKA_SASL_USERNAME": "alice",
+    "KAFKA_SASL_PASSWORD": "hunter2",
+}
+CERTIFICATE = {"SSL_CERTIFICATE_LOCATION": "client.pem", "SSL_KEY_LOCATION": "client.key"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"}, "KAFKA_SASL_MECHANISM"),
+        (SCRAM | {"KAFKA_SECURITY_PROTOCOL": "SSL"}, "KAFKA_SECURITY_PROTOCOL=SASL_SSL, it is SSL"),
+        ({"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT", "KAFKA_SASL_USERNAME": "a"}, "it is PLAINTEXT"),
+        (SCRAM | {"KAFKA_SASL_PASSWORD": ""}, "needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"),
+        (SCRAM | {"KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}, "takes no KAFKA_SASL_USERNAME"),
+        (SCRAM | {"KAFKA_SASL_MECHANISM": "PLAIN"}, "SCRAM-SHA-512"),
+        ({"SSL_CERTIFICATE_LOCATION": "client.pem"}, "SSL_KEY_LOCATION need each other"),
+        ({"SSL_KEY_PASSWORD": "hunter2"}, "SSL_KEY_PASSWORD needs SSL_KEY_LOCATION"),
+        (CERTIFICATE | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "SSL or SASL_SSL, it is PLAINTEXT"),
+    ],
+)
+def test_security_that_does_not_fit_together_is_refused(variables: dict[str, str], named: str) -> None:
+    """Half a login, a login without TLS, a certificate without its key: refused, with what is missing."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({**REQUIRED, **variables})
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("variables", [{}, SCRAM, CERTIFICATE, SCRAM | CERTIFICATE])
+def test_security_that_fits_together_is_taken(variables: dict[str, str]) -> None:
+    """TLS alone, a password over it, a client certificate, or both."""
+    load_settings({**REQUIRED, **variables})
+
+
+def test_a_secret_is_never_shown() -> None:
+    """Neither the settings nor an error about them, with all it was caused by, hold a password."""
+    secret = SCRAM["KAFKA_SASL_PASSWORD"]
+    assert secret not in repr(load_settings({**REQUIRED, **SCRAM}))
+    for wrong in ({"MAX_RETRIES": secret}, {"KAFKA_SECURITY_PROTOCOL": "SSL"}):
+        with pytest.raises(ConfigurationError) as caught:
+            load_settings({**REQUIRED, **SCRAM, **wrong})
+        assert secret not in "".join(traceback.format_exception(caught.value))

@@ -1,0 +1,90 @@
+"""How every Kafka client proves who it is, and checks whom it speaks to: TLS, client certificates, SASL."""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+from confluent_kafka import KafkaException
+from pydantic import SecretStr
+
+from config.settings import Settings
+from pipeline.errors import ConfigurationError, ServiceRefusedError
+
+log = structlog.get_logger(__name__)
+
+#: What MSK calls AWS_MSK_IAM is, on the wire, this mechanism with a signed request as its token.
+OAUTH = "OAUTHBEARER"
+
+#: In librdkafka's words for a file that cannot be used: the property that names it.
+_FILE = re.compile(r"ssl\.\w+\.location")
+#: What else may be wrong with such a file.
+_ALSO = {"SSL_KEY_LOCATION": ", SSL_KEY_PASSWORD, or the certificate it belongs to"}
+
+Client = TypeVar("Client")
+
+#: A token and when it ends, in seconds since 1970.
+Token = tuple[str, float]
+
+
+def security_configuration(settings: Settings) -> dict[str, Any]:
+    """librdkafka's properties for the settings' security.
+
+    Raises ConfigurationError when MSK's tokens are asked for and cannot be made here.
+    """
+    protocol = settings.kafka_security_protocol
+    configuration: dict[str, Any] = {"security.protocol": protocol}
+    if protocol != "PLAINTEXT":
+        configuration |= {
+            "ssl.ca.location": settings.ssl_ca_location,
+            "ssl.certificate.location": settings.ssl_certificate_location,
+            "ssl.key.location": settings.ssl_key_location,
+            "ssl.key.password": _shown(settings.ssl_key_password),
+        }
+    if protocol == "SASL_SSL" and settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
+        configuration |= {"sasl.mechanism": OAUTH, "oauth_cb": _msk_tokens(settings)}
+    elif protocol == "SASL_SSL":
+        configuration |= {
+            "sasl.mechanism": settings.kafka_sasl_mechanism,
+            "sasl.username": settings.kafka_sasl_username,
+            "sasl.password": _shown(settings.kafka_sasl_password),
+        }
+    return {name: value for name, value in configuration.items() if value is not None}
+
+
+def made(kind: Callable[[dict[str, Any]], Client], configuration: dict[str, Any]) -> Client:
+    """A client of this configuration. Raises ServiceRefusedError for a file or password that does not do."""
+    try:
+        return kind(configuration)
+    except KafkaException as error:
+        at = _FILE.search(error.args[0].str())
+        named = at.group().replace(".", "_").upper() if at else ""
+        mend = f" (correct {named}={configuration.get(at.group())}{_ALSO.get(named, '')})" if at else ""
+        raise ServiceRefusedError(f"Could not make a Kafka client: {error.args[0].str()}{mend}") from error
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+def _msk_tokens(settings: Settings) -> Callable[[str], Token]:
+    try:
+        from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+    except ImportError as error:
+        raise ConfigurationError(
+            "KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs the signer: pip install 'pipeline[msk]'."
+        ) from error
+    if not settings.aws_default_region:
+        raise ConfigurationError("KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs AWS_DEFAULT_REGION: MSK's region.")
+    return partial(_msk_token, MSKAuthTokenProvider, settings.aws_default_region)
+
+
+def _msk_token(provider: Any, region: str, _: str) -> Token:
+    """Signed with the credentials of this moment; librdkafka asks again before the token ends."""
+    try:
+        token, expires_ms = provider.generate_auth_token(region)
+    except Exception as error:
+        log.error("kafka.token_failed", region=region, error=str(error))
+        raise
+    return token, expires_ms / 1000

@@ -1,0 +1,171 @@
+"""TLS, SCRAM, tokens and client certificates against a real broker that asks for them."""
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+from structlog.testing import capture_logs
+
+from config.settings import Settings, load_settings
+from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.kafka import (
+    EventConsumer,
+    EventProducer,
+    KafkaAdmin,
+    LogReader,
+    Message,
+    Record,
+    newest_messages,
+)
+from tests.securekafka import KEY_PASSWORD, PASSWORD, USER, SecureKafka, secure_kafka
+from tests.unit.test_settings import REQUIRED
+
+
+@pytest.fixture(scope="module")
+def broker(local_programs: None) -> Iterator[SecureKafka]:
+    with secure_kafka() as broker:
+        yield broker
+
+
+def _settings(broker: SecureKafka, **variables: str) -> Settings:
+    own = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.sasl,
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "SSL_CA_LOCATION": str(broker.authority),
+        "TOPIC_PREFIX": f"{uuid.uuid4().hex[:8]}-",
+        "KAFKA_CONSUMER_GROUP": uuid.uuid4().hex,
+    }
+    return load_settings({**REQUIRED, **own, **variables})
+
+
+def _scram(broker: SecureKafka, mechanism: str = "SCRAM-SHA-512", **variables: str) -> Settings:
+    own = {"KAFKA_SASL_MECHANISM": mechanism, "KAFKA_SASL_USERNAME": USER, "KAFKA_SASL_PASSWORD": PASSWORD}
+    return _settings(broker, **{**own, **variables})
+
+
+def _certified(broker: SecureKafka, **variables: str) -> Settings:
+    own = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.mutual,
+        "KAFKA_SECURITY_PROTOCOL": "SSL",
+        "SSL_CERTIFICATE_LOCATION": str(broker.certificate),
+        "SSL_KEY_LOCATION": str(broker.key),
+        "SSL_KEY_PASSWORD": KEY_PASSWORD,
+    }
+    return _settings(broker, **{**own, **variables})
+
+
+def _every_client_works(settings: Settings) -> None:
+    """Admin, producer, group consumer, log reader and a look at the newest: each reads what was written."""
+    topic = settings.topic("letters")
+    assert KafkaAdmin(settings).create(topic, partitions=1, replication=1, config={})
+    producer = EventProducer(settings, "test")
+    try:
+        assert producer.emit([Record(topic=topic, key=b"k", value=b"v")], 30) == [None]
+    finally:
+        producer.close(5)
+    assert [message.value for message in newest_messages(settings, topic, 1)] == [b"v"]
+    assert [message.value for message in _consumed(settings, topic)] == [b"v"]
+    reader = LogReader(settings, topic)
+    try:
+        reader.open(seconds=3600, records=10)
+        assert [message.value for message in _until(lambda: reader.poll(10, 1))] == [b"v"]
+    finally:
+        reader.close()
+
+
+def _consumed(settings: Settings, topic: str) -> list[Message]:
+    ignore = {name: lambda _: None for name in ("on_assigned", "on_revoked", "on_lost")}
+    consumer = EventConsumer(settings, [topic], settings.kafka_consumer_group, **ignore)
+    try:
+        return _until(lambda: consumer.poll(10, 1))
+    finally:
+        consumer.close()
+
+
+def _until(poll: Callable[[], list[Message]]) -> list[Message]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if messages := poll():
+            return messages
+    return []
+
+
+@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_password_over_tls_lets_every_client_in(broker: SecureKafka, mechanism: str) -> None:
+    """With SCRAM over TLS, all that this project does with Kafka works."""
+    _every_client_works(_scram(broker, mechanism))
+
+
+def test_a_client_certificate_lets_every_client_in(broker: SecureKafka) -> None:
+    """With a certificate and an encrypted key of its own, all that this project does with Kafka works."""
+    _every_client_works(_certified(broker))
+
+
+def test_a_token_lets_every_client_in(broker: SecureKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where MSK's signer gives the token, each kind of client asks for it and brings it."""
+    asked: list[str] = []
+
+    def sign(region: str) -> tuple[str, int]:
+        asked.append(region)
+        return _unsigned(seconds=300), int((time.time() + 300) * 1000)
+
+    monkeypatch.setattr(MSKAuthTokenProvider, "generate_auth_token", sign)
+    _every_client_works(_settings(broker, KAFKA_SASL_MECHANISM="AWS_MSK_IAM", AWS_DEFAULT_REGION="eu-west-1"))
+    assert set(asked) == {"eu-west-1"}
+    assert len(asked) >= 5
+
+
+def _unsigned(seconds: float) -> str:
+    """A JSON web token without a signature, as the broker's default validator takes it."""
+    parts = {"alg": "none"}, {"sub": "alice", "iat": time.time(), "exp": time.time() + seconds}
+    return (
+        ".".join(base64.urlsafe_b64encode(json.dumps(p).encode()).decode().rstrip("=") for p in parts) + "."
+    )
+
+
+REFUSALS = {
+    "a wrong password": (_scram, {"KAFKA_SASL_PASSWORD": "wrong"}, "KAFKA_SASL_PASSWORD"),
+    "an unknown user": (_scram, {"KAFKA_SASL_USERNAME": "mallory"}, "KAFKA_SASL_USERNAME"),
+    "a stranger's authority": (_scram, {"SSL_CA_LOCATION": "stranger"}, "SSL_CA_LOCATION"),
+    "no certificate": (
+        _certified,
+        dict.fromkeys(("SSL_CERTIFICATE_LOCATION", "SSL_KEY_LOCATION", "SSL_KEY_PASSWORD"), ""),
+        "SSL_CERTIFICATE_LOCATION",
+    ),
+    "a wrong key password": (_certified, {"SSL_KEY_PASSWORD": "wrong"}, "SSL_KEY_PASSWORD"),
+    "a missing key": (_certified, {"SSL_KEY_LOCATION": "/nowhere.key"}, "SSL_KEY_LOCATION=/nowhere.key"),
+    "a missing authority": (_scram, {"SSL_CA_LOCATION": "/nowhere.pem"}, "SSL_CA_LOCATION=/nowhere.pem"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_is_wrong_is_said_at_once(broker: SecureKafka, case: str) -> None:
+    """A wrong secret, certificate or authority is a refusal within 5 s that names the setting to correct."""
+    settings_of, variables, named = REFUSALS[case]
+    variables = {name: value.replace("stranger", str(broker.stranger)) for name, value in variables.items()}
+    settings = settings_of(broker, **variables)
+    began = time.monotonic()
+    with pytest.raises(ServiceRefusedError) as refused:
+        KafkaAdmin(settings).topics()
+    assert time.monotonic() - began < 5
+    assert named in str(refused.value)
+    assert PASSWORD not in str(refused.value)
+
+
+def test_a_token_that_cannot_be_made_is_logged_and_refused(
+    broker: SecureKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without credentials there is no token: the client is not let in, and nothing crashes."""
+
+    def sign(region: str) -> tuple[str, int]:
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(MSKAuthTokenProvider, "generate_auth_token", sign)
+    settings = _settings(broker, KAFKA_SASL_MECHANISM="AWS_MSK_IAM", AWS_DEFAULT_REGION="eu-west-1")
+    with capture_logs() as lines, pytest.raises(ServiceError):
+        KafkaAdmin(settings, timeout=3).topics()
+    assert {"event": "kafka.token_failed", "error": "no credentials"}.items() <= lines[0].items()
