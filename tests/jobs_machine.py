@@ -39,8 +39,10 @@ stage_sizes = st.sampled_from([None, None, 0, 1, 2, 3, 4, 5, 8, 11])
 class JobsMachine(RuleBasedStateMachine):
     """Any schedule of deliveries, copies, faults and redrives of one job."""
 
-    #: Gives a client on an empty table, and the table's name.
+    #: Gives a client, and the name of its table, which is empty for the service.
     make_client: Callable[[], tuple[Any, str]]
+    #: Gives the name of the service.
+    make_service: Callable[[], str] = staticmethod(lambda: "test")
 
     @initialize(
         graph=st.sampled_from(GRAPHS),
@@ -65,9 +67,9 @@ class JobsMachine(RuleBasedStateMachine):
         client, table_name = self.make_client()
         self.client = client
         table = SequentialTable(table_name, lambda: Wire(client, self.watch))  # type: ignore[arg-type,return-value]
-        self.time = 1_700_000_000.0
+        self.time = 4_000_000_000.0  # not in the past: DynamoDB Local deletes what expired
         settings = Settings(
-            service_name="test",
+            service_name=self.make_service(),
             kafka_bootstrap_servers="none",
             kafka_consumer_group="test",
             sqs_task_queue_url="http://none/tasks.fifo",
