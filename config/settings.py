@@ -92,6 +92,7 @@ class Settings(BaseModel):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     health_host: str = "127.0.0.1"
     health_port: int | None = Field(default=None, ge=1, le=65535)
+    web_token: SecretStr | None = None
     sentry_dsn: SecretStr | None = None
 
     @field_validator("task_modules", mode="before")

@@ -2,6 +2,8 @@
 
 import threading
 
+from pipeline.telemetry import metrics
+
 #: The most events and bytes to hold. A hundred are in flight at a thousand events/s and a round trip of
 #: 100 ms; the rest is for bursts and for groups whose events must wait for one another.
 MAX_EVENTS, MAX_BYTES = 2_000, 64 * 1024 * 1024
@@ -29,6 +31,7 @@ class Load:
             self._events -= 1
             self._bytes -= size
             self.passed += 1
+        metrics.EVENTS_PASSED.inc()
 
     def share(self) -> float:
         """How full it is: 1 at the limit of either."""

@@ -15,6 +15,7 @@ from pipeline.jobs import Closing, Failed, JobFailed, JobFilled, JobStore, Stage
 from pipeline.kafka import EventProducer, Headers, Message, Record
 from pipeline.patience import Patience
 from pipeline.registry import Registry
+from pipeline.telemetry import metrics
 from pipeline.worker.closing import job_complete_record
 
 log = structlog.get_logger(__name__)
@@ -183,6 +184,7 @@ class Rejects:
 
     @staticmethod
     def _log(entry: Entry, rejection: Rejection) -> None:
+        metrics.EVENTS_REJECTED.labels(entry.source.topic).inc()
         log.error(
             "event.rejected",
             job_id=entry.job_id,

@@ -8,6 +8,7 @@ import structlog
 from pipeline.clock import boottime
 from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
+from pipeline.telemetry import metrics
 from pipeline.transport.disposal import BATCH, Disposal
 from pipeline.transport.intake import Intake, by_queue
 from pipeline.transport.lease import Lease, Phase
@@ -103,6 +104,7 @@ class Heartbeat:
             )
         for lease, error in failed:
             if isinstance(error, ServiceRefusedError):
+                metrics.LEASES_LOST.labels(lease.queue).inc()
                 log.warning("lease.lost", queue=lease.queue, message_id=lease.message_id, error=str(error))
                 # Behind a head that another worker may have now, nothing may start here.
                 self._disposal.release(self._intake.cut(lease.lane))

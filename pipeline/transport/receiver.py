@@ -10,6 +10,7 @@ import structlog
 
 from pipeline.errors import InvalidInputError, ServiceError, ServiceUnavailableError
 from pipeline.sqs import ReceivedMessage, SqsQueue
+from pipeline.telemetry import metrics
 from pipeline.transport.envelope import open_envelope
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import Lease
@@ -94,6 +95,7 @@ class Receiver:
             attempt_id=attempt_id,
         )
         if messages:
+            metrics.TASKS_RECEIVED.labels(self._queue.name).inc(len(messages))
             self._take_in([self._lease(message) for message in messages])
 
     def _lease(self, message: ReceivedMessage) -> Lease:

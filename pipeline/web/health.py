@@ -1,6 +1,7 @@
 """The health endpoints: each dependency by itself, all of them, and what an orchestrator asks."""
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -13,15 +14,22 @@ from pipeline.web.probe import Probe
 from pipeline.web.reports import UNHEALTHY, Report, Reports, worst
 
 
-def health_router(settings: Settings, registry: Registry) -> APIRouter:
+def make_probes(settings: Settings, registry: Registry) -> dict[str, Probe]:
+    """A probe for each dependency."""
+    reports = Reports(settings, registry)
+    return {
+        "kafka": Probe("Kafka", reports.kafka),
+        "sqs": Probe("SQS", reports.sqs),
+        "dynamodb": Probe("DynamoDB", reports.dynamodb),
+    }
+
+
+def health_router(settings: Settings, probes: Mapping[str, Probe]) -> APIRouter:
     """``/kafka/health``, ``/sqs/health``, ``/health``, ``/live`` and ``/ready``.
 
     503 when what was asked for is unhealthy, else 200.
     """
     router = APIRouter()
-    reports = Reports(settings, registry)
-    kafka, sqs = Probe("Kafka", reports.kafka), Probe("SQS", reports.sqs)
-    probes = {"kafka": kafka, "sqs": sqs, "dynamodb": Probe("DynamoDB", reports.dynamodb)}
 
     async def ask_all() -> dict[str, Report]:
         answers = await asyncio.gather(*(probe.report() for probe in probes.values()))
@@ -29,11 +37,11 @@ def health_router(settings: Settings, registry: Registry) -> APIRouter:
 
     @router.get("/kafka/health")
     async def kafka_health() -> JSONResponse:
-        return _answer(await kafka.report())
+        return _answer(await probes["kafka"].report())
 
     @router.get("/sqs/health")
     async def sqs_health() -> JSONResponse:
-        return _answer(await sqs.report())
+        return _answer(await probes["sqs"].report())
 
     @router.get("/health")
     async def health() -> JSONResponse:

@@ -11,7 +11,8 @@ from fastapi import FastAPI
 from config.settings import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.registry import Registry
-from pipeline.web.health import health_router
+from pipeline.web.health import health_router, make_probes
+from pipeline.web.metrics import metrics_router
 
 #: Seconds that requests under way get when the server ends.
 GRACE = 2
@@ -24,7 +25,9 @@ class WebServer:
         self._socket = _listen(host, port)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
-        app.include_router(health_router(settings, registry))
+        probes = make_probes(settings, registry)
+        app.include_router(health_router(settings, probes))
+        app.include_router(metrics_router(settings, probes))
         # Its logs go where this process's logs go; a line for each probe would drown them.
         config = uvicorn.Config(
             app,

@@ -1,6 +1,7 @@
 """Closing: what follows when the last task of a split or of a job is recorded."""
 
 import json
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -24,6 +25,7 @@ from pipeline.kafka import EventProducer, Record
 from pipeline.patience import Patience, raise_first
 from pipeline.registry import Registry
 from pipeline.taskmessage import TaskHeader, TaskMessage
+from pipeline.telemetry import metrics
 from pipeline.worker.dispatch import Dispatch
 
 #: How long one wait for Kafka's acknowledgement lasts (seconds).
@@ -76,6 +78,9 @@ class Closer:
                 "announce jobs", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
             )
         )
+        for closing in ended:
+            state = "failed" if isinstance(closing, JobFailed) else "complete"
+            metrics.JOB_SECONDS.labels(state).observe(max(0.0, time.time() - closing.job.submitted_at))
 
     def _close(self, filled: Sequence[Filled]) -> list[Exception | None]:
         answers = self._store.close_all(filled)

@@ -12,6 +12,7 @@ from celery.worker import state
 
 from pipeline.clock import boottime
 from pipeline.taskmessage import HEADER
+from pipeline.telemetry import metrics
 from pipeline.transport.lease import Lease
 from pipeline.worker import trace
 from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded, failed
@@ -62,6 +63,7 @@ class Request(base.Request):  # type: ignore[misc]
         if lease is None or not lease.startable(limit or 0):
             self.settle(Returned())
             raise TaskRevokedError(self.id)  # what makes the worker free the slot
+        metrics.TASKS_STARTED.labels(self.name).inc()
         result = pool.apply_async(
             trace.run,
             args=(

@@ -12,9 +12,11 @@ import structlog
 
 from pipeline.batches import Batches
 from pipeline.patience import Abandoned, Patience
+from pipeline.telemetry.metrics import timed
 from pipeline.transport.inbound import Inbound
 from pipeline.transport.lease import Phase
 from pipeline.worker.closing import Closer
+from pipeline.worker.counting import count, count_failures
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.effects import Effects
 from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Returned, Succeeded, failed
@@ -105,8 +107,10 @@ class Settlement:
             match work.outcome:
                 case Returned(delay=delay):
                     self._disposal.give_back(work.lease, delay)
+                    count(work)
                 case Discarded():
                     self._delete(work)
+                    count(work)
                 case Failed():
                     unsuccessful.append(work)
                 case Succeeded() if work.role == "split":
@@ -121,17 +125,24 @@ class Settlement:
         self._dead_letters.bury(given_up)
         for work in given_up:
             self._delete(work)
+        count_failures(unsuccessful, given_up)
 
     def _complete(self, done: Sequence[Work], unsuccessful: list[Work]) -> None:
         """Emit, record, close, delete. What can never be emitted or recorded joins ``unsuccessful``."""
-        emitted = self._keep(done, self._effects.emit(done), unsuccessful)
-        recorded, closings = self._effects.record(emitted)
+        if not done:
+            return
+        with timed("emit"):
+            emitted = self._keep(done, self._effects.emit(done), unsuccessful)
+        with timed("record"):
+            recorded, closings = self._effects.record(emitted)
         kept = self._keep(emitted, recorded, unsuccessful)
         for work in kept:
             self.intake.advance(work.lease)
-        self._closer.close(closings)
+        with timed("close"):
+            self._closer.close(closings)
         for work in kept:
             self._delete(work)
+            count(work)
             if isinstance(work.outcome, Succeeded):
                 log.info("task.done", **work.log_fields(work.lease.attempts + 1))
                 work.send_event("task-succeeded", result=work.outcome.summary, runtime=work.outcome.seconds)

@@ -1,5 +1,6 @@
 """The worker's own steps: what is checked before it starts, and settlement."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
 from pipeline.patience import Patience
 from pipeline.registry import REGISTRY
+from pipeline.telemetry import metrics
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker.closing import Closer
@@ -109,6 +111,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             patience,
         )
         Request.settlement = self._settlement
+        metrics.at_scrape("held", lambda: show_held(receiving.intake.counts()))
         receiving.screen = Screen(settings, REGISTRY, store, patience)
         receiving.on_unrunnable = self._settle_unrun
         receiving.on_refused = stop_worker
@@ -138,6 +141,12 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             error="pipeline.errors.InvalidInputError", message=lease.problem or "", permanent=True
         )
         self._settlement.submit(Work(lease=lease, outcome=outcome))
+
+
+def show_held(counts: Mapping[str, int]) -> None:
+    """Set the gauges of what this worker holds."""
+    for name, messages in counts.items():
+        (metrics.LANES if name == "lanes" else metrics.HELD.labels(name)).set(messages)
 
 
 def stop_worker(error: ServiceError) -> None:

@@ -79,6 +79,11 @@ def ready(port: int) -> bool:
         return False
 
 
+def read_metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=6) as answer:
+        return str(answer.read().decode())
+
+
 def lines(log: Path) -> list[dict[str, Any]]:
     """The lines of a log, all of which must be JSON objects."""
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
@@ -122,6 +127,11 @@ def test_a_task_can_be_followed_through_the_logs(
         job_id = submit('{"lines": 3}', code=0)
         failed = submit('{"lines": -1}', code=1)
         wait_until(lambda: reports, "Sentry is told")
+        bridge, worker = (read_metrics(port) for port in ports.values())
+    assert "pipeline_events_passed_total 2.0" in bridge
+    assert 'pipeline_tasks_settled_total{outcome="done",stage="price"} 1.0' in worker
+    assert 'pipeline_tasks_settled_total{outcome="dead",stage="price"} 1.0' in worker
+    assert 'pipeline_job_seconds_count{state="complete"} 1.0' in worker
     written = lines(tmp_path / "worker.log")
     of_job = [line for line in written if line.get("job_id") == job_id]
     assert [line["event"] for line in of_job] == ["pricing 3 lines", "order.priced", "task.done"]

@@ -151,6 +151,33 @@ def test_a_queue_service_that_accepts_and_never_answers_holds_nobody_up(
             assert health["dependencies"]["kafka"]["status"] == "degraded"
 
 
+def test_metrics_are_for_those_who_may(
+    embedded_services: Services, make_settings: MakeSettings, registry: Registry
+) -> None:
+    """Depths, lag and dependencies for Prometheus; with WEB_TOKEN only for who sends it; health for all."""
+    settings = make_settings(embedded_services, WEB_TOKEN="let-me-in")
+    list(provision(settings, registry))
+    with served(settings, registry) as server:
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "let-me-in"}):
+            with pytest.raises(urllib.error.HTTPError) as refused, _open(server, given):
+                pass
+            assert refused.value.code == 401
+            refused.value.close()
+        with _open(server, {"Authorization": "Bearer let-me-in"}) as answer:
+            text = answer.read().decode()
+        queue = settings.task_queue
+        assert f'pipeline_queue_messages{{queue="{queue}",state="available"}} 0.0' in text
+        assert 'pipeline_dependency{dependency="kafka"} 1.0' in text
+        assert f'pipeline_consumer_lag{{topic="{settings.topic("document-received")}"}} 0.0' in text
+        assert ask(server, "/health")[0] == 200
+        assert "let-me-in" not in json.dumps(ask(server, "/health")[1])
+
+
+def _open(server: WebServer, headers: dict[str, str]) -> Any:
+    request = urllib.request.Request(server.url + "/metrics", headers=headers)  # noqa: S310
+    return urllib.request.urlopen(request, timeout=6)  # noqa: S310
+
+
 def test_a_taken_port_costs_the_endpoint_and_not_the_process(
     embedded_services: Services, make_settings: MakeSettings, registry: Registry
 ) -> None:

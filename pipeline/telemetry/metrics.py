@@ -1,0 +1,105 @@
+"""Every Prometheus metric there is, by its one name. ``docs/operations.md`` has them in a table.
+
+Counted in the parent process of a worker and in a bridge; read at ``/metrics`` of the process that counts.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+#: Ours only: the client library's own registry also holds the Python process's.
+REGISTRY = CollectorRegistry()
+
+#: Seconds; from a cached lookup to a model's answer.
+_RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+_STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
+_JOB_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
+
+# ─── Worker ───
+TASKS_RECEIVED = Counter(
+    "pipeline_tasks_received", "Task messages received from SQS.", ["queue"], registry=REGISTRY
+)
+TASKS_STARTED = Counter("pipeline_tasks_started", "Runs given to the pool.", ["task"], registry=REGISTRY)
+#: outcome: done, already_done, retried, dead, returned (did not run), discarded (a plain task that just ends)
+TASKS_SETTLED = Counter(
+    "pipeline_tasks_settled",
+    "Tasks that settlement is through with.",
+    ["stage", "outcome"],
+    registry=REGISTRY,
+)
+TASKS_FAILED = Counter(
+    "pipeline_tasks_failed", "Failed runs, those that are tried again too.", ["stage"], registry=REGISTRY
+)
+RUN_SECONDS = Histogram(
+    "pipeline_task_run_seconds", "Run time of tasks.", ["stage"], buckets=_RUN_BUCKETS, registry=REGISTRY
+)
+#: step: emit, record, close
+STEP_SECONDS = Histogram(
+    "pipeline_settlement_step_seconds",
+    "Time of a settlement step, for a batch of tasks.",
+    ["step"],
+    buckets=_STEP_BUCKETS,
+    registry=REGISTRY,
+)
+LEASES_LOST = Counter(
+    "pipeline_leases_lost", "Messages held that SQS gave to others.", ["queue"], registry=REGISTRY
+)
+HELD = Gauge("pipeline_held", "Messages held, by how far they are.", ["phase"], registry=REGISTRY)
+LANES = Gauge("pipeline_lanes", "Message groups of which messages are held.", registry=REGISTRY)
+#: state: complete, failed
+JOB_SECONDS = Histogram(
+    "pipeline_job_seconds",
+    "From a job's submission to its end.",
+    ["state"],
+    buckets=_JOB_BUCKETS,
+    registry=REGISTRY,
+)
+
+# ─── Bridge ───
+EVENTS_PASSED = Counter(
+    "pipeline_events_passed", "Events the bridge is through with, rejected ones too.", registry=REGISTRY
+)
+EVENTS_REJECTED = Counter(
+    "pipeline_events_rejected", "Events that could not become tasks.", ["topic"], registry=REGISTRY
+)
+
+# ─── What the process depends on, asked when the metrics are ───
+DEPENDENCY = Gauge(
+    "pipeline_dependency",
+    "How a dependency is: 1 healthy, 0.5 degraded, 0 unhealthy.",
+    ["dependency"],
+    registry=REGISTRY,
+)
+#: state: available, in_flight, delayed, dead
+QUEUE_MESSAGES = Gauge(
+    "pipeline_queue_messages", "About how many messages a queue holds.", ["queue", "state"], registry=REGISTRY
+)
+LAG = Gauge(
+    "pipeline_consumer_lag", "Events the bridges' group has not committed.", ["topic"], registry=REGISTRY
+)
+
+_at_scrape: dict[str, Callable[[], None]] = {}
+
+
+def at_scrape(name: str, update: Callable[[], None]) -> None:
+    """Call ``update`` before the metrics are read: for gauges of what somebody else counts anyway."""
+    _at_scrape[name] = update
+
+
+def exposition() -> bytes:
+    """All metrics in Prometheus's text format."""
+    for update in list(_at_scrape.values()):
+        update()
+    return generate_latest(REGISTRY)
+
+
+@contextmanager
+def timed(step: str) -> Iterator[None]:
+    """Observe how long a settlement step takes, also one that fails."""
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        STEP_SECONDS.labels(step).observe(time.monotonic() - started)
