@@ -1,0 +1,151 @@
+"""The door's own work: batches that come back half done, errors as decisions, values as they were."""
+
+from typing import Any
+
+import pytest
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    NoCredentialsError,
+    NoRegionError,
+    ReadTimeoutError,
+)
+
+from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
+from pipeline.jobs import table as table_module
+from pipeline.jobs.errors import table_error
+from pipeline.jobs.table import BATCH_TRIES, Table
+from pipeline.jobs.wire import Item, dump_item, load_item
+from tests.fakes.dynamodb import FakeDynamoDB
+
+
+class HalfDone(FakeDynamoDB):
+    """A DynamoDB that does one item of a batch and leaves the rest unprocessed, ``times`` times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+
+    def batch_write_item(self, *, RequestItems: Any) -> Any:  # noqa: N803 - the field's name
+        """Write the first only."""
+        ((table, requests),) = RequestItems.items()
+        if not self._leaves_some() or len(requests) == 1:
+            return super().batch_write_item(RequestItems=RequestItems)
+        super().batch_write_item(RequestItems={table: requests[:1]})
+        return {"UnprocessedItems": {table: requests[1:]}}
+
+    def batch_get_item(self, *, RequestItems: Any) -> Any:  # noqa: N803 - the field's name
+        """Read the first only."""
+        ((table, request),) = RequestItems.items()
+        keys = request["Keys"]
+        if not self._leaves_some() or len(keys) == 1:
+            return super().batch_get_item(RequestItems=RequestItems)
+        answer = super().batch_get_item(RequestItems={table: {**request, "Keys": keys[:1]}})
+        return answer | {"UnprocessedKeys": {table: {**request, "Keys": keys[1:]}}}
+
+    def _leaves_some(self) -> bool:
+        self.times -= 1
+        return self.times >= 0
+
+
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_module, "BATCH_WAIT", 0)
+
+
+def items(count: int) -> dict[tuple[str, str], Item | None]:
+    """Some items by key."""
+    return {(f"p{n}", "-"): {"n": n} for n in range(count)}
+
+
+def test_what_a_batch_leaves_unprocessed_is_sent_again() -> None:
+    """Every item of more than one request is written and read, though each answer leaves some."""
+    client = HalfDone(4)
+    table = Table("jobs", lambda: client)  # type: ignore[arg-type,return-value]
+    written = items(60)
+    assert table.put_many(written) == {}
+    client.times = 4
+    assert {key: item["n"] for key, item in table.get_many([*written, *written]).items()} == {
+        key: n for n, key in enumerate(written)
+    }
+
+
+def test_a_batch_that_stays_unprocessed_is_unavailable() -> None:
+    """A throttled table is no success: the items of that request are told, the others are written."""
+    client = HalfDone(BATCH_TRIES)
+    table = Table("jobs", lambda: client)  # type: ignore[arg-type,return-value]
+    written = items(30)
+    errors = table.put_many(written)
+    assert list(errors) == list(written)[:25]
+    assert all(isinstance(error, ServiceUnavailableError) for error in errors.values())
+    client.times = BATCH_TRIES
+    with pytest.raises(ServiceUnavailableError, match="unprocessed"):
+        table.get_many(written)
+
+
+def test_values_come_back_as_they_were() -> None:
+    """Every type that is stored is read as itself; None is not stored."""
+    item: Item = {
+        "text": "é",
+        "yes": True,
+        "int": -7,
+        "float": 1_700_000_000.125,
+        "tiny": 1e-07,
+        "bytes": b"\x00\xff",
+        "names": frozenset({"a", "b"}),
+        "numbers": frozenset({0, 255}),
+        "list": [1, ["x"]],
+        "map": {"a": "b"},
+    }
+    assert load_item(dump_item({**item, "nothing": None})) == item
+
+
+def client_error(code: str, status: int = 400) -> ClientError:
+    """An answer of DynamoDB's."""
+    return ClientError(
+        {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        "UpdateItem",
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        client_error("ProvisionedThroughputExceededException"),
+        client_error("ThrottlingException"),
+        client_error("RequestLimitExceeded"),
+        client_error("com.amazonaws.dynamodb.v20120810#InternalServerError", 500),
+        client_error("Anything", 503),
+        client_error("ExpiredTokenException"),
+        ReadTimeoutError(endpoint_url="here"),
+        ConnectTimeoutError(endpoint_url="here"),
+    ],
+    ids=str,
+)
+def test_what_may_pass_is_asked_again(error: ClientError | BotoCoreError) -> None:
+    """Throttled, broken inside, timed out: unavailable."""
+    assert isinstance(table_error(error, "read"), ServiceUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        client_error("ResourceNotFoundException"),
+        client_error("AccessDeniedException"),
+        client_error("ValidationException"),
+        NoCredentialsError(),
+        NoRegionError(),
+    ],
+    ids=str,
+)
+def test_what_stays_is_refused(error: ClientError | BotoCoreError) -> None:
+    """Missing, forbidden, malformed, without credentials: refused."""
+    assert isinstance(table_error(error, "read"), ServiceRefusedError)
+
+
+def test_a_refusal_names_the_action_the_reason_and_the_mend() -> None:
+    """A person reads what was being done, and what to do."""
+    text = str(table_error(client_error("ResourceNotFoundException"), "read x in table jobs"))
+    assert "Could not read x in table jobs: ResourceNotFoundException: no" in text
+    assert "pipeline provision" in text
