@@ -1,6 +1,5 @@
 """The Celery app that ``celery -A pipeline`` finds."""
 
-import os
 from functools import cached_property
 from typing import Any
 
@@ -8,11 +7,13 @@ from celery import Celery, current_task
 from celery.signals import after_setup_logger, after_setup_task_logger, before_task_publish
 
 from config.settings import Settings, load_settings
+from config.vault import environment
+from pipeline.errors import ConfigurationError
 from pipeline.jobs import JobStore
 from pipeline.telemetry import logs
 from pipeline.transport import fifo
 from pipeline.worker.healthstep import Health
-from pipeline.worker.steps import Preflight, Settling
+from pipeline.worker.steps import Preflight, Settling, StartRefused
 
 
 class PipelineApp(Celery):  # type: ignore[misc]
@@ -20,8 +21,11 @@ class PipelineApp(Celery):  # type: ignore[misc]
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings of this process."""
-        return load_settings(os.environ)
+        """The settings of this process. What is wrong with them ends a command with one message."""
+        try:
+            return load_settings(environment())
+        except ConfigurationError as error:
+            raise StartRefused(str(error)) from error
 
     @cached_property
     def job_store(self) -> JobStore:

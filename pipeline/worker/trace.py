@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from billiard.common import terminate_handler_fired
 from celery import states
 from celery.app.trace import trace_task
 from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
@@ -53,7 +54,9 @@ def run(
         )
     except (WorkerShutdown, WorkerTerminate):
         raise
-    except BaseException as error:  # noqa: BLE001 - a task may raise anything, and each is its failure
+    except BaseException as error:
+        if terminate_handler_fired():
+            raise  # the task did not end: its process was told to
         return failed(error, time.monotonic() - started)
     finally:
         running_options.reset(token)
@@ -61,6 +64,8 @@ def run(
         result = value if isinstance(task, StageTask) else None
         shown = (summary or "").encode()[:SUMMARY_BYTES].decode(errors="ignore")
         return Succeeded(result=result, summary=shown, seconds=seconds or 0.0)
+    if terminate_handler_fired():
+        raise SystemExit  # as above; what it raised then came of that
     seconds = time.monotonic() - started
     if isinstance(task, StageTask):
         return failed(info.retval, seconds)

@@ -152,6 +152,10 @@ class Shop:
         """Throw away all that the queue holds."""
         sqs_client(self.settings).purge_queue(QueueUrl=self.queue.url)
 
+    def delete_queue(self) -> None:
+        """Take the task queue away."""
+        sqs_client(self.settings).delete_queue(QueueUrl=self.queue.url)
+
     def delay(self, name: str, *args: object, **options: Any) -> str:
         """Publish a plain task as a Celery client does; its id."""
         result = self.signature(name, *args).apply_async(**options)

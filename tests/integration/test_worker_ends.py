@@ -1,0 +1,245 @@
+"""Workers that are stopped, killed and restarted; other pools; workers that must not start."""
+
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.jobs import JobState
+from pipeline.services.environment import Services
+from tests.conftest import MakeEnvironment
+from tests.integration import workshop
+from tests.integration.shop import WORKER, Shop, open_shop
+from tests.integration.workshop import Batch, Order
+
+
+@pytest.fixture
+def shop(
+    embedded_services: Services, make_environment: MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
+    """A shop of its own, without workers."""
+    with open_shop(embedded_services, make_environment, tmp_path_factory.mktemp("shop")) as shop:
+        yield shop
+
+
+def ready(shop: Shop, worker: "subprocess.Popen[bytes]") -> None:
+    """Wait until the worker has run something."""
+    shop.submit(workshop.make, Order(key=f"ready-{worker.pid}"))
+    shop.wait_line(f"ready-{worker.pid}", "end")
+
+
+# ─── Shutdown ───
+
+
+def test_sigterm_finishes_what_runs_and_gives_the_rest_back_at_once(shop: Shop) -> None:
+    """Exit code 0; the running task is recorded, the waiting ones are there for another worker at once."""
+    worker = shop.start(SQS_LEASE_SECONDS="60")
+    ready(shop, worker)
+    running = shop.submit_many(
+        workshop.visit, [Order(key="runs", do="sleep", seconds=3), *[Order(key="waits")] * 3], entity="a"
+    )
+    more = shop.submit_many(workshop.make, [Order(key=f"runs-{n}", do="sleep", seconds=3) for n in range(4)])
+    shop.wait_line("runs", "start")
+    shop.wait(lambda: len([x for x in shop.all_lines() if x["what"] == "start"]) == 3, "both children busy")
+    worker.send_signal(signal.SIGTERM)
+    # Those of the entity stay behind its running head; the others are free at once.
+    shop.wait(lambda: shop.queue.depth().in_flight <= 2, "given back before the end", 3)
+    assert not shop.lines("runs", "end")
+    assert worker.wait(30) == 0
+    shop.wait_job(running[0], timeout=2)
+    assert not shop.lines("waits", "start")
+    assert shop.queue.depth().in_flight == 0
+    second = shop.start()
+    for job_id in running + more:
+        shop.wait_job(job_id)
+    starts = Counter(line["key"] for line in shop.all_lines() if line["what"] == "start")
+    assert starts["runs"] == 1
+    assert all(starts[f"runs-{n}"] == 1 for n in range(4))
+    assert {line["attempt"] for line in shop.all_lines() if line["what"] == "start"} == {1}
+    assert shop.stop(second) == 0
+
+
+def test_a_warm_shutdown_keeps_its_running_task_longer_than_its_lease(shop: Shop) -> None:
+    """The event loop is over by then; nobody else may start the task while it runs."""
+    first = shop.start(SQS_LEASE_SECONDS="3")
+    ready(shop, first)
+    job_id = shop.submit(workshop.make, Order(key="outlasts", do="sleep", seconds=14))
+    shop.wait_line("outlasts", "start")
+    first.send_signal(signal.SIGTERM)
+    second = shop.start()
+    shop.wait_job(job_id)
+    assert first.wait(20) == 0
+    assert [line["what"] for line in shop.lines("outlasts")] == ["start", "end"]
+    assert shop.stop(second) == 0
+
+
+def test_sigquit_cuts_off_and_no_attempt_is_counted(shop: Shop) -> None:
+    """What was cut off runs again elsewhere, as if for the first time."""
+    first = shop.start()
+    ready(shop, first)
+    job_id = shop.submit(workshop.once, Order(key="cut", do="sleep", seconds=20, times=1))
+    shop.wait_line("cut", "start")
+    first.send_signal(signal.SIGQUIT)
+    first.wait(20)
+    shop.children.end(first)
+    second = shop.start()
+    starts = shop.wait_line("cut", "start", 2)
+    assert [line["attempt"] for line in starts] == [1, 1]
+    assert shop.job(job_id).state is JobState.RUNNING
+    shop.kill(second)
+
+
+# ─── kill -9 ───
+
+
+@pytest.mark.parametrize("kind", ["embedded", "local"])
+def test_kill_9_again_and_again_loses_nothing(
+    request: pytest.FixtureRequest,
+    make_environment: MakeEnvironment,
+    tmp_path_factory: pytest.TempPathFactory,
+    kind: str,
+) -> None:
+    """300 tasks, workers killed with all their children three times: each is done, each event emitted."""
+    services = request.getfixturevalue(f"{kind}_services")
+    with open_shop(
+        services, make_environment, tmp_path_factory.mktemp("shop"), SQS_LEASE_SECONDS="3"
+    ) as shop:
+        job_ids = shop.submit_many(
+            workshop.make, [Order(key=f"n{n}", do="sleep", seconds=0.02) for n in range(240)]
+        )
+        job_ids += shop.submit_many(
+            workshop.visit, [Order(key=f"v{n:02}") for n in range(30)], entity="killed"
+        )
+        job_ids.append(shop.submit(workshop.pack, Batch(key="b", parts=30)))
+        for kill in range(1, 4):
+            worker = shop.start()
+            shop.wait(
+                lambda enough=kill * 60: len([x for x in shop.all_lines() if x["what"] == "end"]) >= enough,
+                "progress",
+                60,
+            )
+            shop.kill(worker)
+        last = shop.start()
+        for job_id in job_ids:
+            shop.wait_job(job_id, timeout=90)
+        shop.wait_empty()
+        done = {line["key"] for line in shop.all_lines() if line["what"] == "end"}
+        assert done >= {f"n{n}" for n in range(240)} | {f"v{n:02}" for n in range(30)}
+        emitted = {data["key"] for _, data in shop.events("made")}
+        assert emitted == {f"n{n}" for n in range(240)}
+        assert {data["job_id"] for _, data in shop.events("jobs")} == set(job_ids)
+        visits = [x["key"] for x in shop.all_lines() if x["key"][0] == "v" and x["what"] == "start"]
+        assert visits == sorted(visits), "an entity's order holds over kills"
+        assert [x["total"] for x in shop.lines("b", "gather")][-1] == 30
+        assert shop.stop(last) == 0
+
+
+def test_a_task_that_kills_its_worker_is_found_and_its_neighbours_are_not_blamed(shop: Shop) -> None:
+    """It is given up on; what was held with it each time is done."""
+    poison = shop.submit(workshop.make, Order(key="poison", do="kill-worker"))
+    neighbours = shop.submit_many(workshop.make, [Order(key=f"near-{n}") for n in range(20)])
+    stop = threading.Event()
+
+    def keep_starting() -> None:
+        while not stop.is_set():
+            worker = shop.start(SQS_LEASE_SECONDS="3")
+            while worker.poll() is None and not stop.wait(0.1):
+                pass
+            shop.kill(worker)
+
+    starter = threading.Thread(target=keep_starting)
+    starter.start()
+    try:
+        shop.wait_job(poison, JobState.FAILED, timeout=120)
+        for job_id in neighbours:
+            shop.wait_job(job_id)
+    finally:
+        stop.set()
+        starter.join()
+    letter = shop.wait_letter(poison)
+    assert int(letter.attributes["attempts"]) == 3
+    assert len(shop.lines("poison", "start")) <= 9
+
+
+# ─── Other pools ───
+
+
+@pytest.mark.parametrize("pool", ["threads", "solo"])
+def test_other_pools_keep_the_same_promises(shop: Shop, pool: str) -> None:
+    """Success, retry, exits in user code, a lease outlived, shutdown: as with children."""
+    shop.environment["TASK_MODULES"] = "tests.integration.workshop"
+    worker = shop.start("--pool", pool)
+    wrong = {
+        do: shop.submit(workshop.make, Order(key=do, do=do, times=1))
+        for do in ("fail", "exit", "memory", "odd", "interrupt")
+    }
+    given_up = shop.submit(workshop.once, Order(key="given-up", do="exit"))
+    batch = shop.submit(workshop.pack, Batch(key="batch", parts=20))
+    long = shop.submit(workshop.make, Order(key="long", do="sleep", seconds=6))
+    for do, job_id in wrong.items():
+        shop.wait_job(job_id)
+        assert [line["attempt"] for line in shop.lines(do, "start")] == [1, 2]
+    shop.wait_job(given_up, JobState.FAILED)
+    shop.wait_job(batch)
+    shop.wait_job(long)
+    assert len(shop.lines("long", "start")) == 1
+    shop.delay("again", "again", 1)
+    shop.wait_line("again", "note", 2)
+    shop.wait_empty()
+    last = shop.submit(workshop.make, Order(key="last", do="sleep", seconds=2))
+    shop.wait_line("last", "start")
+    assert shop.stop(worker) == 0
+    shop.wait_job(last, timeout=1)
+
+
+def test_sigquit_does_not_break_the_threads_pool(shop: Shop) -> None:
+    """It cannot end a running task, so it lets it end, and settles it."""
+    shop.environment["TASK_MODULES"] = "tests.integration.workshop"
+    worker = shop.start("--pool", "threads")
+    job_id = shop.submit(workshop.make, Order(key="runs", do="sleep", seconds=3))
+    shop.wait_line("runs", "start")
+    shop.stop(worker, signal.SIGQUIT)
+    assert len(shop.lines("runs", "end")) == 1
+    assert "NotImplementedError" not in shop.log()
+    shop.wait_job(job_id, timeout=2)
+
+
+# ─── Refusals ───
+
+
+@pytest.mark.parametrize(
+    ("options", "variables", "why"),
+    [
+        (["--pool", "threads"], {}, "slow set a time limit"),
+        (["--pool", "solo"], {}, "slow set a time limit"),
+        ([], {"SQS_TASK_QUEUE_URL": "http://localhost/1/standard"}, "not a FIFO queue"),
+    ],
+)
+def test_a_worker_that_would_lose_tasks_does_not_start(
+    shop: Shop, options: list[str], variables: dict[str, str], why: str
+) -> None:
+    """Exit code 2 and the reason in one line."""
+    ended = subprocess.run(
+        [*WORKER, *options],
+        env={**shop.environment, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert why in ended.stderr
+    assert ended.stderr.splitlines()[-1][:2] != "  "
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_queue_that_is_taken_away_stops_the_worker(shop: Shop) -> None:
+    """It would idle for ever; its exit code says that something is wrong."""
+    worker = shop.start()
+    ready(shop, worker)
+    shop.delete_queue()
+    assert worker.wait(30) == 1
+    assert "worker.stopping" in shop.log()
