@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import click
+import structlog
 
 from pipeline.errors import ConfigurationError, PipelineError
 
@@ -43,6 +44,7 @@ class CommandTable(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it: this project's errors are a line on standard error and an exit code, not a traceback."""
+        _log_to_stderr()
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:
@@ -51,6 +53,16 @@ class CommandTable(click.Group):
             _fail(error, 1)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+
+
+def _log_to_stderr() -> None:
+    """Standard output holds results only; whatever is logged beneath a command goes beside it."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger("WARNING"),
+            # Looked up at each line: the stream may be another by then.
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        )
 
 
 def _fail(error: PipelineError, code: int) -> None:

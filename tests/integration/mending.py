@@ -1,0 +1,59 @@
+"""Stages for tests of dead letters: they fail until a file says that what was wrong is mended.
+
+Named in TASK_MODULES, loaded by nothing else.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline import stage
+
+
+def is_mended(what: str) -> bool:
+    """Whether the test mended it."""
+    return (Path(os.environ["MENDED"]) / what).exists()
+
+
+def work(what: str) -> str:
+    """Fail until it is mended."""
+    if not is_mended(what):
+        raise ValueError(f"{what} is broken")
+    return what
+
+
+@stage(consumes="broken", emits="whole", retries=0)
+def mend(what: str) -> str:
+    """One task an event."""
+    return work(what)
+
+
+@stage(consumes="whole")
+def polish(what: str) -> str:
+    """What follows."""
+    return what
+
+
+@stage(consumes="queued", ordered=True, retries=0)
+def serve(what: str) -> None:
+    """In the order of an entity's events."""
+    work(what)
+
+
+@stage(consumes="sets", emits="boxes", retries=0)
+def fix(piece: str) -> int:
+    """One piece of a set."""
+    work(piece)
+    return 1
+
+
+@fix.split
+def pieces(names: list[str]) -> Iterator[str]:
+    """A task a piece."""
+    yield from names
+
+
+@fix.gather
+def box(names: list[str], done: Iterable[int]) -> int:
+    """All pieces."""
+    return sum(done)

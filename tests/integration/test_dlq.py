@@ -1,0 +1,588 @@
+"""``pipeline dlq`` and ``pipeline jobs sweep`` on real services: nothing is lost, hidden or done twice."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from config.settings import DLQ_TOPIC, ERRORS_TOPIC, Settings, load_settings
+from pipeline import taskmessage
+from pipeline.cli import main
+from pipeline.deadletters import DLQ_HEADERS
+from pipeline.deadletters.walk import Walk
+from pipeline.errors import ServiceUnavailableError
+from pipeline.events import Coordinates, Event, decode, encode
+from pipeline.jobs import (
+    JobPlan,
+    JobState,
+    JobStore,
+    NewJob,
+    PartDone,
+    PartRef,
+    SplitRef,
+    StageDone,
+    StageRef,
+)
+from pipeline.kafka import EventProducer, Message, Record, scan
+from pipeline.patience import Patience
+from pipeline.provision import provision
+from pipeline.services.environment import Services
+from pipeline.sqs import OutgoingMessage, QueueDepth, ReceivedMessage, SqsQueue, sqs_client
+from pipeline.stages import Stage
+from pipeline.taskmessage import TaskHeader
+from pipeline.taskmodules import load_stages
+from pipeline.worker.closing import Closer
+from pipeline.worker.deadletter import DeadLetters
+from pipeline.worker.dispatch import Dispatch
+from pipeline.worker.givenup import GivenUp
+from tests.conftest import MakeEnvironment
+from tests.integration import mending
+from tests.processes import wait_until
+
+MODULE = "tests.integration.mending"
+
+
+@dataclass
+class World:
+    """A provisioned service, and what a worker would do in it."""
+
+    environment: dict[str, str]
+    settings: Settings
+    producer: EventProducer
+
+    @property
+    def store(self) -> JobStore:
+        return JobStore(self.settings)
+
+    @property
+    def tasks(self) -> SqsQueue:
+        return SqsQueue(sqs_client(self.settings), self.settings.sqs_task_queue_url)
+
+    @property
+    def dlq(self) -> SqsQueue:
+        return SqsQueue(sqs_client(self.settings), self.settings.sqs_dlq_url)
+
+    def run(self, *arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(main, arguments, env=self.environment)
+        assert result.exit_code == code, result.output
+        return result
+
+    def listed(self, *filters: str) -> list[dict[str, Any]]:
+        result = self.run("dlq", "list", "--json", *filters)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    def swept(self) -> list[tuple[str, str | None]]:
+        """Kind and job of each finding."""
+        result = CliRunner().invoke(main, ["jobs", "sweep", "--idle", "0s", "--json"], env=self.environment)
+        assert result.exit_code in (0, 1), result.output
+        found = [json.loads(line) for line in result.stdout.splitlines()]
+        return [(each["kind"], each["job_id"]) for each in found]
+
+    def open(self, stage: Stage[Any, Any], job_id: str) -> NewJob:
+        registry = load_stages((MODULE,))
+        job = NewJob(
+            job_id=job_id,
+            entity_id=job_id,
+            topic=stage.consumes,
+            plan=JobPlan(stages=registry.plan(stage.consumes)),
+            submitted_at=time.time() - 1,
+        )
+        self.store.open_job(job)
+        return job
+
+    def send(self, stage: Stage[Any, Any], data: object, entity: str | None = None) -> str:
+        """Open a job and send its first task; the job's id."""
+        job_id = f"job-{uuid.uuid4().hex[:12]}"
+        job = self.open(stage, job_id)
+        event = Event(
+            id=uuid.uuid4().hex,
+            source="test",
+            type=stage.consumes,
+            time=datetime.now(UTC),
+            entity_id=entity or job_id,
+            data=json.dumps(data).encode(),
+            job_id=job_id,
+            coordinates=Coordinates(topic=stage.consumes, partition=1, offset=7, timestamp_ms=1),
+        )
+        task = taskmessage.for_event(stage, event, job_id, job.submitted_at)
+        assert self.tasks.send([OutgoingMessage(**task.to_sqs())]) == [None]
+        return job_id
+
+    def take(self, queue: SqsQueue | None = None) -> ReceivedMessage:
+        """Receive the next task."""
+        (message,) = (queue or self.tasks).receive(1, wait_seconds=1, visibility_seconds=60)
+        return message
+
+    def give_up(self, stage: Stage[Any, Any], data: object = "x", entity: str | None = None) -> str:
+        """A task that a worker gives up on; its job's id."""
+        job_id = self.send(stage, data, entity)
+        self.bury(self.take())
+        return job_id
+
+    def bury(self, message: ReceivedMessage, error: str = "builtins.ValueError") -> None:
+        payload = json.loads(message.body)
+        given_up = GivenUp(
+            message=message,
+            queue=self.settings.task_queue,
+            task_id=payload["headers"]["id"],
+            header=TaskHeader.read(payload["headers"]),
+            headers=payload["headers"],
+            attempts=1,
+            error=error,
+            reason="as asked",
+            traceback="Traceback: here",
+            worker="w@test",
+            failed_at=time.time(),
+        )
+        self.dead_letters().bury_messages([given_up])
+        assert self.tasks.delete([message.receipt_handle]) == [None]
+
+    def dead_letters(self) -> DeadLetters:
+        patience = Patience()
+        dispatch = Dispatch(self.settings, lambda _: self.tasks, patience)
+        closer = Closer(self.settings, load_stages((MODULE,)), self.store, self.producer, dispatch, patience)
+        return DeadLetters(self.settings, self.store, self.producer, closer, patience)
+
+    def state(self, job_id: str) -> JobState:
+        job = self.store.job(job_id)
+        assert job is not None
+        return job.state
+
+    def records(self, topic: str) -> list[Message]:
+        return list(scan(self.settings, self.settings.topic(topic)))
+
+
+@pytest.fixture
+def world(
+    services: Services, make_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    environment = make_environment(services, TASK_MODULES=MODULE)
+    for name, value in environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    settings = load_settings(environment)
+    list(provision(settings, load_stages((MODULE,))))
+    # The emulators answer a receive from all they have, without waiting.
+    monkeypatch.setattr("pipeline.deadletters.walk.WAIT", 0)
+    producer = EventProducer(settings, "test")
+    yield World(environment, settings, producer)
+    producer.close(5)
+
+
+EMPTY = QueueDepth(available=0, in_flight=0, delayed=0)
+
+
+# ─── Looking ───
+
+
+def test_all_dead_letters_are_listed_and_all_stay(world: World) -> None:
+    """More than one answer of SQS holds, two of one entity among them; then each is there to be received."""
+    jobs = {world.give_up(mending.mend, f"x{n}") for n in range(21)}
+    jobs |= {world.give_up(mending.serve, "y", entity="ada") for _ in range(2)}
+    for _ in range(2):
+        assert {letter["job_id"] for letter in world.listed()} == jobs
+    depth = world.dlq.depth()
+    assert (depth.available, depth.in_flight) == (23, 0)
+
+
+def test_looking_never_raises_the_receive_count_of_a_live_message(world: World) -> None:
+    """No command of dlq receives from the live queue: its next receive is the first."""
+    world.give_up(mending.mend)
+    world.send(mending.mend, "live")
+    world.listed()
+    world.run("dlq", "export")
+    world.run("dlq", "redrive", "--all", "--dry-run")
+    assert world.take().receive_count == 1
+
+
+def test_a_dead_letter_is_shown_with_all_that_is_known(world: World) -> None:
+    """Data, headers, why, who, when and where from: as JSON and for a person."""
+    job_id = world.give_up(mending.mend, "vase", entity="ada")
+    (listed,) = world.listed()
+    shown = json.loads(world.run("dlq", "show", listed["id"], "--json").stdout)
+    expected = {
+        "place": "sqs",
+        "job_id": job_id,
+        "stage": "mend",
+        "part": "run",
+        "entity_id": "ada",
+        "attempts": 1,
+        "error": "builtins.ValueError",
+        "reason": "as asked",
+        "traceback": "Traceback: here",
+        "worker": "w@test",
+        "source": world.settings.task_queue,
+        "topic": "broken",
+        "partition": 1,
+        "offset": 7,
+        "data": '"vase"',
+    }
+    assert {name: shown[name] for name in expected} == expected
+    assert shown["headers"]["pipeline"]["job_id"] == job_id
+    assert shown["first_at"] <= shown["failed_at"] <= time.time() + 1
+    text = world.run("dlq", "show", listed["id"]).stdout
+    assert all(word in text for word in (job_id, "as asked", "Traceback: here", '"vase"'))
+    assert "There is no dead letter 'nobody'" in world.run("dlq", "show", "nobody", code=2).stderr
+
+
+def test_filters_say_which(world: World) -> None:
+    """By stage, job, exception and age."""
+    one = world.give_up(mending.mend)
+    two = world.give_up(mending.serve)
+    assert [letter["job_id"] for letter in world.listed("--stage", "serve")] == [two]
+    assert [letter["job_id"] for letter in world.listed("--job", one)] == [one]
+    assert len(world.listed("--exception", "Value*")) == 2
+    assert world.listed("--exception", "KeyError") == []
+    assert world.listed("--older-than", "1h") == []
+    assert len(world.listed("--newer-than", "1h")) == 2
+
+
+def test_export_writes_everything(world: World, tmp_path: Any) -> None:
+    """One object a line, with data and headers; all stays where it is."""
+    world.give_up(mending.mend)
+    file = tmp_path / "letters.jsonl"
+    world.run("dlq", "export", "--output", str(file))
+    (line,) = file.read_text().splitlines()
+    assert json.loads(line)["data"] == '"x"'
+    assert len(world.listed()) == 1
+
+
+HOSTILE = {
+    "no JSON": ("hello", "not JSON"),
+    "JSON of something else": ('{"order": 1}', "not a Celery message"),
+    "too deep": ("[" * 10_000, "not JSON"),
+    "control characters of a terminal": ('"\x7f[2J"', "not a Celery message"),
+}
+
+
+def test_hostile_messages_are_listed_with_their_reason(world: World) -> None:
+    """What SQS moved and nobody can read is shown, explained by the sweep, and shown with that."""
+    for number, (body, _) in enumerate(HOSTILE.values()):
+        sent = OutgoingMessage(body=body, group_id=f"g{number}", deduplication_id=f"d{number}")
+        assert world.dlq.send([sent]) == [None]
+    reasons = [reason for _, reason in HOSTILE.values()]
+    for explained in (False, True):
+        found = sorted(letter["reason"] for letter in world.listed())
+        assert len(found) == len(reasons)
+        assert all(any(reason in each for each in found) for reason in reasons)
+        assert {letter["error"] == "Unexplained" for letter in world.listed()} == {not explained}
+        assert world.run("dlq", "list").stdout.count("\n") == len(HOSTILE) + 1
+        world.swept()
+    told = [json.loads(message.value or b"") for message in world.records(ERRORS_TOPIC)]
+    assert sorted(each["data"] for each in told) == sorted(body for body, _ in HOSTILE.values())
+
+
+# ─── Redrive ───
+
+
+def test_a_redriven_task_goes_back_and_its_job_runs(world: World) -> None:
+    """The same body in its group, counted on; the dead letter gone; failing anew is a new failure."""
+    job_id = world.send(mending.mend, "vase")
+    first = world.take()
+    world.bury(first)
+    assert world.state(job_id) is JobState.FAILED
+    assert "1 redriven" in world.run("dlq", "redrive", "--job", job_id, "--yes").stderr
+    assert (world.listed(), world.state(job_id)) == ([], JobState.RUNNING)
+    again = world.take()
+    assert (again.body, again.group_id) == (first.body, first.group_id)
+    assert again.attributes["generation"] == "1"
+    assert float(again.attributes["first_at"]) == pytest.approx(first.sent_at, abs=0.01)
+    world.bury(again)
+    assert world.state(job_id) is JobState.FAILED
+    (letter,) = world.listed()
+    assert letter["generation"] == 1
+    world.run("dlq", "redrive", letter["id"], "--yes")
+    assert world.take().attributes["generation"] == "2"
+
+
+def test_a_dry_run_changes_nothing(world: World) -> None:
+    """It says what would be redriven."""
+    job_id = world.give_up(mending.mend)
+    assert "mend  builtins.ValueError" in world.run("dlq", "redrive", "--all", "--dry-run").stderr
+    assert (len(world.listed()), world.state(job_id)) == (1, JobState.FAILED)
+    assert world.tasks.depth() == EMPTY
+
+
+def test_a_redrive_asks_and_says_which(world: World) -> None:
+    """Without a choice, or nobody to ask, nothing happens."""
+    world.give_up(mending.mend)
+    assert "Say which" in world.run("dlq", "redrive", code=2).stderr
+    assert "--yes" in world.run("dlq", "redrive", "--all", code=2).stderr
+    assert "--all means all" in world.run("dlq", "redrive", "--all", "--stage", "mend", code=2).stderr
+    world.run("dlq", "redrive", str(uuid.uuid4()), "--yes", code=2)
+    assert len(world.listed()) == 1
+
+
+@pytest.mark.parametrize("step", ["send", "delete"])
+def test_a_redrive_may_be_interrupted_and_repeated(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Cut off after its job took it as running, or after it was sent: repeated, one task is on its way."""
+    job_id = world.give_up(mending.mend)
+    with monkeypatch.context() as patch:
+        if step == "send":
+            patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
+        else:
+            patch.setattr(Walk, "delete", _raising(KeyboardInterrupt))
+        world.run("dlq", "redrive", "--all", "--yes", code=130)
+    assert [letter["job_id"] for letter in world.listed()] == [job_id]
+    world.run("dlq", "redrive", "--all", "--yes")
+    assert world.listed() == []
+    assert world.state(job_id) is JobState.RUNNING
+    assert world.take().attributes["generation"] == "1"
+    assert world.tasks.receive(1, wait_seconds=1, visibility_seconds=0) == []
+
+
+def test_what_could_not_be_sent_stays_a_dead_letter(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, the exit code tells, and the next redrive takes it."""
+    world.give_up(mending.mend)
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "pipeline.deadletters.redrive.Redriver._send_tasks",
+            lambda _, letters: [ServiceUnavailableError("away")] * len(letters),
+        )
+        assert "failed: away" in world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
+    world.run("dlq", "redrive", "--all", "--yes")
+    assert world.take().attributes["generation"] == "1"
+
+
+def test_the_dead_letter_of_a_task_that_is_done_is_only_removed(world: World) -> None:
+    """A copy of it succeeded meanwhile: nothing is run again."""
+    job_id = world.give_up(mending.mend)
+    done = StageDone(
+        ref=StageRef(job_id=job_id, stage="mend"),
+        task_id="t",
+        ends_path=False,
+        run_seconds=0.1,
+        finished_at=time.time(),
+        worker="w",
+    )
+    world.store.record([done])
+    assert "1 removed" in world.run("dlq", "redrive", "--all", "--yes").stderr
+    assert (world.listed(), world.tasks.depth()) == ([], EMPTY)
+
+
+def test_an_ordered_stage_is_redriven_only_when_that_is_said(world: World) -> None:
+    """What followed it has passed: it stays, and the option takes it, oldest first."""
+    world.give_up(mending.serve, 1, entity="ada")
+    world.give_up(mending.serve, 2, entity="ada")
+    assert "--out-of-order" in world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
+    assert len(world.listed()) == 2
+    world.run("dlq", "redrive", "--all", "--yes", "--out-of-order")
+    found = world.tasks.receive(10, wait_seconds=1, visibility_seconds=60)
+    assert {message.group_id for message in found} == {"ada"}
+    assert [taskmessage.data_of(json.loads(message.body)["body"]) for message in found] == ["1", "2"]
+
+
+def test_a_rate_holds(world: World) -> None:
+    """Three at two a second take a second at least."""
+    for _ in range(3):
+        world.give_up(mending.mend)
+    started = time.monotonic()
+    world.run("dlq", "redrive", "--all", "--yes", "--rate", "2")
+    assert time.monotonic() - started >= 1
+    assert world.listed() == []
+
+
+# ─── Purge ───
+
+
+def test_a_purge_asks_for_the_queues_name(world: World) -> None:
+    """Without it, or with another, nothing is removed."""
+    world.give_up(mending.mend)
+    name = world.dlq.name
+    assert "--name" in world.run("dlq", "purge", code=2).stderr
+    assert name in world.run("dlq", "purge", "--name", world.tasks.name, code=1).stderr
+    assert len(world.listed()) == 1
+    world.give_up(mending.serve)
+    world.run("dlq", "purge", "--name", name, "--stage", "serve")
+    assert [letter["stage"] for letter in world.listed()] == ["mend"]
+    assert "1 removed" in world.run("dlq", "purge", "--name", name).stderr
+    assert world.dlq.depth() == EMPTY
+
+
+# ─── Events ───
+
+
+def rejected(world: World, source: Record, **changes: object) -> None:
+    """Put an event on the DLQ topic as the bridge does."""
+    added: dict[str, object] = dict(
+        zip(DLQ_HEADERS, (source.topic, 2, 40, 1_700_000_000_000, "TooBad", "as asked", ""), strict=True)
+    )
+    headers = tuple((name, str(value).encode()) for name, value in (added | changes).items())
+    record = Record(
+        topic=world.settings.topic(DLQ_TOPIC),
+        key=source.key,
+        value=source.value,
+        headers=source.headers + headers,
+    )
+    assert world.producer.emit([record], 20) == [None]
+
+
+def test_an_event_is_listed_and_redriven_with_its_key_and_headers(world: World) -> None:
+    """To the topic it came from; then it is no dead letter any more, and its plain id is the one it was."""
+    topic = world.settings.topic("broken")
+    rejected(world, Record(topic=topic, key=b"ada", value=b'"x"', headers=(("colour", b"red"),)))
+    (letter,) = world.listed("--only", "kafka")
+    assert (letter["source"], letter["error"], letter["reason"]) == (topic, "TooBad", "as asked")
+    assert json.loads(world.run("dlq", "show", letter["id"], "--json").stdout)["data"] == '"x"'
+    world.run("dlq", "redrive", letter["id"], "--yes")
+    assert world.listed() == []
+    (message,) = world.records("broken")
+    assert (message.key, message.value, message.headers[0]) == (b"ada", b'"x"', ("colour", b"red"))
+    at = Coordinates(topic=topic, partition=2, offset=40, timestamp_ms=1_700_000_000_000)
+    first = decode(key=b"ada", value=b'"x"', headers=(), coordinates=at)
+    again = decode(
+        key=message.key,
+        value=message.value,
+        headers=message.headers,
+        coordinates=Coordinates(
+            topic=topic, partition=message.partition, offset=message.offset, timestamp_ms=message.timestamp_ms
+        ),
+    )
+    assert (again.id, again.source, again.generation) == (first.id, first.source, 1)
+
+
+def test_a_redriven_event_takes_its_job_as_running(world: World) -> None:
+    """Its job failed with it; and an event of a topic that no stage consumes stays where it is."""
+    job_id = world.give_up(mending.mend)
+    event = Event(
+        id="e", source="s", type="t", time=datetime.now(UTC), entity_id="ada", data=b"1", job_id=job_id
+    )
+    key, value, headers = encode(event)
+    rejected(world, Record(topic=world.settings.topic("broken"), key=key, value=value, headers=headers))
+    rejected(world, Record(topic="elsewhere", key=key, value=value, headers=headers))
+    letters = world.listed("--only", "kafka")
+    assert [letter["job_id"] for letter in letters] == [job_id, job_id]
+    text = world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
+    assert "no stage in TASK_MODULES consumes elsewhere" in text
+    assert world.state(job_id) is JobState.RUNNING
+    assert [letter["source"] for letter in world.listed()] == ["elsewhere"]
+    world.run("dlq", "purge", "--name", world.dlq.name)
+    assert world.listed() == []
+
+
+def test_a_record_from_anywhere_is_listed(world: World) -> None:
+    """Whatever is on the topic is shown, bytes that are no text too."""
+    strange = Record(
+        topic=world.settings.topic(DLQ_TOPIC),
+        key=b"\xff",
+        value=b"\xfe\x00",
+        headers=(("dlq_partition", b"x"), ("\u00e9", b"\xff")),
+    )
+    assert world.producer.emit([strange], 20) == [None]
+    (letter,) = world.listed()
+    assert letter["error"] == "unknown"
+    world.run("dlq", "show", letter["id"])
+    assert "which topic" in world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
+
+
+# ─── The sweep ───
+
+
+def test_what_sqs_moved_gets_a_reason_and_fails_its_job(world: World) -> None:
+    """The errors topic is told, the letter says why, the job is failed; once, however often it is swept."""
+    job_id = world.send(mending.mend, "vase")
+    moved = world.take()
+    bare = OutgoingMessage(body=moved.body, group_id=moved.group_id, deduplication_id=moved.deduplication_id)
+    assert world.dlq.send([bare]) == [None]
+    world.tasks.delete([moved.receipt_handle])
+    assert world.swept() == [("explained", job_id)]
+    assert world.state(job_id) is JobState.FAILED
+    assert world.swept() == []
+    (letter,) = world.listed()
+    assert (letter["error"], letter["job_id"], letter["stage"]) == ("ReceivedTooOften", job_id, "mend")
+    assert "SQS moved it here" in letter["reason"]
+    assert letter["group_id"] == moved.group_id
+    kinds = [json.loads(message.value or b"")["kind"] for message in world.records(ERRORS_TOPIC)]
+    assert sorted(kinds) == ["job", "task"]
+    world.run("dlq", "redrive", "--all", "--yes")
+    assert world.take().body == moved.body
+
+
+def test_many_of_one_group_that_sqs_moved_are_all_explained(world: World) -> None:
+    """More than SQS hands out of a group at once: each that gets its reason uncovers the next."""
+    for number in range(13):
+        bare = OutgoingMessage(body=f"m{number}", group_id="ada", deduplication_id=f"d{number}")
+        assert world.dlq.send([bare]) == [None]
+    assert world.swept() == [("explained", None)] * 13
+    assert len(world.listed()) == 13
+
+
+def test_an_unrecorded_dead_letter_is_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker died between the dead-letter queue and the job's record."""
+    with monkeypatch.context() as patch:
+        patch.setattr(DeadLetters, "record", lambda *_: None)
+        job_id = world.give_up(mending.mend)
+    assert world.state(job_id) is JobState.RUNNING
+    assert world.swept() == [("recorded", job_id)]
+    assert world.state(job_id) is JobState.FAILED
+
+
+def test_a_full_counter_is_closed_again(world: World) -> None:
+    """Who recorded the last part died before it sent the gather: the sweep sends it, once."""
+    job_id = f"job-{uuid.uuid4().hex[:12]}"
+    job = world.open(mending.fix, job_id)
+    split = SplitRef(job_id=job_id, stage="fix", split_id=str(uuid.uuid4()))
+    header = TaskHeader(
+        job_id=job_id, stage="fix", role="split", event_source="s", event_id="e", entity_id="ada",
+        topic="sets", partition=0, offset=0, submitted_at=job.submitted_at,
+    )  # fmt: skip
+    total = 300
+    parts = [f'"p{n}"' for n in range(total)]
+    world.store.seal(split, header.model_dump_json(), json.dumps(["p"]), parts)
+    done = [
+        PartDone(ref=PartRef(job_id=job_id, stage="fix", split_id=split.split_id, ordinal=n, total=total))
+        for n in range(total)
+    ]
+    assert len(world.store.record(done).closings) == 1
+    assert world.swept() == [("closed", job_id)]
+    gather = world.take()
+    assert json.loads(gather.body)["headers"]["task"] == "fix.gather"
+    assert world.swept() == [("waiting", job_id)]
+    world.tasks.delete([gather.receipt_handle])
+    wait_until(lambda: world.tasks.depth() == EMPTY, "the gather is gone")
+    assert world.swept() == [("lost", job_id)]
+
+
+def test_an_end_that_was_not_announced_is(world: World) -> None:
+    """Every terminal stage is done, and who recorded the last died: job-complete is told, the job closed."""
+    job_id = world.send(mending.serve, "x")
+    done = StageDone(
+        ref=StageRef(job_id=job_id, stage="serve"), task_id="t", ends_path=True, run_seconds=0.1,
+        finished_at=time.time(), worker="w",
+    )  # fmt: skip
+    assert world.store.record([done]).closings
+    assert world.swept() == [("closed", job_id)]
+    assert world.state(job_id) is JobState.COMPLETE
+    assert [dict(m.headers)["ce_type"] for m in world.records("jobs")] == [b"job-complete"]
+    assert world.swept() == []
+
+
+def test_a_job_that_waits_is_said_to_wait(world: World) -> None:
+    """Its task is on the queue: nothing is wrong, and nothing is changed."""
+    job_id = world.send(mending.mend, "x")
+    assert world.swept() == [("waiting", job_id)]
+    assert world.take().receive_count == 1
+
+
+def test_a_redrive_that_was_cut_short_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job runs, its dead letter is still one: the sweep says which command goes on."""
+    job_id = world.give_up(mending.mend)
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
+        world.run("dlq", "redrive", "--all", "--yes", code=130)
+    assert world.swept() == [("redrive", job_id)]
+
+
+def _raising(error: type[BaseException]) -> Callable[..., Any]:
+    def function(*_: object) -> Any:
+        raise error
+
+    return function
