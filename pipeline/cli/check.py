@@ -1,7 +1,6 @@
 """``pipeline check``: the production checklist against the configured environment."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -10,6 +9,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from config.vault import environment
 from pipeline.checklist import Facts, Line, Status, checked_settings, run_checklist
 from pipeline.cli.edge import read_stages
 
@@ -30,8 +30,9 @@ Nothing is changed: no event is sent, no message taken, no group joined. Exit co
 )
 def check(as_json: bool) -> None:
     """Execute the production checklist: each line PASS, WARN, FAIL or SKIP, with evidence and the mend."""
-    settings = checked_settings(os.environ)
-    facts = Facts(settings, read_stages(settings), os.environ)
+    environ = environment()
+    settings = checked_settings(environ)
+    facts = Facts(settings, read_stages(settings), environ)
     lines = run_checklist(facts)
     found = _print_json(lines) if as_json else _print(lines)
     sys.exit(1 if any(line.status is Status.FAIL for line in found) else 0)

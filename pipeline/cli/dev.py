@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 from honcho.environ import parse_procfile
 
+from config.vault import environment
 from pipeline.cli.stack import DEFAULT_DATA
 from pipeline.cli.supervisor import Supervisor
 from pipeline.errors import ConfigurationError
@@ -62,7 +63,7 @@ def _read_procfile() -> dict[str, str]:
 @contextlib.contextmanager
 def _services(name: str | None) -> Iterator[Mapping[str, str]]:
     """The variables that point at the services, which run while the block does."""
-    if name is None and (servers := os.environ.get("KAFKA_BOOTSTRAP_SERVERS")):
+    if name is None and (servers := environment().get("KAFKA_BOOTSTRAP_SERVERS")):
         _say(f"Using the environment as it is (Kafka at {servers}).")
         yield {}
         return

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 
 from config.settings import Settings, load_settings
+from config.vault import environment
 from pipeline.registry import Registry
 from pipeline.taskmodules import load_stages
 
@@ -20,7 +21,7 @@ REMARKS = Console(stderr=True, highlight=False)
 
 def read_settings() -> Settings:
     """The settings of the environment."""
-    return load_settings(os.environ)
+    return load_settings(environment())
 
 
 def read_stages(settings: Settings) -> Registry:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from config.settings import Settings, load_settings
+from config.vault import environment
 from pipeline.demo.display import Display
 from pipeline.demo.processes import Processes
 from pipeline.demo.progress import Watch
@@ -55,7 +56,7 @@ def run_demo(
 
     ``folder`` takes the processes' logs. Raises ``PipelineError`` when it cannot come to an end.
     """
-    settings = load_settings(os.environ)
+    settings = load_settings(environment())
     registry = load_stages(settings.task_modules)
     list(provision(settings, registry))
     store = JobStore(settings)

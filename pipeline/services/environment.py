@@ -8,6 +8,17 @@ from typing import Literal
 #: The profile in the credentials file; its keys are accepted by emulators only.
 AWS_PROFILE = "pipeline-local"
 
+#: What would have a process look elsewhere for secrets, or send them: set to nothing.
+_ELSEWHERE = (
+    "KAFKA_SASL_MECHANISM",
+    "KAFKA_SASL_PASSWORD",
+    "KAFKA_SASL_USERNAME",
+    "SSL_CERTIFICATE_LOCATION",
+    "SSL_KEY_LOCATION",
+    "SSL_KEY_PASSWORD",
+    "VAULT_PATH",
+)
+
 #: Both emulators' default account.
 ACCOUNT = "000000000000"
 
@@ -41,6 +52,7 @@ def service_environment(
     # An own, empty configuration file: nothing in the user's may redirect or sign these calls.
     config.write_text(f"[profile {AWS_PROFILE}]\n")
     return {
+        **dict.fromkeys(_ELSEWHERE, ""),
         "SERVICE_NAME": "pipeline",
         "KAFKA_BOOTSTRAP_SERVERS": kafka,
         "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",

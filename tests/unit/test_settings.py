@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import Settings, load_settings
+from config.vault import VaultSettings
 from pipeline.errors import ConfigurationError
 
 REQUIRED = {
@@ -76,7 +77,7 @@ def test_the_example_explains_every_variable_with_its_default() -> None:
     """config/example.env names each setting there is, and says its true default."""
     text = EXAMPLE.read_text()
     shown = dict(re.findall(r"^#? ?([A-Z_]+)=(.*)$", text, re.MULTILINE))
-    for name, field in Settings.model_fields.items():
+    for name, field in {**Settings.model_fields, **VaultSettings.model_fields}.items():
         if name == "topics":
             continue
         variable = name.upper()

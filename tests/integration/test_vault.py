@@ -1,0 +1,246 @@
+"""Vault fills the environment before start, keeps its login alive, and never tells a value."""
+
+import logging
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from config import vault as vault_module
+from config.settings import load_settings
+from config.vault import Vault, fill
+from pipeline.errors import ConfigurationError, PipelineError, ServiceUnavailableError
+from tests.fakes.vault import KUBERNETES_ROLE, POD_TOKEN, ROLE_ID, ROOT, SECRET_ID, FakeVault, fake_vault
+from tests.processes import wait_until
+from tests.unit.test_settings import REQUIRED
+
+PASSWORD = "correct horse battery staple"
+SECRET = {
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+    "KAFKA_SASL_USERNAME": "alice",
+    "KAFKA_SASL_PASSWORD": PASSWORD,
+}
+
+
+@pytest.fixture
+def server() -> Iterator[FakeVault]:
+    with fake_vault() as server:
+        server.write("secret/teams/pipeline", **SECRET)
+        yield server
+
+
+@pytest.fixture
+def filled() -> Iterator[list[Vault]]:
+    """What was filled in a test, to be ended with it."""
+    vaults: list[Vault] = []
+    yield vaults
+    for vault in vaults:
+        vault.close()
+
+
+def _environ(server: FakeVault, **variables: str) -> dict[str, str]:
+    own = {"VAULT_ADDR": server.url, "VAULT_PATH": "teams/pipeline", "VAULT_TOKEN": ROOT}
+    return {**REQUIRED, **own, **variables}
+
+
+def _approle(server: FakeVault, **variables: str) -> dict[str, str]:
+    own = {
+        "VAULT_TOKEN": "",
+        "VAULT_AUTH": "approle",
+        "VAULT_ROLE_ID": ROLE_ID,
+        "VAULT_SECRET_ID": SECRET_ID,
+    }
+    return _environ(server, **{**own, **variables})
+
+
+def _kubernetes(server: FakeVault, folder: Path, **variables: str) -> dict[str, str]:
+    (folder / "token").write_text(POD_TOKEN + "\n")
+    own = {
+        "VAULT_TOKEN": "",
+        "VAULT_AUTH": "kubernetes",
+        "VAULT_ROLE": KUBERNETES_ROLE,
+        "VAULT_JWT_PATH": str(folder / "token"),
+    }
+    return _environ(server, **{**own, **variables})
+
+
+@pytest.mark.parametrize("method", ["token", "approle", "kubernetes"])
+def test_each_login_fills_the_environment(
+    server: FakeVault, filled: list[Vault], tmp_path: Path, method: str
+) -> None:
+    """With a token, an AppRole or a pod's account, the secret's keys are variables and settings read them."""
+    environ = {
+        "token": lambda: _environ(server),
+        "approle": lambda: _approle(server),
+        "kubernetes": lambda: _kubernetes(server, tmp_path),
+    }[method]()
+    filled.append(fill(environ))
+    password = load_settings(environ).kafka_sasl_password
+    assert password
+    assert password.get_secret_value() == PASSWORD
+
+
+def test_what_is_set_stays(server: FakeVault, filled: list[Vault]) -> None:
+    """A variable that the process was started with wins over Vault's; the log says which were kept."""
+    environ = _environ(server, KAFKA_SASL_USERNAME="bob")
+    with capture_logs() as lines:
+        filled.append(fill(environ))
+    assert environ["KAFKA_SASL_USERNAME"] == "bob"
+    assert environ["KAFKA_SASL_PASSWORD"] == PASSWORD
+    [line] = [line for line in lines if line["event"] == "vault.read"]
+    assert line["kept"] == ["KAFKA_SASL_USERNAME"]
+    assert "KAFKA_SASL_PASSWORD" in line["set"]
+
+
+def test_numbers_and_switches_are_text(server: FakeVault, filled: list[Vault]) -> None:
+    """JSON's numbers and booleans become what the settings read."""
+    server.write("secret/teams/pipeline", MAX_RETRIES=7, KAFKA_ENABLED=False)
+    environ = _environ(server)
+    filled.append(fill(environ))
+    settings = load_settings(environ)
+    assert (settings.max_retries, settings.kafka_enabled) == (7, False)
+
+
+FAULTS: dict[str, tuple[dict[str, str], type[PipelineError], str]] = {
+    "no address": ({"VAULT_ADDR": ""}, ConfigurationError, "VAULT_ADDR"),
+    "no token": ({"VAULT_TOKEN": ""}, ConfigurationError, "VAULT_AUTH=token needs VAULT_TOKEN"),
+    "an ended token": ({"VAULT_TOKEN": PASSWORD}, ConfigurationError, "VAULT_TOKEN"),
+    "half an AppRole": (
+        {"VAULT_AUTH": "approle", "VAULT_ROLE_ID": ROLE_ID},
+        ConfigurationError,
+        "needs VAULT_SECRET_ID",
+    ),
+    "a wrong secret id": (
+        {"VAULT_AUTH": "approle", "VAULT_ROLE_ID": ROLE_ID, "VAULT_SECRET_ID": PASSWORD},
+        ConfigurationError,
+        "correct VAULT_ROLE_ID and VAULT_SECRET_ID",
+    ),
+    "no pod": (
+        {"VAULT_AUTH": "kubernetes", "VAULT_ROLE": "x", "VAULT_JWT_PATH": "/nowhere"},
+        ConfigurationError,
+        "VAULT_JWT_PATH=/nowhere",
+    ),
+    "no such secret": (
+        {"VAULT_PATH": "teams/other"},
+        ConfigurationError,
+        "vault kv put -mount=secret teams/other",
+    ),
+    "nobody there": ({"VAULT_ADDR": "http://127.0.0.1:1"}, ServiceUnavailableError, "http://127.0.0.1:1"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_is_one_error_with_its_mend(server: FakeVault, fault: str) -> None:
+    """Each fault is one error that names the variable; no error, with all its causes, holds a value."""
+    variables, kind, named = FAULTS[fault]
+    with pytest.raises(kind) as caught:
+        fill(_environ(server, **variables))
+    assert named in str(caught.value)
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_sealed_vault_is_asked_again(server: FakeVault) -> None:
+    """Sealed or without a leader: asked a few times, then unavailable, which a supervisor tries again."""
+    server.sealed = True
+    with pytest.raises(ServiceUnavailableError, match="sealed"):
+        fill(_environ(server))
+    assert len(server.requests) == vault_module.TRIES
+
+
+@pytest.mark.parametrize("secret", [{"kafka password": PASSWORD}, {"PASSWORDS": [PASSWORD]}])
+def test_what_is_no_variable_is_refused(server: FakeVault, secret: dict[str, Any]) -> None:
+    """A key that no variable can have, or a value that is no text, is named without its value."""
+    server.write("secret/teams/pipeline", **secret)
+    with pytest.raises(ConfigurationError, match=next(iter(secret))) as caught:
+        fill(_environ(server))
+    assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_token_is_renewed_before_it_ends(server: FakeVault, filled: list[Vault]) -> None:
+    """A token that lives two seconds is renewed again and again, without a new login."""
+    server.ttl = 2
+    filled.append(fill(_approle(server)))
+    renewals = "POST /v1/auth/token/renew-self"
+    wait_until(lambda: server.requests.count(renewals) >= 2, "two renewals")
+    assert server.requests.count("POST /v1/auth/approle/login") == 1
+
+
+def test_past_its_longest_life_there_is_a_new_login(server: FakeVault, filled: list[Vault]) -> None:
+    """What Vault renews no longer is replaced by a login, and so is a token that somebody revoked."""
+    server.ttl, server.max_ttl = 2, 3
+    filled.append(fill(_approle(server)))
+    login = "POST /v1/auth/approle/login"
+    wait_until(lambda: server.requests.count(login) >= 2, "a second login")
+    server.max_ttl = 3600
+    server.revoke_all()
+    wait_until(lambda: server.requests.count(login) >= 3, "a login after the revocation")
+
+
+def test_a_vault_that_is_away_meanwhile_is_waited_for(
+    server: FakeVault, filled: list[Vault], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage is a warning; the renewal goes on after it."""
+    monkeypatch.setattr(vault_module, "RETRY", 0.2)
+    server.ttl = 2
+    with capture_logs() as lines:
+        filled.append(fill(_approle(server)))
+        server.sealed = True
+        wait_until(lambda: any(line["event"] == "vault.away" for line in lines), "a warning")
+        server.sealed = False
+        asked = len(server.requests)
+        wait_until(lambda: "POST /v1/auth/token/renew-self" in server.requests[asked:], "a renewal")
+
+
+def test_a_changed_secret_is_told(server: FakeVault, filled: list[Vault]) -> None:
+    """Settings are read once; that a secret was changed since is logged, without its value."""
+    server.ttl = 2
+    with capture_logs() as lines:
+        filled.append(fill(_approle(server)))
+        server.write("secret/teams/pipeline", KAFKA_SASL_PASSWORD="new " + PASSWORD)
+        wait_until(lambda: any(line["event"] == "vault.secret_changed" for line in lines), "a warning")
+    assert PASSWORD not in repr(lines)
+
+
+def test_a_token_that_cannot_be_renewed_is_told(server: FakeVault, filled: list[Vault]) -> None:
+    """Without a way to log in anew, an error says that the token ends and what to do."""
+    server.ttl, server.renewable = 2, False
+    with capture_logs() as lines:
+        filled.append(fill(_environ(server, VAULT_TOKEN=server.token())))
+        wait_until(lambda: any(line["event"] == "vault.token_ends" for line in lines), "an error")
+
+
+def test_nothing_is_logged_that_is_secret(
+    server: FakeVault, filled: list[Vault], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the most talkative level, no line of ours or of a library holds a value, an id or a token."""
+    caplog.set_level(logging.DEBUG)
+    with capture_logs() as lines:
+        filled.append(fill(_approle(server)))
+    said = repr(lines) + caplog.text
+    assert "vault.read" in said
+    assert not [secret for secret in (PASSWORD, "alice", SECRET_ID, ROOT) if secret in said]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [sys.executable, "-c", "from pipeline.cli.edge import read_settings as s; print(s().service_name)"],
+        [sys.executable, "-c", "from pipeline.celery import app; print(app.settings.service_name)"],
+    ],
+)
+def test_every_edge_asks_vault_first(server: FakeVault, command: list[str]) -> None:
+    """Commands and Celery's processes start with nothing but Vault's address in their environment."""
+    server.write("secret/teams/pipeline", **{**REQUIRED, "SERVICE_NAME": "from-vault"})
+    inherited = {name: value for name, value in os.environ.items() if name not in REQUIRED}
+    own = {"VAULT_ADDR": server.url, "VAULT_PATH": "teams/pipeline", "VAULT_TOKEN": ROOT}
+    done = subprocess.run(
+        command, env={**inherited, **own}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["from-vault"], done.stderr
