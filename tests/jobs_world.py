@@ -40,7 +40,7 @@ Fault = Literal["none", "refuse", "lose", "die", "die_after"]
 FAULTS: tuple[Fault, ...] = ("none", "none", "none", "refuse", "lose", "die", "die_after")
 
 #: Kinds of steps: the writes whose order matters, what is done at other services ("outside"), or any.
-KINDS = ("update_item", "put_item", "batch_write_item", "outside", "any", "any")
+KINDS = ("update_item", "put_item", "batch_execute_statement", "batch_write_item", "outside", "any", "any")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What DynamoDB answered, as a decision: ask again (unavailable) or not (refused)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import (
@@ -64,6 +65,27 @@ def table_error(error: VendorError, action: str) -> ServiceError:
     return (ServiceUnavailableError if passes else ServiceRefusedError)(
         f"Could not {action}: {code}: {reason}{mend}"
     )
+
+
+#: Codes of one statement of a batch that pass by themselves (BatchStatementError, API reference).
+_RETRYABLE_STATEMENT_CODES = frozenset(
+    {
+        "InternalServerError",
+        "ItemCollectionSizeLimitExceeded",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "TransactionConflict",
+    }
+)
+
+
+def statement_error(error: Mapping[str, str], action: str) -> ServiceError:
+    """The error of one statement of a batch."""
+    code, reason = error.get("Code", ""), error.get("Message") or "no reason given"
+    mend = _MENDS.get(f"{code}Exception")
+    kind = ServiceUnavailableError if code in _RETRYABLE_STATEMENT_CODES else ServiceRefusedError
+    return kind(f"Could not {action}: {code}: {reason}{f' ({mend})' if mend else ''}")
 
 
 def error_code(error: ClientError) -> str:

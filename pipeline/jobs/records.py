@@ -45,7 +45,14 @@ class Records:
 
     def open(self, job: NewJob) -> bool:
         """Write a job's record. False: it was there, and stays as it is."""
-        item = {
+        return self._table.put_new(self._keys.meta(job.job_id), self._new_item(job), unless="plan") is None
+
+    def open_many(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
+        """Open many at once; an error stands in the place of the job it is about."""
+        return self._table.insert_many([(self._keys.meta(job.job_id), self._new_item(job)) for job in jobs])
+
+    def _new_item(self, job: NewJob) -> Item:
+        return {
             "state": JobState.RUNNING.value,
             "entity": job.entity_id,
             "topic": job.topic,
@@ -54,8 +61,8 @@ class Records:
             "submitted_at": job.submitted_at,
             "redrives": 0,
             **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
+            **self._stamp(),
         }
-        return self._table.put_new(self._keys.meta(job.job_id), item | self._stamp(), unless="plan") is None
 
     def get(self, job_id: str) -> Job | None:
         """A job as it is now."""

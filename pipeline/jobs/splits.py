@@ -95,8 +95,16 @@ class Splits:
     def put_results(
         self, results: Sequence[tuple[PartRef, str]]
     ) -> list[ServiceError | ResultTooLargeError | None]:
-        """Store results, one conditional write each: the first result of a part stays."""
-        return self._table.each(self._put_result, results)
+        """Store results where there are none: the first result of a part stays."""
+        answers: list[ServiceError | ResultTooLargeError | None] = [_too_large(*each) for each in results]
+        fitting = [index for index, error in enumerate(answers) if error is None]
+        items = [
+            (self._keys.result(results[index][0]), self._result_item(results[index][1])) for index in fitting
+        ]
+        for index, answer in zip(fitting, self._table.insert_many(items), strict=True):
+            if isinstance(answer, ServiceError):
+                answers[index] = answer
+        return answers
 
     def results(self, split: SplitRef, total: int) -> Iterator[str]:
         """The results of all parts in order of ordinal."""
@@ -113,16 +121,8 @@ class Splits:
                     f"(stage {split.stage}) is missing: it expired"
                 )
 
-    def _put_result(self, entry: tuple[PartRef, str]) -> ResultTooLargeError | None:
-        part, result = entry
-        size = len(result.encode())
-        if size > ITEM_BYTES:
-            return ResultTooLargeError(
-                f"The result of part {part.ordinal} of stage {part.stage} has {size:,} bytes of JSON, "
-                f"a DynamoDB item holds {ITEM_BYTES:,}: return a reference to it instead"
-            )
-        self._table.put_new(self._keys.result(part), {"result": result, "exp": self._expiry()})
-        return None
+    def _result_item(self, result: str) -> Item:
+        return {"result": result, "exp": self._expiry()}
 
     # ─── The seal's own data ───
 
@@ -211,6 +211,16 @@ def _length(part: str, ordinal: int) -> int:
             "yield a reference to it instead"
         )
     return length + 1
+
+
+def _too_large(part: PartRef, result: str) -> ResultTooLargeError | None:
+    size = len(result.encode())
+    if size <= ITEM_BYTES:
+        return None
+    return ResultTooLargeError(
+        f"The result of part {part.ordinal} of stage {part.stage} has {size:,} bytes of JSON, "
+        f"a DynamoDB item holds {ITEM_BYTES:,}: return a reference to it instead"
+    )
 
 
 def _pack(texts: Sequence[str]) -> bytes:

@@ -91,7 +91,7 @@ class JobStore:
 
     def open_jobs(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
         """Open many at once; an error stands in the place of the job it is about."""
-        return self._table.each(self._records.open, jobs)
+        return self._records.open_many(jobs)
 
     def job(self, job_id: str) -> Job | None:
         """A job as it is now."""

@@ -65,6 +65,17 @@ class FakeDynamoDB:
             self.items.pop(_key(key), None)
         return {"UnprocessedItems": {}}
 
+    def batch_execute_statement(self, *, Statements: list[Raw]) -> Raw:
+        """INSERT statements: an item, unless there is one."""
+        return {"Responses": [self._insert(each["Statement"], each["Parameters"]) for each in Statements]}
+
+    def _insert(self, statement: str, parameters: list[Raw]) -> Raw:
+        item = dict(zip(re.findall(r"'(\w+)': \?", statement), parameters, strict=True))
+        if _key(item) in self.items:
+            return {"Error": {"Code": "DuplicateItem", "Message": "Duplicate primary key exists in table"}}
+        self.items[_key(item)] = copy.deepcopy(item)
+        return {}
+
     def query(self, *, KeyConditionExpression: str, ExpressionAttributeValues: Raw, **fields: Any) -> Raw:
         """The items under one pk, between two sort keys when those are given."""
         pk, *between = [value["S"] for value in ExpressionAttributeValues.values()]
