@@ -1,7 +1,7 @@
 """Topics and groups: create, describe, change, and how far a group is behind."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -148,6 +148,7 @@ class KafkaAdmin:
             if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
             raise kafka_error(error, f"create topic {name}") from error
+        self._wait_until(lambda: name in self.topics(), f"topic {name} is made")
         return True
 
     def grow(self, name: str, partitions: int) -> None:
@@ -157,6 +158,7 @@ class KafkaAdmin:
             [NewPartitions(name, partitions)], request_timeout=self._timeout
         )
         self._result(answers[name], f"grow topic {name} to {partitions} partitions")
+        self._wait_until(lambda: self.topics()[name].partitions == partitions, f"topic {name} has grown")
 
     def configs(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """The configuration of existing topics, by name; {} from one without a controller (the mock)."""
@@ -181,6 +183,9 @@ class KafkaAdmin:
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
         answers = self._client.incremental_alter_configs([resource], request_timeout=self._timeout)
         self._result(answers[resource], f"configure topic {name}")
+        self._wait_until(
+            lambda: config.items() <= self.configs([name])[name].items(), f"topic {name} is configured"
+        )
 
     def watermarks(self, names: Iterable[str]) -> dict[Partition, tuple[int, int]]:
         """The first offset kept and the next one to be written, of each partition of existing topics."""
@@ -239,6 +244,16 @@ class KafkaAdmin:
     def _has_controller(self) -> bool:
         metadata = self._metadata()
         return metadata.controller_id in metadata.brokers
+
+    def _wait_until(self, seen: Callable[[], bool], what: str) -> None:
+        """Brokers hear of a change a moment after the controller made it."""
+        deadline = time.monotonic() + self._timeout
+        while not seen():
+            if time.monotonic() > deadline:
+                raise ServiceUnavailableError(
+                    f"Kafka: {what}, but no broker says so {self._timeout:g} s later"
+                )
+            time.sleep(0.05)
 
     def _require_controller(self, action: str) -> None:
         if not self._has_controller():

@@ -82,11 +82,12 @@ class EventConsumer:
         self._consumer = made(Consumer, consumer_configuration(settings, group))
         self._failure: ServiceError | None = None
         self._committing: threading.Thread | None = None
+        self._in_callback = False
         self._consumer.subscribe(
             list(topics),
-            on_assign=lambda _, partitions: on_assigned(_ours(partitions)),
-            on_revoke=lambda _, partitions: on_revoked(_ours(partitions)),
-            on_lost=lambda _, partitions: on_lost(_ours(partitions)),
+            on_assign=self._calling(on_assigned),
+            on_revoke=self._calling(on_revoked),
+            on_lost=self._calling(on_lost),
         )
 
     def poll(self, max_messages: int, timeout: float) -> list[Message]:
@@ -125,11 +126,8 @@ class EventConsumer:
         if self._is_committing():
             raise ServiceUnavailableError("Could not commit offsets: the last commit has no answer yet")
         asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
-        answer: Future[list[TopicPartition]] = Future()
-        self._committing = threading.Thread(target=self._commit, args=(asked, answer), daemon=True)
-        self._committing.start()
         try:
-            answers = answer.result(COMMIT_TIMEOUT)
+            answers = self._commit(asked) if self._in_callback else self._commit_within(asked)
         except TimeoutError as error:
             raise ServiceUnavailableError(f"Could not commit offsets in {COMMIT_TIMEOUT:g} s") from error
         except KafkaException as error:
@@ -150,12 +148,34 @@ class EventConsumer:
     def _is_committing(self) -> bool:
         return self._committing is not None and self._committing.is_alive()
 
-    def _commit(self, asked: list[TopicPartition], answer: "Future[list[TopicPartition]]") -> None:
-        """On a thread of its own: with no broker left the call lasts as long as the session, 45 s [tried]."""
-        try:
-            answer.set_result(self._consumer.commit(offsets=asked, asynchronous=False))
-        except BaseException as error:  # noqa: BLE001 - goes to the caller
-            answer.set_exception(error)
+    def _commit_within(self, asked: list[TopicPartition]) -> list[TopicPartition]:
+        """On a thread of its own: with no broker left the call lasts as long as the session."""
+        answer: Future[list[TopicPartition]] = Future()
+
+        def commit() -> None:
+            try:
+                answer.set_result(self._commit(asked))
+            except BaseException as error:  # noqa: BLE001 - goes to the caller
+                answer.set_exception(error)
+
+        self._committing = threading.Thread(target=commit, daemon=True)
+        self._committing.start()
+        return answer.result(COMMIT_TIMEOUT)
+
+    def _commit(self, asked: list[TopicPartition]) -> list[TopicPartition]:
+        return self._consumer.commit(offsets=asked, asynchronous=False)
+
+    def _calling(self, callback: OnPartitions) -> Callable[[Consumer, list[TopicPartition]], None]:
+        """While a callback runs, the client answers no other thread: it must commit on its own."""
+
+        def call(_: Consumer, partitions: list[TopicPartition]) -> None:
+            self._in_callback = True
+            try:
+                callback(_ours(partitions))
+            finally:
+                self._in_callback = False
+
+        return call
 
     def _is_message(self, answer: VendorMessage) -> bool:
         error = answer.error()
