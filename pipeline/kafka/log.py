@@ -1,6 +1,5 @@
 """Reads a topic as a log that everybody reads alone: no group, nothing committed, a start in the past."""
 
-import logging
 import time
 from typing import Any
 
@@ -10,7 +9,7 @@ from confluent_kafka import Message as VendorMessage
 
 from config.settings import Settings
 from pipeline.errors import ServiceRefusedError
-from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.configuration import client_configuration, silent_log
 from pipeline.kafka.consumer import Partition, received
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
@@ -20,10 +19,6 @@ log = structlog.get_logger()
 
 #: Seconds one request at the opening may take.
 TIMEOUT = 5.0
-
-#: librdkafka's own lines about connections: who reads a log says itself, once, that Kafka is away.
-_silent = logging.getLogger("pipeline.kafka.log")
-_silent.addFilter(lambda record: not record.getMessage().startswith(("FAIL", "ERROR")))
 
 
 class LogReader:
@@ -119,7 +114,7 @@ class LogReader:
 
 def _configuration(settings: Settings) -> dict[str, Any]:
     return client_configuration(settings, "log") | {
-        "logger": _silent,
+        "logger": silent_log,
         # The client insists on a group; it is never joined and commits nothing.
         "group.id": f"{settings.service_name}.control",
         "enable.auto.commit": False,

@@ -1,5 +1,6 @@
 """Produces events: idempotent, acknowledged by all replicas, with an answer for each record."""
 
+import gc
 import os
 import threading
 import time
@@ -13,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from config.settings import Settings
 from pipeline.errors import ServiceError, ServiceUnavailableError
-from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.configuration import client_configuration, silent_log
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Record
 from pipeline.kafka.security import made
@@ -132,6 +133,7 @@ class LossyProducer(EventProducer):
     """A producer of what may be lost: it holds little, and gives up soon on what nobody acknowledges."""
 
     _differences = {
+        "logger": silent_log,
         "enable.idempotence": False,
         "acks": 1,
         # Nobody waits for a task event for as long as an eye would notice.
@@ -151,6 +153,9 @@ def _renew_locks() -> None:
 
 _producers: "weakref.WeakSet[EventProducer]" = weakref.WeakSet()
 os.register_at_fork(after_in_child=_renew_locks)
+# A client that is garbage in the parent must not be collected in a forked child: its threads are not there,
+# and destroying it trips over that [seen: a segmentation fault].
+os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 
 
 class _Client:

@@ -94,9 +94,10 @@ class Feed:
         self._stop.set()
 
     def _work(self) -> None:
-        reader = LogReader(self._settings, self._topic)
+        reader: LogReader | None = None
         while not self._stop.is_set():
             try:
+                reader = reader or LogReader(self._settings, self._topic)
                 self._read(reader)
             except ServiceError as error:
                 self.error = error
@@ -106,7 +107,8 @@ class Feed:
             except Exception:
                 log.exception("control.feed_failed", topic=self._topic)
                 self._stop.wait(RETRY_AFTER)
-        reader.close()
+        if reader is not None:
+            reader.close()
 
     def _read(self, reader: LogReader) -> None:
         # Events would be counted twice; a revoke that is read twice is the same revoke.

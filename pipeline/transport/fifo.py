@@ -128,7 +128,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     def _purge(self, queue: str) -> int:
         """What ``celery purge`` does after it asked."""
-        return self.connection.queue(queue).purge()
+        return int(self.connection.queue(queue).purge())
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Queues are made and removed by provisioning only."""

@@ -136,11 +136,13 @@ class Fleet:
         )
         return {name: answer for reply in replies or [] for name, answer in reply.items()}
 
-    def cli(self, *arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    def cli(
+        self, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
+    ) -> "subprocess.CompletedProcess[str]":
         """Run ``celery -A pipeline`` with these arguments."""
         return subprocess.run(
             [*CELERY, *arguments],
-            env=dict(self.environment),
+            env=dict(environment or self.environment),
             capture_output=True,
             text=True,
             timeout=60,

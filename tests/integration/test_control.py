@@ -2,19 +2,28 @@
 
 import json
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from celery.result import AsyncResult
 
+from config.settings import load_settings
 from pipeline.jobs import JobStore
-from pipeline.kafka import EventProducer
+from pipeline.kafka import EventProducer, Record
+from pipeline.provision import provision
+from pipeline.registry import Registry
 from pipeline.services.environment import Services
-from pipeline.sqs import sqs_client
+from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.sqs.queues import make_queue
 from pipeline.submission import Submission, SubmittedJob, Submitter
 from tests.conftest import MakeEnvironment
-from tests.integration.fleet import WORKERS, Fleet, Flower, run_fleet
+from tests.integration.browser import read_page
+from tests.integration.fleet import AUTH, WORKERS, Fleet, Flower, run_fleet
 from tests.processes import wait_until
 
 NAMES = {f"{name}@test" for name in WORKERS}
@@ -289,12 +298,205 @@ def test_flower_started_late_shows_the_past(fleet: Fleet, flower: Flower) -> Non
     wait_until(lambda: late.task(task_id).get("state") == "SUCCESS", "shown", 30)
     wait_until(lambda: all(online(late).get(name) for name in NAMES), "workers online", 30)
     assert not online(late).get("leaving@test")
-    assert fleet.children.end(late.process)
+    fleet.children.end(late.process)
+
+
+def test_flower_opens_nothing_for_each_question(fleet: Fleet, flower: Flower) -> None:
+    """Flower asks the workers all the time: its threads and open files do not grow with it."""
+    process = psutil.Process(flower.process.pid)
+
+    def ask() -> None:
+        for _ in range(3):
+            flower.json("/api/workers?refresh=1")
+
+    ask()
+    files, threads = process.num_fds(), process.num_threads()
+    ask()
+    assert process.num_fds() <= files + 2
+    assert process.num_threads() <= threads + 2
+
+
+def test_pages_in_a_browser(fleet: Fleet, flower: Flower, tmp_path: Path) -> None:
+    """Workers, tasks, a failed task and a worker, as a browser shows them; the broker tab says no."""
+    task_id = send(fleet, "fail", "the oven is cold")
+    wait_until(lambda: flower.task(task_id).get("state") == "FAILURE", "failed", 30)
+    site = flower.url.replace("http://", f"http://{AUTH}@")
+    workers = read_page(f"{site}/workers", tmp_path)
+    assert all(name in workers for name in NAMES)
+    assert "Online" in workers
+    tasks = read_page(f"{site}/tasks", tmp_path)
+    assert task_id in tasks
+    task = read_page(f"{site}/task/{task_id}", tmp_path)
+    assert "the oven is cold" in task
+    assert "Traceback" in task
+    worker = read_page(f"{site}/worker/prefork@test", tmp_path)
+    assert "celery.concurrency.prefork:TaskPool" in worker.lower().replace("taskpool", "TaskPool")
+    assert fleet.settings.task_queue in worker
+    assert "'fifo' broker is not supported" in read_page(f"{site}/broker", tmp_path)
+
+
+def test_flower_needs_a_password(flower: Flower) -> None:
+    """With FLOWER_BASIC_AUTH nobody sees anything without it."""
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(flower.url + "/workers", timeout=10)  # noqa: S310 - http
 
 
 def test_nothing_of_the_control_plane_is_on_sqs(fleet: Fleet, flower: Flower) -> None:
     """However many clients there were: the queues are the task queue and the dead-letter queue."""
     urls = sqs_client(fleet.settings).list_queues(QueueNamePrefix=fleet.settings.service_name)["QueueUrls"]
-    assert set(urls) == {fleet.settings.sqs_task_queue_url, fleet.settings.sqs_dlq_url}
+    assert {fleet.settings.sqs_task_queue_url, fleet.settings.sqs_dlq_url} == set(urls)
     every = sqs_client(fleet.settings).list_queues()["QueueUrls"]
     assert not [url for url in every if "celery" in url or "pidbox" in url]
+
+
+def test_services_on_one_kafka_do_not_hear_each_other(
+    fleet: Fleet, local_services: Services, make_environment: MakeEnvironment
+) -> None:
+    """Another service's ping is answered by nobody of this one."""
+    other = make_environment(local_services)
+    list(provision(load_settings(other), Registry()))
+    ping = fleet.cli("inspect", "ping", environment=other)
+    assert ping.returncode != 0
+    assert "No nodes replied" in ping.stderr
+
+
+def test_events_as_a_person_watches_them(fleet: Fleet) -> None:
+    """celery events --dump shows the past from the log, then what happens."""
+    process = fleet.start("events", "events", "--dump")
+    wait_until(lambda: "task succeeded: tests.integration.chores.add" in fleet.log("events"), "the past", 30)
+    before = fleet.log("events").count("task succeeded: tests.integration.chores.add")
+    send(fleet, "add", 5, 5)
+    wait_until(
+        lambda: fleet.log("events").count("task succeeded: tests.integration.chores.add") > before, "now"
+    )
+    fleet.children.end(process)
+
+
+def test_a_purge_deletes_what_waits(fleet: Fleet) -> None:
+    """After a yes, the tasks that wait in the queue are gone."""
+    client, name = sqs_client(fleet.settings), f"{fleet.settings.service_name}-spare.fifo"
+    make_queue(client, fleet.settings.queue_url(name), {})
+    for number in range(3):
+        fleet.app.send_task("tests.integration.chores.add", (1, number), queue=name)
+    purge = fleet.cli("purge", "-Q", name, input="y\n")
+    assert "Purged 3 messages" in purge.stdout, purge.stdout + purge.stderr
+    assert SqsQueue(client, fleet.settings.queue_url(name)).depth().available == 0
+
+
+# ─── What should not be, and what may happen ───
+
+
+def test_malformed_messages_are_skipped(fleet: Fleet, flower: Flower) -> None:
+    """Garbage on a control topic is logged and skipped: workers answer, Flower goes on, nobody restarts."""
+    events, commands, replies = fleet.settings.control_topics
+    producer = EventProducer(fleet.settings, "test")
+    garbage = [
+        b"",
+        b"{",
+        b"[]",
+        b'{"body": 1}',
+        envelope("not a command"),
+        envelope({"method": 1}),
+        envelope({"method": "ping", "destination": 3}),
+        envelope({"method": "ping", "reply_to": "here"}),
+        envelope({"type": "task-received"}),
+        envelope({"type": "worker-online", "hostname": "x", "timestamp": "late"}),
+    ]
+    records = [
+        Record(topic=topic, key=b"k", value=value)
+        for topic in (events, commands, replies)
+        for value in garbage
+    ]
+    assert producer.emit(records, 10) == [None] * len(records)
+    producer.close(5)
+    assert set(fleet.ask("ping")) == NAMES
+    wait_until(lambda: "control.message_invalid" in fleet.log("prefork"), "the log line")
+    task_id = send(fleet, "add", 3, 4)
+    wait_until(lambda: flower.task(task_id).get("state") == "SUCCESS", "Flower goes on", 30)
+
+
+def envelope(body: object, **headers: object) -> bytes:
+    """A record of a control topic with this body."""
+    return json.dumps(
+        {
+            "body": json.dumps(body),
+            "content-type": "application/json",
+            "content-encoding": "utf-8",
+            "headers": headers,
+            "properties": {"delivery_tag": "t", "delivery_info": {}},
+        }
+    ).encode()
+
+
+def test_an_expired_command_is_dropped(fleet: Fleet) -> None:
+    """A shutdown that was sent for a moment long ago shuts nobody down."""
+    producer = EventProducer(fleet.settings, "test")
+    _, commands, _ = fleet.settings.control_topics
+    late = envelope({"method": "shutdown", "arguments": {}}, expires=time.time() - 60)
+    assert producer.emit([Record(topic=commands, key=b"", value=late)], 10) == [None]
+    producer.close(5)
+    assert set(fleet.ask("ping")) == NAMES
+
+
+def test_a_worker_learns_what_was_revoked_before_it_started(fleet: Fleet) -> None:
+    """Of the commands of the past a new worker takes the revokes, and nothing else."""
+    fleet.app.control.revoke("a-task-of-the-past")
+    fleet.app.control.shutdown(destination=["young@test"])
+    fleet.start_worker("young", "--concurrency", "1")
+    fleet.wait_for("young")
+    assert "a-task-of-the-past" in fleet.ask("revoked", destination=["young@test"])["young@test"]
+    fleet.app.control.shutdown(destination=["young@test"])
+    assert fleet.workers["young"].wait(40) == 0
+
+
+def test_without_kafka_inspect_says_why(fleet: Fleet) -> None:
+    """KAFKA_ENABLED=false: one line says that there is no control plane."""
+    answer = fleet.cli("inspect", "ping", environment={**fleet.environment, "KAFKA_ENABLED": "false"})
+    assert answer.returncode != 0
+    assert "KAFKA_ENABLED is false" in answer.stderr
+
+
+def test_a_client_does_not_wait_for_ever(fleet: Fleet) -> None:
+    """Kafka out of reach: inspect ends with the reason."""
+    answer = fleet.cli(
+        "inspect", "ping", environment={**fleet.environment, "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    )
+    assert answer.returncode != 0
+    assert "out of reach at Kafka (127.0.0.1:1)" in answer.stderr
+
+
+def test_kafka_away(fleet: Fleet, flower: Flower) -> None:
+    """Kafka does not answer: tasks go on, a worker logs once; then the control plane is back by itself."""
+    kafka = listener(fleet.settings.kafka_bootstrap_servers)
+    logged = fleet.log("prefork").count("control.unreachable")
+    queue = SqsQueue(sqs_client(fleet.settings), fleet.settings.sqs_task_queue_url)
+    kafka.suspend()
+    try:
+        for number in range(6):
+            send(fleet, "add", 1, number)
+        wait_until(lambda: is_empty(queue), "tasks go on", 30)
+        wait_until(lambda: fleet.log("prefork").count("control.unreachable") > logged, "the line", 40)
+    finally:
+        kafka.resume()
+    wait_until(lambda: set(fleet.ask("ping", timeout=2)) == NAMES, "workers answer again", 60)
+    assert fleet.log("prefork").count("control.unreachable") == logged + 1
+    wait_until(lambda: "control.reachable_again" in fleet.log("prefork"), "the other line", 30)
+    task_id = send(fleet, "add", 6, 7)
+    wait_until(lambda: flower.task(task_id).get("state") == "SUCCESS", "Flower is back", 30)
+
+
+def is_empty(queue: SqsQueue) -> bool:
+    depth = queue.depth()
+    return depth.available + depth.in_flight == 0
+
+
+def listener(address: str) -> psutil.Process:
+    """The process that listens at host:port."""
+    port = int(address.rsplit(":", 1)[1])
+    (pid,) = {
+        found.pid
+        for found in psutil.net_connections("tcp")
+        if found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port
+    }
+    assert pid is not None
+    return psutil.Process(pid)

@@ -1,0 +1,164 @@
+"""What a record of a control topic must be before Celery sees it, and which commands a worker hears."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import InvalidInputError
+from pipeline.transport.controlmessage import (
+    CHECKS,
+    CLOCKS_DIFFER,
+    COMMANDS,
+    EVENTS,
+    REPLIES,
+    decode,
+    encode,
+    is_control_queue,
+    is_wanted,
+)
+from pipeline.transport.envelope import PARSED
+
+
+def payload(body: object, **headers: object) -> dict[str, Any]:
+    return {
+        "body": json.dumps(body),
+        "content-type": "application/json",
+        "content-encoding": "utf-8",
+        "headers": headers,
+        "properties": {"delivery_tag": "t", "delivery_info": {}},
+    }
+
+
+def received(body: object, **headers: object) -> dict[str, Any]:
+    return decode(encode(payload(body, **headers)))
+
+
+COMMAND: dict[str, object] = {
+    "method": "ping",
+    "arguments": {},
+    "destination": None,
+    "pattern": None,
+    "matcher": None,
+}
+EVENT = {"type": "task-received", "hostname": "w", "timestamp": 1.0, "utcoffset": 0, "clock": 1, "uuid": "u"}
+
+
+def test_a_message_comes_through() -> None:
+    """What kombu wrote is what kombu reads, with the body parsed."""
+    assert received(COMMAND, clock=1)[PARSED] == COMMAND
+    assert received(COMMAND, clock=1)["headers"] == {"clock": 1}
+
+
+@pytest.mark.parametrize(
+    ("exchange", "body"),
+    [
+        (COMMANDS, COMMAND),
+        (COMMANDS, COMMAND | {"destination": ["w"], "reply_to": {"exchange": "e", "routing_key": "k"}}),
+        (COMMANDS, {"method": "shutdown"}),
+        (EVENTS, EVENT),
+        (EVENTS, [EVENT, EVENT]),
+        (EVENTS, {"type": "worker-heartbeat", "hostname": "w", "timestamp": 1}),
+        (REPLIES, {"w": {"ok": "pong"}}),
+    ],
+)
+def test_what_celery_sends_is_delivered(exchange: str, body: object) -> None:
+    """Commands, events and replies as Celery makes them pass their checks."""
+    CHECKS[exchange](received(body))
+
+
+@pytest.mark.parametrize(
+    ("exchange", "body"),
+    [
+        (COMMANDS, None),
+        (COMMANDS, []),
+        (COMMANDS, {}),
+        (COMMANDS, COMMAND | {"method": None}),
+        (COMMANDS, COMMAND | {"arguments": [1]}),
+        (COMMANDS, COMMAND | {"destination": "w"}),
+        (COMMANDS, COMMAND | {"destination": [1]}),
+        (COMMANDS, COMMAND | {"pattern": 1}),
+        (COMMANDS, COMMAND | {"matcher": "magic"}),
+        (COMMANDS, COMMAND | {"reply_to": {"exchange": "e"}}),
+        (EVENTS, None),
+        (EVENTS, [EVENT, 1]),
+        (EVENTS, EVENT | {"type": 1}),
+        (EVENTS, EVENT | {"hostname": None}),
+        (EVENTS, EVENT | {"uuid": None}),
+        (EVENTS, EVENT | {"timestamp": "now"}),
+        (EVENTS, EVENT | {"clock": float("nan")}),
+        (EVENTS, EVENT | {"clock": 10**400}),
+        (REPLIES, ["pong"]),
+    ],
+)
+def test_what_would_trip_celery_is_refused(exchange: str, body: object) -> None:
+    """Each of these would raise in Celery's mailbox or in Flower's reader."""
+    with pytest.raises(InvalidInputError):
+        CHECKS[exchange](received(body))
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_no_bytes_raise_anything_else(value: bytes) -> None:
+    """Whatever a record holds, it is a message or an InvalidInputError."""
+    with pytest.raises(InvalidInputError):
+        decode(value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+        lambda children: (
+            st.lists(children, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["method", "arguments", "destination", "type", "hostname", "uuid", "clock"])
+                | st.text(max_size=3),
+                children,
+                max_size=4,
+            )
+        ),
+        max_leaves=10,
+    )
+)
+def test_no_body_raises_anything_else(body: object) -> None:
+    """Whatever a body holds, it passes or is an InvalidInputError, for each exchange."""
+    try:
+        message = received(body)
+        for check in CHECKS.values():
+            check(message)
+    except InvalidInputError:
+        pass
+
+
+def test_old_commands_are_not_carried_out() -> None:
+    """Of the past a worker hears what was revoked, unanswered; else what has not expired."""
+    reply_to = {"exchange": REPLIES, "routing_key": "k"}
+    revoke = received({"method": "revoke", "arguments": {"task_id": "t"}, "reply_to": reply_to}, expires=1.0)
+    assert is_wanted(COMMANDS, revoke, past=True)
+    assert "reply_to" not in revoke[PARSED]
+    shutdown = {"method": "shutdown"}
+    assert not is_wanted(COMMANDS, received(shutdown), past=True)
+    assert is_wanted(COMMANDS, received(shutdown), past=False)
+    assert is_wanted(COMMANDS, received(shutdown, expires=0), past=False)
+    assert is_wanted(COMMANDS, received(shutdown, expires=time.time() - CLOCKS_DIFFER / 2), past=False)
+    assert not is_wanted(COMMANDS, received(shutdown, expires=time.time() - CLOCKS_DIFFER * 2), past=False)
+
+
+def test_old_signs_of_life_are_not_shown() -> None:
+    """A heartbeat of an hour ago makes nobody online; what happened to tasks is shown however old it is."""
+    heartbeat = {"type": "worker-heartbeat", "hostname": "w", "timestamp": time.time() - 3600}
+    assert not is_wanted(EVENTS, received(heartbeat), past=True)
+    assert is_wanted(EVENTS, received(heartbeat | {"timestamp": time.time()}), past=True)
+    assert is_wanted(EVENTS, received([EVENT]), past=True)
+    assert is_wanted(EVENTS, received(EVENT), past=True)
+
+
+def test_control_queues_are_told_from_task_queues() -> None:
+    """By the names that Celery gives them; no name of an SQS FIFO queue is one."""
+    assert is_control_queue("celery@host.celery.pidbox")
+    assert is_control_queue("c0ffee.reply.celery.pidbox")
+    assert is_control_queue("celeryev.c0ffee")
+    assert not is_control_queue("orders-tasks.fifo")
+    assert not is_control_queue("celeryev-tasks.fifo")
