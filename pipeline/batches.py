@@ -27,15 +27,18 @@ class Batches(Generic[T]):
         self._changed = threading.Condition()
         self._items: deque[T] = deque()
         self._ended = False
+        #: somebody waits for what is in the batch being gathered
+        self._hurry = False
         #: items that came per second, lately
         self._rate = 0.0
         self._taken_at = time.monotonic()
 
-    def put(self, item: T) -> None:
-        """Add an item. Never blocks."""
+    def put(self, item: T, *, hurry: bool = False) -> None:
+        """Add an item. Never blocks. With ``hurry`` the batch it is in does not wait for more."""
         with self._changed:
             self._items.append(item)
-            if len(self._items) in (1, self._enough):
+            self._hurry |= hurry
+            if hurry or len(self._items) in (1, self._enough):
                 self._changed.notify()
 
     def end(self) -> None:
@@ -49,10 +52,14 @@ class Batches(Generic[T]):
         with self._gathering, self._changed:
             self._changed.wait_for(lambda: self._items or self._ended)
             if self._rate * self._linger >= WORTH_WAITING:
-                self._changed.wait_for(lambda: len(self._items) >= self._enough or self._ended, self._linger)
+                self._changed.wait_for(self._is_due, self._linger)
+            self._hurry = False
             batch = [self._items.popleft() for _ in range(min(self._most, len(self._items)))]
             self._note(len(batch))
             return batch
+
+    def _is_due(self) -> bool:
+        return len(self._items) >= self._enough or self._hurry or self._ended
 
     def _note(self, count: int) -> None:
         now = time.monotonic()

@@ -47,6 +47,8 @@ class Intake:
         self._lock = threading.RLock()
         #: by queue: told when there is room for more of its messages
         self._room_for: dict[str, threading.Condition] = {}
+        #: how many receivers wait for that, by queue
+        self._waiting: Counter[str] = Counter()
         self._lanes = Lanes()
         #: by message id
         self._held: dict[str, Lease] = {}
@@ -72,10 +74,11 @@ class Intake:
                 if self._has_room(queue):
                     room = min(RECEIVE_MOST, self._room(queue))
                     self._asked[queue] += room
-                    if self._has_room(queue):
-                        room_for.notify()
+                    self._tell()
                     return room
+                self._waiting[queue] += 1
                 room_for.wait(timeout=1)
+                self._waiting[queue] -= 1
         return 0
 
     def asked(self, queue: str, count: int) -> None:
@@ -146,7 +149,7 @@ class Intake:
     def _tell(self) -> None:
         """Wake one receiver of each queue there is room for."""
         for queue, room_for in self._room_for.items():
-            if self._has_room(queue):
+            if self._waiting[queue] and self._has_room(queue):
                 room_for.notify()
 
     def _cut_surplus(self, added: Sequence[Lease]) -> list[Lease]:
@@ -218,6 +221,11 @@ class Intake:
             ready = self._can_take()
         self._wake(ready)
         return lease
+
+    def is_followed(self, lease: Lease) -> bool:
+        """Whether another of its group waits for it to be advanced past."""
+        with self._lock:
+            return self._lanes.is_followed(lease.lane)
 
     def advance(self, lease: Lease) -> None:
         """Its effects are safe: the next of its group may start."""

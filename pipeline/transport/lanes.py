@@ -69,6 +69,10 @@ class Lanes:
         """Whether the head of a lane waits to be taken."""
         return key in self._lanes and key not in self._out
 
+    def is_followed(self, key: Key) -> bool:
+        """Whether one waits behind the head of a lane."""
+        return len(self._lanes.get(key, ())) > 1
+
     def cut(self, key: Key) -> list[Lease]:
         """Take away all of a lane that is not out, and return it in order.
 

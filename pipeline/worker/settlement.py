@@ -29,8 +29,9 @@ log = structlog.get_logger(__name__)
 THREADS = 4
 #: The most tasks settled together.
 BATCH = 100
-#: Fewer than DynamoDB writes in one request wait this long for more (seconds), while tasks come fast.
-ENOUGH, LINGER = 25, 0.01
+#: Fewer than DynamoDB writes in one request wait this long for more (seconds), while tasks come fast and
+#: none of their groups waits. Measured at 1,000 tasks/s: half the requests of 0.01.
+ENOUGH, LINGER = 25, 0.02
 
 
 class Settlement:
@@ -61,7 +62,8 @@ class Settlement:
 
     def submit(self, work: Work) -> None:
         """Settle it. Returns at once; safe from any thread."""
-        self._arrived.put(work)
+        # The next of a group starts once this one is recorded.
+        self._arrived.put(work, hurry=self.intake.is_followed(work.lease))
 
     def close(self, timeout: float) -> bool:
         """Settle what arrived, for at most ``timeout`` seconds; whether all of it was.

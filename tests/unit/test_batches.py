@@ -1,9 +1,9 @@
 """Items from many threads, gathered into batches."""
 
 import threading
-import time
 
 from pipeline.batches import Batches
+from tests.processes import wait_until
 
 
 def _take_in_thread(batches: Batches[int]) -> tuple[threading.Thread, list[list[int]]]:
@@ -39,6 +39,21 @@ def test_a_stream_is_gathered() -> None:
     thread.join(10)
     assert [item for batch in taken for item in batch] == [0, 1, 2, 3, 4]
     assert len(taken) == 1
+
+
+def test_a_stream_waits_for_nobody_in_a_hurry() -> None:
+    """An item that somebody waits for takes those before it along at once."""
+    batches: Batches[int] = Batches(most=10, enough=5, linger=60)
+    for _ in range(100):
+        for item in range(5):
+            batches.put(item)
+        batches.take()
+    thread, taken = _take_in_thread(batches)
+    batches.put(1)
+    batches.put(2, hurry=True)
+    wait_until(lambda: sum(map(len, taken)) == 2, "both are taken")
+    batches.end()
+    thread.join(10)
 
 
 def test_a_batch_has_at_most_so_many() -> None:
@@ -82,8 +97,8 @@ def test_a_thread_that_waits_is_woken() -> None:
     """An item that comes later is taken at once by a thread that waits already."""
     batches: Batches[int] = Batches(most=10, enough=10, linger=60)
     thread, taken = _take_in_thread(batches)
-    time.sleep(0.05)
     batches.put(1)
+    wait_until(lambda: taken, "the item is taken")
     batches.end()
     thread.join(10)
     assert taken == [[1]]
