@@ -241,7 +241,7 @@ class JobsMachine(RuleBasedStateMachine):
 
 def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make nodes of three and pages of two, so that a few parts make a tree of three levels."""
-    for module in ("counter", "keys", "listing", "splits", "store"):
+    for module in ("counter", "keys", "listing", "outcomes", "splits"):
         monkeypatch.setattr(f"pipeline.jobs.{module}.FAN_OUT", 3)
     monkeypatch.setattr("pipeline.jobs.splits.PAGE_PARTS", 2)
     monkeypatch.setattr("pipeline.jobs.splits.INLINE_BYTES", 40)

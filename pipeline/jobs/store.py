@@ -6,14 +6,13 @@ crash in between, is repaired by doing all of it again.
 """
 
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from config.settings import Settings
 from pipeline.errors import ResultTooLargeError, ServiceError
 from pipeline.jobs.attempts import Attempts
-from pipeline.jobs.counter import Climb, Counter, Marks, Node, leaf_of
-from pipeline.jobs.keys import FAN_OUT, Key, Keys
+from pipeline.jobs.counter import Counter
+from pipeline.jobs.keys import Keys
 from pipeline.jobs.listing import Listing
 from pipeline.jobs.model import (
     AlreadyDone,
@@ -27,28 +26,22 @@ from pipeline.jobs.model import (
     JobPage,
     JobState,
     NewJob,
-    PartDone,
     PartRef,
     Recorded,
     Ref,
     SealedSplit,
-    SplitFilled,
     SplitRef,
-    StageDone,
     StageProgress,
-    StageRef,
 )
-from pipeline.jobs.records import Records, register, register_of
+from pipeline.jobs.outcomes import Outcomes
+from pipeline.jobs.records import Records
 from pipeline.jobs.resumption import Resumption
 from pipeline.jobs.schema import TableReport, inspect_table, provision_table
 from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
-from pipeline.jobs.wire import Item, below
+from pipeline.jobs.wire import below
 
 DAY = 86_400
-
-#: Characters kept of a failure's message: the item stays within one write unit; the errors topic has it all.
-MESSAGE_CHARACTERS = 500
 
 
 class JobStore:
@@ -66,8 +59,9 @@ class JobStore:
         self._counter = Counter(self._table, self._keys, self._expiry)
         self._splits = Splits(self._table, self._keys, self._expiry)
         self._attempts = Attempts(self._table, self._keys, self._expiry)
+        self._outcomes = Outcomes(self._table, self._keys, self._records, self._counter, self._expiry)
         self._resumption = Resumption(
-            self._table, self._keys, self._records, self._counter, self._after_climb
+            self._table, self._keys, self._records, self._counter, self._outcomes.after_climb
         )
         self._listing = Listing(
             self._table, self._keys, self._records, self._counter, clock, settings.job_expiry_days
@@ -137,10 +131,7 @@ class JobStore:
 
         The closings are to be acted on like those of ``record`` before the messages are deleted.
         """
-        keys = {ref: self._done_key(ref) for ref in refs}
-        items = self._table.get_many(keys.values())
-        done = {ref for ref, key in keys.items() if _is_done(ref, items.get(key, {}))}
-        return AlreadyDone(refs=frozenset(done), closings=self._resume(done, keys, items))
+        return self._outcomes.already_done(refs)
 
     def recheck(self, job_id: str) -> Sequence[Closing]:
         """What a job's record says is to be closed now.
@@ -168,39 +159,11 @@ class JobStore:
 
         An outcome with an error is to be recorded again; the others are not affected by it.
         """
-        errors: dict[int, ServiceError] = {}
-        closings = self._record_stages(done, errors)
-        leaves: defaultdict[Node, Marks] = defaultdict(Marks)
-        for index, outcome in enumerate(done):
-            if isinstance(outcome, PartDone):
-                marks = leaves[leaf_of(outcome.ref)]
-                marks.done.add(outcome.ref.ordinal % FAN_OUT)
-                marks.origins.add(index)
-        closings += self._after_climb(self._counter.record(leaves), errors)
-        return Recorded(errors=[errors.get(index) for index in range(len(done))], closings=closings)
+        return self._outcomes.record(done)
 
     def record_failed(self, failed: Sequence[Failed]) -> Recorded:
         """Record dead letters: why, then that they failed, and what that ends."""
-        errors: dict[int, ServiceError] = {}
-        self._record_reasons(failed, errors)
-        leaves: defaultdict[Node, Marks] = defaultdict(Marks)
-        jobs: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        origins: defaultdict[str, set[int]] = defaultdict(set)
-        for index, failure in enumerate(failed):
-            ref = failure.ref
-            if index in errors:
-                continue
-            if isinstance(ref, PartRef):
-                marks = leaves[leaf_of(ref)]
-                marks.failed.add(_entry(ref, failure.generation))
-                marks.origins.add(index)
-            else:
-                name, phase = register_of(ref), 2 * failure.generation + 1
-                jobs[ref.job_id][name] = max(phase, jobs[ref.job_id].get(name, 0))
-                origins[ref.job_id].add(index)
-        closings = self._fail_jobs(jobs, origins, errors)
-        closings += self._after_climb(self._counter.record(leaves), errors)
-        return Recorded(errors=[errors.get(index) for index in range(len(failed))], closings=closings)
+        return self._outcomes.record_failed(failed)
 
     def close_all(self, filled: Sequence[Filled]) -> list[bool | ServiceError]:
         """Close many at once; an error stands in the place of what it is about."""
@@ -218,15 +181,7 @@ class JobStore:
         The message that is sent carries the next generation. False: the task is done after all or its job
         complete, so the dead letter is only to be removed. Saying it again goes on where a crash stopped it.
         """
-        answers = self._table.each(self._redrive, refs)
-        sent = {
-            self._keys.failure(ref): None
-            for (ref, _), sent in zip(refs, answers, strict=True)
-            if sent is True
-        }
-        # Only shown to people: a reason that stays is no error.
-        self._table.put_many(sent)
-        return answers
+        return self._outcomes.redrive(refs)
 
     # ─── Splits ───
 
@@ -269,142 +224,5 @@ class JobStore:
         """How many attempts each message (task id, message id) had."""
         return self._attempts.count(messages)
 
-    # ─── Inside ───
-
     def _expiry(self) -> int:
         return int(self._clock()) + self._expiry_days * DAY
-
-    def _record_stages(self, done: Sequence[Done], errors: dict[int, ServiceError]) -> list[Closing]:
-        stages = {index: each for index, each in enumerate(done) if isinstance(each, StageDone)}
-        keys = {index: self._keys.stage(each.ref.job_id, each.ref.stage) for index, each in stages.items()}
-        failed = self._table.put_many({keys[index]: self._stage_item(each) for index, each in stages.items()})
-        errors |= {index: failed[key] for index, key in keys.items() if key in failed}
-        jobs: defaultdict[str, set[str]] = defaultdict(set)
-        origins: defaultdict[str, set[int]] = defaultdict(set)
-        for index, each in stages.items():
-            if each.ends_path and index not in errors:
-                jobs[each.ref.job_id].add(each.ref.stage)
-                origins[each.ref.job_id].add(index)
-        answers = self._table.each(lambda entry: self._records.end_paths(*entry), list(jobs.items()))
-        return _collect(zip((origins[job_id] for job_id in jobs), answers, strict=True), errors)
-
-    def _stage_item(self, done: StageDone) -> Item:
-        return {
-            "task_id": done.task_id,
-            "ends_path": done.ends_path,
-            "run_seconds": round(done.run_seconds, 6),
-            "finished_at": round(done.finished_at, 3),
-            "worker": done.worker,
-            "exp": self._expiry(),
-        }
-
-    def _record_reasons(self, failed: Sequence[Failed], errors: dict[int, ServiceError]) -> None:
-        keys = [self._keys.failure(failure.ref) for failure in failed]
-        items: dict[Key, Item | None] = {
-            key: {
-                "task_id": failure.task_id,
-                "error": failure.error,
-                "message": failure.message[:MESSAGE_CHARACTERS],
-                "attempts": failure.attempts,
-                "failed_at": failure.failed_at,
-                "generation": failure.generation,
-                "exp": self._expiry(),
-            }
-            for key, failure in zip(keys, failed, strict=True)
-        }
-        unwritten = self._table.put_many(items)
-        errors |= {index: unwritten[key] for index, key in enumerate(keys) if key in unwritten}
-
-    def _fail_jobs(
-        self,
-        jobs: Mapping[str, Mapping[str, int]],
-        origins: Mapping[str, set[int]],
-        errors: dict[int, ServiceError],
-    ) -> list[Closing]:
-        answers = self._table.each(lambda entry: self._records.fail(*entry), list(jobs.items()))
-        return _collect(zip((origins[job_id] for job_id in jobs), answers, strict=True), errors)
-
-    def _after_climb(self, climb: Climb, errors: dict[int, ServiceError]) -> list[Closing]:
-        """What the splits that ended need: their gather, or their failure on their job's record."""
-        errors |= climb.errors
-        closings: list[Closing] = []
-        jobs: defaultdict[str, dict[str, int]] = defaultdict(dict)
-        origins: defaultdict[str, set[int]] = defaultdict(set)
-        for ended in climb.ended:
-            split = ended.node.split
-            if not ended.state.full:
-                jobs[split.job_id][register(split.stage, "parts")] = ended.state.phase
-                origins[split.job_id] |= ended.origins
-            elif not ended.state.closed:
-                closings.append(SplitFilled(split=split, total=ended.node.total))
-        return closings + self._fail_jobs(jobs, origins, errors)
-
-    def _redrive(self, entry: tuple[Ref, int]) -> bool:
-        ref, generation = entry
-        key = self._done_key(ref)
-        if _is_done(ref, self._table.get(key) or {}):
-            return False
-        if not isinstance(ref, PartRef):
-            return self._records.redrive(ref.job_id, register_of(ref), 2 * generation + 2)
-        job = self._records.get(ref.job_id)
-        if job is not None and job.completed_at is not None:
-            return False
-        root = self._counter.redrive(leaf_of(ref), [_entry(ref, generation)])
-        return self._records.redrive(ref.job_id, register(ref.stage, "parts"), 2 * root)
-
-    def _done_key(self, ref: Ref) -> Key:
-        match ref:
-            case StageRef():
-                return self._keys.stage(ref.job_id, ref.stage)
-            case SplitRef():
-                return self._keys.top(ref.split_id)
-            case PartRef():
-                return leaf_of(ref).key(self._keys)
-
-    def _resume(
-        self, done: set[Ref], keys: Mapping[Ref, Key], items: Mapping[Key, Item]
-    ) -> Sequence[Closing]:
-        """Climb on from what is recorded; raise the first error, for the check to be made again."""
-        errors: dict[int, ServiceError] = {}
-        closings: list[Closing] = []
-        for ref in done:
-            if isinstance(ref, StageRef):
-                ends_path = items[keys[ref]]["ends_path"]
-                closings += (
-                    self._records.end_paths(ref.job_id, {ref.stage})
-                    if ends_path
-                    else self._records.recheck(ref.job_id)
-                )
-        leaves = {leaf_of(ref): frozenset({0}) for ref in done if isinstance(ref, PartRef)}
-        closings += self._after_climb(self._counter.resume(leaves, items), errors)
-        for error in errors.values():
-            raise error
-        return closings
-
-
-def _is_done(ref: Ref, item: Item) -> bool:
-    match ref:
-        case StageRef():
-            return bool(item)
-        case SplitRef():
-            return "closed_at" in item
-        case PartRef():
-            return ref.ordinal % FAN_OUT in item.get("d", ())
-
-
-def _entry(ref: PartRef, generation: int) -> str:
-    """A failed or redriven part in its leaf's sets."""
-    return f"{ref.ordinal % FAN_OUT}.{generation}"
-
-
-def _collect(
-    answers: Iterable[tuple[Iterable[int], list[Closing] | ServiceError]], errors: dict[int, ServiceError]
-) -> list[Closing]:
-    """The closings of several answers; the errors go to the outcomes they are about."""
-    closings: list[Closing] = []
-    for origins, answer in answers:
-        if isinstance(answer, ServiceError):
-            errors |= dict.fromkeys(origins, answer)
-        else:
-            closings += answer
-    return closings

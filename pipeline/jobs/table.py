@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.jobs.client import dynamodb_client, request_pool
-from pipeline.jobs.errors import VENDOR_ERRORS, error_code, old_item, statement_error, table_error
+from pipeline.jobs.errors import VENDOR_ERRORS, error_code, old_item, table_error
+from pipeline.jobs.inserts import chunks, insert_statement, inserted
 from pipeline.jobs.keys import Key
 from pipeline.jobs.wire import Condition, Expression, Item, dump_item, load_item, missing
 
@@ -28,9 +29,6 @@ ITEM_BYTES = 390_000
 #: The largest BatchGetItem and BatchWriteItem (API reference). The bytes of a write batch (16 MB) are
 #: kept by the callers: only pages are large, and they are written few at a time.
 GET_BATCH, WRITE_BATCH = 100, 25
-
-#: The most characters in one request of inserts. The limit is not documented; single items are up to 400 KB.
-INSERT_BYTES = 1_000_000
 
 #: How often what a batch left unprocessed is sent again, and the longest first wait in seconds.
 BATCH_TRIES, BATCH_WAIT = 6, 0.05
@@ -165,9 +163,9 @@ class Table:
         ``put_new`` for many: a conditional write each, 25 in a request, which is 20 times as fast.
         """
         first = dict(reversed([(key, item) for key, item in items]))
-        chunks = list(_chunks(first))
+        requests = list(chunks(first))
         answers: dict[Key, bool | ServiceError] = {}
-        for chunk, answer in zip(chunks, self.each(self._insert, chunks), strict=True):
+        for chunk, answer in zip(requests, self.each(self._insert, requests), strict=True):
             answers |= dict.fromkeys(chunk, answer) if isinstance(answer, ServiceError) else answer
         return [answers[key] for key, _ in items]
 
@@ -261,11 +259,11 @@ class Table:
         return self._made[1]
 
     def _insert(self, items: Mapping[Key, Item]) -> dict[Key, bool | ServiceError]:
-        statements = [_insert_statement(self.name, _with_key(key, item)) for key, item in items.items()]
+        statements = [insert_statement(self.name, _with_key(key, item)) for key, item in items.items()]
         action = f"insert {len(items)} items into table {self.name}"
         answer = self._ask("batch_execute_statement", action, table=False, Statements=statements)
         return {
-            key: _inserted(each.get("Error"), f"insert {key} into table {self.name}")
+            key: inserted(each.get("Error"), f"insert {key} into table {self.name}")
             for key, each in zip(items, answer["Responses"], strict=True)
         }
 
@@ -302,36 +300,6 @@ def _key(key: Key) -> dict[str, Any]:
 
 def _with_key(key: Key, item: Item) -> dict[str, Any]:
     return {**_key(key), **dump_item(item)}
-
-
-def _chunks(items: Mapping[Key, Item]) -> Iterator[dict[Key, Item]]:
-    """The items in requests of a bounded number and size."""
-    chunk: dict[Key, Item] = {}
-    size = 0
-    for key, item in items.items():
-        length = sum(len(value) for value in item.values() if isinstance(value, str | bytes))
-        if chunk and (len(chunk) == WRITE_BATCH or size + length > INSERT_BYTES):
-            yield chunk
-            chunk, size = {}, 0
-        chunk[key] = item
-        size += length
-    if chunk:
-        yield chunk
-
-
-def _insert_statement(table: str, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """INSERT is refused where an item is: the conditional put of PartiQL."""
-    fields = ", ".join(f"'{name}': ?" for name in raw)
-    return {
-        "Statement": f'INSERT INTO "{table}" VALUE {{{fields}}}',
-        "Parameters": list(raw.values()),
-    }
-
-
-def _inserted(error: Mapping[str, str] | None, action: str) -> bool | ServiceError:
-    if error and error.get("Code") != "DuplicateItem":
-        return statement_error(error, action)
-    return not error
 
 
 def _write(key: Key, item: Item | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The door to DynamoDB: the same promises on the embedded and on the local services."""
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -478,3 +480,53 @@ def test_attempts_are_counted_for_each_message(store: JobStore) -> None:
     assert store.add_attempt("task", "redriven", 1) == 1
     messages = [("task", "message"), ("task", "redriven"), ("task", "never")]
     assert store.attempts(messages) == dict(zip(messages, (2, 1, 0), strict=True))
+
+
+# ─── Costs ───
+
+
+class Meter:
+    """The write units that a client's requests consume."""
+
+    def __init__(self) -> None:
+        self.units = 0.0
+        events = dynamodb_client().meta.events
+        events.register("before-parameter-build.dynamodb", self._ask)
+        events.register("after-call.dynamodb", self._count)
+
+    def _ask(self, params: dict[str, Any], model: Any, **_: Any) -> None:
+        if "ReturnConsumedCapacity" in model.input_shape.members:
+            params["ReturnConsumedCapacity"] = "TOTAL"
+
+    def _count(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+        if model.name in ("PutItem", "UpdateItem", "BatchWriteItem"):
+            consumed = parsed.get("ConsumedCapacity", ())
+            tables = consumed if isinstance(consumed, list) else [consumed]
+            self.units += sum(each["CapacityUnits"] for each in tables if each)
+
+
+def test_a_task_costs_no_more_write_units_than_promised(
+    local_services: Services, make_settings: MakeSettings
+) -> None:
+    """At most 3 a task in jobs of three stages; at most 0.25 a part in a large split, beside its result.
+
+    Parts end about in order, as those of concurrent workers do, and are recorded ten at a time.
+    """
+    store = JobStore(make_settings(local_services))
+    store.provision()
+    meter = Meter()
+    job_id = opened(store)
+    (closing,) = store.record([done(job_id, stage) for stage in PLAN.stages]).closings
+    assert isinstance(closing, JobFilled)
+    store.close(closing)
+    assert 0 < meter.units <= 3 * 3
+    meter.units = 0
+    total = 2_560
+    store.seal(
+        split_of(job_id), "{}", "1", (f'{{"path": "/a/file", "offset": {n}000}}' for n in range(total))
+    )
+    parts = [PartDone(ref=part) for part in parts_of(job_id, total)]
+    order = sorted(parts, key=lambda part: part.ref.ordinal + random.Random(part.ref.ordinal).uniform(0, 100))
+    for start in range(0, total, 10):
+        store.record(order[start : start + 10])
+    assert 0 < meter.units / total <= 0.25
