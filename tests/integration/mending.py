@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from celery import shared_task
+
 from pipeline import stage
 
 
@@ -57,3 +59,9 @@ def pieces(names: list[str]) -> Iterator[str]:
 def box(names: list[str], done: Iterable[int]) -> int:
     """All pieces."""
     return sum(done)
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def patch(what: str) -> None:
+    """A plain task."""
+    work(what)
