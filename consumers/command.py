@@ -14,6 +14,7 @@ from consumers.bridge import Bridge
 from pipeline.checks import check_start
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.registry import REGISTRY
+from pipeline.sweep import sweeping
 from pipeline.telemetry import logs
 from pipeline.web.embedded import serving_health
 
@@ -60,7 +61,8 @@ def run(settings: Settings, stop: threading.Event) -> None:
             time.sleep(0.2)
         return
     check_start(settings, REGISTRY)
-    Bridge(settings, REGISTRY).run(stop)
+    with sweeping(settings, REGISTRY):
+        Bridge(settings, REGISTRY).run(stop)
 
 
 def _stop_on_signals() -> threading.Event:

@@ -8,6 +8,7 @@ import structlog
 from config.settings import DLQ_TOPIC, Settings
 from consumers.outbox import Entry, Rejection
 from pipeline import identity
+from pipeline.deadletters import DLQ_HEADERS
 from pipeline.errorevents import DATA_LIMIT, ErrorEvent, emit_errors, job_failed_record
 from pipeline.errors import MessageRefusedError
 from pipeline.events import redrive_of
@@ -19,17 +20,6 @@ from pipeline.telemetry import metrics
 from pipeline.worker.closing import job_complete_record
 
 log = structlog.get_logger(__name__)
-
-#: Headers added to a dead letter, after its own: where it was read, and why it is here.
-DLQ_HEADERS = (
-    "dlq_topic",
-    "dlq_partition",
-    "dlq_offset",
-    "dlq_timestamp",
-    "dlq_error",
-    "dlq_reason",
-    "dlq_stage",
-)
 
 #: Seconds that one wait for Kafka's acknowledgement lasts.
 EMIT_TIMEOUT = 30.0

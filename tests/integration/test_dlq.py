@@ -1,6 +1,7 @@
 """``pipeline dlq`` and ``pipeline jobs sweep`` on real services: nothing is lost, hidden or done twice."""
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from pipeline.provision import provision
 from pipeline.services.environment import Services
 from pipeline.sqs import OutgoingMessage, QueueDepth, ReceivedMessage, SqsQueue, sqs_client
 from pipeline.stages import Stage
+from pipeline.sweep import sweeping
 from pipeline.taskmessage import TaskHeader
 from pipeline.taskmodules import load_stages
 from pipeline.worker.closing import Closer
@@ -579,6 +581,20 @@ def test_a_redrive_that_was_cut_short_is_named(world: World, monkeypatch: pytest
         patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
         world.run("dlq", "redrive", "--all", "--yes", code=130)
     assert world.swept() == [("redrive", job_id)]
+
+
+def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a thread, beside its work; two of them take turns, and the thread ends with the block."""
+    with monkeypatch.context() as patch:
+        patch.setattr(DeadLetters, "record", lambda *_: None)
+        job_id = world.give_up(mending.mend)
+    registry = load_stages((MODULE,))
+    one, two = (sweeping(world.settings, registry, every=0.4, idle=0.0) for _ in range(2))
+    with one, two:
+        wait_until(lambda: world.state(job_id) is JobState.FAILED, "the job is found to have failed")
+    assert not [thread for thread in threading.enumerate() if thread.name == "sweep"]
+    assert [world.store.take_turn("x", 60) for _ in range(2)] == [True, False]
+    assert len(world.listed()) == 1
 
 
 def _raising(error: type[BaseException]) -> Callable[..., Any]:
