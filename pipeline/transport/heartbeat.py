@@ -58,7 +58,8 @@ class Heartbeat:
         now = boottime()
         wedged = self.watches_loop and now - self._sign_of_life > WEDGED_AFTER * self._lease_seconds
         if wedged != self._wedged:
-            self._wedged = wedged
+            # Nor would it help to receive them again here.
+            self._wedged = self._intake.paused = wedged
             log.error("heartbeat.loop_wedged" if wedged else "heartbeat.loop_recovered")
         if wedged:
             return

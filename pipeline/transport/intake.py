@@ -44,6 +44,8 @@ class Intake:
         self._on_unwanted = on_unwanted
         #: how many the worker runs at once; set from its prefetch count
         self.slots = 1
+        #: nothing would be delivered, so nothing is asked for; set by the heartbeat
+        self.paused = False
         self._lock = threading.RLock()
         #: by queue: told when there is room for more of its messages
         self._room_for: dict[str, threading.Condition] = {}
@@ -129,7 +131,7 @@ class Intake:
                 "worker.receiving_paused" if self._saturated else "worker.receiving_resumed",
                 unsettled=unsettled,
             )
-        if self._saturated:
+        if self._saturated or self.paused:
             return 0
         held = self._phases[Phase.WAITING] + len(self._delivered)
         return min(
