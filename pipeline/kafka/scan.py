@@ -11,6 +11,7 @@ from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.consumer import received
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
+from pipeline.kafka.security import made
 
 #: Records asked for at once, and the seconds one question lasts at most.
 MOST, POLL = 500, 0.2
@@ -21,7 +22,8 @@ def scan(settings: Settings, topic: str, timeout: float = 30.0) -> Iterator[Mess
 
     Raises a ServiceError for a topic that is missing, and when no record comes for ``timeout`` seconds.
     """
-    consumer = Consumer(
+    consumer = made(
+        Consumer,
         client_configuration(settings, "scan")
         # A group's name is asked for though no group is joined.
         | {
@@ -31,7 +33,7 @@ def scan(settings: Settings, topic: str, timeout: float = 30.0) -> Iterator[Mess
             # Where retention took the beginning away meanwhile.
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
-        }
+        },
     )
     try:
         ends = _ends(consumer, topic, timeout)
