@@ -1,0 +1,31 @@
+"""``python -m tests.faults [--long] [what pytest takes]``: the faults alone, with a few events or thousands."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+#: As what the fixtures find the plugin that makes them choose the long scale.
+LONG = "faults-long"
+
+
+class Long:
+    """Registers itself, and does no more."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Be found by name."""
+        config.pluginmanager.register(object(), LONG)
+
+
+def main(arguments: list[str]) -> int:
+    """Run them; pytest's exit code."""
+    long = "--long" in arguments
+    given = [each for each in arguments if each != "--long"]
+    options = [str(Path(__file__).parent), "-v", "--durations=0", "--durations-min=1"]
+    if long:
+        options += ["-o", "timeout=3600"]
+    return int(pytest.main([*options, *given], plugins=[Long()] if long else []))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

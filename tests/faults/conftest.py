@@ -1,0 +1,109 @@
+"""The world that faults share: made when first needed, and anew after a fault that was not survived."""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from pipeline.services.environment import Services
+from tests.conftest import MakeEnvironment
+from tests.faults.__main__ import LONG
+from tests.faults.load import Mix
+from tests.faults.stack import FaultStack, running_stack
+from tests.faults.world import Scale, World, running_world
+
+SHORT_SCALE = Scale(
+    mix=Mix(entities=6, arrivals=30, parcels=20, crates=6, pieces=4),
+    quiet=60,
+    group_protocol="consumer",
+    large_split=300,
+)
+LONG_SCALE = Scale(
+    mix=Mix(entities=300, arrivals=1_200, parcels=600, crates=200, pieces=8),
+    quiet=600,
+    group_protocol="classic",
+    large_split=1_000,
+)
+
+
+class Worlds:
+    """Gives the world that is there, or a new one."""
+
+    def __init__(
+        self,
+        stack: FaultStack,
+        services: Services,
+        make_environment: MakeEnvironment,
+        folders: pytest.TempPathFactory,
+        scale: Scale,
+    ) -> None:
+        self._stack = stack
+        self._services = services
+        self._make_environment = make_environment
+        self._folders = folders
+        self._scale = scale
+        self._open = contextlib.ExitStack()
+        self._world: World | None = None
+
+    def current(self) -> World:
+        """A world in which all faults so far were survived."""
+        if self._world is None or self._world.broken:
+            self.close()
+            self._world = self._open.enter_context(
+                running_world(
+                    self._stack,
+                    self._services,
+                    self._make_environment(self._services),
+                    self._folders.mktemp("faults"),
+                    self._scale,
+                )
+            )
+        return self._world
+
+    def close(self) -> None:
+        """End it."""
+        self._open.close()
+        self._world = None
+
+
+@pytest.fixture(scope="session")
+def scale(request: pytest.FixtureRequest) -> Scale:
+    """How much goes through."""
+    return LONG_SCALE if request.config.pluginmanager.has_plugin(LONG) else SHORT_SCALE
+
+
+@pytest.fixture(scope="session")
+def fault_stack(local_programs: None) -> Iterator[tuple[FaultStack, Services]]:
+    """The services of all faults; their Kafka is stopped and started by some."""
+    with running_stack() as stack_and_services:
+        yield stack_and_services
+
+
+@pytest.fixture(scope="session")
+def worlds(
+    fault_stack: tuple[FaultStack, Services],
+    make_environment: MakeEnvironment,
+    tmp_path_factory: pytest.TempPathFactory,
+    scale: Scale,
+) -> Iterator[Worlds]:
+    """The worlds of this session, one at a time."""
+    stack, services = fault_stack
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in services.environment.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value)
+        worlds = Worlds(stack, services, make_environment, tmp_path_factory, scale)
+        try:
+            yield worlds
+        finally:
+            worlds.close()
+
+
+@pytest.fixture
+def world(worlds: Worlds) -> Iterator[World]:
+    """One bridge and two workers at work, and an empty ledger."""
+    world = worlds.current()
+    world.ready()
+    world.begin()
+    yield world
+    world.end()

@@ -1,0 +1,155 @@
+"""The load: what goes in, written with a bare Kafka client, and the ledger of what Kafka acknowledged."""
+
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from confluent_kafka import Producer
+
+#: What is to become of an input.
+Fate = Literal["complete", "failed", "rejected"]
+
+#: Seconds that Kafka has to acknowledge all of it.
+FLUSH = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """One event that went in."""
+
+    #: In its data, and unique.
+    key: str
+    job_id: str
+    #: The logical topic.
+    topic: str
+    entity: str
+    seq: int
+    parts: int = 0
+    fate: Fate = "complete"
+    #: The record as it was produced.
+    record_key: bytes
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+@dataclass(kw_only=True)
+class Mix:
+    """How much of each kind."""
+
+    entities: int
+    #: Ordered: each entity's in turn.
+    arrivals: int
+    #: Two hops.
+    parcels: int
+    #: Split, of ``pieces`` each.
+    crates: int
+    pieces: int
+
+    @property
+    def events(self) -> int:
+        """All that goes in."""
+        return self.arrivals + self.parcels + self.crates
+
+
+@dataclass(kw_only=True)
+class Load:
+    """What goes in during one fault."""
+
+    bootstrap: str
+    prefix: str
+    mix: Mix
+    #: All that Kafka acknowledged.
+    ledger: list[Input] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._run = uuid.uuid4().hex[:8]
+        self._numbers = itertools.count()
+        self._places: dict[str, itertools.count[int]] = {}
+        self._producer = Producer(
+            {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 5}
+        )
+
+    def send(self, mix: Mix | None = None, **more: Any) -> list[Input]:
+        """Send a mix, its kinds shuffled together as they come; ``more`` goes into the data of each."""
+        mix = mix or self.mix
+        arrivals = [self.item("arrivals", entity=n % mix.entities, **more) for n in range(mix.arrivals)]
+        parcels = [self.item("parcels", entity=n % mix.entities, **more) for n in range(mix.parcels)]
+        crates = [
+            self.item("crates", entity=n % mix.entities, parts=mix.pieces, **more) for n in range(mix.crates)
+        ]
+        return self.produce(
+            [x for each in itertools.zip_longest(arrivals, parcels, crates) for x in each if x]
+        )
+
+    def send_one(self, topic: str, **data: Any) -> Input:
+        """Send one."""
+        (sent,) = self.produce([self.item(topic, **data)])
+        return sent
+
+    def item(
+        self,
+        topic: str,
+        *,
+        entity: int | str = 0,
+        parts: int = 0,
+        fate: Fate = "complete",
+        submitted_at: float | None = None,
+        **data: Any,
+    ) -> Input:
+        """An input, not sent yet."""
+        number = next(self._numbers)
+        name = f"{self._run}-{entity}"
+        seq = next(self._places.setdefault(f"{topic}/{name}", itertools.count()))
+        key = f"{self._run}-{number}"
+        job_id = f"job-{key}"
+        content = {"key": key, "entity": name, "seq": seq, "parts": parts, **data}
+        headers = {
+            "ce_specversion": "1.0",
+            "ce_id": f"event-{key}",
+            "ce_source": "/faults",
+            "ce_type": topic,
+            "ce_jobid": job_id,
+            "content-type": "application/json",
+        }
+        if submitted_at is not None:
+            headers["ce_submittedat"] = repr(submitted_at)
+        return Input(
+            key=key,
+            job_id=job_id,
+            topic=topic,
+            entity=name,
+            seq=seq,
+            parts=parts,
+            fate=fate,
+            record_key=name.encode(),
+            value=json.dumps(content).encode(),
+            headers=tuple((each, text.encode()) for each, text in headers.items()),
+        )
+
+    def produce(self, inputs: Sequence[Input], *, wait: float = FLUSH) -> list[Input]:
+        """Write them and wait for Kafka; what it acknowledged is in the ledger, and must come out."""
+        acknowledged: list[Input] = []
+        for each in inputs:
+
+            def on_delivery(error: object, _: object, each: Input = each) -> None:
+                if error is None:
+                    acknowledged.append(each)
+
+            self._producer.produce(
+                self.prefix + each.topic,
+                key=each.record_key,
+                value=each.value,
+                headers=list(each.headers),
+                on_delivery=on_delivery,
+            )
+            self._producer.poll(0)
+        deadline = time.monotonic() + wait
+        while self._producer.flush(0.5) and time.monotonic() < deadline:
+            pass
+        self.ledger += acknowledged
+        assert len(acknowledged) == len(inputs), "Kafka did not acknowledge the load: the test proves nothing"
+        return acknowledged

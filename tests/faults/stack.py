@@ -1,0 +1,64 @@
+"""The local services for faults: a Kafka that notices a dead member soon, and can be stopped and started."""
+
+import contextlib
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.services.environment import Services
+from pipeline.services.keeper import kept
+from pipeline.services.local import LocalStack
+from pipeline.services.process import stop
+from pipeline.services.servers import DynamoDb, ElasticMq, Kafka
+
+#: Seconds without a heartbeat until a member of a group is taken for dead; Kafka's own minimum is 45.
+SESSION = 6
+
+
+class WatchfulKafka(Kafka):
+    """A broker with short sessions (KIP-848), so that a killed bridge's partitions are soon another's."""
+
+    def _properties(self, ports: Mapping[str, int]) -> str:
+        lines = {
+            "group.consumer.min.session.timeout.ms": SESSION * 1000,
+            "group.consumer.session.timeout.ms": SESSION * 1000,
+            "group.consumer.min.heartbeat.interval.ms": 500,
+            "group.consumer.heartbeat.interval.ms": 1000,
+        }
+        return super()._properties(ports) + "".join(f"{key}={value}\n" for key, value in lines.items())
+
+
+class FaultStack(LocalStack):
+    """The local services of one temporary folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, keep=False)
+        self._kafka = WatchfulKafka(folder=self.folder, keep=False)
+        self._servers = (
+            ElasticMq(folder=self.folder, keep=False),
+            DynamoDb(folder=self.folder, keep=False),
+            self._kafka,
+        )
+
+    def stop_kafka(self, *, kill: bool) -> None:
+        """Stop the broker, in order or as a power cut does. ``up`` starts it again with what it had."""
+        if kill:
+            self._kafka.process.signal(signal.SIGKILL)
+        stop([self._kafka.process], grace=20)
+
+    def freeze_kafka(self) -> None:
+        """The broker keeps its connections and says nothing."""
+        self._kafka.process.signal(signal.SIGSTOP)
+
+    def thaw_kafka(self) -> None:
+        """It goes on."""
+        self._kafka.process.signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def running_stack() -> Iterator[tuple[FaultStack, Services]]:
+    """Run the services in a temporary folder; ended and removed after the block, or after kill -9."""
+    stack = FaultStack(Path(tempfile.mkdtemp(prefix="pipeline-faults-")))
+    with kept(stack.folder, remove=True):
+        yield stack, stack.up()

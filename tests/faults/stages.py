@@ -1,0 +1,150 @@
+"""The stages that the load goes through: ordered, two hops, split. Each run leaves a line in a file.
+
+Named in TASK_MODULES, loaded by nothing else. The lines are the effects of user code: what an e-mail or a
+payment would be.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from pipeline import PermanentError, current_task, stage
+
+
+class Item(BaseModel):
+    """One thing to be done."""
+
+    #: Unique among all.
+    key: str
+    entity: str
+    #: Its place among those of its entity.
+    seq: int
+    parts: int = 0
+    seconds: float = 0.0
+    #: What is to happen beside: see ``misbehave``.
+    do: str = ""
+
+
+class Piece(BaseModel):
+    """One part of an item."""
+
+    item: Item
+    ordinal: int
+
+
+class Result(BaseModel):
+    """What came of an item."""
+
+    key: str
+    entity: str
+    seq: int
+    #: Of a split: how many parts were gathered, and the sum of their numbers.
+    parts: int = 0
+    total: int = 0
+
+
+class Forwarded(Item):
+    """An item on its second hop."""
+
+
+def note(what: str, stage_name: str, key: str, ordinal: int | None = None) -> None:
+    """Leave a line; whole, however many processes write."""
+    task = current_task()
+    line = {
+        "what": what,
+        "stage": stage_name,
+        "key": key,
+        "part": ordinal,
+        "attempt": task.attempt if task else 0,
+        "at": time.time(),
+        "pid": os.getpid(),
+    }
+    descriptor = os.open(os.environ["FAULTS_EFFECTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(descriptor)
+
+
+def work(stage_name: str, item: Item, ordinal: int | None = None) -> None:
+    """One run: a line when it starts, a line when its effect is there."""
+    note("start", stage_name, item.key, ordinal)
+    time.sleep(item.seconds)
+    if item.do.startswith("early-"):
+        misbehave(item.do.removeprefix("early-"), item.key)
+    note("end", stage_name, item.key, ordinal)
+    if not item.do.startswith("early-"):
+        misbehave(item.do, item.key)
+
+
+def misbehave(do: str, key: str) -> None:
+    """``X-once``: only the first time; ``X-until-mended``: until the test says so; ``X``: always."""
+    flags = Path(os.environ["FAULTS_EFFECTS"]).parent
+    if do.endswith("-once"):
+        do = do.removesuffix("-once")
+        try:
+            (flags / f"did-{key}").touch(exist_ok=False)
+        except FileExistsError:
+            return
+    if do.endswith("-until-mended"):
+        do = do.removesuffix("-until-mended")
+        if (flags / "mended").exists():
+            return
+    match do:
+        case "kill-child":  # as the kernel does when memory runs out
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "kill-worker":  # and all its children: a power cut
+            os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+        case "fail":
+            raise ValueError("as asked")
+        case "refuse":
+            raise PermanentError("as asked")
+
+
+@stage(consumes="arrivals", emits="admitted", ordered=True)
+def admit(item: Item) -> Result:
+    """In the order of an entity's events."""
+    work("admit", item)
+    return Result(key=item.key, entity=item.entity, seq=item.seq)
+
+
+@stage(consumes="parcels", emits="weighed")
+def weigh(item: Item) -> Forwarded:
+    """The first of two hops."""
+    work("weigh", item)
+    return Forwarded(key=item.key, entity=item.entity, seq=item.seq)
+
+
+@stage(consumes="weighed", emits="shipped")
+def ship(item: Forwarded) -> Result:
+    """The second."""
+    work("ship", item)
+    return Result(key=item.key, entity=item.entity, seq=item.seq)
+
+
+@stage(consumes="crates", emits="counted")
+def count_crate(piece: Piece) -> int:
+    """One part."""
+    work("count_crate", piece.item, piece.ordinal)
+    return piece.ordinal
+
+
+@count_crate.split
+def pieces(item: Item) -> Iterator[Piece]:
+    """As many as the item says."""
+    note("split", "count_crate", item.key)
+    for ordinal in range(item.parts):
+        yield Piece(item=item, ordinal=ordinal)
+
+
+@count_crate.gather
+def crate(item: Item, ordinals: Iterable[int]) -> Result:
+    """All of them."""
+    found = list(ordinals)
+    note("gather", "count_crate", item.key)
+    return Result(key=item.key, entity=item.entity, seq=item.seq, parts=len(found), total=sum(found))

@@ -1,0 +1,32 @@
+"""SendMessageBatch goes wrong: for some entries, for all, or only the answer is lost."""
+
+import pytest
+
+from tests.faults.mishaps import answer_error, fail_entries, lose_reply, refuse
+from tests.faults.wire import Script
+from tests.faults.world import World
+
+
+@pytest.mark.parametrize("client", ["bridge", "worker"])
+def test_some_entries_of_a_batch_fail(world: World, client: str) -> None:
+    """They are sent again, behind nothing of their group that came after them."""
+    with world.wire.rule(fail_entries(every=3), "SendMessageBatch", client=client):
+        world.load.send()
+        world.verify(runs=1)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        lose_reply,
+        refuse,
+        answer_error(500, "InternalError"),
+        answer_error(503, "ServiceUnavailable", after=True),
+    ],
+    ids=["reply lost", "refused", "500", "503 though done"],
+)
+def test_a_batch_is_not_answered(world: World, script: Script) -> None:
+    """Sent again with the same ids: SQS drops what it took, and each task runs once."""
+    with world.wire.rule(script, "SendMessageBatch", times=8):
+        world.load.send()
+        world.verify(runs=1)

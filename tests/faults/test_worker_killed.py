@@ -1,0 +1,40 @@
+"""A worker is killed with kill -9 between two of its steps: effect, emit, record, close, delete."""
+
+import pytest
+
+from tests.faults.mishaps import Hold
+from tests.faults.world import World
+
+
+def test_after_the_effect(world: World) -> None:
+    """User code did its work, and the worker with all its children is gone before anybody heard of it."""
+    world.load.send()
+    for topic, more in (("arrivals", {}), ("parcels", {}), ("crates", {"parts": 1})):
+        sent = world.load.send_one(topic, entity=0, do="kill-worker-once", **more)
+        world.wait(lambda: len(world.of("worker")) < 2, "a worker is killed")
+        world.wait_effect("end", sent)
+        world.start("worker")
+    world.verify()
+
+
+@pytest.mark.parametrize(
+    ("step", "actions", "after"),
+    [
+        ("after emit, before record", ("UpdateItem", "BatchWriteItem"), False),
+        ("after record, before delete", ("DeleteMessageBatch",), False),
+        ("after delete", ("DeleteMessageBatch",), True),
+    ],
+)
+def test_between_steps(world: World, step: str, actions: tuple[str, ...], after: bool) -> None:
+    """Killed while its request is on the way: the next worker goes on from what is recorded."""
+    world.stop(world.worker)
+    victim = world.start("worker", client="victim")
+    world.wait(lambda: victim.at_work, "at work")
+    hold = Hold(after=after)
+    with world.wire.rule(hold, *actions, client="victim"):
+        world.load.send()
+        hold.wait()
+        world.kill(victim)
+        hold.let_go()
+    world.start("worker")
+    world.verify()
