@@ -18,6 +18,8 @@ from pipeline.services.local import _free_port, _wait
 from pipeline.services.servers import HOST, Kafka
 
 USER, PASSWORD = "alice", secrets.token_hex(8)
+#: Users who may do nothing until it is granted.
+PROCESSES = ("bridge", "worker", "operator")
 KEY_PASSWORD = secrets.token_hex(8)
 
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -69,6 +71,10 @@ class _SecureServer(Kafka):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": self.folder / "ca.pem",
             "listener.name.ssl.ssl.client.auth": "required",
+            # Those of the tests of security itself may do all; the processes of a service what is granted.
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:{USER};User:certified",
+            "ssl.principal.mapping.rules": "RULE:^.*$/certified/",
         }
         known = dict(line.split("=", 1) for line in super()._properties(ports).splitlines())
         return "".join(f"{key}={value}\n" for key, value in {**known, **lines}.items())
@@ -77,7 +83,8 @@ class _SecureServer(Kafka):
         scram = [
             option
             for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
-            for option in ("--add-scram", f"{mechanism}=[name={USER},password={PASSWORD}]")
+            for user in (USER, *PROCESSES)
+            for option in ("--add-scram", f"{mechanism}=[name={user},password={PASSWORD}]")
         ]
         command = [*java, "kafka.tools.StorageTool", "format", "-t", str(uuid.uuid4())]
         subprocess.run(

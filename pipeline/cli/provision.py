@@ -1,5 +1,6 @@
 """``pipeline provision``: make topics, queues and table, and say what differs."""
 
+import json
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -7,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.iam import ROLES, Role, policy
 from pipeline.provision import Result
 from pipeline.provision import provision as provision_service
 
@@ -19,17 +21,27 @@ Examples:
   pipeline provision                 make what is missing, at each deployment
   pipeline provision --update        also change what differs
   pipeline provision --json | jq -r 'select(.outcome == "differs").name'
+  pipeline provision --iam worker > worker-policy.json
 
 Exit code 1 when --update could not change all that differs."""
 )
 @click.option("--update", is_flag=True, help="Change what differs; without it, only say so.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each thing.")
-def provision(update: bool, as_json: bool) -> None:
+@click.option(
+    "--iam",
+    "role",
+    type=click.Choice(ROLES),
+    help="Print the least IAM policy that a process needs, and make nothing.",
+)
+def provision(update: bool, as_json: bool, role: Role | None) -> None:
     """Make the topics, queues and table of this service.
 
     What is there stays as it is; what differs from what the service needs is shown.
     """
     settings = read_settings()
+    if role:
+        click.echo(json.dumps(policy(settings, read_stages(settings), role), indent=2))
+        return
     outcomes: Counter[str] = Counter()
     for result in provision_service(settings, read_stages(settings), update=update):
         outcomes[result.outcome] += 1

@@ -1,0 +1,140 @@
+"""A gate before SQS and DynamoDB that enforces an IAM policy, and remembers what was asked."""
+
+import fnmatch
+import http.client
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.services.environment import ACCOUNT
+
+#: The action that AWS asks for where it is not named as the call (Actions, resources and condition keys for
+#: Amazon SQS and Amazon DynamoDB, service authorization reference).
+ACTIONS = {
+    "SendMessageBatch": "SendMessage",
+    "DeleteMessageBatch": "DeleteMessage",
+    "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
+    "BatchExecuteStatement": "PartiQLInsert",
+}
+
+_TABLE = re.compile(r'INSERT INTO "([^"]+)"', re.IGNORECASE)
+
+#: An action and the ARN of what it is done to.
+Request = tuple[str, str]
+
+
+def action_of(service: str, operation: str) -> str:
+    """The IAM action that a call needs; ``operation`` in the API's own letters."""
+    return f"{service}:{ACTIONS.get(operation, operation)}"
+
+
+def allows(policy: Mapping[str, Any], request: Request) -> bool:
+    """Whether a policy allows a request; there is no other way in."""
+    action, arn = request
+    return any(
+        statement["Effect"] == "Allow"
+        and action in statement["Action"]
+        and any(fnmatch.fnmatchcase(arn, pattern) for pattern in statement["Resource"])
+        for statement in policy["Statement"]
+    )
+
+
+@dataclass
+class Gate:
+    """One process's way to the services."""
+
+    policy: Mapping[str, Any]
+    url: str = ""
+    allowed: set[Request] = field(default_factory=set)
+    denied: set[Request] = field(default_factory=set)
+
+    def check(self, target: str, body: Mapping[str, Any]) -> Request | None:
+        """Remember a request; it, when it is denied."""
+        for request in _requests(target, body):
+            (self.allowed if allows(self.policy, request) else self.denied).add(request)
+            if request in self.denied:
+                return request
+        return None
+
+
+def _requests(target: str, body: Mapping[str, Any]) -> Iterator[Request]:
+    service, operation = target.split(".")
+    if service == "AmazonSQS":
+        name = body.get("QueueName") or body["QueueUrl"].rsplit("/", 1)[1]
+        yield action_of("sqs", operation), f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
+        return
+    names = [body["TableName"]] if "TableName" in body else list(body.get("RequestItems", {}))
+    names += [_TABLE.findall(statement["Statement"])[0] for statement in body.get("Statements", ())]
+    assert names, f"{target}: {body}"
+    index = f"/index/{body['IndexName']}" if "IndexName" in body else ""
+    for name in names:
+        arn = f"arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/{name}{index}"
+        yield action_of("dynamodb", operation), arn
+
+
+@contextmanager
+def gate(policy: Mapping[str, Any], upstream: str) -> Iterator[Gate]:
+    """Serve a gate to ``upstream`` (a URL) while the block runs."""
+    made, server_of = Gate(policy), urlsplit(upstream).netloc
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            self.upstream = http.client.HTTPConnection(server_of, timeout=60)
+
+        def finish(self) -> None:
+            self.upstream.close()
+            super().finish()
+
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            denied = made.check(self.headers["X-Amz-Target"], json.loads(data))
+            if denied:
+                kind = "com.amazonaws.sqs#AccessDeniedException" if denied[0].startswith("sqs") else _DENIED
+                message = f"not authorized to perform: {denied[0]} on resource: {denied[1]}"
+                self._answer(400, {}, json.dumps({"__type": kind, "message": message}).encode())
+                return
+            self.upstream.request("POST", self.path, data, dict(self.headers))
+            answer = self.upstream.getresponse()
+            self._answer(answer.status, dict(answer.headers), answer.read())
+
+        def _answer(self, status: int, headers: Mapping[str, str], data: bytes) -> None:
+            self.send_response(status)
+            for name, value in headers.items():
+                if name.lower() not in (
+                    "content-length",
+                    "transfer-encoding",
+                    "connection",
+                    "date",
+                    "server",
+                ):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    made.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+_DENIED = "com.amazon.coral.service#AccessDeniedException"

@@ -1,0 +1,319 @@
+"""Each process works with the policy printed for it, enforced, and uses all that it is given."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from config.settings import Settings, load_settings
+from pipeline.checks import check_start
+from pipeline.cli import main
+from pipeline.iam import ROLES, Role, policy
+from pipeline.jobs import JobPlan, JobStore, NewJob
+from pipeline.jobs.client import dynamodb_client
+from pipeline.kafka import EventProducer, KafkaAdmin, Record
+from pipeline.kafka.configuration import client_configuration
+from pipeline.services.children import Children, children
+from pipeline.services.environment import Services
+from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.sqs.queues import change_queue
+from pipeline.sweep.sweep import Sweep
+from pipeline.taskmodules import load_stages
+from pipeline.topology import topic_needs
+from tests.conftest import MakeEnvironment
+from tests.iamgate import Gate, gate
+from tests.processes import wait_until
+from tests.securekafka import PASSWORD, USER, SecureKafka, secure_kafka
+
+MODULE = "tests.integration.errands"
+CLUSTER = "arn:aws:kafka:us-east-1:000000000000:cluster/test/0f7a5b3c-1"
+
+#: Kafka's operation for each action of MSK (Semantics of IAM authorization policy actions, MSK developer
+#: guide). Connect has none.
+OPERATIONS = {
+    "kafka-cluster:AlterGroup": AclOperation.READ,
+    "kafka-cluster:AlterTopic": AclOperation.ALTER,
+    "kafka-cluster:AlterTopicDynamicConfiguration": AclOperation.ALTER_CONFIGS,
+    "kafka-cluster:CreateTopic": AclOperation.CREATE,
+    "kafka-cluster:DescribeGroup": AclOperation.DESCRIBE,
+    "kafka-cluster:DescribeTopic": AclOperation.DESCRIBE,
+    "kafka-cluster:DescribeTopicDynamicConfiguration": AclOperation.DESCRIBE_CONFIGS,
+    "kafka-cluster:ReadData": AclOperation.READ,
+    "kafka-cluster:WriteData": AclOperation.WRITE,
+    "kafka-cluster:WriteDataIdempotently": AclOperation.IDEMPOTENT_WRITE,
+}
+KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+
+
+@dataclass
+class Office:
+    """A service whose processes may do what their policies say."""
+
+    environments: dict[Role, dict[str, str]]
+    gates: dict[Role, Gate]
+    policies: dict[Role, dict[str, Any]]
+    settings: Settings
+    children: Children
+    folder: Path
+
+    def start(self, role: Role, *options: str) -> None:
+        with (self.folder / f"{role}.log").open("ab") as log:
+            self.children.start(
+                [sys.executable, "-m", "celery", "-A", "pipeline", role, *options],
+                environment=self.environments[role],
+                output=log,
+            )
+
+    def run(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
+        """A command of the operator; its output."""
+        result = CliRunner().invoke(main, arguments, env=self.environments["operator"])
+        assert result.exit_code in codes, f"{arguments}: {result.output}\n{self.logs()}"
+        return result.stdout
+
+    def celery(self, *arguments: str) -> None:
+        """A command of Celery's, as the operator."""
+        command = [sys.executable, "-m", "celery", "-A", "pipeline", *arguments]
+        done = subprocess.run(
+            command,
+            env=self.environments["operator"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def logs(self) -> str:
+        return "".join(log.read_text()[-6000:] for log in self.folder.glob("*.log"))
+
+    def state(self, job_id: str) -> str:
+        return str(json.loads(self.run("jobs", "show", job_id, "--json"))["state"])
+
+
+@pytest.fixture(scope="module")
+def broker(local_programs: None) -> Iterator[SecureKafka]:
+    with secure_kafka() as broker:
+        yield broker
+
+
+@pytest.fixture
+def office(
+    broker: SecureKafka,
+    embedded_services: Services,
+    make_environment: MakeEnvironment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Office]:
+    environment = _service(broker, embedded_services, make_environment, tmp_path, AUTO_PROVISION="false")
+    for name, value in environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    with _policies(environment) as (policies, gates), children() as started:
+        yield Office(
+            environments={role: _environment(environment, role, gates[role]) for role in ROLES},
+            gates=gates,
+            policies=policies,
+            settings=load_settings(environment),
+            children=started,
+            folder=tmp_path,
+        )
+
+
+def _service(
+    broker: SecureKafka, services: Services, make_environment: MakeEnvironment, folder: Path, **variables: str
+) -> dict[str, str]:
+    """The environment of a service whose user may do all."""
+    return make_environment(
+        services,
+        TASK_MODULES=MODULE,
+        KAFKA_BOOTSTRAP_SERVERS=broker.sasl,
+        KAFKA_SECURITY_PROTOCOL="SASL_SSL",
+        KAFKA_SASL_MECHANISM="SCRAM-SHA-512",
+        KAFKA_SASL_USERNAME=USER,
+        KAFKA_SASL_PASSWORD=PASSWORD,
+        SSL_CA_LOCATION=str(broker.authority),
+        MENDED=str(folder),
+        **variables,
+    )
+
+
+@contextmanager
+def _policies(
+    environment: Mapping[str, str],
+) -> Iterator[tuple[dict[Role, dict[str, Any]], dict[Role, Gate]]]:
+    """Each process's policy, enforced on Kafka and by a gate while the block runs."""
+    settings, registry = load_settings(environment), load_stages((MODULE,))
+    on_msk = settings.model_copy(update={"kafka_sasl_mechanism": "AWS_MSK_IAM", "msk_cluster_arn": CLUSTER})
+    policies = {role: policy(on_msk, registry, role) for role in ROLES}
+    _grant(settings, policies)
+    with ExitStack() as stack:
+        upstream = environment["AWS_ENDPOINT_URL_SQS"]
+        yield policies, {role: stack.enter_context(gate(policies[role], upstream)) for role in ROLES}
+
+
+def _environment(environment: Mapping[str, str], role: Role, way: Gate) -> dict[str, str]:
+    own = {"AWS_ENDPOINT_URL_SQS": way.url, "AWS_ENDPOINT_URL_DYNAMODB": way.url, "KAFKA_SASL_USERNAME": role}
+    return {**environment, **own}
+
+
+def _grant(settings: Settings, policies: Mapping[Role, dict[str, Any]]) -> None:
+    """Grant on Kafka what the policies grant on MSK."""
+    bindings = [
+        AclBinding(
+            kind, name, ResourcePatternType.LITERAL, f"User:{role}", "*", operation, AclPermissionType.ALLOW
+        )
+        for role, document in policies.items()
+        for kind, name, operation in _grants(document)
+    ]
+    admin = AdminClient(client_configuration(settings, "test"))
+    for answer in admin.create_acls(bindings).values():
+        answer.result(20)
+
+
+def _grants(document: Mapping[str, Any]) -> Iterator[tuple[ResourceType, str, AclOperation]]:
+    for statement in document["Statement"]:
+        for action in statement["Action"]:
+            for arn in statement["Resource"]:
+                if action in OPERATIONS:
+                    kind, *_, name = arn.split(":", 5)[5].split("/")
+                    known = KINDS.get(kind)
+                    yield (
+                        (known, name, OPERATIONS[action])
+                        if known
+                        else (
+                            ResourceType.BROKER,
+                            "kafka-cluster",
+                            OPERATIONS[action],
+                        )
+                    )
+
+
+def test_each_process_does_its_work_with_its_policy_and_needs_all_of_it(office: Office) -> None:
+    """A service's whole life under its three policies: nothing is denied, and no grant on AWS is unused."""
+    office.run("provision")
+    office.start("bridge")
+    office.start("worker", "--concurrency", "2", "--loglevel", "INFO")
+    _works(office)
+    _is_looked_at(office)
+    assert {role: office.gates[role].denied for role in ROLES} == {role: set() for role in ROLES}
+    assert "AUTHORIZATION" not in office.logs()
+    unused = {role: _given(office, role) - office.gates[role].allowed for role in ROLES}
+    assert unused == {role: set() for role in ROLES}
+
+
+@pytest.mark.parametrize("role", ["bridge", "worker"])
+def test_a_start_makes_what_is_missing_where_it_may(
+    broker: SecureKafka,
+    embedded_services: Services,
+    make_environment: MakeEnvironment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    role: Role,
+) -> None:
+    """With AUTO_PROVISION=true the policy allows a first start all that it makes, and nothing is denied."""
+    environment = _service(broker, embedded_services, make_environment, tmp_path, AUTO_PROVISION="true")
+    with _policies(environment) as (policies, gates):
+        for name, value in _environment(environment, role, gates[role]).items():
+            monkeypatch.setenv(name, value)
+        settings, registry = load_settings(os.environ), load_stages((MODULE,))
+        check_start(settings, registry)
+        assert not gates[role].denied
+        made = {action for action, _ in gates[role].allowed if "Create" in action or "Update" in action}
+        given = {action for each in policies[role]["Statement"] for action in each["Action"]}
+        assert made == {"sqs:CreateQueue", "dynamodb:CreateTable", "dynamodb:UpdateTimeToLive"} <= given
+        assert {need.name for need in topic_needs(settings, registry)} <= set(KafkaAdmin(settings).topics())
+
+
+def _works(office: Office) -> None:
+    """A job splits, one part fails, is tried again, given up, redriven; two events cannot become tasks."""
+    for what in ("bread", "milk"):
+        (office.folder / what).touch()
+    data = json.dumps(["bread", "milk", "salt"])
+    job_id = json.loads(office.run("submit", "lists", "--data", data, "--json"))["job_id"]
+    _spoil(office)
+    wait_until(lambda: office.state(job_id) == "failed", "the job's failure", 90)
+    wait_until(lambda: len(office.run("dlq", "list", "--json").splitlines()) == 3, "dead letters", 30)
+    (office.folder / "salt").touch()
+    office.run("dlq", "redrive", "--job", job_id, "--yes")
+    wait_until(lambda: office.state(job_id) == "complete", "the job's end", 60)
+
+
+def _spoil(office: Office) -> None:
+    """Events that cannot become tasks, one of them of a job that waits for it."""
+    settings, registry = office.settings, load_stages((MODULE,))
+    plan = JobPlan(stages=registry.plan("lists"))
+    waiting = NewJob(job_id="waiting", entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
+    assert JobStore(settings).open_job(waiting)
+    assert JobStore(settings).open_job(replace(waiting, job_id="lost"))
+    producer = EventProducer(settings, "test")
+    headers = ((), (("ce_jobid", b"waiting"),))
+    topic = settings.topic("lists")
+    records = [Record(topic=topic, key=b"k", value=b"no JSON", headers=each) for each in headers]
+    try:
+        assert producer.emit(records, 30) == [None, None]
+    finally:
+        producer.close(5)
+    wait_until(lambda: office.state("waiting") == "failed", "the failure of the job that waits", 60)
+
+
+def _is_looked_at(office: Office) -> None:
+    """All that a person does to a running service."""
+    settings = office.settings
+    sqs, queues = sqs_client(settings), (settings.sqs_task_queue_url, settings.sqs_dlq_url)
+    _move_a_letter(settings)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in office.environments["bridge"].items():
+            patch.setenv(name, value)
+        with Sweep(load_settings(os.environ), load_stages((MODULE,))) as sweep:
+            assert {"explained", "lost"} <= {finding.kind for finding in sweep.run(0, 100)}
+    _move_a_letter(settings)
+    # What somebody changed by hand.
+    for url in queues:
+        change_queue(sqs, url, {"VisibilityTimeout": "31"})
+    dynamodb_client().update_table(
+        TableName=settings.dynamodb_table,
+        BillingMode="PROVISIONED",
+        ProvisionedThroughput={"ReadCapacityUnits": 5, "WriteCapacityUnits": 5},
+    )
+    office.celery("purge", "--force")
+    office.run("jobs", "list")
+    office.run("jobs", "sweep", "--idle", "0s", codes=(0, 1))
+    office.run("monitor", "kafka", "--topics", settings.topic_prefix, "--show-messages", "1")
+    office.run("monitor", "sqs", "--live")
+    office.run("check", codes=(0, 1))
+    office.run("provision", "--update", codes=(0, 1))
+
+
+def _move_a_letter(settings: Settings) -> None:
+    """As SQS does by itself: without a reason."""
+    name = uuid.uuid4().hex
+    letter = OutgoingMessage(body="x", group_id=name, deduplication_id=name)
+    assert SqsQueue(sqs_client(settings), settings.sqs_dlq_url).send([letter]) == [None]
+
+
+def _given(office: Office, role: Role) -> set[tuple[str, str]]:
+    return {
+        (action, arn)
+        for statement in office.policies[role]["Statement"]
+        for action in statement["Action"]
+        for arn in statement["Resource"]
+        if not action.startswith("kafka-cluster:")
+    }
