@@ -14,6 +14,9 @@ DAY_MS = 24 * HOUR_MS
 #: Errors are looked into long after the fact.
 ERRORS_RETENTION_MS = 30 * DAY_MS
 
+#: What was revoked: for as long as Celery itself remembers it (celery.worker.state.REVOKE_EXPIRES).
+REVOKES_RETENTION_MS = 3 * HOUR_MS
+
 #: Bytes of the largest event: Kafka's own default, and about what an SQS message holds.
 EVENT_BYTES = 1_048_588
 
@@ -69,7 +72,7 @@ def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
     needs += [
         _topic(settings, name, ERRORS_RETENTION_MS, largest=ERROR_BYTES) for name in (ERRORS_TOPIC, DLQ_TOPIC)
     ]
-    needs += [_control_topic(settings, name) for name in settings.control_topics]
+    needs += _control_topics(settings)
     return list({need.name: need for need in needs}.values())
 
 
@@ -104,14 +107,25 @@ def _topic(
     )
 
 
-def _control_topic(settings: Settings, name: str) -> TopicNeed:
-    """One partition: one order. An hour: what is older concerns nobody."""
+def _control_topics(settings: Settings) -> list[TopicNeed]:
+    """Events as long as Flower looks back, commands as long as a worker that starts does."""
+    events, commands, replies = settings.control_topics
+    history_ms = math.ceil(settings.events_history_seconds * 1000)
+    return [
+        _control_topic(settings, events, max(HOUR_MS, history_ms)),
+        _control_topic(settings, commands, REVOKES_RETENTION_MS),
+        _control_topic(settings, replies, HOUR_MS),
+    ]
+
+
+def _control_topic(settings: Settings, name: str, retention_ms: int) -> TopicNeed:
+    """One partition: one order, and every reader reads all of it anyway."""
     return TopicNeed(
         name=name,
         partitions=1,
         replication=settings.topic_replication_factor,
         # Retention removes whole segments, which would otherwise grow for a week.
-        config=_config(settings, HOUR_MS) | {"segment.ms": str(HOUR_MS // 6)},
+        config=_config(settings, retention_ms) | {"segment.ms": str(HOUR_MS // 6)},
     )
 
 
