@@ -119,6 +119,17 @@ def test_a_failure_that_comes_again_late_counts_for_nothing(store: JobStore) -> 
     assert state(store) is JobState.RUNNING
 
 
+def test_a_replay_beside_a_redriven_part_leaves_the_job_running(store: JobStore) -> None:
+    """While a redriven part runs, nothing that is recorded again in its leaf ends the job."""
+    store.record([PartDone(ref=part(ordinal)) for ordinal in range(4)])
+    store.record([done(C)])
+    store.record_failed([failed(part(4))])
+    store.redrive([(part(4), 0)])
+    assert store.record([PartDone(ref=part(3))]).closings == []
+    assert store.already_done([part(3)]).closings == []
+    assert state(store) is JobState.RUNNING
+
+
 def test_a_job_that_filled_meanwhile_is_not_failed(store: JobStore) -> None:
     """A worker that saw the job ended with a failure does not write so once its copy made it complete."""
     store.record([done(C)])
