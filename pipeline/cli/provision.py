@@ -3,14 +3,24 @@
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import click
 
+from config.settings import Settings
 from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.export import cloudformation, terraform
 from pipeline.iam import ROLES, Role, policy
 from pipeline.provision import Result
 from pipeline.provision import provision as provision_service
+from pipeline.registry import Registry
+
+_EXPORTS: dict[str, Callable[[Settings, Registry], dict[str, Any]]] = {
+    "cloudformation": cloudformation,
+    "terraform": terraform,
+}
 
 _COLOURS = {"made": "green", "updated": "green", "present": "dim", "differs": "yellow"}
 
@@ -22,6 +32,8 @@ Examples:
   pipeline provision --update        also change what differs
   pipeline provision --json | jq -r 'select(.outcome == "differs").name'
   pipeline provision --iam worker > worker-policy.json
+  pipeline provision --export terraform > pipeline.tf.json
+  pipeline provision --export cloudformation > pipeline.json
 
 Exit code 1 when --update could not change all that differs."""
 )
@@ -33,15 +45,38 @@ Exit code 1 when --update could not change all that differs."""
     type=click.Choice(ROLES),
     help="Print the least IAM policy that a process needs, and make nothing.",
 )
-def provision(update: bool, as_json: bool, role: Role | None) -> None:
+@click.option(
+    "--export",
+    "exported",
+    type=click.Choice(sorted(_EXPORTS)),
+    help="Print the same topics, queues and table for another tool, and make nothing.",
+)
+def provision(update: bool, as_json: bool, role: Role | None, exported: str | None) -> None:
     """Make the topics, queues and table of this service.
 
     What is there stays as it is; what differs from what the service needs is shown.
     """
+    if sum(map(bool, (update, role, exported))) > 1:
+        raise click.UsageError("--update, --iam and --export exclude each other.")
     settings = read_settings()
     if role:
         click.echo(json.dumps(policy(settings, read_stages(settings), role), indent=2))
-        return
+    elif exported:
+        _export(settings, exported)
+    else:
+        _make(settings, update, as_json)
+
+
+def _export(settings: Settings, form: str) -> None:
+    click.echo(json.dumps(_EXPORTS[form](settings, read_stages(settings)), indent=2))
+    if form == "cloudformation" and not settings.msk_cluster_arn:
+        REMARKS.print(
+            "No topics: CloudFormation makes them on MSK only, and MSK_CLUSTER_ARN is not set. "
+            '"pipeline provision" makes them on any Kafka.'
+        )
+
+
+def _make(settings: Settings, update: bool, as_json: bool) -> None:
     outcomes: Counter[str] = Counter()
     for result in provision_service(settings, read_stages(settings), update=update):
         outcomes[result.outcome] += 1

@@ -42,6 +42,17 @@ class TableReport:
     differences: tuple[str, ...] = ()
 
 
+def table_definition(name: str) -> dict[str, Any]:
+    """What CreateTable is asked for; time to live (``TTL``) is set after it."""
+    return {
+        "TableName": name,
+        "BillingMode": "PAY_PER_REQUEST",
+        "KeySchema": _KEY,
+        "AttributeDefinitions": _ATTRIBUTES,
+        "GlobalSecondaryIndexes": [_INDEX],
+    }
+
+
 def inspect_table(name: str) -> TableReport:
     """What is there and what differs, changing nothing."""
     return _Schema(name).inspect()
@@ -98,14 +109,7 @@ class _Schema:
 
     def _make(self) -> None:
         try:
-            self._ask(
-                "create_table",
-                TableName=self._name,
-                BillingMode="PAY_PER_REQUEST",
-                KeySchema=_KEY,
-                AttributeDefinitions=_ATTRIBUTES,
-                GlobalSecondaryIndexes=[_INDEX],
-            )
+            self._ask("create_table", **table_definition(self._name))
         except ServiceUnavailableError as error:
             # Another process makes the same table at this moment.
             if "ResourceInUseException" not in str(error):
