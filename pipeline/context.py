@@ -35,6 +35,9 @@ class CurrentTask:
     offset: int
     #: When the run is killed, in seconds since 1970; None without a time limit.
     deadline: float | None
+    #: Of a gather: the ordinals of the parts that failed and were tolerated, in order; their results are not
+    #: among those it is given.
+    missing: tuple[int, ...] = ()
     #: The W3C trace it belongs to; None without one.
     traceparent: str | None = None
 

@@ -68,6 +68,8 @@ class Options:
     time_limit: float | None
     #: Seconds after which SoftTimeLimitExceeded is raised in a run; None for no such limit.
     soft_time_limit: float | None
+    #: The share of its parts that may fail, and the gather runs with the others; 0 for none.
+    tolerate: float = 0
 
 
 class Stage(Generic[In, Out]):
@@ -84,6 +86,7 @@ class Stage(Generic[In, Out]):
         self.queue, self.ordered = options.queue, options.ordered
         self.retries, self.retry_delay = options.retries, options.retry_delay
         self.time_limit, self.soft_time_limit = options.time_limit, options.soft_time_limit
+        self.tolerate = options.tolerate
         self._part = Signature(function, 1, "@stage")
         self._split: Signature | None = None
         self._gather: Signature | None = None
@@ -119,7 +122,8 @@ class Stage(Generic[In, Out]):
     ) -> Callable[[EventData, Iterable[Out]], Gathered]:
         """Decorate the function that makes one result of the event's data and all parts' results.
 
-        It runs once, when every part is done; the results come in the order of the parts, as a stream.
+        It runs once, when every part is done; the results come in the order of the parts, as a stream. Where
+        the stage tolerates failures, ``current_task().missing`` has the ordinals of those without a result.
         """
         if self._gather:
             raise StageDefinitionError(
@@ -169,6 +173,11 @@ class Stage(Generic[In, Out]):
         self._part.returned.check()
         if self._split or self._gather:
             self._check_divided(*self._divided())
+        elif self.tolerate:
+            raise StageDefinitionError(
+                f"{self.where}: tolerate={self.tolerate:g}, and it has no parts that could fail. "
+                "Add @….split and @….gather, or leave tolerate= out."
+            )
         self._check_end(self._gather or self._part)
 
     def _divided(self) -> tuple[Signature, Signature]:
@@ -215,12 +224,14 @@ def stage(
     retry_delay: float | None = None,
     time_limit: float | None = None,
     soft_time_limit: float | None = None,
+    tolerate: float = 0,
     registry: Registry | None = None,
 ) -> Callable[[Callable[[In], Out]], Stage[In, Out]]:
     """Make a function a stage: a task for each event on ``consumes``, its result an event on ``emits``.
 
     Both are logical names; the environment may map each to a topic (KAFKA_TOPIC_<NAME>). Times are in
-    seconds. What is left out is taken from the settings. ``registry`` is for tests.
+    seconds. What is left out is taken from the settings. With ``tolerate=0.05`` the gather of a split runs
+    although up to 5 % of its parts failed. ``registry`` is for tests.
     """
 
     def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:
@@ -234,6 +245,7 @@ def stage(
             retry_delay=retry_delay,
             time_limit=time_limit,
             soft_time_limit=soft_time_limit,
+            tolerate=tolerate,
         )
         made = Stage(function, options)
         _check_function(function, made.where)
@@ -289,6 +301,10 @@ def _check_numbers(options: Options, where: str) -> None:
                 f"{where}: {option}={value!r}. Use more than 0 and at most {_LONGEST} seconds: "
                 "SQS holds no message longer."
             )
+    if not isinstance(options.tolerate, int | float) or not 0 <= options.tolerate < 1:
+        raise StageDefinitionError(
+            f"{where}: tolerate={options.tolerate!r}. Use a share from 0 to less than 1, such as 0.05."
+        )
     if limit is not None and soft is not None and soft >= limit:
         raise StageDefinitionError(
             f"{where}: soft_time_limit={soft:g} is not below time_limit={limit:g}, so it would never be "

@@ -106,6 +106,8 @@ class NodeState:
     generation: int
     #: The gather was sent (top only).
     closed: bool
+    #: The ordinals of the parts that the gather goes on without, once that is fixed (top only).
+    missing: frozenset[int] | None = None
 
     @property
     def full(self) -> bool:
@@ -139,6 +141,7 @@ def read_node(node: Node, item: Item) -> NodeState:
         of=node.children,
         generation=generation,
         closed="closed_at" in item,
+        missing=item.get("missing"),
     )
 
 
@@ -220,6 +223,43 @@ class Counter:
             when=missing("closed_at"),
         )
         return updated.applied
+
+    def go_on_without(self, top: Node, most: int) -> frozenset[int] | None:
+        """Fix, once and for all, which failed parts a gather goes on without; None when more than ``most``.
+
+        What is fixed stays: a part of them that is redriven meanwhile, and succeeds, comes too late.
+        """
+        if (fixed := self.states([top])[top].missing) is not None:
+            return fixed
+        failed = self._failed_parts(top, most)
+        if not 0 < len(failed) <= most:
+            return None
+        updated = self._table.update(
+            top.key(self._keys),
+            put={"missing": frozenset(failed), "exp": self._expiry()},
+            when=missing("missing"),
+        )
+        missing_parts: frozenset[int] = updated.item["missing"]
+        return missing_parts
+
+    def missing(self, split: SplitRef, total: int) -> frozenset[int]:
+        """Which parts a gather goes on without, as fixed; none when that was never needed."""
+        top = top_of(split, total)
+        return self.states([top])[top].missing or frozenset()
+
+    def _failed_parts(self, top: Node, most: int) -> list[int]:
+        """The ordinals of failed parts, read from the top down; stops once there are more than ``most``."""
+        failed: list[int] = []
+        nodes = [top]
+        while nodes and len(failed) <= most:
+            below: list[Node] = []
+            for node, state in self.states(nodes).items():
+                if node.level == 0:
+                    failed += [node.index * FAN_OUT + offset for offset in state.failed]
+                else:
+                    below += [node.child(offset) for offset in state.failed]
+            nodes = below
+        return failed
 
     def states(self, nodes: Sequence[Node]) -> dict[Node, NodeState]:
         """The states of nodes as they are now."""

@@ -165,7 +165,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitFilled:
-    """Every part of a split is done: send its gather, then ``close``."""
+    """Every part of a split is done, or failed and tolerated: send its gather, then ``close``."""
 
     split: SplitRef
     total: int
@@ -228,6 +228,8 @@ class SealedSplit:
     pages: int
     #: The parts (JSON) of a small split.
     inline: tuple[str, ...] = ()
+    #: The share of its parts that its gather goes on without when they fail; 0 for none.
+    tolerate: float = 0
 
 
 # ─── For people ───

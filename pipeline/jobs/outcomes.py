@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.errors import ServiceError
-from pipeline.jobs.counter import Climb, Counter, Marks, Node, leaf_of
+from pipeline.jobs.counter import Climb, Counter, Ended, Marks, Node, leaf_of, top_of
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
 from pipeline.jobs.model import (
     AlreadyDone,
@@ -24,24 +24,35 @@ from pipeline.jobs.model import (
     StageRef,
 )
 from pipeline.jobs.records import Records, register, register_of
+from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
 from pipeline.jobs.wire import Item
 
 #: Characters kept of a failure's message: the item stays within one write unit; the errors topic has it all.
 MESSAGE_CHARACTERS = 500
 
+#: The most parts that a gather goes on without: their ordinals are in one item of 400 KB with the counter.
+MISSING_MOST = 20_000
+
 
 class Outcomes:
     """The outcomes of all tasks. ``JobStore`` says what each method promises."""
 
     def __init__(
-        self, table: Table, keys: Keys, records: Records, counter: Counter, expiry: Callable[[], int]
+        self,
+        table: Table,
+        keys: Keys,
+        records: Records,
+        counter: Counter,
+        splits: Splits,
+        expiry: Callable[[], int],
     ) -> None:
         """``expiry`` gives the ``exp`` of an item written now."""
         self._table = table
         self._keys = keys
         self._records = records
         self._counter = counter
+        self._splits = splits
         self._expiry = expiry
 
     def already_done(self, refs: Iterable[Ref]) -> AlreadyDone:
@@ -157,12 +168,20 @@ class Outcomes:
         origins: defaultdict[str, set[int]] = defaultdict(set)
         for ended in climb.ended:
             split = ended.node.split
-            if not ended.state.full:
+            if ended.state.closed:
+                continue
+            if not ended.state.full and not self._goes_on(ended):
                 jobs[split.job_id][register(split.stage, "parts")] = ended.state.phase
                 origins[split.job_id] |= ended.origins
-            elif not ended.state.closed:
+            else:
                 closings.append(SplitFilled(split=split, total=ended.node.total))
         return closings + self._fail_jobs(jobs, origins, errors)
+
+    def _goes_on(self, ended: Ended) -> bool:
+        """Whether the gather may run without the parts that failed."""
+        total = ended.node.total
+        most = min(int(self._splits.tolerance(ended.node.split) * total), MISSING_MOST)
+        return most > 0 and self._counter.go_on_without(ended.node, most) is not None
 
     def _redrive(self, entry: tuple[Ref, int]) -> bool:
         ref, generation = entry
@@ -173,6 +192,10 @@ class Outcomes:
             return self._records.redrive(ref.job_id, register_of(ref), 2 * generation + 2)
         job = self._records.get(ref.job_id)
         if job is not None and job.completed_at is not None:
+            return False
+        top = top_of(ref.split, ref.total)
+        if self._counter.states([top])[top].closed:
+            # The gather went on without it.
             return False
         root = self._counter.redrive(leaf_of(ref), [_entry(ref, generation)])
         return self._records.redrive(ref.job_id, register(ref.stage, "parts"), 2 * root)

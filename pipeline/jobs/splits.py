@@ -9,7 +9,7 @@ What is stored is compressed: the parts of one split look alike, and a write cos
 
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from pipeline.errors import PermanentError, ResultTooLargeError, ServiceError
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
@@ -56,7 +56,14 @@ class Splits:
             split: self._read(split, items[key]) for split, key in keys.items() if "n" in items.get(key, {})
         }
 
-    def seal(self, split: SplitRef, header: str, data: str, parts: Iterable[str]) -> SealedSplit:
+    def tolerance(self, split: SplitRef) -> float:
+        """The share of its parts that its gather goes on without, as it was sealed."""
+        item = self._table.get(self._keys.seal(split), attributes=("tolerate",))
+        return float((item or {}).get("tolerate", 0))
+
+    def seal(
+        self, split: SplitRef, header: str, data: str, parts: Iterable[str], tolerate: float = 0
+    ) -> SealedSplit:
         """Write the parts as they come, then the seal; when another run sealed it first, adopt that.
 
         Raises what ``parts`` raises, and ``ResultTooLargeError`` for a part over the limit.
@@ -66,6 +73,8 @@ class Splits:
         total, last = pages.write(parts)
         packed_data, packed_parts = _pack([data]), _pack(last)
         item: Item = {"n": total, "run": run, "split": split.split_id, "header": header, "exp": pages.expiry}
+        if tolerate:
+            item["tolerate"] = tolerate
         if pages.count == 0 and len(packed_data) + len(packed_parts) + len(header) <= INLINE_BYTES:
             item |= {"pages": 0, "data": packed_data, "parts": packed_parts}
         else:
@@ -106,18 +115,22 @@ class Splits:
                 answers[index] = answer
         return answers
 
-    def results(self, split: SplitRef, total: int) -> Iterator[str]:
-        """The results of all parts in order of ordinal."""
-        expected = 0
+    def results(self, split: SplitRef, total: int, missing: Collection[int] = ()) -> Iterator[str]:
+        """The results of all parts but the missing, in order of ordinal."""
         for leaf in range(-(-total // FAN_OUT)):
+            last = min(total, (leaf + 1) * FAN_OUT)
+            expected = [each for each in range(leaf * FAN_OUT, last) if each not in missing]
             for item in self._table.query(self._keys.results(split.split_id, leaf)):
-                if int(item["sk"]) != expected:
+                ordinal = int(item["sk"])
+                if ordinal in missing:
+                    continue
+                if not expected or ordinal != expected[0]:
                     break
                 yield item["result"]
-                expected += 1
-            if expected != min(total, (leaf + 1) * FAN_OUT):
+                expected.pop(0)
+            if expected:
                 raise PermanentError(
-                    f"The result of part {expected} of {total} of split {split.split_id} "
+                    f"The result of part {expected[0]} of {total} of split {split.split_id} "
                     f"(stage {split.stage}) is missing: it expired"
                 )
 
@@ -147,6 +160,7 @@ class Splits:
             data=_unpack(packed)[0],
             run=run,
             pages=item["pages"],
+            tolerate=float(item.get("tolerate", 0)),
             inline=tuple(_unpack(item["parts"])) if item.get("parts") else (),
         )
 

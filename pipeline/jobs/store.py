@@ -6,7 +6,7 @@ crash in between, is repaired by doing all of it again.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from config.settings import Settings
 from pipeline.errors import ResultTooLargeError, ServiceError
@@ -59,7 +59,9 @@ class JobStore:
         self._counter = Counter(self._table, self._keys, self._expiry)
         self._splits = Splits(self._table, self._keys, self._expiry)
         self._attempts = Attempts(self._table, self._keys, self._expiry)
-        self._outcomes = Outcomes(self._table, self._keys, self._records, self._counter, self._expiry)
+        self._outcomes = Outcomes(
+            self._table, self._keys, self._records, self._counter, self._splits, self._expiry
+        )
         self._resumption = Resumption(
             self._table, self._keys, self._records, self._counter, self._outcomes.after_climb
         )
@@ -193,14 +195,17 @@ class JobStore:
         """Those of the splits that are sealed, read together."""
         return self._splits.sealed_many(splits)
 
-    def seal(self, split: SplitRef, header: str, data: str, parts: Iterable[str]) -> SealedSplit:
+    def seal(
+        self, split: SplitRef, header: str, data: str, parts: Iterable[str], tolerate: float = 0
+    ) -> SealedSplit:
         """Fix the parts (JSON) of a split for ever, reading them as they come. Send them only afterwards.
 
         ``header`` and ``data`` (JSON) are kept, so that anybody can make the gather's message. When another
         run sealed the split first, its parts are returned, not these. Raises what ``parts`` raises, and
-        ``ResultTooLargeError`` for a part over 380 KB.
+        ``ResultTooLargeError`` for a part over 380 KB. ``tolerate``: the share of the parts that may fail and
+        the gather runs all the same.
         """
-        return self._splits.seal(split, header, data, parts)
+        return self._splits.seal(split, header, data, parts, tolerate)
 
     def parts(self, sealed: SealedSplit) -> Iterator[tuple[int, str]]:
         """Every part (JSON) with its ordinal, fetched page by page."""
@@ -210,9 +215,15 @@ class JobStore:
         """The parts of one of ``sealed.pages`` pages, with their ordinals."""
         return self._splits.page(sealed, page)
 
-    def results(self, split: SplitRef, total: int) -> Iterator[str]:
-        """The results (JSON) of all parts in order; ``PermanentError`` when one is missing."""
-        return self._splits.results(split, total)
+    def missing(self, sealed: SealedSplit) -> frozenset[int]:
+        """The ordinals of the parts that a split's gather goes on without, fixed before it was sent."""
+        if not sealed.tolerate:
+            return frozenset()
+        return self._counter.missing(sealed.split, sealed.total)
+
+    def results(self, split: SplitRef, total: int, missing: Collection[int] = ()) -> Iterator[str]:
+        """The results (JSON) of all parts but ``missing``, in order; ``PermanentError`` when one is gone."""
+        return self._splits.results(split, total, missing)
 
     # ─── Attempts ───
 

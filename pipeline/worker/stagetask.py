@@ -1,6 +1,7 @@
 """A stage as a Celery task: what a child does for a run, a split, a part and a gather."""
 
 import time
+from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
 from pipeline.context import CurrentTask, Part, running
@@ -67,14 +68,17 @@ class StageTask(PlainTask):
         """Run the generator unless the split is sealed: the number of its parts never changes."""
         ref = split_ref(header)
         if self.store.split(ref) is None:
-            self.store.seal(ref, header.model_dump_json(), data, self.stage.run_split(data))
+            parts = self.stage.run_split(data)
+            self.store.seal(ref, header.model_dump_json(), data, parts, self.stage.tolerate)
 
     def _part(self, header: TaskHeader, data: str) -> str:
         return self.stage.run_part(data)
 
     def _gather(self, header: TaskHeader, data: str) -> str | None:
         sealed = self._sealed(header)
-        return self.stage.run_gather(data, self.store.results(sealed.split, sealed.total))
+        missing = self.store.missing(sealed)
+        with running(replace(self._current(header), missing=tuple(sorted(missing)))):
+            return self.stage.run_gather(data, self.store.results(sealed.split, sealed.total, missing))
 
     def _sealed(self, header: TaskHeader) -> SealedSplit:
         sealed = self.store.split(split_ref(header))

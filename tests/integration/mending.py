@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from celery import shared_task
+from pydantic import BaseModel
 
-from pipeline import stage
+from pipeline import current_task, stage
 
 
 def is_mended(what: str) -> bool:
@@ -59,6 +60,33 @@ def pieces(names: list[str]) -> Iterator[str]:
 def box(names: list[str], done: Iterable[int]) -> int:
     """All pieces."""
     return sum(done)
+
+
+class Painted(BaseModel):
+    """What a coat of paint covers, and what it does not."""
+
+    painted: list[str]
+    missing: list[int]
+
+
+@stage(consumes="fences", emits="painted", retries=0, tolerate=0.5)
+def paint(board: str) -> str:
+    """One board; a fence is a fence when half of them are painted."""
+    return work(board)
+
+
+@paint.split
+def boards(names: list[str]) -> Iterator[str]:
+    """A task a board."""
+    yield from names
+
+
+@paint.gather
+def fence(names: list[str], painted: Iterable[str]) -> Painted:
+    """All boards that could be painted."""
+    task = current_task()
+    assert task is not None
+    return Painted(painted=list(painted), missing=list(task.missing))
 
 
 @shared_task  # type: ignore[untyped-decorator]

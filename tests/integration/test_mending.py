@@ -109,6 +109,17 @@ def test_an_ordered_task_is_redriven_out_of_order(shop: Shop) -> None:
     shop.wait_job(first)
 
 
+def test_a_gather_runs_without_what_is_tolerated(shop: Shop) -> None:
+    """It is told what is missing; the job completes, and the dead letter is only removed."""
+    mend(shop, "oak")
+    job_id = shop.submit(mending.paint, Names(["oak", "ash"]))
+    shop.wait_job(job_id)
+    assert [data for _, data in shop.events("painted")] == [{"painted": ["oak"], "missing": [1]}]
+    assert "paint (1) failed after 1 attempts" in run(shop, "jobs", "show", job_id).stdout
+    assert told(shop, job_id) == {"task-failed": 1, "job-complete": 1}
+    assert "1 removed" in run(shop, "dlq", "redrive", "--job", job_id, "--yes").stderr
+
+
 def test_a_plain_task_is_redriven(shop: Shop) -> None:
     """It belongs to no job, and runs again."""
     shop.app.send_task(f"{MODULE}.patch", args=["hole"], task_id="t-1")

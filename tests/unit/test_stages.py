@@ -281,6 +281,10 @@ def test_a_function_that_cannot_be_a_stage(function: Any, fault: str, mend: str)
         ({"time_limit": 12 * 3600}, "SQS holds no message longer"),
         ({"soft_time_limit": -1}, "soft_time_limit=-1"),
         ({"time_limit": 10, "soft_time_limit": 10}, "soft_time_limit=10 is not below time_limit=10"),
+        ({"tolerate": 1}, "tolerate=1"),
+        ({"tolerate": -0.1}, "tolerate=-0.1"),
+        ({"tolerate": float("nan")}, "tolerate=nan"),
+        ({"tolerate": "5%"}, "tolerate='5%'"),
     ],
     ids=str,
 )
@@ -540,3 +544,14 @@ def test_consumers_of_a_topic() -> None:
     assert registry.consumers("nobody") == ()
     assert registry.topics == ("a", "b", "c")
     assert registry.consumed_topics == ("a", "b")
+
+
+def test_what_has_no_parts_tolerates_none() -> None:
+    """Refused at the check, which knows whether a split was added."""
+
+    def work(data: int) -> int:
+        return data
+
+    made = make(work, tolerate=0.5)
+    with pytest.raises(StageDefinitionError, match=r"tolerate=0\.5, and it has no parts that could fail"):
+        made.check()
