@@ -1,0 +1,371 @@
+"""Settlement, retry and screen, with fakes in place of the services: who is deleted, given back, buried."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.settings import Settings
+from pipeline.errors import PermanentError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.jobs import AlreadyDone as Known
+from pipeline.jobs import StageRef
+from pipeline.patience import Patience
+from pipeline.registry import Registry
+from pipeline.sqs import ReceivedMessage
+from pipeline.stages import stage
+from pipeline.taskmessage import HEADER
+from pipeline.transport.intake import Intake
+from pipeline.transport.lease import Lease, Phase
+from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Outcome, Returned, Succeeded, failed
+from pipeline.worker.retry import LONGEST_BACKOFF, Retries
+from pipeline.worker.screen import SUSPECT_BEYOND, Screen
+from pipeline.worker.settlement import Settlement
+from pipeline.worker.work import Work
+
+SUCCESS = Succeeded(result=None, summary="", seconds=0)
+SETTINGS = Settings(
+    service_name="s",
+    kafka_bootstrap_servers="k",
+    kafka_consumer_group="g",
+    sqs_task_queue_url="http://q/1/a.fifo",
+    sqs_dlq_url="http://q/1/b.fifo",
+    max_retries=2,
+    retry_delay=5,
+)
+
+
+def registry() -> Registry:
+    made = Registry()
+
+    @stage(consumes="a", retries=0, retry_delay=100, registry=made)
+    def strict(data: int) -> None: ...
+
+    return made
+
+
+def message(name: str, receive_count: int = 1, sent_at: float = 0) -> ReceivedMessage:
+    return ReceivedMessage(
+        message_id=name,
+        receipt_handle=f"h-{name}",
+        body="",
+        group_id=name,
+        deduplication_id=name,
+        receive_count=receive_count,
+        sent_at=sent_at,
+        attributes={},
+        requested_at=1e9,
+    )
+
+
+def pipeline_header(**changes: Any) -> dict[str, Any]:
+    """The header of a task of the stage ``strict``."""
+    return {
+        "job_id": "j",
+        "stage": "strict",
+        "role": "run",
+        "event_source": "s",
+        "event_id": "e",
+        "entity_id": "e",
+        "topic": "a",
+        "partition": 0,
+        "offset": 0,
+        "submitted_at": 1000.0,
+    } | changes
+
+
+def lease(name: str, headers: dict[str, Any] | None = None, **about: Any) -> Lease:
+    whole = {"id": f"t-{name}", "task": "note", **(headers or {})}
+    return Lease(message=message(name, **about), queue="q", payload={"headers": whole}, deadline=2e9)
+
+
+class Shelf:
+    """An intake whose messages are all delivered, and what settlement did with them."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+        self.returned: dict[str, float] = {}
+        self.intake = Intake(on_ready=lambda: None, on_unwanted=lambda _: None)
+        self.intake.slots = 1_000
+        self.disposal = SimpleNamespace(delete=self._delete, give_back=self._give_back)
+
+    def work(self, name: str, outcome: Outcome = SUCCESS) -> Work:
+        self.intake.hold([lease(name)])
+        taken = self.intake.take()
+        assert taken is not None
+        finished = self.intake.finish(taken.tag)
+        assert finished is not None
+        return Work(lease=finished, outcome=outcome)
+
+    def _delete(self, lease: Lease) -> None:
+        if self.intake.leave(lease, Phase.DELETING):
+            self.deleted.append(lease.message_id)
+
+    def _give_back(self, lease: Lease, delay: float = 0) -> None:
+        if self.intake.leave(lease, Phase.RETURNING):
+            self.returned[lease.message_id] = delay
+
+
+class Effects:
+    """Kafka and DynamoDB, which fail where a test says so."""
+
+    def __init__(self) -> None:
+        self.emitted: list[str] = []
+        self.recorded: list[str] = []
+        self.on_emit: Callable[[Work], Exception | None] = lambda _: None
+
+    def emit(self, works: Sequence[Work]) -> list[Exception | None]:
+        answers = [self.on_emit(work) for work in works]
+        self.emitted += [w.lease.message_id for w, answer in zip(works, answers, strict=True) if not answer]
+        return answers
+
+    def record(self, works: Sequence[Work]) -> tuple[list[Exception | None], list[Any]]:
+        self.recorded += [work.lease.message_id for work in works]
+        return [None] * len(works), []
+
+
+class Desk:
+    """A settlement over fakes."""
+
+    def __init__(self) -> None:
+        self.shelf = Shelf()
+        self.effects = Effects()
+        self.buried: list[str] = []
+        self.on_bury: Callable[[Work], None] = lambda _: None
+        self.attempts: dict[tuple[str, str], set[int]] = {}
+        patience = Patience()
+        retries = Retries(SETTINGS, Registry(), cast(Any, self.shelf), cast(Any, self), patience)
+        self.settlement = Settlement(
+            cast(Any, self.shelf),
+            cast(Any, self.effects),
+            cast(Any, SimpleNamespace(close=lambda _: None)),
+            retries,
+            cast(Any, SimpleNamespace(bury=self._bury)),
+            patience,
+        )
+
+    def settle(self, *works: Work) -> None:
+        self.settlement._see_through(works)
+
+    def add_attempt(self, task_id: str, message_id: str, receive_count: int) -> int:
+        counts = self.attempts.setdefault((task_id, message_id), set())
+        counts.add(receive_count)
+        return len(counts)
+
+    def _bury(self, works: Sequence[Work]) -> None:
+        for work in works:
+            self.on_bury(work)
+        self.buried += [work.lease.message_id for work in works]
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    assert desk.settlement.close(5)
+
+
+# ─── Settlement ───
+
+
+def test_each_outcome_has_its_end(desk: Desk) -> None:
+    """Done and discarded are deleted, returned goes back, failed is tried again, permanent is buried."""
+    shelf = desk.shelf
+    desk.settle(
+        shelf.work("done"),
+        shelf.work("known", AlreadyDone()),
+        shelf.work("discarded", Discarded(reason="expired")),
+        shelf.work("returned", Returned(delay=30)),
+        shelf.work("failed", failed(ValueError())),
+        shelf.work("permanent", failed(PermanentError())),
+    )
+    assert set(shelf.deleted) == {"done", "known", "discarded", "permanent"}
+    assert set(shelf.returned) == {"returned", "failed"}
+    assert shelf.returned["returned"] == 30
+    assert desk.buried == ["permanent"]
+
+
+def test_what_never_can_be_emitted_is_buried_and_the_rest_goes_on(desk: Desk) -> None:
+    """A result that Kafka refuses would be refused again."""
+    refusal = ServiceRefusedError("too large")
+    desk.effects.on_emit = lambda work: refusal if work.lease.message_id == "b" else None
+    desk.settle(*[desk.shelf.work(name) for name in "abc"])
+    assert desk.buried == ["b"]
+    assert desk.effects.recorded == ["a", "c"]
+    assert sorted(desk.shelf.deleted) == ["a", "b", "c"]
+
+
+def test_one_that_breaks_settlement_does_not_hold_up_the_others(desk: Desk) -> None:
+    """It comes again; nothing of it is deleted."""
+
+    def emit(work: Work) -> None:
+        if work.lease.message_id == "poison":
+            raise KeyError("a defect of ours")
+
+    desk.effects.on_emit = emit
+    desk.settle(*[desk.shelf.work(name) for name in ("a", "poison", "b")])
+    assert sorted(desk.shelf.deleted) == ["a", "b"]
+    assert desk.shelf.returned == {"poison": SETTINGS.retry_delay}
+
+
+def test_a_dead_letter_that_cannot_be_buried_undoes_nothing_that_was_settled(desk: Desk) -> None:
+    """The done are deleted once, the other dead letter is buried, the refused one comes again."""
+
+    def bury(work: Work) -> None:
+        if work.lease.message_id == "refused":
+            raise ServiceRefusedError("too large")
+
+    desk.on_bury = bury
+    permanent = failed(PermanentError())
+    desk.settle(
+        desk.shelf.work("done"), desk.shelf.work("refused", permanent), desk.shelf.work("buried", permanent)
+    )
+    assert desk.effects.emitted == ["done"]
+    assert sorted(desk.shelf.deleted) == ["buried", "done"]
+    assert list(desk.shelf.returned) == ["refused"]
+    assert desk.buried == ["buried"]
+
+
+def test_what_is_not_finished_is_let_be(desk: Desk) -> None:
+    """Settled once, however often it is said."""
+    work = desk.shelf.work("a")
+    desk.settle(work)
+    desk.settle(work)
+    assert desk.effects.emitted == ["a"]
+
+
+# ─── Retry ───
+
+
+def test_attempts_are_counted_by_what_was_received(desk: Desk) -> None:
+    """The same receive twice is one attempt; after the last it is given up."""
+    for count in (1, 1, 2, 5):
+        work = desk.shelf.work("a", failed(ValueError()))
+        work.lease.message = replace(work.lease.message, receive_count=count)
+        desk.settle(work)
+        desk.shelf.intake.forget(work.lease)
+    assert desk.buried == ["a"]
+    assert desk.attempts["t-a", "a"] == {1, 2, 5}
+
+
+@given(attempts=st.integers(1, 5_000))
+def test_the_backoff_is_within_its_bounds(attempts: int) -> None:
+    """Between nothing and the doubled delay, never above the cap, however many attempts."""
+    retries = Retries(
+        SETTINGS, registry(), cast(Any, SimpleNamespace(disposal=None)), cast(Any, None), Patience()
+    )
+    plain = retries._backoff(Work(lease=lease("a"), outcome=SUCCESS), attempts)
+    assert 0 <= plain <= min(LONGEST_BACKOFF, 5 * 2 ** min(attempts - 1, 20))
+
+
+def test_a_task_that_names_its_delay_gets_it(desk: Desk) -> None:
+    """Above the cap of the computed backoff too."""
+    desk.settle(desk.shelf.work("a", Failed(error="e", message="", delay=5_000)))
+    assert desk.shelf.returned == {"a": 5_000}
+
+
+# ─── Screen ───
+
+
+class Table:
+    """A job store that knows what a test says."""
+
+    def __init__(self) -> None:
+        self.done: set[Any] = set()
+        self.failures: dict[tuple[str, str], int] = {}
+        self.asked: list[str] = []
+        self.away = 0
+
+    def already_done(self, refs: Any) -> Known:
+        if self.away:
+            self.away -= 1
+            raise ServiceUnavailableError("away")
+        self.asked += [ref.stage for ref in refs]
+        return Known(refs=frozenset(self.done))
+
+    def attempts(self, messages: Any) -> dict[tuple[str, str], int]:
+        return self.failures
+
+
+@pytest.fixture
+def known() -> Table:
+    return Table()
+
+
+def screened(known: Table, *leases: Lease, patience: Patience | None = None) -> Sequence[Lease]:
+    return Screen(SETTINGS, registry(), cast(Any, known), patience or Patience())(leases)
+
+
+def staged(name: str, header: dict[str, Any] | None = None, task: str = "strict", **about: Any) -> Lease:
+    return lease(name, {"task": task, HEADER: header or pipeline_header()}, **about)
+
+
+def test_a_first_delivery_in_time_is_not_looked_up(known: Table) -> None:
+    """It costs nothing."""
+    (held,) = screened(known, staged("a", sent_at=1_100))
+    assert held.header is not None
+    assert held.verdict is None
+    assert not known.asked
+
+
+@pytest.mark.parametrize("about", [{"receive_count": 2}, {"sent_at": 1_300.0}])
+def test_what_may_have_run_is_looked_up(known: Table, about: dict[str, Any]) -> None:
+    """Delivered before, or sent so late that SQS may have forgotten the first."""
+    known.done = {StageRef(job_id="j", stage="strict")}
+    (held,) = screened(known, staged("a", **about))
+    assert isinstance(held.verdict, AlreadyDone)
+
+
+def test_attempts_used_up_are_not_run_again(known: Table) -> None:
+    """By the stage's own number of retries."""
+    known.failures = {("t-a", "a"): 1, ("t-b", "b"): 1}
+    strict, plain = screened(known, staged("a", receive_count=2), lease("b", receive_count=2))
+    assert isinstance(strict.verdict, Failed)
+    assert strict.verdict.permanent
+    assert plain.verdict is None
+    assert plain.attempts == 1
+
+
+def test_received_much_more_often_than_failed_is_a_suspect(known: Table) -> None:
+    """It may be killing workers, and never got to fail."""
+    known.failures = {("t-b", "b"): 1}
+    suspect, tried = screened(
+        known,
+        lease("a", receive_count=SUSPECT_BEYOND + 1),
+        lease("b", receive_count=SUSPECT_BEYOND + 1),
+    )
+    assert suspect.suspect
+    assert not tried.suspect
+
+
+@pytest.mark.parametrize(
+    ("header", "task"),
+    [
+        ({"nonsense": 1}, "strict"),
+        (pipeline_header(), "note"),
+        (pipeline_header(role="part"), "strict"),
+        (pipeline_header(role="gather"), "strict"),
+        (pipeline_header(job_id=""), "strict"),
+        (pipeline_header(job_id="x" * 5_000), "strict"),
+        (pipeline_header(part={"split_id": "s", "ordinal": 0, "total": 1}), "strict"),
+    ],
+)
+def test_a_header_that_is_not_its_tasks_is_refused(known: Table, header: Any, task: str) -> None:
+    """Settlement would believe it, and record what never was."""
+    (held,) = screened(known, staged("a", header, task, receive_count=2))
+    assert held.problem
+    assert held.header is None
+    assert not known.asked
+
+
+def test_while_the_table_is_away_the_screen_asks_again(known: Table) -> None:
+    """And holds nothing when the worker stops meanwhile."""
+    known.away = 2
+    assert len(screened(known, staged("a", receive_count=2))) == 1
+    known.away = 1_000
+    stopping = Patience()
+    stopping.end()
+    assert screened(known, staged("a", receive_count=2), patience=stopping) == []
