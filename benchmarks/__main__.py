@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from benchmarks.ground import running_services
+from benchmarks.measure import BenchmarkError
 from benchmarks.rows import show
 
 EXAMPLES = """
@@ -13,6 +14,8 @@ Examples:
   python -m benchmarks worker                      all peers at 0 and 10 ms round trip
   python -m benchmarks worker --peer ours --rtt 10 --json
   python -m benchmarks worker --services local     ElasticMQ instead of ministack
+  python -m benchmarks bridge --events 5000        events to tasks
+  python -m benchmarks units                       what a job costs in DynamoDB
   python -m benchmarks soak                        200,000 tasks: does memory stay level?
 """
 
@@ -32,7 +35,7 @@ rtt_option = click.option(
     multiple=True,
     default=(0.0, 10.0),
     show_default=True,
-    help="Milliseconds to the services and back. May be given more than once.",
+    help="Milliseconds to SQS and DynamoDB and back. May be given more than once.",
 )
 repeat_option = click.option(
     "--repeat",
@@ -43,7 +46,18 @@ repeat_option = click.option(
 )
 
 
-@click.group(epilog=EXAMPLES)
+class Benchmarks(click.Group):
+    """A measurement that cannot be used ends in one line."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run it."""
+        try:
+            return super().invoke(ctx)
+        except BenchmarkError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Benchmarks, epilog=EXAMPLES)
 def main() -> None:
     """Measure ours against its peers. Compare rows of one run only: machines differ."""
 
@@ -63,7 +77,52 @@ def worker(
 
     with running_services(services_name) as services:
         for rows in benchmark.run(services, peers or tuple(benchmark.PEERS), rtts, tasks, repeat):
-            show(rows, as_json)
+            show([row.named() for row in rows], as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--peer", "peers", type=click.Choice(["ours", "raw", "stock"]), multiple=True)
+@click.option(
+    "--events", type=click.IntRange(min=100), default=3000, show_default=True, help="Events a round."
+)
+@rtt_option
+@repeat_option
+@services_option
+@json_option
+def bridge(
+    peers: Sequence[str], events: int, rtts: Sequence[float], repeat: int, services_name: str, as_json: bool
+) -> None:
+    """Events per second from Kafka to SQS; the peers send as many tasks that they make up themselves."""
+    from benchmarks import bridge as benchmark
+
+    with running_services(services_name) as services:
+        for rows in benchmark.run(services, peers or tuple(benchmark.PEERS), rtts, events, repeat):
+            show([row.named() for row in rows], as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--parts", type=click.IntRange(min=1), default=10_000, show_default=True, help="Of the split.")
+@click.option("--jobs", type=click.IntRange(min=1), default=200, show_default=True, help="Without a split.")
+@services_option
+@json_option
+def units(parts: int, jobs: int, services_name: str, as_json: bool) -> None:
+    """DynamoDB write units for each task: one job with a large split, and jobs without a split."""
+    from benchmarks import costs as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, parts, jobs), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--tasks", type=click.IntRange(min=1000), default=200_000, show_default=True)
+@services_option
+@json_option
+def soak(tasks: int, services_name: str, as_json: bool) -> None:
+    """Memory of the worker's parent process over many tasks."""
+    from benchmarks import soak as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, tasks), as_json)
 
 
 if __name__ == "__main__":

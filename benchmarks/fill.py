@@ -1,27 +1,31 @@
-"""Fills a queue before a measurement: batches of ten on a few threads, past any proxy."""
+"""Fills a queue or a topic before a measurement, past any proxy."""
 
 import time
 import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks.ground import Ground
 from benchmarks.stages import double
-from pipeline import taskmessage
+from pipeline import events, taskmessage
 from pipeline.events import Coordinates, Event
+from pipeline.kafka import EventProducer, Record
 from pipeline.sqs import OutgoingMessage
 from pipeline.stages import Stage
 
 THREADS = 4
-_BATCH = 10
+BATCH = 10
+#: Seconds for Kafka to take all events.
+EMIT_TIMEOUT = 120.0
 
 
 def send_all(ground: Ground, messages: Sequence[OutgoingMessage]) -> None:
     """Send them; raises the first error."""
     queue = ground.queue
-    batches = [messages[at : at + _BATCH] for at in range(0, len(messages), _BATCH)]
+    batches = [messages[at : at + BATCH] for at in range(0, len(messages), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
         for answers in pool.map(queue.send, batches):
             for error in answers:
@@ -35,14 +39,46 @@ def stage_messages(count: int) -> list[OutgoingMessage]:
 
 
 def _message(stage: Stage[Any, Any], data: bytes) -> OutgoingMessage:
+    event = first_event(stage.consumes, data)
+    assert event.job_id is not None
+    assert event.submitted_at is not None
+    message = taskmessage.for_event(stage, event, event.job_id, event.submitted_at)
+    return OutgoingMessage(**message.to_sqs())
+
+
+def first_event(topic: str, data: bytes) -> Event:
+    """The first event of a job of its own."""
     event_id, now = str(uuid.uuid4()), time.time()
-    event = Event(
+    return Event(
         id=event_id,
         source="/benchmark",
-        type=stage.consumes,
+        type=topic,
         time=datetime.fromtimestamp(now, UTC),
         entity_id=event_id,
         data=data,
-        coordinates=Coordinates(topic=stage.consumes, partition=0, offset=0, timestamp_ms=int(now * 1000)),
+        job_id=event_id,
+        submitted_at=now,
+        coordinates=Coordinates(topic=topic, partition=0, offset=0, timestamp_ms=int(now * 1000)),
     )
-    return OutgoingMessage(**taskmessage.for_event(stage, event, event_id, now).to_sqs())
+
+
+def middle_events(count: int) -> list[Event]:
+    """Events that ``double`` might have emitted, each of a job of its own."""
+    topic = double.emits
+    assert topic is not None
+    return [replace(first_event(topic, str(number).encode()), stage=double.name) for number in range(count)]
+
+
+def emit_all(ground: Ground, sent: Sequence[Event]) -> None:
+    """Put events on Kafka; raises the first error."""
+    records = []
+    for event in sent:
+        key, value, headers = events.encode(event)
+        records.append(Record(topic=ground.settings.topic(event.type), key=key, value=value, headers=headers))
+    producer = EventProducer(ground.settings, "benchmark")
+    try:
+        for error in producer.emit(records, EMIT_TIMEOUT):
+            if error is not None:
+                raise error
+    finally:
+        producer.close(1.0)

@@ -1,4 +1,4 @@
-"""Measuring a consumer from outside: its queue's depth, its processes' CPU and memory, its requests."""
+"""Measuring a peer from outside: its queue's depth, its processes' CPU and memory, its requests."""
 
 import subprocess
 import time
@@ -15,7 +15,7 @@ from benchmarks.rates import Middle, Sample, middle
 EVERY = 0.1
 #: Seconds without progress after which a run has failed.
 STUCK_AFTER = 60.0
-#: Seconds a consumer has to end by itself.
+#: Seconds a peer has to end by itself.
 GRACE = 30.0
 
 
@@ -33,7 +33,7 @@ class Measured:
 
 
 class Watched:
-    """A consumer's processes. A child that ended keeps counting."""
+    """A peer's processes. A child that ended keeps counting."""
 
     def __init__(self, pid: int) -> None:
         self._parent = psutil.Process(pid)
@@ -67,7 +67,7 @@ class Watched:
 def started(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a consumer in the block, its output in ``log``; it is ended afterwards, with all its children."""
+    """Run a peer in the block, its output in ``log``; it is ended afterwards, with all its children."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -81,22 +81,23 @@ def started(
 def watch(
     process: subprocess.Popen[bytes],
     total: int,
-    remaining: Callable[[], int],
+    done: Callable[[], int],
     requests: Callable[[], int],
     log: Path,
 ) -> Measured:
-    """Look at a consumer until all ``total`` tasks are done."""
+    """Look at a peer's process until all ``total`` tasks or events are done."""
     watched = Watched(process.pid)
     samples: list[Sample] = []
     progress_at = time.monotonic()
     while not samples or samples[-1].done < total:
         if process.poll() not in (None, 0):
-            raise BenchmarkError(f"the consumer ended with {process.returncode}:\n{_tail(log)}")
-        sample = Sample(at=time.monotonic(), done=total - remaining(), cpu=watched.cpu(), requests=requests())
+            raise BenchmarkError(f"the peer ended with {process.returncode}:\n{tail(log)}")
+        count = done()  # first: a busy server lets it wait
+        sample = Sample(at=time.monotonic(), done=count, cpu=watched.cpu(), requests=requests())
         if not samples or sample.done > samples[-1].done:
             progress_at = sample.at
         if sample.at - progress_at > STUCK_AFTER:
-            raise BenchmarkError(f"{sample.done} of {total} tasks done, then none:\n{_tail(log)}")
+            raise BenchmarkError(f"{sample.done} of {total} tasks done, then none:\n{tail(log)}")
         samples.append(sample)
         watched.memory()
         time.sleep(EVERY)
@@ -121,5 +122,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             left.kill()
 
 
-def _tail(log: Path) -> str:
+def tail(log: Path) -> str:
+    """The last lines of a peer's output."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-20:])

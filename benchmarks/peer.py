@@ -1,4 +1,4 @@
-"""A peer: something that consumes a queue of tasks, made ready for one measurement."""
+"""A peer: something that works off a queue or fills one, made ready for one measurement."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,16 +10,15 @@ from benchmarks.ground import Ground
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """A filled queue and how to consume it."""
+    """What is to be done stands ready; the command does it."""
 
-    #: What consumes it.
     command: Sequence[str]
     #: The servers that it uses over the network to be measured, as URLs by name. Requests of the first count.
     servers: Mapping[str, str]
     #: Its environment when those are reached at other URLs.
     environment: Callable[[Mapping[str, str]], Mapping[str, str]]
-    #: How many tasks are not done. Asked for past the proxy.
-    remaining: Callable[[], int]
+    #: How much is done. Asked for past the proxy.
+    done: Callable[[], int]
 
 
 class Peer(Protocol):
@@ -31,20 +30,37 @@ class Peer(Protocol):
     def missing(self) -> str | None:
         """What it needs that is not installed; None when it can run."""
 
-    def ready(self, ground: Ground, tasks: int) -> AbstractContextManager[Ready]:
-        """Put that many tasks on a queue."""
+    def working(self, ground: Ground, tasks: int) -> AbstractContextManager[Ready]:
+        """That many tasks are on a queue, and it works them off."""
 
 
-def on_sqs(ground: Ground, command: Sequence[str], servers: Sequence[str]) -> Ready:
-    """A peer that consumes the ground's task queue and talks to ``servers`` ("sqs" first)."""
+class SendingPeer(Peer, Protocol):
+    """One that can be compared with the bridge too."""
 
-    def remaining() -> int:
-        depth = ground.queue.depth()
-        return depth.available + depth.in_flight
+    def sending(self, ground: Ground, events: int) -> AbstractContextManager[Ready]:
+        """It puts that many tasks on the queue."""
 
+
+def on_sqs(ground: Ground, command: Sequence[str], servers: Sequence[str], done: Callable[[], int]) -> Ready:
+    """A peer that uses ``servers`` of the ground ("sqs" first)."""
     return Ready(
         command=command,
         servers={name: ground.servers[name] for name in servers},
         environment=ground.environment_through,
-        remaining=remaining,
+        done=done,
     )
+
+
+def worked_off(ground: Ground, tasks: int) -> Callable[[], int]:
+    """How many of ``tasks`` messages are deleted."""
+
+    def done() -> int:
+        depth = ground.queue.depth()
+        return tasks - depth.available - depth.in_flight
+
+    return done
+
+
+def arrived(ground: Ground) -> Callable[[], int]:
+    """How many messages are on the queue, which nobody receives from."""
+    return lambda: ground.queue.depth().available

@@ -28,7 +28,7 @@ class Counts:
 
     #: Requests by target.
     requests: Mapping[str, int]
-    #: DynamoDB write units by target, where units are counted.
+    #: DynamoDB write units by what they are for, where units are counted.
     units: Mapping[str, float]
 
     @property
@@ -177,7 +177,8 @@ class _FromClient(_Way):
             return
         for answer in self._answers.feed(data):
             request = self._asked.popleft()
-            self._tally.units[request.target] += write_units(request.target, request.body, answer.body)
+            for kind, units in write_units(request.target, request.body, answer.body).items():
+                self._tally.units[kind] += units
 
 
 class _FromServer(_Way):

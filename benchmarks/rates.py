@@ -14,7 +14,7 @@ class Sample:
 
     #: Seconds on any clock.
     at: float
-    #: Tasks done since the start.
+    #: Tasks or events done since the start.
     done: int
     #: CPU seconds that the measured processes had used.
     cpu: float
@@ -26,36 +26,36 @@ class Sample:
 class Middle:
     """The measured part of a run."""
 
-    tasks: float
+    items: float
     seconds: float
     cpu: float
     requests: float
 
     @property
     def per_second(self) -> float:
-        """Tasks per second."""
-        return self.tasks / self.seconds
+        """Tasks or events per second."""
+        return self.items / self.seconds
 
     @property
-    def requests_per_task(self) -> float:
-        """Requests per task."""
-        return self.requests / self.tasks
+    def requests_per_item(self) -> float:
+        """Requests for each."""
+        return self.requests / self.items
 
     @property
-    def cpu_ms_per_task(self) -> float:
-        """CPU milliseconds per task, of all measured processes together."""
-        return 1000 * self.cpu / self.tasks
+    def cpu_ms_per_item(self) -> float:
+        """CPU milliseconds for each, of all measured processes together."""
+        return 1000 * self.cpu / self.items
 
 
 def middle(samples: Sequence[Sample], total: int) -> Middle:
-    """What happened between the moments at which FROM and TO of ``total`` tasks were done.
+    """What happened between the moments at which FROM and TO of ``total`` were done.
 
-    Between two samples the tasks are taken as done evenly. Raises ``ValueError`` when the run did not get
+    Between two samples they are taken as done evenly. Raises ``ValueError`` when the run did not get
     that far.
     """
     first, last = _at(samples, FROM * total), _at(samples, TO * total)
     return Middle(
-        tasks=(TO - FROM) * total,
+        items=(TO - FROM) * total,
         seconds=last[0] - first[0],
         cpu=last[1] - first[1],
         requests=last[2] - first[2],
@@ -72,4 +72,4 @@ def _at(samples: Sequence[Sample], done: float) -> tuple[float, float, float]:
                 before.cpu + share * (after.cpu - before.cpu),
                 before.requests + share * (after.requests - before.requests),
             )
-    raise ValueError(f"the run ended before {done:g} tasks were done")
+    raise ValueError(f"the run ended before {done:g} were done")

@@ -11,9 +11,15 @@ def double(number: int) -> int:
     return 2 * number
 
 
-@stage(consumes="bench-doubled")
-def end(number: int) -> None:
-    """What makes ``double`` not the end of its path. It never runs: no bridge turns the events into tasks."""
+@stage(consumes="bench-doubled", emits="bench-named")
+def name(number: int) -> str:
+    """The next stage of the path."""
+    return f"number {number}"
+
+
+@stage(consumes="bench-named")
+def end(_name: str) -> None:
+    """The last stage of the path."""
 
 
 @stage(consumes="bench-ranges", emits="bench-sums")

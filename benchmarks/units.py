@@ -6,19 +6,34 @@ costs the same; a KEYS_ONLY index costs one unit for an entry put and two for an
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+#: What a write is for: the result of a part, which the gather reads; or the records that count.
+Kind = Literal["result", "record"]
+
+#: The partition key of each item written, as on the wire, and its cost.
+Writes = Iterator[tuple[Mapping[str, str], float]]
+
+#: What stands in the partition key of a result, and in no other.
+RESULT_KEY = "/R#"
 
 #: The sort key of the table's index: what has it is in the index.
 INDEX_KEY = "isk"
 
 
-def write_units(target: str, request: bytes, answer: bytes) -> float:
-    """The write units of one request, 0 for a read. ``target`` as in the header ``X-Amz-Target``."""
-    operation = target.rpartition(".")[2]
-    if operation not in _COUNTED:
-        return 0
-    return _COUNTED[operation](json.loads(request), json.loads(answer))
+def write_units(target: str, request: bytes, answer: bytes) -> dict[Kind, float]:
+    """The write units of one request by what they are for; none for a read.
+
+    ``target`` as in the header ``X-Amz-Target``.
+    """
+    units: dict[Kind, float] = {}
+    if writes := _WRITES.get(target.rpartition(".")[2]):
+        for key, cost in writes(json.loads(request), json.loads(answer)):
+            kind: Kind = "result" if RESULT_KEY in key["S"] else "record"
+            units[kind] = units.get(kind, 0) + cost
+    return units
 
 
 def item_size(item: Mapping[str, Any]) -> int:
@@ -26,30 +41,50 @@ def item_size(item: Mapping[str, Any]) -> int:
     return sum(len(name.encode()) + _size(value) for name, value in item.items())
 
 
-def _put(request: Any, answer: Any) -> float:
+def _put(request: Any, answer: Any) -> Writes:
     # A refused put returns the item that was there.
-    return _kilobytes(request["Item"]) + (INDEX_KEY in request["Item"] and "Item" not in answer)
+    yield request["Item"]["pk"], _put_cost(request["Item"], refused="Item" in answer)
 
 
-def _update(request: Any, answer: Any) -> float:
+def _put_cost(item: Mapping[str, Any], *, refused: bool) -> float:
+    return _kilobytes(item) + (INDEX_KEY in item and not refused)
+
+
+def _update(request: Any, answer: Any) -> Writes:
     item = answer.get("Attributes") or answer.get("Item") or request["Key"]
     moves = INDEX_KEY in request.get("ExpressionAttributeNames", {}).values() and "Attributes" in answer
-    return _kilobytes(item) + 2 * moves
+    yield request["Key"]["pk"], _kilobytes(item) + 2 * moves
 
 
-def _delete(request: Any, answer: Any) -> float:
-    return _kilobytes(answer.get("Attributes") or request["Key"])
+def _delete(request: Any, answer: Any) -> Writes:
+    yield request["Key"]["pk"], _kilobytes(answer.get("Attributes") or request["Key"])
 
 
-def _batch(request: Any, _answer: Any) -> float:
-    units = 0.0
+def _batch(request: Any, _answer: Any) -> Writes:
     for writes in request["RequestItems"].values():
         for write in writes:
-            units += _put({"Item": write["PutRequest"]["Item"]}, {}) if "PutRequest" in write else 1
-    return units
+            if "PutRequest" in write:
+                item = write["PutRequest"]["Item"]
+                yield item["pk"], _put_cost(item, refused=False)
+            else:
+                yield write["DeleteRequest"]["Key"]["pk"], 1
 
 
-_COUNTED = {"PutItem": _put, "UpdateItem": _update, "DeleteItem": _delete, "BatchWriteItem": _batch}
+def _statements(request: Any, answer: Any) -> Writes:
+    """PartiQL inserts: the values stand in the parameters, the names in the statement."""
+    for statement, response in zip(request["Statements"], answer["Responses"], strict=True):
+        names = re.findall(r"'(\w+)': \?", statement["Statement"])
+        item = dict(zip(names, statement["Parameters"], strict=True))
+        yield item["pk"], _put_cost(item, refused="Error" in response)
+
+
+_WRITES: dict[str, Callable[[Any, Any], Writes]] = {
+    "BatchExecuteStatement": _statements,
+    "BatchWriteItem": _batch,
+    "DeleteItem": _delete,
+    "PutItem": _put,
+    "UpdateItem": _update,
+}
 
 
 def _kilobytes(item: Mapping[str, Any]) -> int:

@@ -1,13 +1,14 @@
-"""Raw: boto3 alone, receive and delete ten at a time on four threads. What SQS itself allows.
+"""Raw: boto3 alone, ten at a time on four threads: receive and delete, or send. What SQS itself allows.
 
-``python -m benchmarks.peers.raw`` is the process that does it.
+``python -m benchmarks.peers.raw receive`` and ``… send COUNT`` are the processes that do it.
 """
 
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import boto3
@@ -15,11 +16,15 @@ from botocore.config import Config
 
 from benchmarks.fill import send_all, stage_messages
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready, on_sqs
+from benchmarks.peer import Ready, arrived, on_sqs, worked_off
+from pipeline.sqs import OutgoingMessage
 
 name = "raw"
 
 THREADS = 4
+BATCH = 10
+
+COMMAND = (sys.executable, "-m", "benchmarks.peers.raw")
 
 
 def missing() -> str | None:
@@ -28,15 +33,21 @@ def missing() -> str | None:
 
 
 @contextmanager
-def ready(ground: Ground, tasks: int) -> Iterator[Ready]:
+def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """The messages are the same as ours."""
     send_all(ground, stage_messages(tasks))
-    yield on_sqs(ground, (sys.executable, "-m", "benchmarks.peers.raw"), ("sqs",))
+    yield on_sqs(ground, (*COMMAND, "receive"), ("sqs",), worked_off(ground, tasks))
+
+
+@contextmanager
+def sending(ground: Ground, events: int) -> Iterator[Ready]:
+    """The messages are the same as ours, made before the first is sent."""
+    yield on_sqs(ground, (*COMMAND, "send", str(events)), ("sqs",), arrived(ground))
 
 
 def _consume(client: Any, url: str) -> None:
     while True:
-        answer = client.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+        answer = client.receive_message(QueueUrl=url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=1)
         entries = [
             {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
             for number, message in enumerate(answer.get("Messages", ()))
@@ -45,12 +56,33 @@ def _consume(client: Any, url: str) -> None:
             client.delete_message_batch(QueueUrl=url, Entries=entries)
 
 
-def _main() -> None:
+def _send(client: Any, url: str, messages: Sequence[OutgoingMessage]) -> None:
+    for start in range(0, len(messages), BATCH):
+        client.send_message_batch(
+            QueueUrl=url,
+            Entries=[
+                {
+                    "Id": str(number),
+                    "MessageBody": message.body,
+                    "MessageGroupId": message.group_id,
+                    "MessageDeduplicationId": message.deduplication_id,
+                }
+                for number, message in enumerate(messages[start : start + BATCH])
+            ],
+        )
+
+
+def _main(order: str, count: int) -> None:
     client = boto3.client("sqs", config=Config(max_pool_connections=THREADS))
-    threads = [
-        threading.Thread(target=_consume, args=(client, os.environ["SQS_TASK_QUEUE_URL"]), daemon=True)
-        for _ in range(THREADS)
+    url = os.environ["SQS_TASK_QUEUE_URL"]
+    messages = stage_messages(count)
+    work = [
+        partial(_consume, client, url)
+        if order == "receive"
+        else partial(_send, client, url, messages[number::THREADS])
+        for number in range(THREADS)
     ]
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -58,4 +90,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    _main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)

@@ -40,7 +40,7 @@ def missing() -> str | None:
 
 
 @contextmanager
-def ready(ground: Ground, tasks: int) -> Iterator[Ready]:
+def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """The tasks are sent with ``apply_async``."""
     from redis import Redis
 
@@ -58,7 +58,7 @@ def ready(ground: Ground, tasks: int) -> Iterator[Ready]:
             command=COMMAND,
             servers={"redis": url},
             environment=environment,
-            remaining=lambda: int(client.llen(QUEUE)) + int(client.hlen(HELD)),
+            done=lambda: tasks - int(client.llen(QUEUE)) - int(client.hlen(HELD)),
         )
         client.close()
 

@@ -1,5 +1,7 @@
 """Stock: Celery with kombu's SQS transport on the same FIFO queue. It runs and deletes, and no more.
 
+``python -m benchmarks.peers.stock COUNT`` publishes, one task after the other.
+
 Acknowledging late, as ours does: by default Celery deletes a task before it runs. The queue is predefined,
 which spares it the calls that look for it.
 """
@@ -19,7 +21,7 @@ from celery import Celery
 
 from benchmarks.fill import send_all
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready, on_sqs
+from benchmarks.peer import Ready, arrived, on_sqs, worked_off
 from pipeline.sqs import OutgoingMessage
 
 name = "stock"
@@ -27,7 +29,7 @@ name = "stock"
 #: The keys in the emulators' credentials file.
 KEY = "local"
 
-COMMAND = (
+WORKER = (
     *(sys.executable, "-m", "celery", "-A", "benchmarks.peers.stock", "worker"),
     *("-c", "2", "-E", "--loglevel", "INFO"),
 )
@@ -39,10 +41,17 @@ def missing() -> str | None:
 
 
 @contextmanager
-def ready(ground: Ground, tasks: int) -> Iterator[Ready]:
+def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """The messages are as ``apply_async`` writes them, each in a group of its own."""
     send_all(ground, [_message(ground.settings.task_queue, number) for number in range(tasks)])
-    yield on_sqs(ground, COMMAND, ("sqs",))
+    yield on_sqs(ground, WORKER, ("sqs",), worked_off(ground, tasks))
+
+
+@contextmanager
+def sending(ground: Ground, events: int) -> Iterator[Ready]:
+    """``apply_async`` in a loop, each task in a group of its own."""
+    command = (sys.executable, "-m", "benchmarks.peers.stock", str(events))
+    yield on_sqs(ground, command, ("sqs",), arrived(ground))
 
 
 def _message(queue: str, number: int) -> OutgoingMessage:
@@ -121,3 +130,13 @@ app.add_defaults(_configuration)
 def double(number: int) -> int:
     """What ours runs too."""
     return 2 * number
+
+
+def _send(count: int) -> None:
+    for number in range(count):
+        group = str(uuid.uuid4())
+        double.apply_async((number,), MessageGroupId=group, MessageDeduplicationId=group)
+
+
+if __name__ == "__main__":
+    _send(int(sys.argv[1]))

@@ -1,0 +1,76 @@
+"""Comparing peers: each once a round, in turn, and the medians of the rounds."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from benchmarks.ground import Ground, make_ground
+from benchmarks.measure import started, watch
+from benchmarks.peer import Peer, Ready
+from benchmarks.proxy import proxied
+from benchmarks.rows import Row, Unit, compared, medians
+from pipeline.services.environment import Services
+
+P = TypeVar("P", bound=Peer)
+
+#: SQS's server, by the name of the set of services.
+SQS_SERVERS = {"embedded": "ministack", "local": "ElasticMQ"}
+
+
+def rounds(rtt: float, repeat: int, measure: Sequence[Callable[[], Row]]) -> list[Row]:
+    """The medians of ``repeat`` rounds, in each of which every peer is measured once."""
+    found = []
+    for number in range(repeat):
+        click.echo(f"round trip {rtt:g} ms, round {number + 1} of {repeat}", err=True)
+        found.append(compared([each() for each in measure]))
+    return medians(found)
+
+
+def able(peers: Sequence[P]) -> list[P]:
+    """Those that can run here; says what the others lack."""
+    reasons = {peer.name: peer.missing() for peer in peers}
+    for name, reason in reasons.items():
+        if reason is not None:
+            click.echo(f"{name} is left out: {reason}", err=True)
+    return [peer for peer in peers if reasons[peer.name] is None]
+
+
+def measured(
+    benchmark: str,
+    unit: Unit,
+    services: Services,
+    peer: Peer,
+    rtt: float,
+    count: int,
+    prepare: Callable[[Ground, int], AbstractContextManager[Ready]],
+) -> Row:
+    """One peer, once: ``prepare`` makes ``count`` tasks or events ready, and its command is watched."""
+    ground = make_ground(services)
+    with prepare(ground, count) as ready, proxied(ready.servers, rtt) as proxy, log_file() as log:
+        counted = next(iter(ready.servers))
+        with started(ready.command, ready.environment(proxy.urls), log) as process:
+            run = watch(process, count, ready.done, lambda: proxy.counts()[counted].total, log)
+    return Row(
+        benchmark=benchmark,
+        peer=peer.name,
+        unit=unit,
+        rtt_ms=rtt,
+        # Redis's protocol is not HTTP: nothing is counted there.
+        services=SQS_SERVERS[services.name] if counted == "sqs" else counted,
+        count=count,
+        per_second=run.middle.per_second,
+        requests=run.middle.requests_per_item if counted == "sqs" else None,
+        cpu_ms=run.middle.cpu_ms_per_item,
+        peak_memory_mb=run.peak_memory_mb,
+    )
+
+
+@contextmanager
+def log_file() -> Iterator[Path]:
+    """Where a peer's output goes; read when it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "log"
