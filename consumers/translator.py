@@ -39,30 +39,17 @@ class Translator:
     def translate(self, message: Message, ticket: SharedTicket) -> list[Entry]:
         """The entries of one record, at least one; ``ticket`` is shared among them."""
         try:
-            self._check_age(message)
+            self.check_age(message)
         except InvalidEventError as error:
             return [self._reject(message, ticket, error, expired=True)]
         try:
-            entries = self._tasks(message, self._decode(message), ticket)
+            entries = self._entries(message, event_of(message), ticket)
         except Exception as error:  # noqa: BLE001 - also a mistake of ours must not block a partition
             return [self._reject(message, ticket, error, expired=False)]
         ticket.share(len(entries))
         return entries
 
-    def _decode(self, message: Message) -> Event:
-        return events.decode(
-            key=message.key,
-            value=message.value,
-            headers=message.headers,
-            coordinates=Coordinates(
-                topic=message.topic,
-                partition=message.partition,
-                offset=message.offset,
-                timestamp_ms=message.timestamp_ms,
-            ),
-        )
-
-    def _check_age(self, message: Message) -> None:
+    def check_age(self, message: Message) -> None:
         """Refuse what is older than any record of its job: its counters are gone and would count anew."""
         written = _first_written(message)
         days = (self._clock() - written) / _DAY
@@ -73,13 +60,18 @@ class Translator:
                 f"{self._settings.job_expiry_days} (JOB_EXPIRY_DAYS): what of it was done is no longer known"
             )
 
-    def _tasks(self, message: Message, event: Event, ticket: SharedTicket) -> list[Entry]:
+    def job_of(self, event: Event, message: Message) -> tuple[str, float, NewJob | None]:
+        """An event's job: its id, when it was submitted, and the job to open where the event is its first."""
         topic = self.topics[message.topic]
         job_id = event.job_id or identity.job_id(event.source, event.id)
         submitted_at = self._submitted_at(event, message)
-        job = None
         if event.stage is None or event.job_id is None:
-            job = self._new_job(job_id, event.entity_id, topic, submitted_at)
+            return job_id, submitted_at, self._new_job(job_id, event.entity_id, topic, submitted_at)
+        return job_id, submitted_at, None
+
+    def _entries(self, message: Message, event: Event, ticket: SharedTicket) -> list[Entry]:
+        topic = self.topics[message.topic]
+        job_id, submitted_at, job = self.job_of(event, message)
         entries = []
         for stage in self._registry.consumers(topic):
             task = taskmessage.for_event(stage, event, job_id, submitted_at)
@@ -136,6 +128,21 @@ class Translator:
             destination=REJECTED,
             rejection=rejection,
         )
+
+
+def event_of(message: Message) -> Event:
+    """The event in a record; raises ``InvalidEventError``."""
+    return events.decode(
+        key=message.key,
+        value=message.value,
+        headers=message.headers,
+        coordinates=Coordinates(
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            timestamp_ms=message.timestamp_ms,
+        ),
+    )
 
 
 def _first_written(message: Message) -> float:

@@ -60,6 +60,16 @@ def plain_event_id(topic: str, partition: int, offset: int, timestamp_ms: int) -
     return _uuid("plain", topic, partition, offset, timestamp_ms)
 
 
+def replayed_event_id(replay_id: str, source: str, event_id: str) -> str:
+    """The id under which a replay takes an event for a new one; the same again in the same replay."""
+    return _uuid("replay", replay_id, source, event_id)
+
+
+def replayed_job_id(replay_id: str, job_id: str) -> str:
+    """The id of the new job that a replay makes of a job."""
+    return _uuid("replayed-job", replay_id, job_id)
+
+
 def group_id(task_id: str, entity_id: str, ordered: bool) -> str:
     """The MessageGroupId: the entity's when its order counts, else one of the task's own.
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "submit": "pipeline.cli.submit",
     "jobs": "pipeline.cli.jobs",
     "dlq": "pipeline.cli.dlq",
+    "replay": "pipeline.cli.replay",
     "web": "pipeline.cli.web",
     "monitor": "pipeline.cli.monitor",
     "check": "pipeline.cli.check",

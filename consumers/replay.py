@@ -1,0 +1,313 @@
+"""Replay: events that a topic still has make one stage's tasks again, beside the consumer group.
+
+The tasks have the ids they had, so that what is done stays done. Run again they are under a replay's own id:
+then each event is taken for a new one, with a task, a job and everything downstream of its own.
+"""
+
+import re
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Literal
+
+import structlog
+
+from config.settings import Settings
+from consumers.throttle import MAX_DEPTH
+from consumers.translator import Translator, event_of
+from pipeline import identity, taskmessage
+from pipeline.errors import (
+    ConfigurationError,
+    InvalidEventError,
+    MessageRefusedError,
+    ServiceError,
+)
+from pipeline.events import Event
+from pipeline.jobs import JobPlan, JobStore, NewJob
+from pipeline.kafka import Message, scan
+from pipeline.patience import Patience, raise_first
+from pipeline.registry import Registry
+from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue, sqs_client
+from pipeline.stages import Stage
+from pipeline.taskmessage import TaskMessage
+from pipeline.worker.dispatch import Dispatch
+
+log = structlog.get_logger(__name__)
+
+#: Tasks sent together: fifty requests of SQS.
+CHUNK = 500
+
+#: Requests under way at once, as many as a bridge has.
+THREADS = 4
+
+#: Events between two looks at how deep the queue is, and seconds between two when it is too deep.
+LOOK_EVERY, DEPTH_PAUSE = 10_000, 5.0
+
+#: When the replay began, in seconds since 1970, and eight random digits.
+_REPLAY_ID = re.compile(r"(\d{9,11})-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayId:
+    """One replay that runs events again. Under the same id it is the same replay: its tasks are not new."""
+
+    text: str
+    #: When it began, in seconds since 1970: when the jobs it makes were submitted.
+    began_at: float
+
+    @classmethod
+    def new(cls) -> "ReplayId":
+        """That of a replay that begins now."""
+        return cls.read(f"{int(time.time())}-{secrets.token_hex(4)}")
+
+    @classmethod
+    def read(cls, text: str) -> "ReplayId":
+        """From what an earlier replay said; raises ``ValueError``."""
+        match = _REPLAY_ID.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not the id of a replay, like 1795501794-9f3a12bc")
+        return cls(text=text, began_at=float(match[1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Which events of the topic are meant."""
+
+    #: Kafka's timestamps, in seconds since 1970: from the first on, up to and without the second.
+    begin: float
+    end: float
+    #: Only those of this entity; None: of all.
+    entity_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One record in the window."""
+
+    partition: int
+    offset: int
+    #: When Kafka had it, in seconds since 1970.
+    written_at: float
+    #: None for a record that is no event: the bridge put it on the DLQ topic.
+    event: Event | None = None
+    task: TaskMessage | None = None
+    job_id: str | None = None
+    #: The job, to be opened before its task is sent; None when an earlier event opened it.
+    job: NewJob | None = None
+    #: Why it makes no task.
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What became of one record."""
+
+    #: "found": nothing was sent, as asked. "invalid": it is no event. "refused": SQS does not take its task.
+    outcome: Literal["sent", "found", "invalid", "refused"]
+    found: Found
+    why: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """For a line of JSON."""
+        found = self.found
+        return {
+            "outcome": self.outcome,
+            "task_id": found.task.task_id if found.task else None,
+            "job_id": found.job_id,
+            "event_id": found.event.id if found.event else None,
+            "entity_id": found.event.entity_id if found.event else None,
+            "partition": found.partition,
+            "offset": found.offset,
+            "time": datetime.fromtimestamp(found.written_at, UTC).isoformat(),
+            "why": self.why,
+        }
+
+
+class Replay:
+    """One stage's tasks, made again from what its topic has. Joins no group and commits nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        store: JobStore,
+        stage: Stage[Any, Any],
+        again: ReplayId | None,
+    ) -> None:
+        """``again``: run what is done as new events of this replay; None: what is done stays done."""
+        if not (settings.kafka_enabled and settings.use_sqs_task_processing):
+            raise ConfigurationError(
+                "KAFKA_ENABLED or USE_SQS_TASK_PROCESSING is false: a replay reads Kafka and sends to SQS."
+            )
+        self._settings = settings
+        self._store = store
+        self._stage = stage
+        self._again = again
+        self._translator = Translator(settings, registry)
+        self._plan = _plan(registry, stage)
+        self._patience = Patience()
+        client = sqs_client(settings)
+        self._queue = cache(lambda name: SqsQueue(client, settings.queue_url(name)))
+        self._dispatch = Dispatch(settings, self._queue, self._patience)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="replay")
+        self._until_look = 0
+        #: Whether anything may have been opened or sent.
+        self.has_begun = False
+
+    @property
+    def topic(self) -> str:
+        """The topic that is read, under Kafka's name."""
+        return self._settings.topic(self._stage.consumes)
+
+    def run(self, window: Window, *, dry: bool) -> Iterator[Replayed]:
+        """Replay the window; ``dry``: only say what would be sent. Waits for services that are away.
+
+        Each partition in its order, so each group of an ordered stage too. It may be broken off anywhere and
+        repeated. Raises the ServiceRefusedError of a service that takes nothing.
+        """
+        chunk: list[Found] = []
+        for found in self._find(window):
+            chunk.append(found)
+            if len(chunk) == CHUNK:
+                yield from self._see_through(chunk, dry)
+                chunk = []
+        yield from self._see_through(chunk, dry)
+
+    def close(self) -> None:
+        """Wait for nothing more than the requests under way."""
+        self._patience.end()
+        self._pool.shutdown(cancel_futures=True)
+
+    # ─── Reading ───
+
+    def _find(self, window: Window) -> Iterator[Found]:
+        # Kafka knows no parts of a millisecond.
+        begin, end = int(window.begin * 1000), int(window.end * 1000)
+        # To the topic's end: timestamps are the producers' own, and need not be in order.
+        for message in scan(self._settings, self.topic, since=window.begin):
+            if not begin <= message.timestamp_ms < end:
+                continue
+            found = self._found(message)
+            if window.entity_id is None or (found.event and found.event.entity_id == window.entity_id):
+                yield found
+
+    def _found(self, message: Message) -> Found:
+        found = Found(
+            partition=message.partition, offset=message.offset, written_at=message.timestamp_ms / 1000
+        )
+        try:
+            event = event_of(message)
+            if self._again is None:
+                self._translator.check_age(message)
+        except InvalidEventError as error:
+            return replace(found, why=str(error))
+        if self._again is not None:
+            return self._as_new(found, event, self._again)
+        job_id, submitted_at, job = self._translator.job_of(event, message)
+        return self._with_task(replace(found, event=event, job=job), job_id, submitted_at)
+
+    def _as_new(self, found: Found, event: Event, again: ReplayId) -> Found:
+        """The event as another one, of a job of its own, that nothing remembers."""
+        job_id = identity.replayed_job_id(again.text, event.job_id or identity.job_id(event.source, event.id))
+        job = NewJob(
+            job_id=job_id,
+            entity_id=event.entity_id,
+            topic=self._stage.consumes,
+            plan=self._plan,
+            # The same when the replay is resumed: how late a task comes in its job tells that it may be done.
+            submitted_at=again.began_at,
+        )
+        event = replace(
+            event,
+            id=identity.replayed_event_id(again.text, event.source, event.id),
+            job_id=job_id,
+            generation=0,
+        )
+        return self._with_task(replace(found, event=event, job=job), job_id, again.began_at)
+
+    def _with_task(self, found: Found, job_id: str, submitted_at: float) -> Found:
+        assert found.event is not None
+        task = taskmessage.for_event(self._stage, found.event, job_id, submitted_at)
+        return replace(found, job_id=job_id, task=task)
+
+    # ─── Sending ───
+
+    def _see_through(self, chunk: Sequence[Found], dry: bool) -> Iterator[Replayed]:
+        refusals = [found.why or _refusal(found) for found in chunk]
+        going = [found for found, why in zip(chunk, refusals, strict=True) if not why]
+        answers = iter([None] * len(going) if dry else self._send(going))
+        for found, why in zip(chunk, refusals, strict=True):
+            if why:
+                yield Replayed(outcome="refused" if found.event else "invalid", found=found, why=why)
+            elif error := next(answers):
+                yield Replayed(outcome="refused", found=found, why=str(error))
+            else:
+                yield Replayed(outcome="found" if dry else "sent", found=found)
+
+    def _send(self, going: Sequence[Found]) -> list[Exception | None]:
+        self._wait_for_room(len(going))
+        self.has_begun = True
+        self._open_jobs(going)
+        # A group's tasks stay on one thread, in their order.
+        shares: dict[int, list[int]] = {}
+        for at, found in enumerate(going):
+            assert found.task is not None
+            shares.setdefault(hash(found.task.group_id) % THREADS, []).append(at)
+        sending = [
+            (share, self._pool.submit(self._dispatch.send, [_task(going[at]) for at in share]))
+            for share in shares.values()
+        ]
+        errors: list[Exception | None] = [None] * len(going)
+        for share, answers in sending:
+            for at, error in zip(share, answers.result(), strict=True):
+                errors[at] = error
+        raise_first([error for error in errors if not isinstance(error, MessageRefusedError)])
+        return errors
+
+    def _open_jobs(self, going: Sequence[Found]) -> None:
+        """A job has its record before its first task can be done."""
+        jobs = list({found.job.job_id: found.job for found in going if found.job}.values())
+
+        def call(batch: list[NewJob]) -> list[Exception | None]:
+            opened = self._store.open_jobs(batch)
+            return [answer if isinstance(answer, ServiceError) else None for answer in opened]
+
+        raise_first(self._patience.each("open jobs", jobs, call))
+
+    def _wait_for_room(self, count: int) -> None:
+        """A FIFO queue that is too deep shows no other group: a replay must not bury the rest."""
+        self._until_look -= count
+        if self._until_look > 0:
+            return
+        self._until_look = LOOK_EVERY
+        queue = self._queue(self._stage.queue or self._settings.task_queue)
+        while True:
+            depth = self._patience.one("look at the queue", queue.depth)
+            if depth.available + depth.in_flight < MAX_DEPTH:
+                return
+            log.warning("replay.queue_deep", queue=queue.name, messages=depth.available + depth.in_flight)
+            time.sleep(DEPTH_PAUSE)
+
+
+def _plan(registry: Registry, stage: Stage[Any, Any]) -> JobPlan:
+    """What a job that starts at one stage can reach; others that consume its topic are not part of it."""
+    own = registry.plan(stage.consumes)[stage.name]
+    below = registry.plan(stage.emits) if stage.emits else {}
+    return JobPlan(stages={stage.name: own, **below})
+
+
+def _task(found: Found) -> TaskMessage:
+    assert found.task is not None
+    return found.task
+
+
+def _refusal(found: Found) -> str:
+    """Before its job is opened, which would wait for it."""
+    message = OutgoingMessage(**_task(found).to_sqs())
+    if message.size + message.room <= MAX_MESSAGE_BYTES:
+        return ""
+    return f"its task would have {message.size} bytes, SQS takes {MAX_MESSAGE_BYTES - message.room}"
