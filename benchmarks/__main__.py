@@ -16,6 +16,8 @@ Examples:
   python -m benchmarks worker --services local     ElasticMQ instead of ministack
   python -m benchmarks bridge --events 5000        events to tasks
   python -m benchmarks units                       what a job costs in DynamoDB
+  python -m benchmarks latency --rtt 0             event to task start at 200 events/s
+  python -m benchmarks outage                      the bridge while SQS is away for a minute
   python -m benchmarks soak                        200,000 tasks: does memory stay level?
 """
 
@@ -26,6 +28,14 @@ services_option = click.option(
     default="embedded",
     show_default=True,
     help="What serves: embedded (ministack, the faster SQS) or local (Kafka, ElasticMQ, DynamoDB Local).",
+)
+local_option = click.option(
+    "--services",
+    "services_name",
+    type=click.Choice(["embedded", "local"]),
+    default="local",
+    show_default=True,
+    help="What serves. ministack (embedded) looks every 0.1 s for messages that a poll waits for.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON a row.")
 rtt_option = click.option(
@@ -81,7 +91,7 @@ def worker(
 
 
 @main.command(epilog=EXAMPLES)
-@click.option("--peer", "peers", type=click.Choice(["ours", "raw", "stock"]), multiple=True)
+@click.option("--peer", "peers", type=click.Choice(["ours", "ours-2", "raw", "stock"]), multiple=True)
 @click.option(
     "--events", type=click.IntRange(min=100), default=3000, show_default=True, help="Events a round."
 )
@@ -123,6 +133,34 @@ def soak(tasks: int, services_name: str, as_json: bool) -> None:
 
     with running_services(services_name) as services:
         show(benchmark.run(services, tasks), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--rate", type=click.FloatRange(min=1), default=200.0, show_default=True, help="Events/s.")
+@click.option("--events", type=click.IntRange(min=200), default=4000, show_default=True)
+@rtt_option
+@local_option
+@json_option
+def latency(rate: float, events: int, rtts: Sequence[float], services_name: str, as_json: bool) -> None:
+    """From an event on Kafka to the start of its task, bridge and worker together."""
+    from benchmarks import latency as benchmark
+
+    with running_services(services_name) as services:
+        for rtt in rtts:
+            show(benchmark.run(services, rate, events, rtt), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--events", type=click.IntRange(min=1000), default=10_000, show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True)
+@services_option
+@json_option
+def outage(events: int, seconds: float, services_name: str, as_json: bool) -> None:
+    """Memory of the bridge while SQS is away under full load."""
+    from benchmarks import outage as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, events, seconds), as_json)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from benchmarks.compare import able, measured, rounds
-from benchmarks.peer import SendingPeer
-from benchmarks.peers import ours, raw, stock
+from benchmarks.peer import Sending
+from benchmarks.peers import ours, raw, stock, two
 from benchmarks.rows import Row
 from pipeline.services.environment import Services
 
-PEERS: dict[str, SendingPeer] = {"ours": ours, "raw": raw, "stock": stock}
+PEERS: dict[str, Sending] = {"ours": ours, "ours-2": two, "raw": raw, "stock": stock}
 
 #: Peers that need a quarter of a minute for as many events as FEW at 10 ms.
 SLOW, FEW = ("stock",), 1000

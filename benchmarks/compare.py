@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,8 +52,12 @@ def measured(
     ground = make_ground(services)
     with prepare(ground, count) as ready, proxied(ready.servers, rtt) as proxy, log_file() as log:
         counted = next(iter(ready.servers))
-        with started(ready.command, ready.environment(proxy.urls), log) as process:
-            run = watch(process, count, ready.done, lambda: proxy.counts()[counted].total, log)
+        environment = ready.environment(proxy.urls)
+        with ExitStack() as stack:
+            processes = [
+                stack.enter_context(started(ready.command, environment, log)) for _ in range(ready.copies)
+            ]
+            run = watch(processes, count, ready.done, lambda: proxy.counts()[counted].total, log)
     return Row(
         benchmark=benchmark,
         peer=peer.name,

@@ -1,6 +1,5 @@
 """The units benchmark: DynamoDB write units for each task, counted while bridge and worker run real jobs."""
 
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from benchmarks.compare import SQS_SERVERS, log_file
 from benchmarks.fill import emit_all, first_event
 from benchmarks.ground import make_ground
-from benchmarks.measure import BenchmarkError, started, tail
+from benchmarks.measure import BenchmarkError, Process, started, tail
 from benchmarks.peers.ours import BRIDGE, WORKER
 from benchmarks.proxy import proxied
 from benchmarks.stages import double, square
@@ -62,9 +61,7 @@ def _row(
     }
 
 
-def _wait_complete(
-    store: JobStore, first: Sequence[Event], processes: Mapping[Path, "subprocess.Popen[bytes]"]
-) -> None:
+def _wait_complete(store: JobStore, first: Sequence[Event], processes: Mapping[Path, Process]) -> None:
     deadline = time.monotonic() + TIMEOUT
     left = [str(event.job_id) for event in first]
     while left:

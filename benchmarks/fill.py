@@ -71,10 +71,7 @@ def middle_events(count: int) -> list[Event]:
 
 def emit_all(ground: Ground, sent: Sequence[Event]) -> None:
     """Put events on Kafka; raises the first error."""
-    records = []
-    for event in sent:
-        key, value, headers = events.encode(event)
-        records.append(Record(topic=ground.settings.topic(event.type), key=key, value=value, headers=headers))
+    records = [record(ground, event) for event in sent]
     producer = EventProducer(ground.settings, "benchmark")
     try:
         for error in producer.emit(records, EMIT_TIMEOUT):
@@ -82,3 +79,9 @@ def emit_all(ground: Ground, sent: Sequence[Event]) -> None:
                 raise error
     finally:
         producer.close(1.0)
+
+
+def record(ground: Ground, event: Event) -> Record:
+    """The Kafka record of an event of that topic."""
+    key, value, headers = events.encode(event)
+    return Record(topic=ground.settings.topic(event.type), key=key, value=value, headers=headers)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 #: The stages that are measured.
-TASKS = "benchmarks.stages"
+TASKS = "benchmarks.stages,benchmarks.waiting"
 
 #: Above what any message of a benchmark is received, so that none is moved to the dead-letter queue.
 MAX_RECEIVES = 1000

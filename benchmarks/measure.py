@@ -3,13 +3,15 @@
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 from benchmarks.rates import Middle, Sample, middle
+
+Process = subprocess.Popen[bytes]
 
 #: Seconds between two looks.
 EVERY = 0.1
@@ -35,14 +37,14 @@ class Measured:
 class Watched:
     """A peer's processes. A child that ended keeps counting."""
 
-    def __init__(self, pid: int) -> None:
-        self._parent = psutil.Process(pid)
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._parents = [psutil.Process(pid) for pid in pids]
         self._cpu: dict[int, float] = {}
         self.peak = 0.0
 
     def cpu(self) -> float:
         """CPU seconds of all of them together."""
-        for process in [self._parent, *self._children()]:
+        for process in _family(self._parents):
             try:
                 times = process.cpu_times()
             except psutil.Error:
@@ -51,22 +53,14 @@ class Watched:
         return sum(self._cpu.values())
 
     def memory(self) -> float:
-        """Resident memory of the parent in MB, now."""
-        now = self._parent.memory_info().rss / 2**20
+        """Resident memory of the largest parent in MB, now."""
+        now = max(parent.memory_info().rss for parent in self._parents) / 2**20
         self.peak = max(self.peak, now)
         return now
 
-    def _children(self) -> list[psutil.Process]:
-        try:
-            return self._parent.children(recursive=True)
-        except psutil.Error:
-            return []
-
 
 @contextmanager
-def started(
-    command: Sequence[str], environment: Mapping[str, str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Process]:
     """Run a peer in the block, its output in ``log``; it is ended afterwards, with all its children."""
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -79,19 +73,20 @@ def started(
 
 
 def watch(
-    process: subprocess.Popen[bytes],
+    processes: Sequence[Process],
     total: int,
     done: Callable[[], int],
     requests: Callable[[], int],
     log: Path,
 ) -> Measured:
-    """Look at a peer's process until all ``total`` tasks or events are done."""
-    watched = Watched(process.pid)
+    """Look at a peer's processes until all ``total`` tasks or events are done."""
+    watched = Watched([process.pid for process in processes])
     samples: list[Sample] = []
     progress_at = time.monotonic()
     while not samples or samples[-1].done < total:
-        if process.poll() not in (None, 0):
-            raise BenchmarkError(f"the peer ended with {process.returncode}:\n{tail(log)}")
+        for process in processes:
+            if process.poll() not in (None, 0):
+                raise BenchmarkError(f"the peer ended with {process.returncode}:\n{tail(log)}")
         count = done()  # first: a busy server lets it wait
         sample = Sample(at=time.monotonic(), done=count, cpu=watched.cpu(), requests=requests())
         if not samples or sample.done > samples[-1].done:
@@ -104,13 +99,8 @@ def watch(
     return Measured(middle=middle(samples, total), peak_memory_mb=watched.peak)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    family = []
-    try:
-        parent = psutil.Process(process.pid)
-        family = [parent, *parent.children(recursive=True)]
-    except psutil.Error:
-        pass
+def _end(process: Process) -> None:
+    family = _family([psutil.Process(process.pid)]) if process.poll() is None else []
     process.terminate()
     try:
         process.wait(GRACE)
@@ -120,6 +110,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     for left in family:
         if left.is_running():
             left.kill()
+
+
+def _family(parents: Sequence[psutil.Process]) -> list[psutil.Process]:
+    found = list(parents)
+    for parent in parents:
+        with suppress(psutil.Error):
+            found += parent.children(recursive=True)
+    return found
 
 
 def tail(log: Path) -> str:

@@ -13,6 +13,8 @@ class Ready:
     """What is to be done stands ready; the command does it."""
 
     command: Sequence[str]
+    #: How many processes of it run.
+    copies: int = 1
     #: The servers that it uses over the network to be measured, as URLs by name. Requests of the first count.
     servers: Mapping[str, str]
     #: Its environment when those are reached at other URLs.
@@ -30,12 +32,16 @@ class Peer(Protocol):
     def missing(self) -> str | None:
         """What it needs that is not installed; None when it can run."""
 
+
+class Working(Peer, Protocol):
+    """A peer of the worker."""
+
     def working(self, ground: Ground, tasks: int) -> AbstractContextManager[Ready]:
         """That many tasks are on a queue, and it works them off."""
 
 
-class SendingPeer(Peer, Protocol):
-    """One that can be compared with the bridge too."""
+class Sending(Peer, Protocol):
+    """A peer of the bridge."""
 
     def sending(self, ground: Ground, events: int) -> AbstractContextManager[Ready]:
         """It puts that many tasks on the queue."""

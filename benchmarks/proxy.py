@@ -1,7 +1,8 @@
 """A TCP proxy in a process of its own: delays each direction by half a round trip, counts HTTP requests.
 
 ``python -m benchmarks.proxy`` is that process. It reads what to forward from its first line of input and
-prints the ports; every further line is answered with the counts so far; the end of input ends it.
+prints the ports; every further line (``counts``, ``down NAME``, ``up NAME``) is answered with the
+counts so far; the end of input ends it.
 
 Bandwidth is not limited: what arrives goes on after the delay, however much is on its way.
 """
@@ -11,6 +12,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import weakref
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +51,14 @@ class Proxy:
         """The counts so far, by the server's name."""
         answer = _ask(self._process, "counts")
         return {name: Counts(**counts) for name, counts in answer.items()}
+
+    def down(self, server: str) -> None:
+        """Let a server be out of reach: its connections end, new ones are refused."""
+        _ask(self._process, f"down {server}")
+
+    def up(self, server: str) -> None:
+        """Let it be reached again, at the same port."""
+        _ask(self._process, f"up {server}")
 
 
 @contextlib.contextmanager
@@ -191,22 +201,57 @@ class _FromServer(_Way):
         self._client.answered(data)
 
 
+class _Gate:
+    """The listening side before one server."""
+
+    def __init__(self, url: str, delay: float, count_units: bool) -> None:
+        self.tally = Tally()
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._open: weakref.WeakSet[_Way] = weakref.WeakSet()
+        address = (str(urlsplit(url).hostname), int(urlsplit(url).port or 80))
+        # Only HTTP is taken apart; Redis speaks otherwise.
+        tally = self.tally if urlsplit(url).scheme == "http" else None
+        self._make = partial(_FromClient, delay, address, tally, count_units)
+
+    async def up(self) -> None:
+        """Listen, at the port it had if it had one."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._accept, "127.0.0.1", self.port, backlog=512)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        """Refuse and end all connections."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for way in self._open:
+            if way.transport is not None:
+                way.transport.abort()
+
+    def _accept(self) -> _Way:
+        way = self._make()
+        self._open.add(way)
+        return way
+
+
 async def _serve() -> None:
     loop = asyncio.get_running_loop()
     order = json.loads(await loop.run_in_executor(None, sys.stdin.readline))
-    tallies = {name: Tally() for name in order["servers"]}
-    ports = {}
-    for name, url in order["servers"].items():
-        address = (str(urlsplit(url).hostname), int(urlsplit(url).port or 80))
-        # Only HTTP is taken apart; Redis speaks otherwise.
-        tally = tallies[name] if urlsplit(url).scheme == "http" else None
-        units = order["count_units"] and name == "dynamodb"
-        accept = partial(_FromClient, order["delay"], address, tally, units)
-        server = await loop.create_server(accept, "127.0.0.1", 0, backlog=512)
-        ports[name] = server.sockets[0].getsockname()[1]
-    _print(ports)
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        _print({name: vars(tally) for name, tally in tallies.items()})
+    gates = {
+        name: _Gate(url, order["delay"], order["count_units"] and name == "dynamodb")
+        for name, url in order["servers"].items()
+    }
+    for gate in gates.values():
+        await gate.up()
+    _print({name: gate.port for name, gate in gates.items()})
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        match line.split():
+            case ["up", name]:
+                await gates[name].up()
+            case ["down", name]:
+                await gates[name].down()
+        _print({name: vars(gate.tally) for name, gate in gates.items()})
 
 
 def _print(value: Any) -> None:

@@ -28,7 +28,7 @@ def run(services: Services, tasks: int) -> list[dict[str, Any]]:
     memory: list[tuple[int, float]] = []
     began = time.monotonic()
     with log_file() as log, started(WORKER, ground.environment, log) as process:
-        watched = Watched(process.pid)
+        watched = Watched([process.pid])
         for done in range(0, tasks, WAVE):
             send_all(ground, stage_messages(min(WAVE, tasks - done)))
             _wait_empty(ground, lambda: process.poll() is not None, log)

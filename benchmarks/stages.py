@@ -38,3 +38,8 @@ def numbers(count: int) -> Iterator[int]:
 def total(_count: int, squares: Iterable[int]) -> int:
     """All results in one."""
     return sum(squares)
+
+
+@stage(consumes="bench-waits")
+def seen(_seconds: float) -> None:
+    """What makes ``benchmarks.waiting.wait`` not the end of its path."""

@@ -77,6 +77,30 @@ def test_the_proxy_delays_counts_and_changes_nothing(server: str) -> None:
         assert proxy.counts()["sqs"].requests == {"AmazonSQS.SendMessage": 3}
 
 
+def test_a_server_can_be_away_for_a_while(server: str) -> None:
+    """Down ends and refuses connections; up lets them in again at the same address."""
+    with proxied({"sqs": server}, 0) as proxy:
+        address = proxy.urls["sqs"].removeprefix("http://")
+        with closing(http.client.HTTPConnection(address)) as connection:
+            assert _exchange(connection) == b"2"
+            proxy.down("sqs")
+            with pytest.raises(OSError, match=r"closed|reset|Broken"):
+                _exchange(connection)
+        with (
+            closing(http.client.HTTPConnection(address)) as connection,
+            pytest.raises(ConnectionRefusedError),
+        ):
+            _exchange(connection)
+        proxy.up("sqs")
+        with closing(http.client.HTTPConnection(address)) as connection:
+            assert _exchange(connection) == b"2"
+
+
+def _exchange(connection: http.client.HTTPConnection) -> bytes:
+    connection.request("POST", "/", b"2")
+    return connection.getresponse().read()
+
+
 # ─── Write units ───
 
 

@@ -1,0 +1,110 @@
+"""The latency benchmark: from an event on Kafka to the start of its task, at a steady rate."""
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.compare import SQS_SERVERS, log_file
+from benchmarks.fill import first_event, record
+from benchmarks.ground import Ground, make_ground
+from benchmarks.measure import BenchmarkError, Process, started, tail
+from benchmarks.peers.ours import BRIDGE, WORKER
+from benchmarks.proxy import proxied
+from benchmarks.waiting import wait
+from pipeline.kafka import EventConsumer, EventProducer
+from pipeline.services.environment import Services
+
+#: Events that come before the measurement: processes start, pools and connections are warm after them.
+WARM_UP = 200
+#: Seconds in which the last events must have become tasks.
+TIMEOUT = 120.0
+
+
+def run(services: Services, rate: float, events: int, rtt: float) -> list[dict[str, Any]]:
+    """One row: how long the tasks of ``events`` events waited until they started."""
+    ground = make_ground(services)
+    with proxied(ground.servers, rtt) as proxy, log_file() as bridge_log, log_file() as log:
+        environment = ground.environment_through(proxy.urls)
+        bridge_environment = environment | {"TASK_MODULES": wait.function.__module__}
+        with (
+            started(BRIDGE, bridge_environment, bridge_log) as bridge,
+            started(WORKER, environment, log) as worker,
+        ):
+            processes = {bridge_log: bridge, log: worker}
+            waits = _Waits(ground, processes)
+            _emit(ground, rate, WARM_UP)
+            waits.read(WARM_UP)
+            emitting = threading.Thread(target=_emit, args=(ground, rate, events))
+            emitting.start()
+            seconds = waits.read(events)
+            emitting.join()
+            waits.close()
+    return [_row(services, rtt, rate, seconds)]
+
+
+def _row(services: Services, rtt: float, rate: float, seconds: Sequence[float]) -> dict[str, Any]:
+    hundredths = statistics.quantiles(seconds, n=100)
+    return {
+        "benchmark": "latency",
+        "peer": "ours",
+        "services": SQS_SERVERS[services.name],
+        "rtt_ms": rtt,
+        "events": len(seconds),
+        "events_per_second": rate,
+        "p50_ms": round(1000 * hundredths[49], 1),
+        "p99_ms": round(1000 * hundredths[98], 1),
+        "longest_ms": round(1000 * max(seconds), 1),
+    }
+
+
+def _emit(ground: Ground, rate: float, count: int) -> None:
+    """Events at a steady rate, in the middle of their jobs, each saying when it was made."""
+    producer = EventProducer(ground.settings, "benchmark")
+    began = time.monotonic()
+    for number in range(count):
+        time.sleep(max(0.0, began + number / rate - time.monotonic()))
+        event = first_event(wait.consumes, json.dumps(time.time()).encode())
+        producer.produce(record(ground, replace(event, stage="moment")), _raise)
+    producer.close(10.0)
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+class _Waits:
+    """Reads the events that the stage emits."""
+
+    def __init__(self, ground: Ground, processes: Mapping[Path, Process]) -> None:
+        self._processes = processes
+        topic = ground.settings.topic(str(wait.emits))
+        nothing: Callable[[object], None] = lambda _: None  # noqa: E731
+        self._consumer = EventConsumer(
+            ground.settings,
+            [topic],
+            f"{ground.settings.service_name}-benchmark",
+            on_assigned=nothing,
+            on_revoked=nothing,
+            on_lost=nothing,
+        )
+
+    def read(self, count: int) -> list[float]:
+        """The next ``count`` results, in seconds."""
+        found: list[float] = []
+        deadline = time.monotonic() + TIMEOUT + count / 10
+        while len(found) < count:
+            found += [float(message.value or b"") for message in self._consumer.poll(500, 0.5)]
+            for log, process in self._processes.items():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise BenchmarkError(f"{len(found)} of {count} tasks ran:\n{tail(log)}")
+        return found
+
+    def close(self) -> None:
+        """Leave."""
+        self._consumer.close()
