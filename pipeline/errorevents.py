@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from config.settings import ERRORS_TOPIC, Settings
 from pipeline import events, identity
@@ -16,6 +16,7 @@ from pipeline.errors import MessageRefusedError
 from pipeline.events import Event
 from pipeline.jobs import Job
 from pipeline.kafka import Record
+from pipeline.telemetry.redaction import redact, redact_values
 
 #: Characters of original data that are kept: the errors topic takes 8 MiB, SQS and Kafka messages 1 MiB.
 DATA_LIMIT = 2_000_000
@@ -55,6 +56,9 @@ class ErrorEvent(BaseModel):
     #: when its first message was sent, and when it was given up on
     first_at: float | None = None
     failed_at: float
+    #: the queue and message group of a task's message
+    queue: str | None = None
+    group_id: str | None = None
     #: where on Kafka the event was read
     topic: str | None = None
     partition: int | None = None
@@ -65,6 +69,16 @@ class ErrorEvent(BaseModel):
     headers: dict[str, Any] = {}
     #: whether some of the data or the headers had to be left out
     cut: bool = False
+
+    @field_validator("message", "traceback")
+    @classmethod
+    def _redact(cls, text: str) -> str:
+        return redact(text)
+
+    @field_validator("headers")
+    @classmethod
+    def _redact_headers(cls, headers: dict[str, Any]) -> dict[str, Any]:
+        return redact_values(headers)
 
 
 def emit_errors(settings: Settings, errors: Sequence[tuple[str, ErrorEvent]], emit: Emit) -> None:

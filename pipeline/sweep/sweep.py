@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 IDLE = 300.0
 #: Seconds after which the dead-letter queue is gone through although it holds as many letters as before.
 WALK_EVERY = 900.0
+#: After going through it, it is left alone for so many times as long as that took.
+RESTS = 10
 #: Jobs read at once.
 PAGE = 100
 #: Seconds to wait for what is still on its way to Kafka at the end.
@@ -61,6 +63,8 @@ class Sweep:
         self._walked: int | None = None
         #: When it is gone through though that number is the same (seconds, monotonic).
         self._walk_again = 0.0
+        #: Before then it is left alone: who looks at it must not find it held by sweeps all the time.
+        self._rest_until = 0.0
         #: Where the next pass over the open jobs goes on.
         self._after: str | None = None
 
@@ -104,6 +108,9 @@ class Sweep:
 
     def _explain(self) -> Iterator[Finding]:
         """When it changed: give reasons where there are none, and note the letters of open jobs."""
+        started = time.monotonic()
+        if started < self._rest_until:
+            return
         with Look(self._settings, Filter(place="sqs")) as look:
             depth = look.queue.depth().available
             if depth in (0, self._walked) and time.monotonic() < self._walk_again:
@@ -120,7 +127,8 @@ class Sweep:
                 for failed in self._of_open_jobs(batch):
                     letters[failed.ref.job_id].append(failed)
             self._letters, self._walked = dict(letters), count
-            self._walk_again = time.monotonic() + WALK_EVERY
+            self._walk_again = started + WALK_EVERY
+        self._rest_until = time.monotonic() + RESTS * (time.monotonic() - started)
 
     def _of_open_jobs(self, letters: Sequence[DeadLetter]) -> list[Failed]:
         failed = [each for letter in letters if letter.explained and (each := _failed(letter))]
@@ -182,6 +190,8 @@ class Sweep:
         if not failed:
             return None
         self._dead_letters.record(failed)
+        # Known now, until the queue is gone through again; that it has some is still of interest.
+        self._letters[job.job_id] = []
         after = self._store.job(job.job_id)
         if after is None or after.state is JobState.RUNNING:
             return None

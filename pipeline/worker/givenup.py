@@ -102,6 +102,8 @@ class GivenUp:
             generation=self.generation,
             first_at=self.first_at,
             failed_at=self.failed_at,
+            queue=self.queue,
+            group_id=self.message.group_id,
             topic=header.topic if header else None,
             partition=header.partition if header else None,
             offset=header.offset if header else None,

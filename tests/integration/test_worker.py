@@ -106,7 +106,8 @@ def test_a_permanent_error_is_not_tried_again(shop: Shop) -> None:
     job_id = shop.submit(workshop.make, Order(key="permanent", do="permanent"))
     shop.wait_job(job_id, JobState.FAILED)
     assert len(shop.lines("permanent", "start")) == 1
-    assert shop.wait_letter(job_id).attributes["error"] == "pipeline.errors.PermanentError"
+    letter = shop.wait_letter(job_id).attributes
+    assert (letter["error"], letter["attempts"]) == ("pipeline.errors.PermanentError", "1")
 
 
 def test_a_stage_may_have_no_retry(shop: Shop) -> None:
