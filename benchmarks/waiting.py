@@ -1,4 +1,4 @@
-"""The stage of the latency benchmark. The only one that its bridge knows, so that nothing follows its tasks."""
+"""The stage of the latency benchmark, in a module of its own: its bridge knows no other."""
 
 import time
 
