@@ -11,6 +11,7 @@ import structlog
 from structlog.types import Processor
 
 from pipeline.telemetry.fields import add_current_task
+from pipeline.telemetry.redaction import redact_event
 
 #: Loggers of libraries that say at each start, as information, where they found credentials and endpoints.
 _CHATTY = ("botocore", "boto3", "urllib3")
@@ -51,11 +52,16 @@ def formatter(terminal: bool) -> logging.Formatter:
     rendering: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=repr)]
+        else [structlog.processors.JSONRenderer(default=repr)]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_SHARED],
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            redact_event,
+            *rendering,
+        ],
     )
 
 

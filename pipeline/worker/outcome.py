@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import Closing
+from pipeline.telemetry.redaction import redact
 
 #: Characters of a traceback that are kept, from its end, where the cause is. Error events must stay
 #: far below a topic's max.message.bytes.
@@ -72,8 +73,8 @@ def failed(error: BaseException, seconds: float = 0.0, *, permanent: bool | None
     """The ``Failed`` of an exception; its class decides whether it is permanent and how long to wait."""
     return Failed(
         error=_unicode(f"{type(error).__module__}.{type(error).__qualname__}"),
-        message=_cut(_unicode(_message(error)), MESSAGE_LIMIT),
-        traceback=_unicode(_traceback(error))[-TRACEBACK_LIMIT:],
+        message=_cut(redact(_unicode(_message(error))), MESSAGE_LIMIT),
+        traceback=redact(_unicode(_traceback(error)))[-TRACEBACK_LIMIT:],
         permanent=isinstance(error, PermanentError) if permanent is None else permanent,
         delay=error.delay if isinstance(error, Retry) else None,
         seconds=seconds,
