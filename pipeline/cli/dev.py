@@ -38,7 +38,9 @@ def dev(services: str | None) -> None:
     processes = _read_procfile()
     with _services(services) as variables, children() as started:
         supervisor = Supervisor(started)
-        environment = {**os.environ, **variables, "PATH": _path(), "PYTHONUNBUFFERED": "1"}
+        # Flower without a password serves this machine only; what the environment says comes first.
+        environment = {"FLOWER_ADDRESS": "127.0.0.1", **os.environ, **variables, "PATH": _path()}
+        environment["PYTHONUNBUFFERED"] = "1"
         for name, command in processes.items():
             supervisor.start(name, command, environment)
         code = supervisor.run()

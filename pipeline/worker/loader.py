@@ -11,6 +11,7 @@ from pipeline.registry import Registry
 from pipeline.stages import Stage
 from pipeline.taskmessage import Role, celery_name
 from pipeline.taskmodules import load_stages
+from pipeline.worker.openflower import refuse_open_flower
 from pipeline.worker.stagetask import StageTask
 
 
@@ -19,6 +20,7 @@ class Loader(AppLoader):  # type: ignore[misc]
 
     def import_default_modules(self) -> Any:
         """Import TASK_MODULES; raises ``StageDefinitionError`` when the stages cannot work."""
+        refuse_open_flower()
         modules = super().import_default_modules()
         register_stages(self.app, self.app.settings, load_stages(self.app.settings.task_modules))
         return modules

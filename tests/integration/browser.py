@@ -1,4 +1,4 @@
-"""A headless Chromium: a page as a person sees it, as text and as a picture."""
+"""A headless Chromium: a page as a person's browser has it after its scripts ran."""
 
 import os
 import shutil
@@ -35,18 +35,9 @@ def find_chromium() -> str:
 
 def read_page(url: str, folder: Path) -> str:
     """The page's document after its scripts ran."""
-    return _run(url, folder, "--dump-dom")
-
-
-def take_picture(url: str, folder: Path, picture: Path) -> None:
-    """The page as a PNG."""
-    _run(url, folder, f"--screenshot={picture}")
-
-
-def _run(url: str, folder: Path, *flags: str) -> str:
     profile = folder / f"chromium-{os.urandom(4).hex()}"
     done = subprocess.run(
-        [find_chromium(), *FLAGS, f"--user-data-dir={profile}", *flags, url],
+        [find_chromium(), *FLAGS, f"--user-data-dir={profile}", "--dump-dom", url],
         capture_output=True,
         text=True,
         timeout=60,

@@ -350,6 +350,14 @@ def test_nothing_of_the_control_plane_is_on_sqs(fleet: Fleet, flower: Flower) ->
     assert not [url for url in every if "celery" in url or "pidbox" in url]
 
 
+def test_an_open_flower_is_refused(fleet: Fleet) -> None:
+    """Without a password, and with an empty one, Flower starts for this machine only."""
+    for variables in ({}, {"FLOWER_BASIC_AUTH": ""}):
+        refused = fleet.cli("flower", "--port=0", environment={**fleet.environment, **variables})
+        assert refused.returncode == 2
+        assert "FLOWER_BASIC_AUTH=name:password" in refused.stderr
+
+
 def test_services_on_one_kafka_do_not_hear_each_other(
     fleet: Fleet, local_services: Services, make_environment: MakeEnvironment
 ) -> None:
