@@ -213,6 +213,9 @@ def test_what_is_held_outlives_its_visibility(broker: Broker) -> None:
         assert broker.queue.receive(wait_seconds=0, visibility_seconds=1) == []
     assert len(broker.got) == 2
     for message in broker.got:
+        lease = broker.inbound.intake.delivered(message.delivery_tag)
+        assert lease is not None
+        assert lease.message.receive_count == 1
         message.ack()
     broker.drain_to(3)
     broker.got[-1].ack()
@@ -225,9 +228,13 @@ def test_a_wedged_event_loop_lets_its_messages_go(broker: Broker) -> None:
     broker.consume()
     broker.drain(lambda: broker.got)
     broker.inbound.heartbeat._sign_of_life -= 4 * LEASE
+    # Received again here, it would be held again.
+    wait_until(lambda: broker.inbound.intake.paused, "nothing more is asked for", LEASE)
     wait_until(
         lambda: broker.queue.receive(wait_seconds=0, visibility_seconds=1), "free for others", 3 * LEASE
     )
+    broker.idle(LEASE)
+    assert not broker.inbound.intake.paused
 
 
 def test_a_cancelled_consumer_gives_back_at_once_what_did_not_start(

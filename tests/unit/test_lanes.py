@@ -411,6 +411,13 @@ def test_hour_long_tasks_leave_what_waits_to_others(queue: FifoQueue) -> None:
     assert _room(worker.intake) == 0
 
 
+def test_a_paused_worker_asks_for_nothing(queue: FifoQueue) -> None:
+    """Its event loop is wedged: what it received again it would only hold again."""
+    worker = Worker(queue)
+    worker.intake.paused = True
+    assert _room(worker.intake) == 0
+
+
 def test_unsettled_results_pause_receiving(queue: FifoQueue) -> None:
     """While Kafka or DynamoDB are slow, finished results are bounded."""
     worker = Worker(queue)
