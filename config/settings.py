@@ -53,6 +53,8 @@ class Settings(BaseModel):
     kafka_sasl_password: SecretStr | None = None
     kafka_enabled: bool = True
     kafka_group_protocol: Literal["classic", "consumer"] = "classic"
+    #: Static membership: who comes back under this id within the session timeout has its partitions again.
+    kafka_group_instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
     topic_prefix: str = ""
     topics: dict[str, str] = Field(default_factory=dict)
     topic_partitions: int = Field(default=6, ge=1)

@@ -7,11 +7,13 @@ repeats events, and their tasks have the same ids as the first time.
 import functools
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 import structlog
 
 from config.settings import Settings
+from consumers.gauges import Gauges
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
 from consumers.outbox import Outbox, SharedTicket
@@ -25,6 +27,7 @@ from pipeline.kafka import EventConsumer, EventProducer, Message, Partition
 from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +68,7 @@ class Bridge:
         self._senders = Senders(queue, self._outbox, self._tracker, self._load, store, rejects, patience)
         names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
         self._throttle = Throttle([queue(name) for name in names], self._tracker, self._load)
+        self._gauges = Gauges(self._tracker, self._load)
         self._stop = threading.Event()
         self._next_commit = 0.0
         self._next_report = 0.0
@@ -77,6 +81,7 @@ class Bridge:
         self._stop = stop
         self._senders.start()
         self._throttle.start()
+        metrics.at_scrape("bridge", self._gauges.show)
         try:
             self._consume_with_patience(time.monotonic() + GRACE)
         finally:
@@ -111,8 +116,11 @@ class Bridge:
         log.info("bridge.started", topics=sorted(self._translator.topics))
         try:
             while not self._stop.is_set() and self._senders.failure is None:
-                for message in self._consumer.poll(POLL_MESSAGES, POLL_SECONDS):
+                messages = self._consumer.poll(POLL_MESSAGES, POLL_SECONDS)
+                for message in messages:
                     self._take(message)
+                for topic, polled in Counter(message.topic for message in messages).items():
+                    metrics.EVENTS_POLLED.labels(topic).inc(polled)
                 self._throttle.apply(self._consumer)
                 self._commit_when_due()
                 self._report_when_due()
@@ -136,6 +144,7 @@ class Bridge:
         now = time.monotonic()
         if now >= self._next_commit or self._throttle.wants_commit():
             self._next_commit = now + COMMIT_EVERY
+            self._gauges.note(self._consumer.unread())
             self._commit(self._tracker.partitions())
 
     def _commit(self, partitions: Iterable[Partition]) -> None:

@@ -33,6 +33,11 @@ class Load:
             self.passed += 1
         metrics.EVENTS_PASSED.inc()
 
+    def held(self) -> tuple[int, int]:
+        """Events held, and their bytes."""
+        with self._lock:
+            return self._events, self._bytes
+
     def share(self) -> float:
         """How full it is: 1 at the limit of either."""
         with self._lock:

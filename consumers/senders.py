@@ -1,6 +1,7 @@
 """The threads that empty the outbox: open jobs, send tasks to SQS in batches, see rejects to their end."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from pipeline.errors import MessageRefusedError, ServiceError
 from pipeline.jobs import JobStore, NewJob
 from pipeline.patience import Abandoned, Patience
 from pipeline.sqs import SqsQueue
+from pipeline.telemetry import metrics
 
 #: Batches in flight at once. SQS takes a few hundred batches a second; a round trip is about 10 ms.
 THREADS = 4
@@ -104,8 +106,10 @@ class Senders:
 
         def call(batch: list[Entry]) -> list[ServiceError | None]:
             answers = queue.send([entry.task for entry in batch if entry.task])
+            taken = [entry for entry, error in zip(batch, answers, strict=True) if error is None]
             # At once, so that those that SQS took do not wait for those to be sent again.
-            self._out([entry for entry, error in zip(batch, answers, strict=True) if error is None])
+            self._out(taken)
+            _count(batch, taken)
             return answers
 
         for entry, error in zip(entries, self._patience.each("task queue", entries, call), strict=True):
@@ -130,3 +134,11 @@ class Senders:
     def _settle(self, ticket: SharedTicket) -> None:
         self._tracker.settle(ticket.ticket)
         self._load.remove(ticket.size)
+
+
+def _count(batch: Sequence[Entry], taken: Sequence[Entry]) -> None:
+    metrics.SEND_ENTRIES.observe(len(batch))
+    metrics.TASKS_SENT.labels(batch[0].destination).inc(len(taken))
+    now = time.time()
+    for entry in taken:
+        metrics.EVENT_SECONDS.observe(max(0.0, now - entry.source.timestamp_ms / 1000))

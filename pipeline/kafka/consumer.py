@@ -54,6 +54,8 @@ def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
         "queued.max.messages.kbytes": 32_768,
         "fetch.queue.backoff.ms": 50,
     }
+    if settings.kafka_group_instance_id:
+        configuration["group.instance.id"] = settings.kafka_group_instance_id
     if settings.kafka_group_protocol == "classic":
         # No properties of the "consumer" protocol (KIP-848), whose broker decides them; it refuses these.
         configuration["partition.assignment.strategy"] = "cooperative-sticky"
@@ -115,6 +117,18 @@ class EventConsumer:
     def resume(self, partitions: Collection[Partition]) -> None:
         """Fetch ``partitions`` again."""
         self._consumer.resume(_theirs(partitions))
+
+    def unread(self) -> dict[Partition, int]:
+        """Events of each assigned partition that ``poll`` has not returned yet; asks no broker.
+
+        As the last fetch saw the partition's end; where nothing was fetched yet it is left out.
+        """
+        found = {}
+        for at in self._consumer.position(self._consumer.assignment()):
+            marks = self._consumer.get_watermark_offsets(at, cached=True)
+            if marks and at.offset >= 0 and marks[1] >= 0:
+                found[Partition(at.topic, at.partition)] = max(0, marks[1] - at.offset)
+        return found
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit the next offset to read of each partition; waits ``COMMIT_TIMEOUT`` s at most.

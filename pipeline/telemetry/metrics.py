@@ -15,6 +15,7 @@ REGISTRY = CollectorRegistry()
 #: Seconds; from a cached lookup to a model's answer.
 _RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
+_EVENT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600)
 _JOB_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
 
 # ─── Worker ───
@@ -58,11 +59,42 @@ JOB_SECONDS = Histogram(
 )
 
 # ─── Bridge ───
+EVENTS_POLLED = Counter("pipeline_events_polled", "Events read from Kafka.", ["topic"], registry=REGISTRY)
 EVENTS_PASSED = Counter(
     "pipeline_events_passed", "Events the bridge is through with, rejected ones too.", registry=REGISTRY
 )
 EVENTS_REJECTED = Counter(
     "pipeline_events_rejected", "Events that could not become tasks.", ["topic"], registry=REGISTRY
+)
+TASKS_SENT = Counter(
+    "pipeline_tasks_sent", "Tasks that SQS took from a bridge.", ["queue"], registry=REGISTRY
+)
+SEND_ENTRIES = Histogram(
+    "pipeline_send_entries", "Tasks in one request to SQS.", buckets=tuple(range(1, 11)), registry=REGISTRY
+)
+EVENT_SECONDS = Histogram(
+    "pipeline_event_to_sqs_seconds",
+    "From an event's timestamp in Kafka to SQS having its task.",
+    buckets=_EVENT_BUCKETS,
+    registry=REGISTRY,
+)
+EVENTS_HELD = Gauge(
+    "pipeline_events_held",
+    "Events a bridge holds, from the poll until their tasks are out.",
+    registry=REGISTRY,
+)
+EVENT_BYTES_HELD = Gauge("pipeline_event_bytes_held", "Bytes of the events it holds.", registry=REGISTRY)
+UNCOMMITTED = Gauge(
+    "pipeline_uncommitted_events",
+    "Events read and not committed: what a crash would repeat.",
+    ["topic", "partition"],
+    registry=REGISTRY,
+)
+PARTITION_LAG = Gauge(
+    "pipeline_partition_lag",
+    "Events of a partition that its bridge has not read.",
+    ["topic", "partition"],
+    registry=REGISTRY,
 )
 
 # ─── What the process depends on, asked when the metrics are ───

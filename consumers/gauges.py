@@ -1,0 +1,35 @@
+"""What a bridge holds and how far behind it is, shown when its metrics are read."""
+
+from collections.abc import Mapping
+
+from consumers.load import Load
+from consumers.offsets import OffsetTracker
+from pipeline.kafka import Partition
+from pipeline.telemetry import metrics
+
+
+class Gauges:
+    """Reads what the bridge counts anyway; only ``note`` is on the bridge's own way."""
+
+    def __init__(self, tracker: OffsetTracker, load: Load) -> None:
+        self._tracker = tracker
+        self._load = load
+        self._lag: Mapping[Partition, int] = {}
+
+    def note(self, lag: Mapping[Partition, int]) -> None:
+        """The events of each partition that are still to be read."""
+        self._lag = lag
+
+    def show(self) -> None:
+        """Set the gauges; partitions that were given away disappear."""
+        events, size = self._load.held()
+        metrics.EVENTS_HELD.set(events)
+        metrics.EVENT_BYTES_HELD.set(size)
+        metrics.UNCOMMITTED.clear()
+        metrics.PARTITION_LAG.clear()
+        lag = self._lag
+        for partition in self._tracker.partitions():
+            labels = partition.topic, str(partition.number)
+            metrics.UNCOMMITTED.labels(*labels).set(self._tracker.span(partition))
+            if partition in lag:
+                metrics.PARTITION_LAG.labels(*labels).set(lag[partition])

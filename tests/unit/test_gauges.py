@@ -1,0 +1,42 @@
+"""A bridge's gauges say what it holds now, of the partitions that are its own now."""
+
+from consumers.gauges import Gauges
+from consumers.load import Load
+from consumers.offsets import OffsetTracker
+from pipeline.kafka import Partition
+from pipeline.telemetry import metrics
+
+MINE, OTHER = Partition("letters", 0), Partition("letters", 1)
+
+
+def _shown(name: str) -> dict[str, float]:
+    """By partition, or "" for a gauge without."""
+    return {
+        sample.labels.get("partition", ""): sample.value
+        for family in metrics.REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_they_follow_the_bridge() -> None:
+    """Held, uncommitted, unread: and nothing of a partition that was given away."""
+    tracker, load = OffsetTracker(), Load()
+    gauges = Gauges(tracker, load)
+    tracker.assign([MINE, OTHER])
+    for offset in range(3):
+        assert tracker.take(MINE, offset)
+        load.add(100)
+    gauges.note({MINE: 7, OTHER: 2})
+    gauges.show()
+    assert _shown("pipeline_events_held") == {"": 3}
+    assert _shown("pipeline_event_bytes_held") == {"": 300}
+    assert _shown("pipeline_uncommitted_events") == {"0": 3, "1": 0}
+    assert _shown("pipeline_partition_lag") == {"0": 7, "1": 2}
+    tracker.revoke([OTHER])
+    gauges.show()
+    assert _shown("pipeline_uncommitted_events") == {"0": 3}
+    assert _shown("pipeline_partition_lag") == {"0": 7}
+    tracker.revoke([MINE])
+    gauges.show()
+    assert _shown("pipeline_partition_lag") == {}
