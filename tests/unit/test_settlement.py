@@ -87,6 +87,8 @@ class Shelf:
 
     def __init__(self) -> None:
         self.deleted: list[str] = []
+        #: everything that happened, in order
+        self.log: list[str] = []
         self.returned: dict[str, float] = {}
         self.intake = Intake(on_ready=lambda: None, on_unwanted=lambda _: None)
         self.intake.slots = 1_000
@@ -103,6 +105,7 @@ class Shelf:
     def _delete(self, lease: Lease) -> None:
         if self.intake.leave(lease, Phase.DELETING):
             self.deleted.append(lease.message_id)
+            self.log.append("delete")
 
     def _give_back(self, lease: Lease, delay: float = 0) -> None:
         if self.intake.leave(lease, Phase.RETURNING):
@@ -112,17 +115,20 @@ class Shelf:
 class Effects:
     """Kafka and DynamoDB, which fail where a test says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
         self.emitted: list[str] = []
         self.recorded: list[str] = []
         self.on_emit: Callable[[Work], Exception | None] = lambda _: None
 
     def emit(self, works: Sequence[Work]) -> list[Exception | None]:
+        self.log.append("emit")
         answers = [self.on_emit(work) for work in works]
         self.emitted += [w.lease.message_id for w, answer in zip(works, answers, strict=True) if not answer]
         return answers
 
     def record(self, works: Sequence[Work]) -> tuple[list[Exception | None], list[Any]]:
+        self.log.append("record")
         self.recorded += [work.lease.message_id for work in works]
         return [None] * len(works), []
 
@@ -132,7 +138,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.shelf = Shelf()
-        self.effects = Effects()
+        self.effects = Effects(self.shelf.log)
         self.buried: list[str] = []
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
@@ -141,7 +147,7 @@ class Desk:
         self.settlement = Settlement(
             cast(Any, self.shelf),
             cast(Any, self.effects),
-            cast(Any, SimpleNamespace(close=lambda _: None)),
+            cast(Any, SimpleNamespace(close=lambda _: self.shelf.log.append("close"))),
             retries,
             cast(Any, SimpleNamespace(bury=self._bury)),
             patience,
@@ -156,6 +162,8 @@ class Desk:
         return len(counts)
 
     def _bury(self, works: Sequence[Work]) -> None:
+        if works:
+            self.shelf.log.append("bury")
         for work in works:
             self.on_bury(work)
         self.buried += [work.lease.message_id for work in works]
@@ -186,6 +194,32 @@ def test_each_outcome_has_its_end(desk: Desk) -> None:
     assert set(shelf.returned) == {"returned", "failed"}
     assert shelf.returned["returned"] == 30
     assert desk.buried == ["permanent"]
+
+
+def test_the_order_is_emit_record_close_delete(desk: Desk) -> None:
+    """Recorded implies emitted, deleted implies recorded and closed: a crash anywhere is repaired."""
+    desk.settle(desk.shelf.work("a"))
+    assert desk.shelf.log == ["emit", "record", "close", "delete"]
+
+
+def test_a_dead_letter_is_buried_before_it_is_deleted(desk: Desk) -> None:
+    """A crash between the two repeats the burial."""
+    desk.settle(desk.shelf.work("a", failed(PermanentError())))
+    assert desk.shelf.log == ["bury", "delete"]
+
+
+def test_the_next_of_a_group_starts_once_the_one_before_is_recorded(desk: Desk) -> None:
+    """Not before, and not only when it is deleted."""
+    shelf = desk.shelf
+    first, second = lease("a"), lease("b")
+    second.message = replace(second.message, group_id="a")
+    shelf.intake.hold([first, second])
+    assert shelf.intake.take() is first
+    shelf.intake.finish(first.tag)
+    assert shelf.intake.take() is None
+    desk.settle(Work(lease=first, outcome=SUCCESS))
+    assert shelf.intake.is_held(first)
+    assert shelf.intake.take() is second
 
 
 def test_what_never_can_be_emitted_is_buried_and_the_rest_goes_on(desk: Desk) -> None:
