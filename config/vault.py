@@ -254,7 +254,9 @@ class Vault:
             # What requests raises: refused, timed out, no such host, a certificate of another authority.
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise ConfigurationError(f"{where}: {error} (correct VAULT_CACERT)") from error
-            raise ServiceUnavailableError(f"{where}: {error}") from error
+            # urllib3's own reason, without the layers around it.
+            cause = getattr(error.args[0], "reason", error) if error.args else error
+            raise ServiceUnavailableError(f"{where}: {cause}") from error
 
     def _mend(self, error: str, action: str) -> str:
         if action.startswith("read"):

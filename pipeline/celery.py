@@ -8,7 +8,7 @@ from celery.signals import after_setup_logger, after_setup_task_logger, before_t
 
 from config.settings import Settings, load_settings
 from config.vault import environment
-from pipeline.errors import ConfigurationError
+from pipeline.errors import PipelineError
 from pipeline.jobs import JobStore
 from pipeline.telemetry import logs
 from pipeline.transport import fifo
@@ -21,10 +21,10 @@ class PipelineApp(Celery):  # type: ignore[misc]
 
     @cached_property
     def settings(self) -> Settings:
-        """The settings of this process. What is wrong with them ends a command with one message."""
+        """The settings of this process. What is wrong with them, or with Vault, ends it with one message."""
         try:
             return load_settings(environment())
-        except ConfigurationError as error:
+        except PipelineError as error:
             raise StartRefused(str(error)) from error
 
     @cached_property

@@ -294,6 +294,7 @@ def _is_looked_at(office: Office) -> None:
         ProvisionedThroughput={"ReadCapacityUnits": 5, "WriteCapacityUnits": 5},
     )
     office.celery("purge", "--force")
+    office.run("replay", "buy", "--from", "1h ago")
     office.run("jobs", "list")
     office.run("jobs", "sweep", "--idle", "0s", codes=(0, 1))
     office.run("monitor", "kafka", "--topics", settings.topic_prefix, "--show-messages", "1")

@@ -244,3 +244,24 @@ def test_every_edge_asks_vault_first(server: FakeVault, command: list[str]) -> N
         command, env={**inherited, **own}, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.splitlines()[-1:] == ["from-vault"], done.stderr
+
+
+@pytest.mark.parametrize(
+    "program", [["celery", "-A", "pipeline", "bridge"], ["pipeline.cli", "jobs", "list"]]
+)
+def test_without_vault_a_process_ends_with_one_message(program: list[str]) -> None:
+    """Away at start: no traceback, the address, an exit code that a supervisor takes for a failure."""
+    run = "import sys; from pipeline.cli import main; main(sys.argv[1:])"
+    command = ["-m", *program] if program[0] == "celery" else ["-c", run, *program[1:]]
+    own = {"VAULT_ADDR": "http://127.0.0.1:1", "VAULT_PATH": "teams/pipeline", "VAULT_TOKEN": ROOT}
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert "Error: Could not log in at Vault http://127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
