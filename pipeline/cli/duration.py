@@ -9,7 +9,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in later versions of click only
+class Duration(click.ParamType[float]):
     """Seconds, from a number and a unit."""
 
     name = "duration"
