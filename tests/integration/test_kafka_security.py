@@ -21,6 +21,8 @@ from pipeline.kafka import (
     Record,
     newest_messages,
 )
+from pipeline.registry import Registry
+from pipeline.web.reports import Reports
 from tests.securekafka import KEY_PASSWORD, PASSWORD, USER, SecureKafka, secure_kafka
 from tests.unit.test_settings import REQUIRED
 
@@ -154,6 +156,16 @@ def test_what_is_wrong_is_said_at_once(broker: SecureKafka, case: str) -> None:
     assert time.monotonic() - began < 5
     assert named in str(refused.value)
     assert PASSWORD not in str(refused.value)
+
+
+def test_health_says_that_a_secret_ended(broker: SecureKafka) -> None:
+    """A password that holds no longer: unhealthy within 5 s, with the setting and without the password."""
+    began = time.monotonic()
+    report = Reports(_scram(broker, KAFKA_SASL_PASSWORD="ended-long-ago"), Registry()).kafka()
+    assert time.monotonic() - began < 5
+    assert report["status"] == "unhealthy"
+    assert "KAFKA_SASL_PASSWORD" in report["error"]
+    assert "ended-long-ago" not in str(report)
 
 
 def test_a_token_that_cannot_be_made_is_logged_and_refused(
