@@ -1,5 +1,6 @@
 """``celery -A pipeline bridge``: the bridge as a Celery command."""
 
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from pipeline.checks import check_start
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.registry import REGISTRY
 from pipeline.sweep import sweeping
-from pipeline.telemetry import logs
+from pipeline.telemetry import logs, tracing
 from pipeline.web.embedded import serving_health
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ def bridge(context: click.Context) -> None:
     if not isinstance(settings, Settings):
         raise click.UsageError("The bridge belongs to the app of this project: celery -A pipeline bridge")
     logs.log_to_stderr(settings.log_level)
+    tracing.start(settings.service_name, os.environ)
     try:
         app.loader.import_default_modules()
         with serving_health(settings, REGISTRY):
@@ -42,6 +44,8 @@ def bridge(context: click.Context) -> None:
         log.critical("bridge.refused", error=str(error))
         click.echo(f"Error: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    finally:
+        tracing.stop()
 
 
 def run(settings: Settings, stop: threading.Event) -> None:

@@ -10,6 +10,7 @@ from pipeline.events import Event
 from pipeline.jobs import NewJob
 from pipeline.kafka import Message
 from pipeline.sqs import OutgoingMessage
+from pipeline.telemetry.tracing import Span, Untraced
 
 #: Where what cannot become a task goes, beside the names of queues.
 REJECTED = ""
@@ -60,6 +61,8 @@ class SharedTicket:
         self.ticket = ticket
         #: Bytes held in memory for it.
         self.size = size
+        #: The bridge's part in the event's trace.
+        self.span: Span = Untraced(None)
         self._left = 1
         self._lock = threading.Lock()
 

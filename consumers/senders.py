@@ -121,6 +121,7 @@ class Senders:
     def _reject(self, entry: Entry, error: MessageRefusedError) -> None:
         """SQS will never take this task: it goes the way of an event that cannot become one."""
         rejection = Rejection(error=type(error).__name__, message=str(error), stage=entry.stage)
+        entry.ticket.span.fail(rejection.error, rejection.message)
         # Behind it the group goes on, as it does behind any dead letter.
         self._outbox.put(replace(entry, destination=REJECTED, rejection=rejection))
         self._outbox.out([entry])
@@ -129,6 +130,7 @@ class Senders:
         self._outbox.out(entries)
         for entry in entries:
             if entry.ticket.release():
+                entry.ticket.span.end()
                 self._settle(entry.ticket)
 
     def _settle(self, ticket: SharedTicket) -> None:

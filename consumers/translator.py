@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from config.settings import Settings
 from consumers.outbox import REJECTED, Entry, Rejection, SharedTicket
@@ -13,6 +14,7 @@ from pipeline.jobs import JobPlan, NewJob
 from pipeline.kafka import Message
 from pipeline.registry import Registry
 from pipeline.sqs import OutgoingMessage
+from pipeline.telemetry import tracing
 
 #: The CloudEvents extension that names the job, and the one that names the stage an event comes from.
 JOB_HEADER, STAGE_HEADER = "ce_jobid", "ce_stage"
@@ -72,9 +74,11 @@ class Translator:
     def _entries(self, message: Message, event: Event, ticket: SharedTicket) -> list[Entry]:
         topic = self.topics[message.topic]
         job_id, submitted_at, job = self.job_of(event, message)
+        ticket.span = tracing.bridging(event, job_id, self._settings.kafka_consumer_group)
+        traced = replace(event, traceparent=ticket.span.traceparent)
         entries = []
         for stage in self._registry.consumers(topic):
-            task = taskmessage.for_event(stage, event, job_id, submitted_at)
+            task = taskmessage.for_event(stage, traced, job_id, submitted_at)
             entries.append(
                 Entry(
                     source=message,
@@ -109,6 +113,7 @@ class Translator:
         )
 
     def _reject(self, message: Message, ticket: SharedTicket, error: Exception, *, expired: bool) -> Entry:
+        ticket.span.fail(type(error).__name__, str(error))
         headers = {name.lower(): value.decode(errors="replace") for name, value in message.headers}
         named = headers.get(JOB_HEADER, "")
         job_id = named if _JOB_ID.fullmatch(named) else None

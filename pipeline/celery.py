@@ -4,15 +4,22 @@ from functools import cached_property
 from typing import Any
 
 from celery import Celery, current_task
-from celery.signals import after_setup_logger, after_setup_task_logger, before_task_publish
+from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
+    before_task_publish,
+    worker_process_shutdown,
+)
 
 from config.settings import Settings, load_settings
 from config.vault import environment
 from pipeline.errors import PipelineError
 from pipeline.jobs import JobStore
-from pipeline.telemetry import logs
+from pipeline.taskmessage import TRACEPARENT
+from pipeline.telemetry import logs, tracing
 from pipeline.transport import fifo
 from pipeline.worker.healthstep import Health
+from pipeline.worker.runoptions import running_options
 from pipeline.worker.steps import Preflight, Settling, StartRefused
 
 
@@ -86,3 +93,17 @@ def _keep_group(headers: dict[str, Any] | None = None, **_: Any) -> None:
     group = current_task.request.get(fifo.GROUP_HEADER) if current_task else None
     if group and headers is not None:
         headers.setdefault(fifo.GROUP_HEADER, group)
+
+
+@before_task_publish.connect  # type: ignore[untyped-decorator]
+def _keep_trace(headers: dict[str, Any] | None = None, **_: Any) -> None:
+    """What a task publishes belongs to its trace."""
+    options = running_options.get(None)
+    if options is not None and options.traceparent and headers is not None:
+        headers[TRACEPARENT] = options.traceparent
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _send_spans(**_: Any) -> None:
+    """Those that a task's own code made in a child."""
+    tracing.stop()

@@ -8,8 +8,8 @@ where an event has none, so that a replay would be another event.
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -24,6 +24,19 @@ PREFIX: Final = "ce_"
 CONTENT_TYPE: Final = "content-type"
 #: The header of an event that was redriven. Not a ``ce_*`` attribute: a plain event has it too.
 REDRIVE: Final = "redrive"
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+#: What tracing libraries put beside a traceparent, carried on as it came: theirs to read, in any hop.
+CARRIED: Final = (
+    TRACESTATE,
+    "x-datadog-trace-id",
+    "x-datadog-parent-id",
+    "x-datadog-sampling-priority",
+    "x-datadog-origin",
+    "x-datadog-tags",
+)
+#: Characters of each: what the W3C recommends to carry of a tracestate, and the most that ddtrace writes.
+CARRIED_LIMIT: Final = 512
 
 #: Containers within containers that data may have: the parser's own bound, at which it stops without
 #: touching the stack. Input for stages is validated by the same parser.
@@ -31,6 +44,8 @@ MAX_DEPTH: Final = 201
 
 #: W3C Trace Context, version 00. Anything else is dropped, as the recommendation asks.
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_TRACING: Final = frozenset((TRACEPARENT, *CARRIED))
 
 _Headers = Iterable[tuple[str, bytes | None]]
 
@@ -71,6 +86,8 @@ class Event:
     submitted_at: float | None = None
     #: The W3C trace it belongs to.
     traceparent: str | None = None
+    #: What came with it for tracing libraries: some of ``CARRIED``.
+    carried: Mapping[str, str] = field(default_factory=dict, hash=False)
     #: Where it was read; None for an event that is about to be produced.
     coordinates: Coordinates | None = None
     #: How often it was redriven from the DLQ topic.
@@ -135,6 +152,9 @@ def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
         ("timestamp", repr(event.time.timestamp()).encode()),
         ("source", event.source.encode()),
     ]
+    if event.traceparent is not None:
+        headers.append((TRACEPARENT, event.traceparent.encode()))
+    headers += [(name, value.encode()) for name, value in event.carried.items()]
     return event.entity_id.encode(), event.data, tuple(headers)
 
 
@@ -147,8 +167,10 @@ def decode(
     data = checked_json(value)
     redrive = redrive_of(headers)
     attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
+    traceparent, carried = _trace(headers)
     if not attributes:
-        return _plain(key, data, coordinates, redrive)
+        plain = _plain(key, data, coordinates, redrive)
+        return replace(plain, traceparent=traceparent, carried=carried)
     known = _checked_attributes(attributes)
     return Event(
         id=known.id,
@@ -160,10 +182,21 @@ def decode(
         job_id=known.jobid,
         stage=known.stage,
         submitted_at=known.submittedat,
-        traceparent=known.traceparent,
+        traceparent=known.traceparent or traceparent,
+        carried=carried,
         coordinates=coordinates,
         generation=redrive.generation if redrive else 0,
     )
+
+
+def carried_of(headers: Mapping[str, Any]) -> dict[str, str]:
+    """Of a message's headers those that are carried on for tracing libraries."""
+    found = {name: headers.get(name) for name in CARRIED}
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, str) and len(value) <= CARRIED_LIMIT and value.isascii() and value.isprintable()
+    }
 
 
 def redrive_of(headers: _Headers) -> Redrive | None:
@@ -220,6 +253,17 @@ def _json_headers(headers: _Headers) -> dict[str, str]:
     if found and media != JSON_TYPE and not media.endswith("+json"):
         raise InvalidEventError(f"content-type is {media[:100]!r}: a stage takes JSON. Send {JSON_TYPE}.")
     return found
+
+
+def _trace(headers: _Headers) -> tuple[str | None, dict[str, str]]:
+    """The trace that a tracing library wrote into a producer's headers, and what it put beside it."""
+    found = {
+        name.lower(): value.decode("ascii", "replace")
+        for name, value in headers
+        if value and name.lower() in _TRACING
+    }
+    traceparent = found.get(TRACEPARENT, "")
+    return (traceparent if _TRACEPARENT.fullmatch(traceparent) else None), carried_of(found)
 
 
 def _text(name: str, value: bytes | None) -> str:

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from config.settings import Settings
@@ -13,6 +13,7 @@ from pipeline.events import Event
 from pipeline.jobs import Failed, JobPlan, JobStore, NewJob, StageRef
 from pipeline.kafka import EventProducer, Record
 from pipeline.registry import Registry
+from pipeline.telemetry import tracing
 
 #: Seconds for Kafka to acknowledge: what the producer itself tries for, and a little.
 EMIT_TIMEOUT = 65.0
@@ -74,13 +75,16 @@ class Submitter:
             for job, answer in zip(jobs, opened, strict=True)
         ]
         ready = [at for at, answer in enumerate(answers) if isinstance(answer, SubmittedJob)]
-        emitted = self._producer.emit(
-            [self._record(jobs[at], submissions[at].data) for at in ready], EMIT_TIMEOUT
-        )
-        for at, error in zip(ready, emitted, strict=True):
+        made = [self._event(jobs[at], submissions[at].data) for at in ready]
+        spans = [tracing.sending(self._settings.topic(self.topic), event) for event in made]
+        records = [self._record(event, span.traceparent) for event, span in zip(made, spans, strict=True)]
+        emitted = self._producer.emit(records, EMIT_TIMEOUT)
+        for at, span, error in zip(ready, spans, emitted, strict=True):
             if error is not None:
+                span.fail(type(error).__qualname__, str(error))
                 self._give_up(jobs[at], error)
                 answers[at] = error
+            span.end()
         return answers
 
     @property
@@ -106,8 +110,8 @@ class Submitter:
             submitted_at=job.submitted_at,
         )
 
-    def _record(self, job: SubmittedJob, data: bytes) -> Record:
-        event = Event(
+    def _event(self, job: SubmittedJob, data: bytes) -> Event:
+        return Event(
             id=job.event_id,
             source=self._source,
             type=self.topic,
@@ -117,7 +121,9 @@ class Submitter:
             job_id=job.job_id,
             submitted_at=job.submitted_at,
         )
-        key, value, headers = events.encode(event)
+
+    def _record(self, event: Event, traceparent: str | None) -> Record:
+        key, value, headers = events.encode(replace(event, traceparent=traceparent))
         return Record(topic=self._settings.topic(self.topic), key=key, value=value, headers=headers)
 
     def _give_up(self, job: SubmittedJob, error: ServiceError) -> None:

@@ -1,7 +1,7 @@
 """A stage's task as a Celery message: protocol 2, JSON, no base64, with one header of ours.
 
 Our facts travel as one JSON object in the Celery header ``pipeline`` (``TaskHeader``); the trace context is
-the header ``traceparent``, where tracing libraries look for it.
+the header ``traceparent``, where tracing libraries look for it, with what they put beside it.
 
 The data stands in the body as it came, byte for byte. ``data_of`` takes it out again without parsing:
 kombu's own JSON decoder turns an object with the keys ``__type__`` and ``__value__`` into something else,
@@ -18,12 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import identity
 from pipeline.errors import InvalidInputError
-from pipeline.events import Event
+from pipeline.events import TRACEPARENT as TRACEPARENT
+from pipeline.events import Event, carried_of
 from pipeline.stages import Stage
 
 #: The Celery header that holds the TaskHeader.
 HEADER: Final = "pipeline"
-TRACEPARENT: Final = "traceparent"
+#: The Celery header of a gather that says how many parts it joins.
+PARTS: Final = "parts"
 
 #: Message attributes of a dead letter on the SQS DLQ, ten at most. A message there without a reason was moved
 #: by SQS itself.
@@ -49,6 +51,8 @@ ATTRIBUTE_ROOM: Final = 2_048
 
 Role = Literal["run", "split", "part", "gather"]
 
+#: Beside the header in what a split keeps: the trace's headers.
+_TRACE: Final = "trace"
 _BEFORE: Final = "[["
 _AFTER: Final = '],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
 #: How much of the data Flower shows.
@@ -253,30 +257,51 @@ def for_event(stage: Stage[Any, Any], event: Event, job_id: str, submitted_at: f
         offset=at.offset if at else -1,
         submitted_at=submitted_at,
     )
-    message = _message(stage, header, event.data.decode(), event.traceparent)
+    message = _message(stage, header, event.data.decode(), trace_headers(event.traceparent, event.carried))
     return replace(message, generation=event.generation) if event.generation else message
 
 
 def for_part(
-    stage: Stage[Any, Any], header: TaskHeader, ordinal: int, total: int, data: str, traceparent: str | None
+    stage: Stage[Any, Any], header: TaskHeader, ordinal: int, total: int, data: str, trace: Mapping[str, str]
 ) -> TaskMessage:
-    """The task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON."""
+    """The task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON.
+
+    ``trace``: the headers of the trace that it continues (``trace_headers``).
+    """
     part = PartOf(split_id=header.split_id, ordinal=ordinal, total=total)
-    return _message(stage, header.model_copy(update={"role": "part", "part": part}), data, traceparent)
+    return _message(stage, header.model_copy(update={"role": "part", "part": part}), data, trace)
 
 
-def for_gather(stage: Stage[Any, Any], header: TaskHeader, data: str, traceparent: str | None) -> TaskMessage:
-    """The task of a gather. ``header`` is any task's of the same split, ``data`` the event's JSON."""
-    return _message(stage, header.model_copy(update={"role": "gather", "part": None}), data, traceparent)
+def for_gather(stage: Stage[Any, Any], sealed: str, total: int, data: str) -> TaskMessage:
+    """The task of a gather, from what its split of ``total`` parts kept, and the event's JSON."""
+    header = TaskHeader.model_validate_json(sealed)
+    trace = json.loads(sealed).get(_TRACE, {})
+    message = _message(stage, header.model_copy(update={"role": "gather", "part": None}), data, trace)
+    return replace(message, headers={**message.headers, PARTS: total})
 
 
-def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, traceparent: str | None) -> TaskMessage:
+def sealed_header(header: TaskHeader, trace: Mapping[str, str]) -> str:
+    """What a split keeps (JSON) of its task, so that anybody can make its gather's, in the same trace."""
+    return json.dumps({**header.model_dump(mode="json"), _TRACE: dict(trace)})
+
+
+def trace_headers(traceparent: str | None, carried: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a task's message that continue a trace."""
+    return {**carried, **({TRACEPARENT: traceparent} if traceparent else {})}
+
+
+def trace_headers_of(headers: Mapping[str, Any], traceparent: str | None) -> dict[str, str]:
+    """The headers for what a task makes: ``traceparent``, and what came in the task's own ``headers``."""
+    return trace_headers(traceparent, carried_of(headers))
+
+
+def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mapping[str, str]) -> TaskMessage:
     task_id, name = header.task_id, celery_name(header.stage, header.role)
     return TaskMessage(
         task_id=task_id,
         name=name,
         body=_BEFORE + data + _AFTER,
-        headers=_headers(header, task_id, name, data, traceparent),
+        headers={**_headers(header, task_id, name, data), **trace},
         group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
         deduplication_id=task_id,
         queue=stage.queue,
@@ -284,12 +309,10 @@ def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, traceparent:
     )
 
 
-def _headers(
-    header: TaskHeader, task_id: str, name: str, data: str, traceparent: str | None
-) -> dict[str, Any]:
+def _headers(header: TaskHeader, task_id: str, name: str, data: str) -> dict[str, Any]:
     part = f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
     shown = {"job_id": header.job_id, "stage": header.stage, "part": part}
-    headers = {
+    return {
         "lang": "py",
         "task": name,
         "id": task_id,
@@ -308,9 +331,6 @@ def _headers(
         "ignore_result": True,
         HEADER: header.model_dump(mode="json"),
     }
-    if traceparent:
-        headers[TRACEPARENT] = traceparent
-    return headers
 
 
 def _allowed(text: str) -> str:

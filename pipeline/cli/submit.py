@@ -1,5 +1,6 @@
 """``pipeline submit``: start jobs."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pipeline.errors import InvalidEventError, InvalidInputError, PipelineError
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
 from pipeline.submission import Submission, SubmittedJob, Submitter
+from pipeline.telemetry import tracing
 
 #: Jobs whose records and events are written together.
 BATCH = 500
@@ -130,8 +132,10 @@ def _submit(
 
 @contextmanager
 def _producer(settings: Settings) -> Iterator[EventProducer]:
+    tracing.start(settings.service_name, os.environ)
     producer = EventProducer(settings, "submit")
     try:
         yield producer
     finally:
         producer.close(CLOSING)
+        tracing.stop()

@@ -24,7 +24,7 @@ from pipeline.jobs import (
 from pipeline.kafka import EventProducer, Record
 from pipeline.patience import Patience, raise_first
 from pipeline.registry import Registry
-from pipeline.taskmessage import TaskHeader, TaskMessage
+from pipeline.taskmessage import TaskMessage
 from pipeline.telemetry import metrics
 from pipeline.worker.dispatch import Dispatch
 
@@ -89,8 +89,8 @@ class Closer:
 
 def gather_of(registry: Registry, sealed: SealedSplit) -> TaskMessage:
     """The gather's task of a sealed split: all it needs is in the seal, so that anybody can make it."""
-    header = TaskHeader.model_validate_json(sealed.header)
-    return taskmessage.for_gather(registry.by_name[header.stage], header, sealed.data, None)
+    stage = registry.by_name[sealed.split.stage]
+    return taskmessage.for_gather(stage, sealed.header, sealed.total, sealed.data)
 
 
 def job_complete_record(settings: Settings, job: Job) -> Record:

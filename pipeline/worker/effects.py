@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from config.settings import Settings
 from pipeline import events, identity, taskmessage
 from pipeline.errors import PermanentError
-from pipeline.events import Event
+from pipeline.events import Event, carried_of
 from pipeline.jobs import (
     Closing,
     Done,
@@ -22,6 +23,8 @@ from pipeline.kafka import EventProducer, Record
 from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.taskmessage import TaskHeader, TaskMessage, generation_of
+from pipeline.telemetry import tracing
+from pipeline.telemetry.tracing import Span
 from pipeline.worker.closing import gather_of
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.outcome import AlreadyDone, Succeeded
@@ -114,17 +117,24 @@ class Effects:
     # ─── Emit ───
 
     def _emit_events(self, works: Sequence[Work]) -> Errors:
-        records = [self._event_record(work) for work in works]
-        answers = iter(
-            self._patience.each(
-                "emit",
-                [record for record in records if record is not None],
-                lambda batch: self._producer.emit(batch, EMIT_TIMEOUT),
-            )
-        )
-        return [None if record is None else next(answers) for record in records]
+        errors: Errors = [None] * len(works)
+        made = {at: event for at, work in enumerate(works) if (event := self._event(work)) is not None}
+        spans = [
+            tracing.sending(self._settings.topic(event.type), event, works[at].attempt)
+            for at, event in made.items()
+        ]
+        records = [self._record(event, span) for event, span in zip(made.values(), spans, strict=True)]
+        answers = self._patience.each("emit", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT))
+        for at, error in zip(made, answers, strict=True):
+            errors[at] = error
+        _end(spans, answers)
+        return errors
 
-    def _event_record(self, work: Work) -> Record | None:
+    def _record(self, event: Event, span: Span) -> Record:
+        key, value, headers = events.encode(replace(event, traceparent=span.traceparent))
+        return Record(topic=self._settings.topic(event.type), key=key, value=value, headers=headers)
+
+    def _event(self, work: Work) -> Event | None:
         """The event of a run or gather; None where the path ends."""
         header, outcome = work.header, work.outcome
         if header is None or not isinstance(outcome, Succeeded) or outcome.result is None:
@@ -132,7 +142,7 @@ class Effects:
         topic = self._registry.by_name[header.stage].emits
         if topic is None:
             return None
-        event = Event(
+        return Event(
             id=identity.emitted_event_id(header.task_id),
             source=f"/{self._settings.service_name}/{header.stage}",
             type=topic,
@@ -143,13 +153,15 @@ class Effects:
             stage=header.stage,
             submitted_at=header.submitted_at,
             traceparent=work.traceparent,
+            carried=carried_of(work.trace),
         )
-        key, value, headers = events.encode(event)
-        return Record(topic=self._settings.topic(topic), key=key, value=value, headers=headers)
 
     def _store_results(self, works: Sequence[Work]) -> Errors:
         results = [(_part(work), _result(work)) for work in works]
-        return self._patience.each("store results", results, self._store.put_results)
+        spans = [tracing.storing(_header(work), work.traceparent, work.attempt) for work in works]
+        answers = self._patience.each("store results", results, self._store.put_results)
+        _end(spans, answers)
+        return answers
 
     def _send_parts(self, works: Sequence[Work]) -> Errors:
         """Send the parts of sealed splits, those of small splits together."""
@@ -184,7 +196,7 @@ class Effects:
         stage = self._registry.by_name[header.stage]
         for parts in self._pages(sealed):
             for ordinal, data in parts:
-                yield taskmessage.for_part(stage, header, ordinal, sealed.total, data, work.traceparent)
+                yield taskmessage.for_part(stage, header, ordinal, sealed.total, data, work.trace)
 
     def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str]]]:
         """The parts as they are stored: whole pages, so that a page out of reach is asked for again."""
@@ -212,6 +224,13 @@ class Effects:
                 worker=self._worker,
             )
         return None
+
+
+def _end(spans: Sequence[Span], errors: Sequence[Exception | None]) -> None:
+    for span, error in zip(spans, errors, strict=True):
+        if error is not None:
+            span.fail(type(error).__qualname__, str(error))
+        span.end()
 
 
 def _header(work: Work) -> TaskHeader:

@@ -13,11 +13,13 @@ from celery.worker import state
 from pipeline.clock import boottime
 from pipeline.taskmessage import HEADER
 from pipeline.telemetry import metrics
+from pipeline.telemetry.tracing import Span
 from pipeline.transport.lease import Lease
 from pipeline.worker import trace
 from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded, failed
 from pipeline.worker.runoptions import RunOptions
 from pipeline.worker.settlement import Settlement
+from pipeline.worker.spans import end_span, start_span
 from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
@@ -45,6 +47,7 @@ class Request(base.Request):  # type: ignore[misc]
     pool_kills: ClassVar[bool] = True
     _already_revoked = False
     _failed_before = 0
+    _span: Span | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # celery.worker.request.create_request_cls subclasses this class for speed, with versions of these
@@ -64,6 +67,7 @@ class Request(base.Request):  # type: ignore[misc]
             self.settle(Returned())
             raise TaskRevokedError(self.id)  # what makes the worker free the slot
         metrics.TASKS_STARTED.labels(self.name).inc()
+        self._span = start_span(lease)
         result = pool.apply_async(
             trace.run,
             args=(
@@ -105,6 +109,7 @@ class Request(base.Request):  # type: ignore[misc]
             limit=limit,
             start_before=start_before,
             mark=(lease.message_id, lease.message.receive_count) if lease.suspect else None,
+            traceparent=self._span.traceparent if self._span else None,
         )
 
     def send_event(self, type: str, **fields: Any) -> None:
@@ -191,7 +196,8 @@ class Request(base.Request):  # type: ignore[misc]
         # Not by the channel: it may be closed by now, and the message is held all the same.
         lease = self.settlement.intake.finish(self.message.delivery_tag)
         if lease is not None:
-            self.settlement.submit(Work(lease=lease, outcome=outcome, request=self))
+            end_span(self._span, outcome)
+            self.settlement.submit(Work(lease=lease, outcome=outcome, request=self, span=self._span))
 
 
 def _stopping() -> bool:

@@ -16,6 +16,8 @@ class RunOptions:
     start_before: float
     #: (message id, receive count) to record as an attempt before the run, as it may kill the worker
     mark: tuple[str, int] | None = None
+    #: what the run hands on of its trace
+    traceparent: str | None = None
 
 
 #: The options of the run that this thread is in. Not in Celery's request: what is there goes out as headers

@@ -8,7 +8,7 @@ from pipeline.context import CurrentTask, Part, running
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import JobStore, SealedSplit
 from pipeline.stages import Stage
-from pipeline.taskmessage import TRACEPARENT, TaskHeader
+from pipeline.taskmessage import TRACEPARENT, TaskHeader, sealed_header, trace_headers_of
 from pipeline.worker.plaintask import PlainTask
 from pipeline.worker.runoptions import running_options
 from pipeline.worker.work import split_ref
@@ -58,8 +58,12 @@ class StageTask(PlainTask):
             partition=header.partition,
             offset=header.offset,
             deadline=None if options.limit is None else time.time() + options.limit,
-            traceparent=request.get(TRACEPARENT),
+            traceparent=self._traceparent(),
         )
+
+    def _traceparent(self) -> str | None:
+        """The run's own; where nobody made one for it, the message's."""
+        return running_options.get().traceparent or self.request.get(TRACEPARENT)
 
     def _run(self, header: TaskHeader, data: str) -> str | None:
         return self.stage.run(data)
@@ -69,7 +73,8 @@ class StageTask(PlainTask):
         ref = split_ref(header)
         if self.store.split(ref) is None:
             parts = self.stage.run_split(data)
-            self.store.seal(ref, header.model_dump_json(), data, parts, self.stage.tolerate)
+            trace = trace_headers_of(vars(self.request), self._traceparent())
+            self.store.seal(ref, sealed_header(header, trace), data, parts, self.stage.tolerate)
 
     def _part(self, header: TaskHeader, data: str) -> str:
         return self.stage.run_part(data)

@@ -1,5 +1,6 @@
 """The worker's own steps: what is checked before it starts, and settlement."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
 from pipeline.patience import Patience
 from pipeline.registry import REGISTRY
-from pipeline.telemetry import metrics
+from pipeline.telemetry import metrics, tracing
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker.closing import Closer
@@ -52,6 +53,8 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
         try:
             check_pool(pool_name(worker.pool_cls))
             check_start(worker.app.settings, REGISTRY)
+            # Before the pool forks.
+            tracing.start(worker.app.settings.service_name, os.environ)
         except (ConfigurationError, ServiceError) as error:
             raise StartRefused(str(error)) from error
 
@@ -133,6 +136,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             self._producer.close(CLOSE_TIMEOUT)
         if self._dead_letters is not None:
             self._dead_letters.close()
+        tracing.stop()
 
     def _settle_unrun(self, lease: Lease) -> None:
         assert self._settlement is not None

@@ -13,6 +13,7 @@ from kombu.serialization import loads
 from pipeline.clock import boottime
 from pipeline.errors import ServiceUnavailableError
 from pipeline.taskmessage import data_of
+from pipeline.telemetry import tracing
 from pipeline.worker.outcome import Discarded, Outcome, Returned, Succeeded, failed
 from pipeline.worker.runoptions import RunOptions, running_options
 from pipeline.worker.stagetask import StageTask
@@ -49,9 +50,10 @@ def run(
         task = current_app.tasks[name]
         args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
         request.update(embed, args=args, kwargs=kwargs, is_eager=False)
-        value, info, seconds, summary = trace_task(
-            task, task_id, args, kwargs, request, app=current_app._get_current_object()
-        )
+        with tracing.within(options.traceparent):
+            value, info, seconds, summary = trace_task(
+                task, task_id, args, kwargs, request, app=current_app._get_current_object()
+            )
     except (WorkerShutdown, WorkerTerminate):
         raise
     except BaseException as error:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.jobs import PartRef, Ref, SplitRef, StageRef
-from pipeline.taskmessage import TRACEPARENT, TaskHeader
+from pipeline.taskmessage import TRACEPARENT, TaskHeader, trace_headers_of
 from pipeline.telemetry.fields import header_fields
+from pipeline.telemetry.tracing import Span
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Failed, Outcome, Succeeded
 
@@ -18,6 +19,8 @@ class Work:
     outcome: Outcome
     #: Celery's request, to send task events with; None for a message that never became one
     request: Any = None
+    #: the run's; None for a message that never ran
+    span: Span | None = None
 
     @property
     def header(self) -> TaskHeader | None:
@@ -35,10 +38,19 @@ class Work:
         return str(self.lease.payload.get("headers", {}).get("id") or self.lease.message_id)
 
     @property
+    def attempt(self) -> int:
+        """1 for its first run."""
+        return self.lease.attempts + 1
+
+    @property
     def traceparent(self) -> str | None:
-        """The trace it belongs to."""
-        traceparent: str | None = self.lease.payload.get("headers", {}).get(TRACEPARENT)
-        return traceparent
+        """The trace it belongs to, and what it made goes on with."""
+        return self.span.traceparent if self.span else traceparent_of(self.lease)
+
+    @property
+    def trace(self) -> dict[str, str]:
+        """The headers of its trace, for the tasks that it makes."""
+        return trace_headers_of(self.lease.payload.get("headers", {}), self.traceparent)
 
     def log_fields(self, attempt: int) -> dict[str, Any]:
         """What a log line about it says."""
@@ -51,6 +63,12 @@ class Work:
         """Send a Celery task event about it, where events are on."""
         if self.request is not None:
             self.request.send_event(kind, **fields)
+
+
+def traceparent_of(lease: Lease) -> str | None:
+    """The trace that a message continues."""
+    traceparent: str | None = lease.payload.get("headers", {}).get(TRACEPARENT)
+    return traceparent
 
 
 def ref_of(header: TaskHeader) -> Ref:

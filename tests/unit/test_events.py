@@ -56,6 +56,7 @@ def test_the_wire_format_is_pinned() -> None:
         ("content-type", b"application/json"),
         ("timestamp", b"1767323045.000678"),
         ("source", b"/orders"),
+        ("traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"),
     )
 
 

@@ -36,7 +36,7 @@ def given_up(**changes: object) -> GivenUp:
     """The third part of five, after four attempts."""
     first = TaskHeader.read(taskmessage.for_event(counting(), EVENT, "j-1", 1.5).headers)
     assert first is not None
-    part = taskmessage.for_part(counting(), first, 2, 5, "7", None)
+    part = taskmessage.for_part(counting(), first, 2, 5, "7", {})
     message = ReceivedMessage(
         message_id="m-1",
         receipt_handle="h",

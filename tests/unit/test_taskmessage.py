@@ -24,6 +24,7 @@ from pipeline.taskmessage import (
     for_gather,
     for_part,
     generation_of,
+    sealed_header,
 )
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
@@ -130,8 +131,8 @@ def test_split_part_and_gather_are_tasks_of_their_own() -> None:
     split = for_event(count, EVENT, "j-1", 1.5)
     facts = TaskHeader.read(split.headers)
     assert facts is not None
-    part = for_part(count, facts, 3, 20, "7", None)
-    gather = for_gather(count, facts, EVENT.data.decode(), None)
+    part = for_part(count, facts, 3, 20, "7", {})
+    gather = for_gather(count, sealed_header(facts, {}), 20, EVENT.data.decode())
     assert [m.name for m in (split, part, gather)] == ["count.split", "count", "count.gather"]
     assert len({m.task_id for m in (split, part, gather)}) == 3
     assert part.headers["pipeline"]["part"] == {"split_id": split.task_id, "ordinal": 3, "total": 20}
@@ -144,8 +145,8 @@ def test_the_gather_is_the_same_from_whichever_part_it_is_made() -> None:
     count = split_stage()
     facts = TaskHeader.read(for_event(count, EVENT, "j-1", 1.5).headers)
     assert facts is not None
-    parts = (TaskHeader.read(for_part(count, facts, n, 2, "1", None).headers) for n in range(2))
-    one, two = (for_gather(count, part, "{}", None) for part in parts if part)
+    parts = (TaskHeader.read(for_part(count, facts, n, 2, "1", {}).headers) for n in range(2))
+    one, two = (for_gather(count, sealed_header(part, {}), 2, "{}") for part in parts if part)
     assert one == two
 
 
