@@ -3,7 +3,6 @@
 import gc
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -90,18 +89,21 @@ class EventProducer:
         """
         late = ServiceUnavailableError(f"No acknowledgement from Kafka within {timeout:g} s")
         results: list[ServiceError | None] = [late] * len(records)
-        waiting = threading.Semaphore(0)
+        left, lock, answered = len(records), threading.Lock(), threading.Event()
 
         def answer(position: int, error: ServiceError | None) -> None:
+            nonlocal left
             results[position] = error
-            waiting.release()
+            with lock:
+                left -= 1
+                last = left == 0
+            if last:  # the caller is woken once, not for each record
+                answered.set()
 
         for position, record in enumerate(records):
             self.produce(record, partial(answer, position))
-        deadline = time.monotonic() + timeout
-        for _ in records:
-            if not waiting.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                break
+        if records:
+            answered.wait(timeout)
         # A copy: a late answer must not change what the caller already decides on.
         return list(results)
 

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 #: Threads that call SQS: each has one call of ten under way, 3,000 a second at 10 ms round trip.
 THREADS = 3
 #: How long to wait for a call to fill up (seconds): a few tasks' time, far below any lease.
-LINGER = 0.01
+LINGER = 0.02
 #: Entries of one SQS batch call.
 BATCH = 10
 #: Between tries when SQS does not answer (seconds).
