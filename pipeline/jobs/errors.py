@@ -24,12 +24,14 @@ RETRYABLE_CODES = frozenset(
         "ItemCollectionSizeLimitExceededException",
         "LimitExceededException",  # too many tables being made at once
         "ProvisionedThroughputExceededException",
+        "ReplicatedWriteConflictException",  # another region writes the item of a global table
         "RequestExpired",
         "RequestLimitExceeded",
         "ResourceInUseException",  # a table that is being made or changed
         "ServiceUnavailable",
         "Throttling",
         "ThrottlingException",
+        "TransactionConflictException",  # somebody's transaction holds the item
         "TransactionInProgressException",
     }
 )

@@ -70,11 +70,16 @@ class Lease:
         return self.queue, self.message.group_id
 
     @property
+    def start_by(self) -> float:
+        """Until when it is ours for certain, and nobody else can be running it (seconds, ``boottime``)."""
+        return self.deadline - START_MARGIN
+
+    @property
     def last_end(self) -> float:
         """When SQS lets it go however often it was extended (seconds, ``boottime``)."""
         return self.message.requested_at + LONGEST_HOLD
 
     def startable(self, run_seconds: float = 0) -> bool:
-        """Whether it is ours for certain, so that nobody else can be running it, and for long enough."""
+        """Whether it is ours for certain, and for long enough."""
         now = boottime()
-        return now < self.deadline - START_MARGIN and now + run_seconds < self.last_end
+        return now < self.start_by and now + run_seconds < self.last_end

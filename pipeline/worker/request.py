@@ -10,7 +10,6 @@ from celery.signals import task_revoked
 from celery.worker import request as base
 from celery.worker import state
 
-from pipeline.clock import boottime
 from pipeline.taskmessage import HEADER
 from pipeline.telemetry import metrics
 from pipeline.telemetry.tracing import Span
@@ -24,9 +23,6 @@ from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
 
-#: A run starts within this long of being given to the pool, or not at all (seconds): children may have to
-#: start first and import the tasks.
-START_WITHIN = 120.0
 #: Seconds that the pool may need to kill a run at its hard limit.
 KILL_GRACE = 30.0
 #: The longest run (seconds): SQS holds a message for 12 hours, and it may have waited for some of them.
@@ -100,7 +96,9 @@ class Request(base.Request):  # type: ignore[misc]
         return min(hard, LONGEST_RUN), soft or self.task.soft_time_limit
 
     def _start(self, lease: Lease, limit: float | None) -> RunOptions:
-        start_before = boottime() + START_WITHIN
+        # Not after the lease as it is now: this process may be frozen between here and the child's start, and
+        # the message be run elsewhere meanwhile. A child that is slow to come up gives it back unharmed.
+        start_before = lease.start_by
         over_by = lease.last_end if limit is None else start_before + limit + KILL_GRACE
         self.settlement.intake.started(lease, over_by)
         self._failed_before = lease.attempts
@@ -124,8 +122,8 @@ class Request(base.Request):  # type: ignore[misc]
         """The child answered; the task itself may have failed."""
         if isinstance(outcome, Outcome):
             self.settle(outcome)
-        else:  # what billiard makes of an exit in the child
-            self.on_failure(outcome[1])
+        else:  # what the threads pool makes of an exit
+            self.on_failure(outcome)
 
     def on_failure(
         self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False
