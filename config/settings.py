@@ -85,9 +85,9 @@ class Settings(BaseModel):
 
     # ─── Control plane ───
     #: How far back Flower and "celery events" read the log of task events when they start: the later of so
-    #: many seconds ago and the last so many records, of up to 24 events each. 0: nothing from before.
+    #: many seconds ago and the last so many records. 0: nothing from before.
     events_history_seconds: float = Field(default=3600, ge=0)
-    events_history_records: int = Field(default=20_000, ge=0)
+    events_history_records: int = Field(default=100_000, ge=0)
 
     # ─── Running ───
     auto_provision: bool = True

@@ -12,6 +12,7 @@ from typing import Any, Final
 from kombu.utils.json import loads
 
 from pipeline.errors import InvalidInputError
+from pipeline.kafka import Message
 from pipeline.transport.envelope import PARSED
 
 #: Celery's exchanges that Kafka carries, under Celery's names.
@@ -112,24 +113,18 @@ CHECKS: Final[dict[str, Callable[[Payload], None]]] = {
 }
 
 
-def is_wanted(exchange: str, payload: Payload, *, past: bool) -> bool:
-    """Whether a message that passed its check is delivered; ``past``: it was sent before anybody listened."""
-    if exchange == EVENTS:
-        return not (past and _is_old_sign_of_life(payload[PARSED]))
-    return exchange != COMMANDS or _is_for_now(payload, past)
+def is_old_sign_of_life(message: Message) -> bool:
+    """Whether a record of the past is what a worker said of itself too long ago to mean anything.
 
-
-def _is_old_sign_of_life(body: Any) -> bool:
-    """What a worker said of itself a while ago: Flower would show one that died as online."""
-    return (
-        isinstance(body, dict)
-        and body["type"].startswith("worker-")
-        and body["timestamp"] < time.time() - HEARTBEATS_LAST
+    Flower would show a worker that died as online. Its key is the routing key, such as worker.heartbeat.
+    """
+    return (message.key or b"").startswith(b"worker.") and (
+        message.timestamp_ms / 1000 < time.time() - HEARTBEATS_LAST
     )
 
 
-def _is_for_now(payload: Payload, past: bool) -> bool:
-    """Whether a worker is to act on a command.
+def is_for_now(payload: Payload, *, past: bool) -> bool:
+    """Whether a worker is to act on a command; ``past``: it was sent before the worker listened.
 
     Of the past only what was revoked counts: a worker that restarted must not run it. It is not answered
     again.

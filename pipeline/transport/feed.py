@@ -12,7 +12,15 @@ from kombu.transport.virtual.exchange import TopicExchange
 from config.settings import Settings
 from pipeline.errors import InvalidInputError, ServiceError
 from pipeline.kafka import LogReader, Message
-from pipeline.transport.controlmessage import CHECKS, COMMANDS, EVENTS, decode, is_wanted
+from pipeline.transport.backlog import Backlog
+from pipeline.transport.controlmessage import (
+    CHECKS,
+    COMMANDS,
+    EVENTS,
+    decode,
+    is_for_now,
+    is_old_sign_of_life,
+)
 from pipeline.transport.inbox import Inbox
 from pipeline.transport.reach import Reach
 
@@ -113,15 +121,27 @@ class Feed:
     def _read(self, reader: LogReader) -> None:
         # Events would be counted twice; a revoke that is read twice is the same revoke.
         again = self._caught_up.is_set() and self._exchange != COMMANDS
-        past = NOTHING if again else self._past
-        reader.open(seconds=past.seconds, records=past.records)
+        start = NOTHING if again else self._past
+        reader.open(seconds=start.seconds, records=start.records)
         self._opened.set()
         self._reach.found(self._exchange)
+        backlog = Backlog()
         while not self._stop.is_set():
             if not self._caught_up.is_set() and reader.has_caught_up():
+                self._hand_out_all(backlog)
                 self._caught_up.set()
             for message in reader.poll(BATCH, LOOK):
-                self._hand_out(message, reader.is_past(message))
+                past = reader.is_past(message)
+                if past and self._exchange == EVENTS:
+                    if not is_old_sign_of_life(message):
+                        backlog.add(message)
+                else:
+                    self._hand_out_all(backlog)
+                    self._hand_out(message, past)
+
+    def _hand_out_all(self, backlog: Backlog) -> None:
+        for message in backlog.take_all():
+            self._hand_out(message, past=True)
 
     def _hand_out(self, message: Message, past: bool) -> None:
         takers = self._takers((message.key or b"").decode(errors="replace"))
@@ -135,9 +155,10 @@ class Feed:
                 "control.message_invalid", topic=message.topic, offset=message.offset, problem=str(error)
             )
             return
-        if is_wanted(self._exchange, payload, past=past):
-            for taker in takers:
-                taker.inbox.put(taker.queue, payload)
+        if self._exchange == COMMANDS and not is_for_now(payload, past=past):
+            return
+        for taker in takers:
+            taker.inbox.put(taker.queue, payload)
 
     def _takers(self, routing_key: str) -> list[Subscription]:
         return [

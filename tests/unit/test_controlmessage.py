@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidInputError
+from pipeline.kafka import Message
+from pipeline.transport.backlog import Backlog
 from pipeline.transport.controlmessage import (
     CHECKS,
     CLOCKS_DIFFER,
@@ -18,7 +20,8 @@ from pipeline.transport.controlmessage import (
     decode,
     encode,
     is_control_queue,
-    is_wanted,
+    is_for_now,
+    is_old_sign_of_life,
 )
 from pipeline.transport.envelope import PARSED
 
@@ -136,23 +139,44 @@ def test_old_commands_are_not_carried_out() -> None:
     """Of the past a worker hears what was revoked, unanswered; else what has not expired."""
     reply_to = {"exchange": REPLIES, "routing_key": "k"}
     revoke = received({"method": "revoke", "arguments": {"task_id": "t"}, "reply_to": reply_to}, expires=1.0)
-    assert is_wanted(COMMANDS, revoke, past=True)
+    assert is_for_now(revoke, past=True)
     assert "reply_to" not in revoke[PARSED]
     shutdown = {"method": "shutdown"}
-    assert not is_wanted(COMMANDS, received(shutdown), past=True)
-    assert is_wanted(COMMANDS, received(shutdown), past=False)
-    assert is_wanted(COMMANDS, received(shutdown, expires=0), past=False)
-    assert is_wanted(COMMANDS, received(shutdown, expires=time.time() - CLOCKS_DIFFER / 2), past=False)
-    assert not is_wanted(COMMANDS, received(shutdown, expires=time.time() - CLOCKS_DIFFER * 2), past=False)
+    assert not is_for_now(received(shutdown), past=True)
+    assert is_for_now(received(shutdown), past=False)
+    assert is_for_now(received(shutdown, expires=0), past=False)
+    assert is_for_now(received(shutdown, expires=time.time() - CLOCKS_DIFFER / 2), past=False)
+    assert not is_for_now(received(shutdown, expires=time.time() - CLOCKS_DIFFER * 2), past=False)
+
+
+def record(key: bytes, age: float = 0, value: bytes = b"") -> Message:
+    return Message(
+        topic="t",
+        partition=0,
+        offset=0,
+        timestamp_ms=round((time.time() - age) * 1000),
+        key=key,
+        value=value,
+        headers=(),
+    )
 
 
 def test_old_signs_of_life_are_not_shown() -> None:
     """A heartbeat of an hour ago makes nobody online; what happened to tasks is shown however old it is."""
-    heartbeat = {"type": "worker-heartbeat", "hostname": "w", "timestamp": time.time() - 3600}
-    assert not is_wanted(EVENTS, received(heartbeat), past=True)
-    assert is_wanted(EVENTS, received(heartbeat | {"timestamp": time.time()}), past=True)
-    assert is_wanted(EVENTS, received([EVENT]), past=True)
-    assert is_wanted(EVENTS, received(EVENT), past=True)
+    assert is_old_sign_of_life(record(b"worker.heartbeat", age=3600))
+    assert not is_old_sign_of_life(record(b"worker.heartbeat"))
+    assert not is_old_sign_of_life(record(b"task.multi", age=3600))
+
+
+def test_a_backlog_keeps_the_newest_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is bounded by events, of which a record may hold several, and keeps their order."""
+    monkeypatch.setattr("pipeline.transport.backlog.MOST", 5)
+    batch, single = encode(payload([EVENT, EVENT])), encode(payload(EVENT))
+    backlog = Backlog()
+    for number, value in enumerate((batch, single, batch, single, single)):
+        backlog.add(record(b"%d" % number, value=value))
+    assert [message.key for message in backlog.take_all()] == [b"1", b"2", b"3", b"4"]
+    assert list(backlog.take_all()) == []
 
 
 def test_control_queues_are_told_from_task_queues() -> None:
