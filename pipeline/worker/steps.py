@@ -18,6 +18,7 @@ from pipeline.registry import REGISTRY
 from pipeline.telemetry import metrics, tracing
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
+from pipeline.worker import timers
 from pipeline.worker.closing import Closer
 from pipeline.worker.consumer import EVENTS_EVERY
 from pipeline.worker.deadletter import DeadLetters
@@ -96,6 +97,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         inbound(consumer.app.settings).heartbeat.watches_loop = pool_name(consumer.pool) != "solo"
         # Timers end with a connection.
         consumer.hub.call_repeatedly(EVENTS_EVERY, consumer.flush_events)
+        consumer.hub.call_repeatedly(timers.EVERY, timers.drop_cancelled, consumer.hub.timer)
         if self._settlement is not None:
             return
         settings, worker, patience = consumer.app.settings, consumer.hostname, Patience()
