@@ -63,10 +63,11 @@ def test_sigterm_finishes_what_runs_and_gives_the_rest_back_at_once(shop: Shop) 
 
 
 def test_a_warm_shutdown_keeps_its_running_task_longer_than_its_lease(shop: Shop) -> None:
-    """The event loop is over by then; nobody else may start the task while it runs."""
-    first = shop.start(SQS_LEASE_SECONDS="3")
+    """The event loop is over by then, in the threads pool; nobody else may start the task while it runs."""
+    shop.environment["TASK_MODULES"] = "tests.integration.workshop"
+    first = shop.start("--pool", "threads", SQS_LEASE_SECONDS="3")
     ready(shop, first)
-    job_id = shop.submit(workshop.make, Order(key="outlasts", do="sleep", seconds=14))
+    job_id = shop.submit(workshop.make, Order(key="outlasts", do="sleep", seconds=18))
     shop.wait_line("outlasts", "start")
     first.send_signal(signal.SIGTERM)
     second = shop.start()
