@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidEventError
-from pipeline.events import MAX_DEPTH, REDRIVE, Coordinates, Event, EventAttributes, Redrive, decode, encode
+from pipeline.events import (
+    CARRIED,
+    MAX_DEPTH,
+    REDRIVE,
+    Coordinates,
+    Event,
+    EventAttributes,
+    Redrive,
+    decode,
+    encode,
+)
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
 AT = Coordinates(topic="orders", partition=2, offset=40, timestamp_ms=1_700_000_000_000)
@@ -104,6 +114,7 @@ _events = st.builds(
     stage=st.none() | st.just("extract"),
     submitted_at=st.none() | st.floats(0, 1e11),
     traceparent=st.none() | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
+    carried=st.dictionaries(st.sampled_from(CARRIED), st.from_regex(r"[!-~]{1,512}", fullmatch=True)),
 )
 
 
@@ -142,6 +153,25 @@ def test_a_key_that_is_no_text_still_names_one_entity() -> None:
 def test_a_trace_that_is_no_trace_is_dropped() -> None:
     """A malformed traceparent starts a new trace and costs no event."""
     assert read(headers={**REQUIRED, "ce_traceparent": b"zz"}).traceparent is None
+
+
+def test_the_trace_of_a_producer_is_read_where_its_library_writes_it() -> None:
+    """A plain header, on any event; what the event itself says comes first."""
+    plain, own = (b"00-" + each * 32 + b"-" + b"b" * 16 + b"-01" for each in (b"c", b"a"))
+    assert read(headers={"traceparent": plain}).traceparent == plain.decode()
+    assert read(headers={**REQUIRED, "traceparent": plain}).traceparent == plain.decode()
+    both: dict[str, bytes | None] = {**REQUIRED, "traceparent": plain, "ce_traceparent": own}
+    assert read(headers=both).traceparent == own.decode()
+    assert read(headers={"traceparent": b"00-zz"}).traceparent is None
+
+
+def test_headers_of_other_tracers_are_carried_on() -> None:
+    """ddtrace's and a tracestate, as they came; not what is too long or no text, and nothing else."""
+    theirs = {"x-datadog-trace-id": b"42", "x-datadog-tags": b"_dd.p.dm=-1", "tracestate": b"dd=s:1"}
+    bad: dict[str, bytes | None] = {"x-datadog-origin": b"\xff", "x-datadog-parent-id": b"1" * 513}
+    event = read(headers={**REQUIRED, **theirs, **bad, "x-internal": b"1"})
+    assert event.carried == {name: value.decode() for name, value in theirs.items()}
+    assert set(theirs.items()) <= set(encode(event)[2])
 
 
 def test_of_two_headers_with_one_name_the_last_counts() -> None:

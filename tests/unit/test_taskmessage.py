@@ -25,9 +25,11 @@ from pipeline.taskmessage import (
     for_part,
     generation_of,
     sealed_header,
+    trace_headers_of,
 )
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 EVENT = Event(
     id="e-1",
     source="/orders",
@@ -148,6 +150,29 @@ def test_the_gather_is_the_same_from_whichever_part_it_is_made() -> None:
     parts = (TaskHeader.read(for_part(count, facts, n, 2, "1", {}).headers) for n in range(2))
     one, two = (for_gather(count, sealed_header(part, {}), 2, "{}") for part in parts if part)
     assert one == two
+
+
+def test_the_trace_goes_from_event_to_task_to_part_and_gather() -> None:
+    """In Celery headers, where tracing libraries look; the gather has what its split kept."""
+    count = split_stage()
+    traced = replace(EVENT, traceparent=TRACE, carried={"x-datadog-trace-id": "42"})
+    split = for_event(count, traced, "j-1", 1.5)
+    facts = TaskHeader.read(split.headers)
+    assert facts is not None
+    trace = trace_headers_of(split.headers, TRACE)
+    assert trace == {"traceparent": TRACE, "x-datadog-trace-id": "42"}
+    gather = for_gather(count, sealed_header(facts, trace), 3, "{}")
+    for message in (split, for_part(count, facts, 0, 3, "1", trace), gather):
+        assert trace.items() <= message.headers.items()
+    assert gather.headers["parts"] == 3
+
+
+def test_the_gather_of_a_split_sealed_before_traces_were_kept() -> None:
+    """A seal may be older than the worker that reads it."""
+    count = split_stage()
+    facts = TaskHeader.read(for_event(count, EVENT, "j-1", 1.5).headers)
+    assert facts is not None
+    assert "traceparent" not in for_gather(count, facts.model_dump_json(), 3, "{}").headers
 
 
 def test_an_ordered_stage_groups_by_entity() -> None:

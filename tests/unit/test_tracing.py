@@ -1,7 +1,10 @@
 """One trace through all hops; with traces off, or OpenTelemetry absent, each hands on what it was given."""
 
+import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,6 +49,7 @@ HEADER = TaskHeader(
     offset=14,
     submitted_at=1.0,
 )
+DONE = Succeeded(result="1", summary="", seconds=0)
 
 
 class Spans:
@@ -93,7 +97,8 @@ def ran(header: TaskHeader, outcome: Outcome, **headers: object) -> None:
 
 def span_id(span: ReadableSpan) -> int:
     assert span.context is not None
-    return span.context.span_id
+    number: int = span.context.span_id
+    return number
 
 
 def test_each_hop_hands_on_its_own_span(spans: Spans) -> None:
@@ -122,9 +127,7 @@ def test_spans_say_whose_they_are(spans: Spans) -> None:
     """Job, stage, entity, attempt, and where on Kafka and SQS: by the names of the messaging conventions."""
     tracing.bridging(EVENT, "j-1", "bridges").end()
     part = PartOf(split_id=HEADER.task_id, ordinal=2, total=5)
-    ran(
-        HEADER.model_copy(update={"role": "part", "part": part}), Succeeded(result="1", summary="", seconds=0)
-    )
+    ran(HEADER.model_copy(update={"role": "part", "part": part}), DONE)
     bridge, run = (dict(span.attributes or {}) for span in spans.seen())
     assert bridge == {
         "messaging.system": "kafka",
@@ -171,13 +174,13 @@ def test_a_gather_links_to_the_spans_of_its_parts(spans: Spans) -> None:
         part = PartOf(split_id=HEADER.task_id, ordinal=ordinal, total=3)
         tracing.storing(HEADER.model_copy(update={"role": "part", "part": part}), PRODUCER, 1).end()
     gather = HEADER.model_copy(update={"role": "gather"})
-    ran(gather, Succeeded(result="1", summary="", seconds=0), parts=3)
+    ran(gather, DONE, parts=3)
     *parts, joined = spans.seen()
-    assert [link.context for link in joined.links] == [replace_remote(span) for span in parts if span.context]
+    assert [link.context for link in joined.links] == [as_known_elsewhere(span) for span in parts]
     assert len({span_id(part) for part in parts}) == 3
 
 
-def replace_remote(span: ReadableSpan) -> trace.SpanContext:
+def as_known_elsewhere(span: ReadableSpan) -> trace.SpanContext:
     """The context of a span as another process knows it."""
     assert span.context is not None
     return trace.SpanContext(span.context.trace_id, span.context.span_id, True, span.context.trace_flags)
@@ -224,8 +227,6 @@ def test_spans_of_user_code_are_below_the_run(spans: Spans) -> None:
 
 def test_a_forked_child_sends_its_own_spans(spans: Spans) -> None:
     """Not what its parent had queued, and with a connection and a thread of its own."""
-    import os
-
     tracing.bridging(EVENT, "j-1", "bridges").end()
     before = spans.tracer._sending._batches
     read, write = os.pipe()
@@ -234,9 +235,8 @@ def test_a_forked_child_sends_its_own_spans(spans: Spans) -> None:
         made = spans.tracer._sending._batches
         tracing.bridging(EVENT, "j-2", "bridges").end()
         spans.tracer.stop()
-        jobs = [
-            dict(span.attributes or {})["pipeline.job_id"] for span in spans.exporter.get_finished_spans()
-        ]
+        sent = spans.exporter.get_finished_spans()
+        jobs = [dict(span.attributes or {})["pipeline.job_id"] for span in sent]
         os.write(write, repr((made, jobs)).encode())
         os._exit(0)
     os.waitpid(child, 0)
@@ -247,9 +247,6 @@ def test_a_forked_child_sends_its_own_spans(spans: Spans) -> None:
 
 def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spans are dropped when the queue is full; the end of the process waits for a bounded time."""
-    import threading
-    import time
-
     free = threading.Event()
 
     class Hanging(SpanExporter):
