@@ -1,4 +1,4 @@
-"""``python -m tests.faults [--long] [what pytest takes]``: the faults alone, with a few events or thousands."""
+"""``python -m tests.faults [--long] [what pytest takes]``: the faults, with a few events or thousands."""
 
 import sys
 from pathlib import Path

@@ -9,7 +9,7 @@ from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.faults.__main__ import LONG
 from tests.faults.load import Mix
-from tests.faults.stack import FaultStack, running_stack
+from tests.faults.stack import SESSION, FaultStack, running_stack
 from tests.faults.world import Scale, World, running_world
 
 SHORT_SCALE = Scale(
@@ -17,12 +17,17 @@ SHORT_SCALE = Scale(
     quiet=60,
     group_protocol="consumer",
     large_split=300,
+    backlog=200,
+    session=SESSION,
 )
 LONG_SCALE = Scale(
     mix=Mix(entities=300, arrivals=1_200, parcels=600, crates=200, pieces=8),
     quiet=600,
     group_protocol="classic",
     large_split=1_000,
+    backlog=5_000,
+    # pipeline/kafka/consumer.py
+    session=15,
 )
 
 
@@ -64,6 +69,17 @@ class Worlds:
         """End it."""
         self._open.close()
         self._world = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark."""
+    config.addinivalue_line("markers", "long_only: only with --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only the long suite runs."""
+    if not config.pluginmanager.has_plugin(LONG):
+        items[:] = [item for item in items if item.get_closest_marker("long_only") is None]
 
 
 @pytest.fixture(scope="session")

@@ -5,13 +5,13 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from confluent_kafka import Producer
 
-#: What is to become of an input.
-Fate = Literal["complete", "failed", "rejected"]
+#: What is to become of an input. "mended": it failed, was redriven, and is complete.
+Fate = Literal["complete", "failed", "rejected", "mended"]
 
 #: Seconds that Kafka has to acknowledge all of it.
 FLUSH = 120.0
@@ -84,6 +84,10 @@ class Load:
         return self.produce(
             [x for each in itertools.zip_longest(arrivals, parcels, crates) for x in each if x]
         )
+
+    def expect(self, fate: Fate, *inputs: Input) -> None:
+        """From now on something else is to become of these."""
+        self.ledger = [replace(each, fate=fate) if each in inputs else each for each in self.ledger]
 
     def send_one(self, topic: str, **data: Any) -> Input:
         """Send one."""

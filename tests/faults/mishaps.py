@@ -90,6 +90,38 @@ def leave_unprocessed(every: int) -> Script:
     return script
 
 
+def fail_statements(every: int) -> Script:
+    """Of the statements of a BatchExecuteStatement each so-manieth is throttled."""
+    numbers = itertools.count(1)
+
+    async def script(passage: Passage) -> Answer | None:
+        request = passage.json
+        chosen = [next(numbers) % every == 0 for _ in request["Statements"]]
+        good = [each for each, bad in zip(request["Statements"], chosen, strict=True) if not bad]
+        answer = Answer(status=200, body=b'{"Responses": []}')
+        if good:
+            answer = await passage.forward(request | {"Statements": good})
+        answered = iter(answer.json["Responses"])
+        throttled = {"Error": {"Code": "ThrottlingError", "Message": "as the fault asks"}}
+        return answer.with_json({"Responses": [throttled if bad else next(answered) for bad in chosen]})
+
+    return script
+
+
+async def expire_handles(passage: Passage) -> Answer | None:
+    """None of the handles is good any longer, as when their visibility ended a moment before."""
+    failed = [
+        {
+            "Id": entry["Id"],
+            "Code": "ReceiptHandleIsInvalid",
+            "Message": "The receipt handle has expired",
+            "SenderFault": True,
+        }
+        for entry in passage.json["Entries"]
+    ]
+    return Answer(status=200, body=json.dumps({"Failed": failed}).encode())
+
+
 async def forget_duplicates(passage: Passage) -> Answer | None:
     """SQS takes a message that it took before: what it does once five minutes have passed."""
     request = passage.json

@@ -2,6 +2,7 @@
 
 import json
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -177,6 +178,13 @@ class Observer:
             self._letters |= {each["MessageId"]: each for each in new}
             if not new:
                 return list(self._letters.values())
+
+    def send_raw(self, body: str) -> None:
+        """Put any text on the task queue."""
+        unique = uuid.uuid4().hex
+        self._sqs.send_message(
+            QueueUrl=self.queue_url, MessageBody=body, MessageGroupId=unique, MessageDeduplicationId=unique
+        )
 
     # ─── DynamoDB ───
 

@@ -28,6 +28,8 @@ class Item(BaseModel):
     seconds: float = 0.0
     #: What is to happen beside: see ``misbehave``.
     do: str = ""
+    #: In which part alone; None: in each.
+    only: int | None = None
 
 
 class Piece(BaseModel):
@@ -73,13 +75,14 @@ def note(what: str, stage_name: str, key: str, ordinal: int | None = None) -> No
 
 def work(stage_name: str, item: Item, ordinal: int | None = None) -> None:
     """One run: a line when it starts, a line when its effect is there."""
+    do = item.do if item.only in (None, ordinal) else ""
     note("start", stage_name, item.key, ordinal)
     time.sleep(item.seconds)
-    if item.do.startswith("early-"):
-        misbehave(item.do.removeprefix("early-"), item.key)
+    if do.startswith("early-"):
+        misbehave(do.removeprefix("early-"), item.key)
     note("end", stage_name, item.key, ordinal)
-    if not item.do.startswith("early-"):
-        misbehave(item.do, item.key)
+    if not do.startswith("early-"):
+        misbehave(do, item.key)
 
 
 def misbehave(do: str, key: str) -> None:

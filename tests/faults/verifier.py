@@ -54,7 +54,7 @@ def verify(inputs: Sequence[Input], outcome: Outcome, *, runs: int | None = None
     seen = _Seen(inputs, outcome)
     checks: list[Iterator[Violation]] = [_left(outcome), _innocent(seen), _order(seen), _open(outcome)]
     for each in inputs:
-        if each.fate == "complete":
+        if each.fate in ("complete", "mended"):
             checks += [_downstream(each, seen), _effects(each, seen, runs), _closed(each, seen)]
             checks += [_parts(each, seen)] if each.topic == "crates" else []
         elif each.fate == "failed":

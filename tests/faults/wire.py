@@ -143,6 +143,17 @@ class Wire:
         assert rule.hits, f"no {' or '.join(actions) or 'request'} of {client or 'anybody'} came by"
 
     @contextlib.contextmanager
+    def slow(self, client: str, seconds: float) -> Iterator[None]:
+        """Every request of a kind of process takes so much longer while the block runs."""
+
+        async def late(passage: Passage) -> Answer | None:
+            await asyncio.sleep(seconds)
+            return await passage.forward()
+
+        with self.rule(late, client=client):
+            yield
+
+    @contextlib.contextmanager
     def running(self) -> Iterator["Wire"]:
         """Run while the block runs."""
         self._thread.start()

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,10 @@ class Scale:
     group_protocol: str
     #: Parts of a split that is counted in a tree.
     large_split: int
+    #: Events of the group that has most.
+    backlog: int
+    #: Seconds until Kafka takes a silent bridge for dead.
+    session: float
 
 
 @dataclass(eq=False, kw_only=True)
@@ -86,6 +91,11 @@ class Process:
         ):
             with contextlib.suppress(ProcessLookupError):
                 psutil.Process(pid).send_signal(number)
+
+    def pause_children(self) -> None:
+        """SIGSTOP to a worker's pool alone."""
+        for child in psutil.Process(self.popen.pid).children(recursive=True):
+            child.send_signal(signal.SIGSTOP)
 
     def pause(self) -> None:
         """SIGSTOP: it holds what it holds, and its clock goes on."""
@@ -209,12 +219,12 @@ class World:
     def settle(self) -> None:
         """Wait until nothing is under way: no lag, nothing on the queue, no job that runs."""
         deadline = time.monotonic() + self.scale.quiet
-        while not self._is_quiet():
+        while not self.is_quiet():
             if time.monotonic() > deadline:
                 return  # the verifier says what is missing
             time.sleep(0.2)
 
-    def _is_quiet(self) -> bool:
+    def is_quiet(self) -> bool:
         """A moment at which all was at rest: nothing was written to a consumed topic meanwhile."""
         before = self.observer.written_so_far()
         if any(self.observer.depth()) or any(self.observer.lag().values()):
@@ -223,6 +233,32 @@ class World:
         if any(each.job_id not in ended for each in self.load.ledger if each.fate != "rejected"):
             return False
         return not any(self.observer.depth()) and self.observer.written_so_far() == before
+
+    @staticmethod
+    def pass_time(seconds: float) -> None:
+        """Let a time limit of a service run out: there is nothing to see until it has."""
+        time.sleep(seconds)
+
+    # ─── A person ───
+
+    def mend(self) -> None:
+        """What was wrong with tasks that fail until it is mended."""
+        (self.folder / "mended").touch()
+
+    def cli(self, *arguments: str) -> str:
+        """Run a command of this service; what it prints."""
+        done = subprocess.run(
+            [Path(sysconfig.get_path("scripts")) / "pipeline", *arguments],
+            env=self.environment_of("person"),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=START,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     # ─── The proof ───
 

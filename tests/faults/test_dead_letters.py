@@ -1,0 +1,19 @@
+"""A part is given up on, looked at, and redriven."""
+
+import pytest
+
+from tests.faults.world import World
+
+
+@pytest.mark.parametrize("ordinal", [0, 3], ids=["first part", "last part"])
+def test_a_failed_part_is_redriven(world: World, ordinal: int) -> None:
+    """The job fails when all its parts ended; redriven, the part completes it: one event for each end."""
+    sent = world.load.send_one("crates", parts=4, do="early-fail-until-mended", only=ordinal, fate="failed")
+    others = world.load.send_one("arrivals", do="early-fail-until-mended", fate="failed", entity="mended")
+    world.load.send()
+    world.verify()
+    world.mend()
+    for each in (sent, others):
+        world.cli("dlq", "redrive", "--job", each.job_id, "--yes", "--out-of-order")
+    world.load.expect("mended", sent, others)
+    world.verify()

@@ -1,0 +1,19 @@
+"""DeleteMessageBatch goes wrong: a task that is done comes again, and is recognised."""
+
+import pytest
+
+from tests.faults.mishaps import answer_error, expire_handles, fail_entries, lose_reply
+from tests.faults.wire import Script
+from tests.faults.world import World
+
+
+@pytest.mark.parametrize(
+    "script",
+    [fail_entries(every=2), lose_reply, answer_error(500, "InternalError"), expire_handles],
+    ids=["some fail", "reply lost", "500", "handle expired"],
+)
+def test_a_delete_does_not_go_through(world: World, script: Script) -> None:
+    """It is tried again, or the message comes again: no task runs twice for it."""
+    with world.wire.rule(script, "DeleteMessageBatch", client="worker", times=10):
+        world.load.send()
+        world.verify(runs=1)

@@ -1,0 +1,46 @@
+"""DynamoDB goes wrong: throttled, broken, in conflict, or its answer is lost."""
+
+import pytest
+
+from tests.faults.mishaps import answer_error, fail_statements, leave_unprocessed, lose_reply
+from tests.faults.wire import Script
+from tests.faults.world import World
+
+WRITES = ("UpdateItem", "PutItem", "BatchWriteItem", "BatchExecuteStatement")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        answer_error(400, "ProvisionedThroughputExceededException"),
+        answer_error(500, "InternalServerError"),
+        answer_error(500, "InternalServerError", after=True),
+        answer_error(400, "TransactionConflictException"),
+        lose_reply,
+    ],
+    ids=["throttled", "500", "500 though done", "conflict", "reply lost"],
+)
+def test_writes_go_wrong(world: World, script: Script) -> None:
+    """Written again until it is answered; what is written twice counts once, and no task fails for it."""
+    with world.wire.rule(script, *WRITES, server="dynamodb", times=25):
+        world.load.send()
+        world.load.send_one("crates", parts=world.scale.large_split)
+        world.verify(runs=1)
+
+
+def test_batches_are_left_unprocessed(world: World) -> None:
+    """Single items of a batch, and single statements: those again, and no others lost."""
+    with (
+        world.wire.rule(leave_unprocessed(every=3), "BatchWriteItem", times=10),
+        world.wire.rule(fail_statements(every=3), "BatchExecuteStatement", times=10),
+    ):
+        world.load.send()
+        world.verify(runs=1)
+
+
+def test_reads_go_wrong(world: World) -> None:
+    """What cannot be looked up is not guessed: it is asked again."""
+    script = answer_error(500, "InternalServerError")
+    with world.wire.rule(script, "GetItem", "BatchGetItem", "Query", times=25):
+        world.load.send()
+        world.verify(runs=1)

@@ -1,0 +1,26 @@
+"""The Kafka broker is stopped, killed or frozen under load, and comes back."""
+
+import pytest
+
+from tests.faults.world import World
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+def test_the_broker_goes_and_comes_back(world: World, kill: bool) -> None:
+    """Tasks wait with their results, the bridge with its offsets; then all goes on and nothing ran twice."""
+    world.load.send(seconds=0.05)
+    world.stack.stop_kafka(kill=kill)
+    world.pass_time(3)
+    world.stack.up()
+    world.load.send()
+    world.verify()
+
+
+def test_the_broker_is_frozen(world: World) -> None:
+    """Connections stay, and nothing answers."""
+    world.load.send(seconds=0.05)
+    world.stack.freeze_kafka()
+    world.pass_time(8)
+    world.stack.thaw_kafka()
+    world.load.send()
+    world.verify()

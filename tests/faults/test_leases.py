@@ -1,0 +1,52 @@
+"""Leases are lost: a task outlives its visibility, a worker is frozen, and others take over meanwhile."""
+
+import pytest
+
+from tests.faults.mishaps import answer_error, refuse
+from tests.faults.wire import Script
+from tests.faults.world import LEASE, World
+
+
+@pytest.mark.parametrize("script", [refuse, answer_error(500, "InternalError")], ids=["refused", "500"])
+def test_a_task_outlives_its_visibility(world: World, script: Script) -> None:
+    """The heartbeat is dead, so the task runs elsewhere too; both runs end, and count as one."""
+    with world.wire.rule(script, "ChangeMessageVisibilityBatch", client="worker"):
+        slow = [
+            world.load.send_one(topic, entity=0, seconds=2.2 * LEASE) for topic in ("arrivals", "parcels")
+        ]
+        world.load.send()
+        for each in slow:
+            world.wait_effect("end", each)
+        world.settle()
+    world.verify()
+
+
+@pytest.mark.parametrize("topic", ["arrivals", "parcels"])
+def test_a_worker_is_frozen_beyond_its_leases(world: World, topic: str) -> None:
+    """SIGSTOP under load: another worker does its tasks; thawed, it starts nothing that is not its own."""
+    frozen = world.worker
+    slow = world.load.send_one(topic, entity=0, seconds=1)
+    world.load.send(seconds=0.05)
+    world.wait_effect("start", slow)
+    frozen.pause()
+    # Two leases: all that it held was given to the other, and most of it is done.
+    world.wait_effect("end", slow, timeout=None)
+    world.pass_time(2 * LEASE)
+    frozen.resume()
+    world.verify()
+
+
+def test_a_child_is_frozen_with_a_task_on_its_way(world: World) -> None:
+    """Handed to a child and not begun when the worker froze: another ran it, so the child must not."""
+    frozen, other = world.of("worker")
+    world.stop(other)
+    frozen.pause_children()
+    sent = [world.load.send_one("arrivals", entity="frozen") for _ in range(4)]
+    world.wait(lambda: world.observer.depth()[1] >= 1, "received")
+    world.pass_time(1)
+    frozen.pause()
+    world.start("worker")
+    world.wait_effect("end", sent[-1])
+    frozen.resume()
+    world.load.send()
+    world.verify(runs=1)
