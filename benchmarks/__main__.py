@@ -35,7 +35,7 @@ local_option = click.option(
     type=click.Choice(["embedded", "local"]),
     default="local",
     show_default=True,
-    help="What serves. ministack (embedded) looks every 0.1 s for messages that a poll waits for.",
+    help="What serves. ministack (embedded) lets a poll wait 0.1 s longer than needed, and slows down over time.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON a row.")
 rtt_option = click.option(
@@ -125,7 +125,7 @@ def units(parts: int, jobs: int, services_name: str, as_json: bool) -> None:
 
 @main.command(epilog=EXAMPLES)
 @click.option("--tasks", type=click.IntRange(min=1000), default=200_000, show_default=True)
-@services_option
+@local_option
 @json_option
 def soak(tasks: int, services_name: str, as_json: bool) -> None:
     """Memory of the worker's parent process over many tasks."""
