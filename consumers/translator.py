@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from config.settings import Settings
 from consumers.outbox import REJECTED, Entry, Rejection, SharedTicket
@@ -75,7 +74,7 @@ class Translator:
         topic = self.topics[message.topic]
         job_id, submitted_at, job = self.job_of(event, message)
         ticket.span = tracing.bridging(event, job_id, self._settings.kafka_consumer_group)
-        traced = replace(event, traceparent=ticket.span.traceparent)
+        traced = event.continuing(ticket.span.traceparent)
         entries = []
         for stage in self._registry.consumers(topic):
             task = taskmessage.for_event(stage, traced, job_id, submitted_at)

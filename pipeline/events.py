@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
@@ -92,6 +92,10 @@ class Event:
     coordinates: Coordinates | None = None
     #: How often it was redriven from the DLQ topic.
     generation: int = 0
+
+    def continuing(self, traceparent: str | None) -> Self:
+        """The same event with another hop's ``traceparent``."""
+        return self if traceparent == self.traceparent else replace(self, traceparent=traceparent)
 
 
 class Redrive(BaseModel):

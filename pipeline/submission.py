@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from config.settings import Settings
@@ -123,7 +123,7 @@ class Submitter:
         )
 
     def _record(self, event: Event, traceparent: str | None) -> Record:
-        key, value, headers = events.encode(replace(event, traceparent=traceparent))
+        key, value, headers = events.encode(event.continuing(traceparent))
         return Record(topic=self._settings.topic(self.topic), key=key, value=value, headers=headers)
 
     def _give_up(self, job: SubmittedJob, error: ServiceError) -> None:

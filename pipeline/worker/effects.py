@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from config.settings import Settings
@@ -131,7 +130,7 @@ class Effects:
         return errors
 
     def _record(self, event: Event, span: Span) -> Record:
-        key, value, headers = events.encode(replace(event, traceparent=span.traceparent))
+        key, value, headers = events.encode(event.continuing(span.traceparent))
         return Record(topic=self._settings.topic(event.type), key=key, value=value, headers=headers)
 
     def _event(self, work: Work) -> Event | None:
@@ -193,10 +192,10 @@ class Effects:
             raise PermanentError(f"The split {header.split_id} ended without being sealed.")
         if sealed.total == 0:
             yield gather_of(self._registry, sealed)
-        stage = self._registry.by_name[header.stage]
+        stage, trace = self._registry.by_name[header.stage], work.trace
         for parts in self._pages(sealed):
             for ordinal, data in parts:
-                yield taskmessage.for_part(stage, header, ordinal, sealed.total, data, work.trace)
+                yield taskmessage.for_part(stage, header, ordinal, sealed.total, data, trace)
 
     def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str]]]:
         """The parts as they are stored: whole pages, so that a page out of reach is asked for again."""
