@@ -52,8 +52,12 @@ class Inbound:
         return queue
 
     def consume(self, name: str) -> None:
-        """Start receiving from a queue."""
-        if name not in self._receivers:
+        """Start receiving from a queue; nothing while that is switched off."""
+        if not self._settings.use_sqs_task_processing:
+            log.warning(
+                "worker.off", switches=["USE_SQS_TASK_PROCESSING"], effect="nothing is received", queue=name
+            )
+        elif name not in self._receivers:
             self._receivers[name] = Receiver(
                 self.intake,
                 self.queue(name),

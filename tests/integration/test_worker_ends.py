@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from tests.conftest import MakeEnvironment
 from tests.integration import workshop
 from tests.integration.shop import WORKER, Shop, open_shop
 from tests.integration.workshop import Batch, Order
+from tests.proxies import Proxy
 
 
 @pytest.fixture
@@ -115,6 +117,7 @@ def test_kill_9_again_and_again_loses_nothing(
             workshop.visit, [Order(key=f"v{n:02}") for n in range(30)], entity="killed"
         )
         job_ids.append(shop.submit(workshop.pack, Batch(key="b", parts=30)))
+        doomed = shop.submit(workshop.make, Order(key="doomed", do="permanent"))
         for kill in range(1, 4):
             worker = shop.start()
             shop.wait(
@@ -126,12 +129,15 @@ def test_kill_9_again_and_again_loses_nothing(
         last = shop.start()
         for job_id in job_ids:
             shop.wait_job(job_id, timeout=90)
+        shop.wait_job(doomed, JobState.FAILED)
+        assert shop.wait_letter(doomed).attributes["error"] == "pipeline.errors.PermanentError"
         shop.wait_empty()
         done = {line["key"] for line in shop.all_lines() if line["what"] == "end"}
         assert done >= {f"n{n}" for n in range(240)} | {f"v{n:02}" for n in range(30)}
         emitted = {data["key"] for _, data in shop.events("made")}
         assert emitted == {f"n{n}" for n in range(240)}
         assert {data["job_id"] for _, data in shop.events("jobs")} == set(job_ids)
+        assert {data["job_id"] for _, data in shop.events("errors")} == {doomed}
         visits = [x["key"] for x in shop.all_lines() if x["key"][0] == "v" and x["what"] == "start"]
         assert visits == sorted(visits), "an entity's order holds over kills"
         assert [x["total"] for x in shop.lines("b", "gather")][-1] == 30
@@ -235,6 +241,78 @@ def test_a_worker_that_would_lose_tasks_does_not_start(
     assert why in ended.stderr
     assert ended.stderr.splitlines()[-1][:2] != "  "
     assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_that_is_switched_off_takes_nothing(shop: Shop) -> None:
+    """USE_SQS_TASK_PROCESSING=false: it waits, and what is in the queue stays there."""
+    job_id = shop.submit(workshop.make, Order(key="off"))
+    worker = shop.start(USE_SQS_TASK_PROCESSING="false")
+    shop.wait(lambda: "worker.off" in shop.log(), "says so")
+    assert shop.queue.depth().available == 1
+    assert shop.stop(worker) == 0
+    second = shop.start()
+    shop.wait_job(job_id)
+    assert [line["attempt"] for line in shop.lines("off", "start")] == [1]
+    assert shop.stop(second) == 0
+
+
+# ─── Services away ───
+
+
+def test_while_dynamodb_is_away_results_wait_and_stay_ours(
+    embedded_services: Services, make_environment: MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """For longer than the lease; then they are recorded, and nothing ran twice."""
+    with (
+        Proxy(embedded_services.environment["AWS_ENDPOINT_URL_DYNAMODB"]) as proxy,
+        open_shop(embedded_services, make_environment, tmp_path_factory.mktemp("shop")) as shop,
+    ):
+        worker = shop.start(AWS_ENDPOINT_URL_DYNAMODB=proxy.url)
+        ready(shop, worker)
+        job_ids = shop.submit_many(
+            workshop.make, [Order(key=f"n{n}", do="sleep", seconds=1) for n in range(2)]
+        )
+        job_ids += shop.submit_many(workshop.visit, [Order(key="v0"), Order(key="v1")], entity="a")
+        shop.wait_line("n0", "start")
+        proxy.cut()
+        shop.wait_line("v0", "end")
+        shop.wait(lambda: "settlement.waiting" in shop.log(), "says so")
+        away = time.monotonic()
+        while time.monotonic() < away + 10:
+            assert shop.queue.depth().in_flight == 4
+            assert not shop.lines("v1"), "before the one before it is recorded"
+            time.sleep(0.2)
+        proxy.restore()
+        for job_id in job_ids:
+            shop.wait_job(job_id)
+        starts = Counter(x["key"] for x in shop.all_lines() if x["what"] == "start" and x["key"][0] in "nv")
+        assert starts == {"n0": 1, "n1": 1, "v0": 1, "v1": 1}
+        assert shop.stop(worker) == 0
+
+
+def test_while_sqs_is_away_a_worker_waits_and_goes_on(
+    embedded_services: Services, make_environment: MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It does not end; what ran is recorded; what comes later is received."""
+    with (
+        Proxy(embedded_services.environment["AWS_ENDPOINT_URL_SQS"]) as proxy,
+        open_shop(embedded_services, make_environment, tmp_path_factory.mktemp("shop")) as shop,
+    ):
+        worker = shop.start(AWS_ENDPOINT_URL_SQS=proxy.url)
+        ready(shop, worker)
+        job_id = shop.submit(workshop.make, Order(key="runs", do="sleep", seconds=2))
+        shop.wait_line("runs", "start")
+        proxy.cut()
+        shop.wait(lambda: "queue.unreachable" in shop.log(), "says so")
+        shop.wait_job(job_id)
+        later = shop.submit(workshop.make, Order(key="later"))
+        proxy.restore()
+        shop.wait_job(later)
+        shop.wait_empty()
+        assert len(shop.lines("runs", "start")) == 1
+        assert shop.log().count("queue.unreachable") == 1
+        assert "queue.reachable_again" in shop.log()
+        assert shop.stop(worker) == 0
 
 
 def test_a_queue_that_is_taken_away_stops_the_worker(shop: Shop) -> None:
