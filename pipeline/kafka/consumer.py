@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import structlog
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
 from config.settings import Settings
@@ -28,6 +28,10 @@ SESSION_TIMEOUT = 15
 
 #: Seconds to wait for the answer to a commit; it takes milliseconds, or a coordinator's move.
 COMMIT_TIMEOUT = 10.0
+
+
+#: What ends one of two members with one name (static membership).
+SHARED_NAME = "another member of the group has this KAFKA_GROUP_INSTANCE_ID; give each bridge its own"
 
 
 class Partition(NamedTuple):
@@ -95,8 +99,9 @@ class EventConsumer:
     def poll(self, max_messages: int, timeout: float) -> list[Message]:
         """Up to ``max_messages``, waiting at most ``timeout`` seconds; must be called often.
 
-        Raises a ServiceRefusedError for what polling on does not mend (access denied, a missing topic), after
-        the messages that came before it were returned. Brokers that are away are waited for, not raised.
+        Raises a ServiceRefusedError for what polling on does not mend (access denied, a missing topic, a member of
+        the same name), after the messages that came before it were returned. Brokers that are away are waited
+        for, not raised.
         """
         if self._failure:
             failure, self._failure = self._failure, None
@@ -196,7 +201,11 @@ class EventConsumer:
         if error is None:
             return True
         converted = kafka_error(error, f"consume {answer.topic() or ''}".strip())
-        if isinstance(converted, ServiceRefusedError):
+        if error.code() == KafkaError._FATAL:
+            # This client gets nothing more, ever.
+            mend = f": {SHARED_NAME}" if "instance" in error.str() else ""
+            self._failure = ServiceRefusedError(f"{converted}{mend}")
+        elif isinstance(converted, ServiceRefusedError):
             self._failure = converted
         else:
             log.warning("kafka.consume_error", error=str(converted))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from config.settings import Settings, load_settings
 from consumers.bridge import Bridge
 from pipeline import events, identity
-from pipeline.errors import ServiceRefusedError
+from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.events import Event
 from pipeline.jobs import JobState, JobStore, NewJob
 from pipeline.jobs.model import JobPlan
@@ -27,6 +28,7 @@ from pipeline.registry import Registry
 from pipeline.services.environment import Services
 from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
 from pipeline.stages import stage
+from pipeline.telemetry import metrics
 from tests.conftest import MakeEnvironment, MakeSettings
 from tests.processes import wait_until
 
@@ -162,6 +164,26 @@ def test_events_become_tasks_in_the_order_of_each_entity(world: World) -> None:
         identity.task_id(SOURCE, f"e-{n}", "read", None) for n in range(100)
     }
     assert world.lag() == 0
+
+
+def test_each_step_is_measured(world: World) -> None:
+    """Read, sent, how full the requests were, how long it took; what is left of a partition."""
+
+    def counted(name: str, **labels: str) -> float:
+        return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
+
+    queue, seconds = world.settings.task_queue, "pipeline_event_to_sqs_seconds_count"
+    before = counted(seconds)
+    world.emit([world.letter(n, entity=f"entity-{n % 7}") for n in range(30)])
+    with world.bridge():
+        world.receive(30)
+        wait_until(lambda: world.lag() == 0, "all committed", 30)
+        text = metrics.exposition().decode()
+    assert counted("pipeline_events_polled_total", topic=world.topic) == 30
+    assert counted("pipeline_tasks_sent_total", queue=queue) == 30
+    assert counted(seconds) == before + 30
+    assert re.search(rf'pipeline_partition_lag{{partition="\d",topic="{world.topic}"}} 0.0', text)
+    assert re.search(rf'pipeline_uncommitted_events{{partition="\d",topic="{world.topic}"}} 0.0', text)
 
 
 def test_a_plain_event_starts_a_job(world: World) -> None:
@@ -312,7 +334,10 @@ def _while_alive(process: subprocess.Popen[str], condition: Callable[[], bool], 
         if process.poll() is not None:
             assert process.stderr
             pytest.fail(f"the bridge ended with {process.returncode}: {process.stderr.read()}")
-        return condition()
+        try:
+            return condition()
+        except ServiceUnavailableError:
+            return False  # the group's coordinator is not there yet
 
     wait_until(reached, what, 60)
 
@@ -373,6 +398,69 @@ def test_a_second_bridge_takes_its_share(service: World, processes: Processes) -
     assert "bridge.commit_failed" not in said
     tasks = service.receive(total)
     assert _by_entity(tasks) == {f"entity-{e}": list(range(e, total, entities)) for e in range(entities)}
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_bridge_with_a_name_comes_back_to_its_partitions(
+    service: World, processes: Processes, protocol: str
+) -> None:
+    """Stopped and started again within its session the other bridge keeps what it had, and gets nothing."""
+    processes.environment["KAFKA_GROUP_PROTOCOL"] = protocol
+    group, admin = service.settings.kafka_consumer_group, KafkaAdmin(service.settings)
+
+    def start(name: str) -> subprocess.Popen[str]:
+        processes.environment["KAFKA_GROUP_INSTANCE_ID"] = name
+        return processes.start()
+
+    def shared() -> bool:
+        try:
+            return sorted(len(member.partitions) for member in admin.group(group).members) == [2, 2]
+        except ServiceUnavailableError:
+            return False  # the group's coordinator is not there yet
+
+    one, other = start("one"), start("other")
+    wait_until(shared, "both have their share", 60)
+    stopped_at = datetime.now(UTC)
+    _stop(one)
+    one = start("one")
+    service.emit([service.letter(n, entity=f"entity-{n}") for n in range(40)])
+    _while_alive(one, lambda: service.lag() == 0, "all committed")
+    assert shared()
+    _stop(one)
+    said = [json.loads(line) for line in _stop(other).splitlines() if '"bridge.assigned"' in line]
+    assert said
+    assert all(datetime.fromisoformat(line["timestamp"]) < stopped_at for line in said), "it was disturbed"
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_of_two_members_with_one_name_one_is_refused(
+    local_services: Services, make_settings: MakeSettings, registry: Registry, protocol: str
+) -> None:
+    """It is told why, instead of waiting for ever for partitions that it never gets."""
+    settings = make_settings(
+        local_services, KAFKA_GROUP_PROTOCOL=protocol, KAFKA_GROUP_INSTANCE_ID="bridge-0"
+    )
+    list(provision(settings, registry))
+    assigned: list[int] = []
+
+    def member() -> EventConsumer:
+        return EventConsumer(
+            settings,
+            [settings.topic("letters")],
+            settings.kafka_consumer_group,
+            on_assigned=lambda partitions: assigned.append(len(partitions)),
+            on_revoked=lambda _: None,
+            on_lost=lambda _: None,
+        )
+
+    with contextlib.ExitStack() as closing:
+        members = [member()]
+        closing.callback(members[0].close)
+        wait_until(lambda: members[0].poll(1, 0.1) or sum(assigned) == 4, "the first has all", 60)
+        members.append(member())
+        closing.callback(members[1].close)
+        with pytest.raises(ServiceRefusedError, match="KAFKA_GROUP_INSTANCE_ID"):
+            wait_until(lambda: [each.poll(1, 0.1) for each in members] and False, "a refusal", 60)
 
 
 @pytest.mark.parametrize("switch", ["KAFKA_ENABLED", "USE_SQS_TASK_PROCESSING"])
