@@ -99,9 +99,9 @@ class EventConsumer:
     def poll(self, max_messages: int, timeout: float) -> list[Message]:
         """Up to ``max_messages``, waiting at most ``timeout`` seconds; must be called often.
 
-        Raises a ServiceRefusedError for what polling on does not mend (access denied, a missing topic, a member of
-        the same name), after the messages that came before it were returned. Brokers that are away are waited
-        for, not raised.
+        Raises a ServiceRefusedError for what polling on does not mend (access denied, a missing topic, two
+        members of one name), after the messages that came before it were returned. Brokers that are away are
+        waited for, not raised.
         """
         if self._failure:
             failure, self._failure = self._failure, None
