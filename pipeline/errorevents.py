@@ -17,7 +17,6 @@ from pipeline.events import Event
 from pipeline.jobs import Job
 from pipeline.kafka import Record
 from pipeline.telemetry.redaction import redact, redact_values
-from pipeline.telemetry.redaction import redact, redact_values
 
 #: Characters of original data that are kept: the errors topic takes 8 MiB, SQS and Kafka messages 1 MiB.
 DATA_LIMIT = 2_000_000
@@ -70,16 +69,6 @@ class ErrorEvent(BaseModel):
     headers: dict[str, Any] = {}
     #: whether some of the data or the headers had to be left out
     cut: bool = False
-
-    @field_validator("message", "traceback")
-    @classmethod
-    def _redact(cls, text: str) -> str:
-        return redact(text)
-
-    @field_validator("headers")
-    @classmethod
-    def _redact_headers(cls, headers: dict[str, Any]) -> dict[str, Any]:
-        return redact_values(headers)
 
     @field_validator("message", "traceback")
     @classmethod
