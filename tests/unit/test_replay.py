@@ -1,0 +1,237 @@
+"""A replay's ids, jobs and pace, without services; ``tests/integration/test_replay.py`` has the rest."""
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import click
+import pytest
+
+from config.settings import Settings
+from consumers.replay import Replay, Replayed, ReplayId, Window
+from consumers.throttle import MAX_DEPTH
+from pipeline import events, identity
+from pipeline.cli.moment import Moment
+from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.events import Event, Redrive
+from pipeline.jobs import NewJob
+from pipeline.kafka import Message
+from pipeline.registry import Registry
+from pipeline.sqs import OutgoingMessage, QueueDepth
+from pipeline.stages import stage
+
+HOUR = Window(begin=time.time() - 3600, end=time.time() + 60)
+AGAIN = ReplayId.read("1795501794-9f3a12bc")
+
+
+class FakeQueue:
+    """Takes what is sent, has the depths it is told, and refuses when told."""
+
+    name = "tasks.fifo"
+
+    def __init__(self) -> None:
+        self.sent: list[OutgoingMessage] = []
+        self.depths: list[int] = []
+        self.denied = False
+
+    def send(
+        self, messages: Sequence[OutgoingMessage], *, one_per_group: bool = False
+    ) -> list[ServiceError | None]:
+        if self.denied:
+            return [ServiceRefusedError("denied")] * len(messages)
+        self.sent += messages
+        return [None] * len(messages)
+
+    def depth(self) -> QueueDepth:
+        return QueueDepth(available=self.depths.pop() if self.depths else 0, in_flight=0, delayed=0)
+
+
+class FakeStore:
+    """Remembers the jobs that were opened."""
+
+    def __init__(self) -> None:
+        self.opened: list[NewJob] = []
+
+    def open_jobs(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
+        self.opened += jobs
+        return [True] * len(jobs)
+
+
+class World:
+    """A replay of ``read`` around fakes, whose topic holds what ``messages`` says."""
+
+    def __init__(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.registry = registry
+        self.queue = FakeQueue()
+        self.store = FakeStore()
+        self.messages: list[Message] = []
+        monkeypatch.setattr("consumers.replay.sqs_client", lambda _: None)
+        monkeypatch.setattr("consumers.replay.SqsQueue", lambda *_: self.queue)
+        monkeypatch.setattr("consumers.replay.scan", lambda *_, **__: iter(self.messages))
+        monkeypatch.setattr("consumers.replay.DEPTH_PAUSE", 0.0)
+        self.settings = Settings(
+            service_name="post",
+            kafka_bootstrap_servers="unused",
+            kafka_consumer_group="post",
+            sqs_task_queue_url="https://sqs/1/tasks.fifo",
+            sqs_dlq_url="https://sqs/1/dlq.fifo",
+        )
+
+    def put(
+        self, number: int, headers: tuple[tuple[str, bytes], ...] = (), job_id: str | None = None
+    ) -> None:
+        event = Event(
+            id=f"e-{number}",
+            source="/tests",
+            type="letters",
+            time=datetime.now(UTC),
+            entity_id=f"entity-{number % 3}",
+            data=json.dumps(number).encode(),
+            job_id=job_id,
+            stage="before" if job_id else None,
+        )
+        key, value, own = events.encode(event)
+        self.messages.append(
+            Message(
+                topic="letters",
+                partition=0,
+                offset=number,
+                timestamp_ms=int(time.time() * 1000),
+                key=key,
+                value=value,
+                headers=own + headers,
+            )
+        )
+
+    def run(self, again: ReplayId | None, window: Window = HOUR) -> list[Replayed]:
+        replay = Replay(
+            self.settings,
+            self.registry,
+            self.store,  # type: ignore[arg-type]
+            self.registry.by_name["read"],
+            again,
+        )
+        try:
+            return list(replay.run(window, dry=False))
+        finally:
+            replay.close()
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    registry = Registry()
+
+    @stage(consumes="letters", emits="words", ordered=True, registry=registry)
+    def read(letter: int) -> str:
+        return str(letter)
+
+    @stage(consumes="letters", registry=registry)
+    def archive(letter: int) -> None: ...
+
+    @stage(consumes="words", registry=registry)
+    def count(word: str) -> None: ...
+
+    return World(registry, monkeypatch)
+
+
+def test_the_order_of_each_entity_is_kept_over_chunks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads send, and still one entity's tasks leave one after the other."""
+    monkeypatch.setattr("consumers.replay.CHUNK", 7)
+    for number in range(60):
+        world.put(number)
+    assert {replayed.outcome for replayed in world.run(None)} == {"sent"}
+    for entity in range(3):
+        sent = [m.body for m in world.queue.sent if m.group_id == f"entity-{entity}"]
+        numbers = [json.loads(json.loads(body)["body"])[0][0] for body in sent]
+        assert numbers == list(range(entity, 60, 3))
+
+
+def test_only_a_first_event_opens_its_job(world: World) -> None:
+    """As in the bridge: an event from another stage belongs to a job that is there."""
+    world.put(1)
+    world.put(2, job_id="job-2")
+    world.run(None)
+    assert [job.job_id for job in world.store.opened] == [identity.job_id("/tests", "e-1")]
+
+
+def test_again_every_job_is_a_new_one_that_begins_here(world: World) -> None:
+    """Its plan has this stage and those below, not others on the topic; nothing is taken for a redrive."""
+    redrive = Redrive(generation=3, topic="letters", partition=0, offset=9, timestamp_ms=1)
+    world.put(1, headers=(redrive.header(),), job_id="job-1")
+    (replayed,) = world.run(AGAIN)
+    (job,) = world.store.opened
+    assert (replayed.found.job_id, job.submitted_at) == (job.job_id, AGAIN.began_at)
+    assert job.job_id == identity.replayed_job_id(AGAIN.text, "job-1")
+    assert job.plan.stages == {"read": ("count",), "count": ("count",)}
+    (task,) = world.queue.sent
+    assert task.attributes == {}
+    assert task.deduplication_id != identity.task_id("/tests", "e-1", "read", None)
+
+
+def test_the_same_replay_makes_the_same_ids_and_another_others(world: World) -> None:
+    """What ``--resume`` relies on."""
+    world.put(1)
+    for again in (AGAIN, AGAIN, ReplayId.read("1795501794-00000000")):
+        world.run(again)
+    first, same, other = (message.deduplication_id for message in world.queue.sent)
+    assert first == same != other
+
+
+def test_a_queue_that_is_deep_is_waited_for(world: World) -> None:
+    """Nothing is sent while it holds too much."""
+    world.queue.depths = [MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 5]
+    world.put(1)
+    world.run(None)
+    assert world.queue.depths == []
+    assert len(world.queue.sent) == 1
+
+
+def test_a_queue_that_takes_nothing_ends_it(world: World) -> None:
+    """An error instead of a list of refusals."""
+    world.queue.denied = True
+    world.put(1)
+    with pytest.raises(ServiceRefusedError, match="denied"):
+        world.run(None)
+
+
+def test_a_new_id_can_be_read_back() -> None:
+    """With the moment it began."""
+    made = ReplayId.new()
+    assert ReplayId.read(made.text) == made
+    assert abs(made.began_at - time.time()) < 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1795501794", "1795501794-9F3A12BC", "-9f3a12bc", "1795501794-9f3a12bc "]
+)
+def test_what_is_no_id_is_refused(text: str) -> None:
+    """A typing error must not become a new replay."""
+    with pytest.raises(ValueError, match="not the id of a replay"):
+        ReplayId.read(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-11-24T07:30", datetime(2026, 11, 24, 7, 30, tzinfo=UTC)),
+        ("2026-11-24", datetime(2026, 11, 24, tzinfo=UTC)),
+        ("2026-11-24 07:30:01.5Z", datetime(2026, 11, 24, 7, 30, 1, 500_000, tzinfo=UTC)),
+        ("2026-11-24T08:30+01:00", datetime(2026, 11, 24, 7, 30, tzinfo=UTC)),
+    ],
+)
+def test_moments_are_read(text: str, moment: datetime) -> None:
+    """Without a zone they are UTC, whatever the machine's is."""
+    assert Moment().convert(text, None, None) == moment.timestamp()
+
+
+def test_so_long_ago_is_read() -> None:
+    """A number and a unit, before now."""
+    assert abs(Moment().convert("90m ago", None, None) - (time.time() - 5400)) < 2
+
+
+@pytest.mark.parametrize("text", ["", "ago", "2h", "2 hours ago", "24.11.2026", "2026-13-01", "now"])
+def test_what_is_no_moment_is_refused(text: str) -> None:
+    """With the ways to write one."""
+    with pytest.raises(click.BadParameter, match="Write"):
+        Moment().convert(text, None, None)
