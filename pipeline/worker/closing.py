@@ -2,8 +2,9 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from config.settings import JOBS_TOPIC, Settings
 from pipeline import events, identity, taskmessage
@@ -25,11 +26,12 @@ from pipeline.kafka import EventProducer, Record
 from pipeline.patience import Patience, raise_first
 from pipeline.registry import Registry
 from pipeline.taskmessage import TaskMessage
-from pipeline.telemetry import metrics
+from pipeline.telemetry import metrics, tracing
 from pipeline.worker.dispatch import Dispatch
 
 #: How long one wait for Kafka's acknowledgement lasts (seconds).
 EMIT_TIMEOUT = 30.0
+NO_TRACES: Mapping[str, str] = MappingProxyType({})
 
 
 class Closer:
@@ -51,12 +53,15 @@ class Closer:
         self._dispatch = dispatch
         self._patience = patience
 
-    def close(self, closings: Sequence[Closing]) -> None:
-        """Close each, all together; waits for services that are away."""
+    def close(self, closings: Sequence[Closing], traces: Mapping[str, str] = NO_TRACES) -> None:
+        """Close each, all together; waits for services that are away.
+
+        ``traces``: by the id of a job the ``traceparent`` of a task that may have ended it.
+        """
         if not closings:
             return
         self._send_gathers([closing.split for closing in closings if isinstance(closing, SplitFilled)])
-        self._announce([closing for closing in closings if isinstance(closing, JobFilled | JobFailed)])
+        self._announce([each for each in closings if isinstance(each, JobFilled | JobFailed)], traces)
         filled: list[Filled] = [closing for closing in closings if not isinstance(closing, JobFailed)]
         raise_first(self._patience.each("close", filled, self._close))
 
@@ -66,18 +71,23 @@ class Closer:
         sealed = self._patience.one("read splits", lambda: self._store.splits(splits))
         raise_first(self._dispatch.send([gather_of(self._registry, split) for split in sealed.values()]))
 
-    def _announce(self, ended: Sequence[JobFilled | JobFailed]) -> None:
-        records = [
-            job_failed_record(self._settings, closing.job)
-            if isinstance(closing, JobFailed)
-            else job_complete_record(self._settings, closing.job)
-            for closing in ended
-        ]
+    def _announce(self, ended: Sequence[JobFilled | JobFailed], traces: Mapping[str, str]) -> None:
+        topic = self._settings.topic(JOBS_TOPIC)
+        records, spans = [], []
+        for closing in ended:
+            if isinstance(closing, JobFailed):
+                records.append(job_failed_record(self._settings, closing.job))
+                continue
+            event = _job_complete(self._settings, closing.job)
+            spans.append(tracing.sending(topic, event.continuing(traces.get(closing.job.job_id))))
+            records.append(_record(self._settings, event.continuing(spans[-1].traceparent)))
         raise_first(
             self._patience.each(
                 "announce jobs", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
             )
         )
+        for span in spans:
+            span.end()
         for closing in ended:
             state = "failed" if isinstance(closing, JobFailed) else "complete"
             metrics.JOB_SECONDS.labels(state).observe(max(0.0, time.time() - closing.job.submitted_at))
@@ -95,7 +105,11 @@ def gather_of(registry: Registry, sealed: SealedSplit) -> TaskMessage:
 
 def job_complete_record(settings: Settings, job: Job) -> Record:
     """The Kafka record that says a job is complete; always the same id for the same job."""
-    event = Event(
+    return _record(settings, _job_complete(settings, job))
+
+
+def _job_complete(settings: Settings, job: Job) -> Event:
+    return Event(
         id=identity.closed_event_id(job.job_id, "complete", 0),
         source=f"/{settings.service_name}",
         type="job-complete",
@@ -105,5 +119,8 @@ def job_complete_record(settings: Settings, job: Job) -> Record:
         job_id=job.job_id,
         submitted_at=job.submitted_at,
     )
+
+
+def _record(settings: Settings, event: Event) -> Record:
     key, value, headers = events.encode(event)
     return Record(topic=settings.topic(JOBS_TOPIC), key=key, value=value, headers=headers)

@@ -141,7 +141,7 @@ class Settlement:
         for work in kept:
             self.intake.advance(work.lease)
         with timed("close"):
-            self._closer.close(closings)
+            self._closer.close(closings, _traces(kept) if closings else {})
         for work in kept:
             self._delete(work)
             count(work)
@@ -165,3 +165,8 @@ class Settlement:
     def _delete(self, work: Work) -> None:
         self.intake.advance(work.lease)
         self._disposal.delete(work.lease)
+
+
+def _traces(works: Sequence[Work]) -> dict[str, str]:
+    """By job, the trace that goes on with what the works end."""
+    return {work.header.job_id: work.traceparent for work in works if work.header and work.traceparent}

@@ -216,6 +216,7 @@ def test_a_job_is_one_trace_through_all_processes(
         f"process {topic}order-priced",
         "run ship",
     ]
+    assert chain(collector.one(f"send {topic}jobs"))[-2] == "run ship"
     parts, stored = collector.named("run price"), collector.named("store price")
     assert {chain(part)[-2] for part in parts} == {"run price.split"}
     assert sorted(attributes(part)["pipeline.part"] for part in parts) == ["0/3", "1/3", "2/3"]

@@ -147,7 +147,7 @@ class Desk:
         self.settlement = Settlement(
             cast(Any, self.shelf),
             cast(Any, self.effects),
-            cast(Any, SimpleNamespace(close=lambda _: self.shelf.log.append("close"))),
+            cast(Any, SimpleNamespace(close=lambda *_: self.shelf.log.append("close"))),
             retries,
             cast(Any, SimpleNamespace(bury=self._bury)),
             patience,
