@@ -43,9 +43,9 @@ class Heartbeat:
         self._sign_of_life = boottime()
 
     def close(self) -> None:
-        """End the thread; leases are no longer extended."""
+        """End the thread; leases are no longer extended. Does not wait long for a call under way."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(1.0)
 
     def _work(self) -> None:
         while not self._stop.wait(self._lease_seconds / 6):

@@ -200,4 +200,5 @@ class Request(base.Request):  # type: ignore[misc]
 
 def _stopping() -> bool:
     """Whether the worker was told to stop: what ends a child then says nothing about its task."""
-    return state.should_stop not in (None, False) or state.should_terminate not in (None, False)
+    # Set to the exit code, which is 0 in most cases.
+    return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import structlog
 from kombu import Connection, Consumer, Queue
 
 from config.settings import Settings
@@ -369,6 +370,20 @@ def test_publishing_to_a_queue_that_is_not_there_says_so(broker: Broker) -> None
     """As an error that names the queue."""
     with pytest.raises(ServiceError, match=r"nowhere\.fifo"):
         broker.publish(1, queue="nowhere.fifo")
+
+
+def test_a_priority_is_ignored_and_said_so_once(broker: Broker) -> None:
+    """A FIFO queue has none."""
+    fifo._warn_of_priority.cache_clear()
+    producer = broker.connection.Producer()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            headers = {"id": uuid.uuid4().hex, "task": "note"}
+            producer.publish(
+                [[1], {}, {}], routing_key=broker.settings.task_queue, priority=5, headers=headers
+            )
+    assert [entry["event"] for entry in logs] == ["publish.priority_ignored"]
+    broker.wait_depth(2, 0)
 
 
 def test_published_again_within_minutes_only_when_it_is_another_try(broker: Broker) -> None:
