@@ -48,7 +48,7 @@ class Retries:
             assert isinstance(failure, Failed)
             if failure.permanent:
                 if work.lease.run_until is not None:
-                    work.lease.attempts += 1
+                    work.lease.attempts = work.attempts_before + 1
                 given_up.append(work)
                 continue
             attempts = self._attempts(work)

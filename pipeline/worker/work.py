@@ -1,6 +1,6 @@
 """One piece of work for settlement: a message whose run is over, and what came of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.jobs import PartRef, Ref, SplitRef, StageRef
@@ -21,6 +21,12 @@ class Work:
     request: Any = None
     #: the run's; None for a message that never ran
     span: Span | None = None
+
+    #: failed runs before this one
+    attempts_before: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.attempts_before = self.lease.attempts
 
     @property
     def header(self) -> TaskHeader | None:

@@ -254,9 +254,10 @@ def test_a_dead_letter_that_cannot_be_buried_undoes_nothing_that_was_settled(des
 
     desk.on_bury = bury
     permanent = failed(PermanentError())
-    desk.settle(
-        desk.shelf.work("done"), desk.shelf.work("refused", permanent), desk.shelf.work("buried", permanent)
-    )
+    buried = desk.shelf.work("buried", permanent)
+    buried.lease.run_until = 1e9
+    desk.settle(desk.shelf.work("done"), desk.shelf.work("refused", permanent), buried)
+    assert buried.lease.attempts == 1
     assert desk.effects.emitted == ["done"]
     assert sorted(desk.shelf.deleted) == ["buried", "done"]
     assert list(desk.shelf.returned) == ["refused"]
