@@ -35,7 +35,7 @@ local_option = click.option(
     type=click.Choice(["embedded", "local"]),
     default="local",
     show_default=True,
-    help="What serves. ministack (embedded) lets a poll wait 0.1 s longer than needed, and slows down over time.",
+    help="What serves. ministack (embedded) answers waiting polls up to 0.1 s late and slows over time.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON a row.")
 rtt_option = click.option(
@@ -73,7 +73,9 @@ def main() -> None:
 
 
 @main.command(epilog=EXAMPLES)
-@click.option("--peer", "peers", type=click.Choice(["ours", "stock", "raw", "redis"]), multiple=True)
+@click.option(
+    "--peer", "peers", type=click.Choice(["ours", "one-group", "stock", "raw", "redis"]), multiple=True
+)
 @click.option("--tasks", type=click.IntRange(min=100), default=3000, show_default=True, help="Tasks a round.")
 @rtt_option
 @repeat_option

@@ -11,8 +11,8 @@ from pipeline.services.environment import Services
 
 PEERS: dict[str, Sending] = {"ours": ours, "ours-2": two, "raw": raw, "stock": stock}
 
-#: Peers that need a quarter of a minute for as many events as FEW at 10 ms.
-SLOW, FEW = ("stock",), 1000
+#: The most events of peers that are slow at a distance.
+MOST = {"stock": 1000}
 
 
 def run(
@@ -28,7 +28,7 @@ def run(
                 partial(
                     measured,
                     *("bridge", "event", services, peer, rtt),
-                    min(events, FEW) if peer.name in SLOW else events,
+                    min(events, MOST.get(peer.name, events)),
                     peer.sending,
                 )
                 for peer in peers

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from benchmarks.ground import Ground
-from benchmarks.stages import double
+from benchmarks.stages import double, halve
 from pipeline import events, taskmessage
 from pipeline.events import Coordinates, Event
 from pipeline.kafka import EventProducer, Record
@@ -38,8 +38,14 @@ def stage_messages(count: int) -> list[OutgoingMessage]:
     return [_message(double, str(number).encode()) for number in range(count)]
 
 
-def _message(stage: Stage[Any, Any], data: bytes) -> OutgoingMessage:
+def group_messages(count: int) -> list[OutgoingMessage]:
+    """Tasks of the stage ``halve``, all of one entity and so of one group."""
+    return [_message(halve, str(number).encode(), entity_id="one") for number in range(count)]
+
+
+def _message(stage: Stage[Any, Any], data: bytes, entity_id: str | None = None) -> OutgoingMessage:
     event = first_event(stage.consumes, data)
+    event = replace(event, entity_id=entity_id or event.entity_id)
     assert event.job_id is not None
     assert event.submitted_at is not None
     message = taskmessage.for_event(stage, event, event.job_id, event.submitted_at)

@@ -11,6 +11,17 @@ def double(number: int) -> int:
     return 2 * number
 
 
+@stage(consumes="bench-steps", emits="bench-halved", ordered=True)
+def halve(number: int) -> float:
+    """A stage whose tasks run one after the other, each recorded before the next starts."""
+    return number / 2
+
+
+@stage(consumes="bench-halved")
+def halved(_number: float) -> None:
+    """What makes ``halve`` not the end of its path."""
+
+
 @stage(consumes="bench-doubled", emits="bench-named")
 def name(number: int) -> str:
     """The next stage of the path."""
