@@ -1,6 +1,7 @@
 """What is to be sent to SQS, and in which order: of an ordered group one at a time, all else at once."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from pipeline.telemetry.tracing import Span, Untraced
 
 #: Where what cannot become a task goes, beside the names of queues.
 REJECTED = ""
+
+#: Seconds that less than a batch waits for more: a request costs the same for ten tasks as for one, on SQS's
+#: bill and on this processor. Measured at 1,000 events/s on a stand-in of SQS that answers in 3 ms: 307
+#: requests for 2,000 instead of 1,151. Nothing waits that another of its group waits for.
+LINGER = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +93,8 @@ class Outbox:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._ready: dict[str, deque[Entry]] = {}
+        #: When the oldest of each destination became ready, long ago where somebody waits for one of them.
+        self._since: dict[str, float] = {}
         #: Followers of each group that has an entry ready or out.
         self._followers: dict[tuple[str, str], deque[Entry]] = {}
         self._closed = False
@@ -97,6 +105,7 @@ class Outbox:
             lane = entry.lane
             if lane is not None and lane in self._followers:
                 self._followers[lane].append(entry)
+                self._hurry(entry.destination)
                 return
             if lane is not None:
                 self._followers[lane] = deque()
@@ -105,16 +114,34 @@ class Outbox:
     def take(self, limit: int) -> list[Entry]:
         """Up to ``limit`` entries of one destination, waiting for the first; empty when closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or bool(self._ready))
-            if self._closed:
-                return []
-            # The destination that waits longest: dicts keep their order of insertion.
-            destination, waiting = next(iter(self._ready.items()))
-            batch = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
-            del self._ready[destination]
-            if waiting:
-                self._ready[destination] = waiting
-            return batch
+            while not self._closed:
+                destination, wait = self._next(limit)
+                if destination is not None:
+                    return self._take(destination, limit)
+                self._changed.wait(wait)
+            return []
+
+    def _next(self, limit: int) -> tuple[str | None, float | None]:
+        """The destination that is to be sent now and waits longest; or how long to wait for one."""
+        now, soonest = time.monotonic(), None
+        # Dicts keep their order of insertion.
+        for destination, waiting in self._ready.items():
+            left = self._since[destination] + LINGER - now
+            if left <= 0 or len(waiting) >= limit:
+                return destination, None
+            soonest = left if soonest is None else min(soonest, left)
+        return None, soonest
+
+    def _take(self, destination: str, limit: int) -> list[Entry]:
+        waiting = self._ready.pop(destination)
+        batch = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        if waiting:
+            # The rest waited as long.
+            self._ready[destination] = waiting
+            self._changed.notify()
+        else:
+            del self._since[destination]
+        return batch
 
     def out(self, entries: Sequence[Entry]) -> None:
         """These are out (sent, rejected or lost): the next of their groups may go."""
@@ -126,6 +153,8 @@ class Outbox:
                 followers = self._followers[lane]
                 if followers:
                     self._offer(followers.popleft())
+                    if followers:
+                        self._hurry(entry.destination)
                 else:
                     del self._followers[lane]
 
@@ -137,4 +166,10 @@ class Outbox:
 
     def _offer(self, entry: Entry) -> None:
         self._ready.setdefault(entry.destination, deque()).append(entry)
+        self._since.setdefault(entry.destination, time.monotonic())
         self._changed.notify()
+
+    def _hurry(self, destination: str) -> None:
+        if destination in self._since:
+            self._since[destination] = 0.0
+            self._changed.notify()

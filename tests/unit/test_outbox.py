@@ -2,6 +2,8 @@
 
 import threading
 
+import pytest
+
 from consumers.offsets import OffsetTracker
 from consumers.outbox import REJECTED, Entry, Outbox, Rejection, SharedTicket
 from pipeline.kafka import Message, Partition
@@ -74,8 +76,44 @@ def test_one_group_in_two_queues_is_two_groups() -> None:
     assert {_bodies(outbox.take(10))[0], _bodies(outbox.take(10))[0]} == {"a1", "a2"}
 
 
-def test_a_batch_has_one_destination_and_all_get_their_turn() -> None:
-    """A queue with much to send does not keep the others waiting."""
+def test_less_than_a_batch_waits_a_moment_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request instead of three; a full one goes at once."""
+    monkeypatch.setattr("consumers.outbox.LINGER", 60.0)
+    outbox, taken = Outbox(), []
+    thread = threading.Thread(target=lambda: taken.append(_bodies(outbox.take(3))))
+    thread.start()
+    for name in "abc":
+        assert taken == []
+        outbox.put(_entry(name))
+    thread.join(10)
+    assert taken == [["a", "b", "c"]]
+
+
+def test_the_moment_passes() -> None:
+    """Also when nothing comes that would wake anybody."""
+    outbox = Outbox()
+    outbox.put(_entry("a"))
+    assert _bodies(outbox.take(10)) == ["a"]
+
+
+@pytest.mark.timeout(30)
+def test_nobody_waits_for_an_entry_that_waits_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group with followers goes at once, one after the other, and so does a full batch."""
+    monkeypatch.setattr("consumers.outbox.LINGER", 60.0)
+    outbox = Outbox()
+    for name in ("a1", "a2", "a3"):
+        outbox.put(_entry(name, "a", ordered=True))
+    first = outbox.take(10)
+    outbox.out(first)
+    assert _bodies(first + outbox.take(10)) == ["a1", "a2"]
+    for name in "wxyz":
+        outbox.put(_entry(name, destination="other.fifo"))
+    assert _bodies(outbox.take(4)) == ["w", "x", "y", "z"]
+
+
+def test_a_batch_has_one_destination_and_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue with much to send does not keep the others waiting, once they have waited for more."""
+    monkeypatch.setattr("consumers.outbox.LINGER", 0.0)
     outbox = Outbox()
     for n in range(4):
         outbox.put(_entry(f"t{n}"))
