@@ -147,6 +147,21 @@ class LossyProducer(EventProducer):
     }
 
 
+class OpenHeaders(list[tuple[str, str | bytes | None]]):
+    """The headers of a record, to which a tracing library may add its own.
+
+    ddtrace adds to them as to a dict (DD_KAFKA_PROPAGATION_ENABLED), and produce() would raise on a list. A
+    dict cannot hold two headers of one name, which a record that is kept as it came may have.
+    """
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        """Add a header; of two with one name the last counts."""
+        if isinstance(name, str):
+            self.append((name, value))
+        else:
+            super().__setitem__(name, value)
+
+
 def _renew_locks() -> None:
     """In a forked child: a lock that a thread of the parent held would never be released."""
     for producer in list(_producers):
@@ -183,7 +198,7 @@ class _Client:
                 record.topic,
                 value=record.value,
                 key=record.key,
-                headers=list(record.headers),
+                headers=OpenHeaders(record.headers),
                 on_delivery=report,
             )
         except BufferError:

@@ -10,18 +10,22 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from celery.signals import before_task_publish
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+import pipeline.celery  # noqa: F401 - its receivers of signals
 from pipeline.events import Coordinates, Event
+from pipeline.kafka.producer import OpenHeaders
 from pipeline.sqs import ReceivedMessage
 from pipeline.taskmessage import TRACEPARENT, PartOf, TaskHeader
 from pipeline.telemetry import otel, tracing
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Outcome, Returned, Succeeded, failed
+from pipeline.worker.runoptions import RunOptions, running_options
 from pipeline.worker.spans import end_span, start_span
 
 PRODUCER = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
@@ -287,6 +291,27 @@ def test_an_exporter_that_is_not_there_costs_no_work(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tracing, "_tracer", None)
     tracing.start("shop", {"OTEL_TRACES_EXPORTER": "carrier-pigeon"})
     assert tracing.bridging(EVENT, "j-1", "bridges").traceparent == PRODUCER
+
+
+def test_ddtrace_can_add_its_headers_to_what_is_produced() -> None:
+    """It sets them as in a dict, also where a record is kept with two headers of one name."""
+    headers = OpenHeaders([("a", b"1"), ("a", b"2")])
+    headers["x-datadog-trace-id"] = "42"
+    assert list(headers) == [("a", b"1"), ("a", b"2"), ("x-datadog-trace-id", "42")]
+
+
+def test_what_a_task_publishes_is_in_its_trace() -> None:
+    """A chain's next task, or any other that user code sends; outside of a task nothing is added."""
+    options = RunOptions(attempt=1, limit=None, start_before=0, traceparent=PRODUCER)
+    token = running_options.set(options)
+    inside: dict[str, object] = {}
+    try:
+        before_task_publish.send("t", headers=inside)
+    finally:
+        running_options.reset(token)
+    outside: dict[str, object] = {}
+    before_task_publish.send("t", headers=outside)
+    assert (inside, outside) == ({TRACEPARENT: PRODUCER}, {})
 
 
 def test_traces_off_hand_on_what_came() -> None:
