@@ -47,6 +47,11 @@ STEP_SECONDS = Histogram(
 LEASES_LOST = Counter(
     "pipeline_leases_lost", "Messages held that SQS gave to others.", ["queue"], registry=REGISTRY
 )
+CONTROL_EVENTS_DROPPED = Counter(
+    "pipeline_control_events_dropped",
+    "Events for Flower that did not reach Kafka.",
+    registry=REGISTRY,
+)
 HELD = Gauge("pipeline_held", "Messages held, by how far they are.", ["phase"], registry=REGISTRY)
 LANES = Gauge("pipeline_lanes", "Message groups of which messages are held.", registry=REGISTRY)
 #: state: complete, failed

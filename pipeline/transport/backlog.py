@@ -4,14 +4,11 @@ from collections import deque
 from collections.abc import Iterator
 
 from pipeline.kafka import Message
+from pipeline.transport.controlmessage import count_events
 
 #: The most events of the past that are handed out. Flower takes in 6,000 to 29,000 a second [measured], on
 #: the loop that also answers its pages, and shows 100,000 tasks at most.
 MOST = 50_000
-
-#: How a task event's id looks inside a record, whose body is JSON within JSON: a busy worker sends up to 24
-#: events in one record.
-_EVENT = rb"\"uuid\""
 
 
 class Backlog:
@@ -23,7 +20,7 @@ class Backlog:
 
     def add(self, message: Message) -> None:
         """Keep a record."""
-        events = max(1, (message.value or b"").count(_EVENT))
+        events = count_events(message.value or b"")
         self._records.append((message, events))
         self._events += events
         while self._events > MOST:

@@ -28,12 +28,20 @@ CLOCKS_DIFFER = 10.0
 #: A worker tells that it lives every 2 seconds: what it said so long ago (seconds) is no sign of life.
 HEARTBEATS_LAST = 10.0
 
+#: How a task event's id looks inside a record, whose body is JSON within JSON.
+_EVENT = rb"\"uuid\""
+
 Payload = dict[str, Any]
 
 
 def is_control_queue(queue: str) -> bool:
     """Whether it is one of the queues that Celery declares on the control plane's exchanges."""
     return queue.endswith(f".{COMMANDS}") or queue.split(".", 1)[0] == EVENTS
+
+
+def count_events(value: bytes) -> int:
+    """How many task events a record of the events topic holds: a busy worker sends up to 24 in one."""
+    return max(1, value.count(_EVENT))
 
 
 def encode(payload: Payload) -> bytes:

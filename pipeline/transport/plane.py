@@ -14,7 +14,7 @@ from kombu.exceptions import OperationalError
 from config.settings import Settings
 from pipeline.errors import ServiceError
 from pipeline.kafka import LossyProducer, Record
-from pipeline.transport.controlmessage import COMMANDS, EVENTS, REPLIES, Payload, encode
+from pipeline.transport.controlmessage import COMMANDS, EVENTS, REPLIES, Payload, count_events, encode
 from pipeline.transport.feed import NOTHING, Feed, Past
 from pipeline.transport.inbox import Inbox
 from pipeline.transport.reach import Reach
@@ -54,12 +54,13 @@ class ControlPlane:
 
         Raises ``OperationalError`` when a command could not be sent.
         """
-        record = Record(topic=self._topics[exchange], key=routing_key.encode(), value=encode(payload))
+        value = encode(payload)
+        record = Record(topic=self._topics[exchange], key=routing_key.encode(), value=value)
         if exchange == COMMANDS:
             self._send_command(record)
         elif self._settings.kafka_enabled:
             producer = self._events if exchange == EVENTS else self._control
-            count = 1 if exchange == EVENTS else 0
+            count = count_events(value) if exchange == EVENTS else 0
             producer.produce(record, lambda error: self.reach.answered("events", error, events=count))
 
     def _send_command(self, record: Record) -> None:

@@ -5,6 +5,7 @@ import threading
 import structlog
 
 from pipeline.errors import ServiceError
+from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -43,4 +44,5 @@ class Reach:
             return
         with self._lock:
             self.dropped_events += events
+        metrics.CONTROL_EVENTS_DROPPED.inc(events)
         self.lost(part, error)

@@ -17,6 +17,7 @@ from pipeline.transport.controlmessage import (
     COMMANDS,
     EVENTS,
     REPLIES,
+    count_events,
     decode,
     encode,
     is_control_queue,
@@ -177,6 +178,12 @@ def test_a_backlog_keeps_the_newest_events(monkeypatch: pytest.MonkeyPatch) -> N
         backlog.add(record(b"%d" % number, value=value))
     assert [message.key for message in backlog.take_all()] == [b"1", b"2", b"3", b"4"]
     assert list(backlog.take_all()) == []
+
+
+def test_events_of_a_record_are_counted() -> None:
+    """What is dropped is counted in events, not in records; a worker's own event is one."""
+    assert count_events(encode(payload([EVENT, EVENT, EVENT]))) == 3
+    assert count_events(encode(payload({"type": "worker-online"}))) == 1
 
 
 def test_control_queues_are_told_from_task_queues() -> None:
