@@ -150,7 +150,7 @@ def _dlq_inspection(facts: Facts) -> Finding:
     looked_at = SqsMonitor(facts.settings).dead_letters(1)
     evidence = f"{depth} dead letters; looked at {len(looked_at)} with ReceiveMessage, and left it there"
     if depth:
-        return warned(evidence, 'See why: "pipeline monitor sqs".')
+        return warned(evidence, 'See why: "pipeline dlq list".')
     return passed(evidence)
 
 

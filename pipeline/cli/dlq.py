@@ -68,7 +68,10 @@ Examples:
 @click.argument("letter_id", metavar="ID")
 @_json
 def show(letter_id: str, as_json: bool) -> None:
-    """Show one dead letter: its data, headers, reason and traceback."""
+    """Show one dead letter: its data, headers, reason and traceback.
+
+    ID is its own, or that of its task, as logs and Flower show it.
+    """
     with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
         letter = next(look.letters(), None)
         unseen = look.unseen()
@@ -234,9 +237,11 @@ def _first(letters: Iterator[DeadLetter], limit: int) -> tuple[list[DeadLetter],
 def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run: bool, as_json: bool) -> int:
     """Say how many are meant, and ask; how many there are, 0 when there is nothing to do."""
     kinds: Counter[tuple[str, str]] = Counter()
+    missing = set(meant.ids)
     with Look(settings, meant) as look:
         for letter in look.letters():
             kinds[letter.stage or letter.task or letter.source or "?", letter.error] += 1
+            missing -= letter.names()
             if dry_run and as_json:
                 print_json(letter.fields(full=False))
         unseen = look.unseen()
@@ -245,8 +250,11 @@ def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run
         for (what, error), number in kinds.most_common():
             REMARKS.print(f"{number:>7,}  {what}  {error}")
     _say_unseen(unseen)
-    if missing := len(meant.ids) - count if meant.ids else 0:
-        raise click.UsageError(f"{missing} of the ids are no dead letters, or are being looked at elsewhere.")
+    if missing:
+        raise click.UsageError(
+            f"There is no dead letter {', '.join(sorted(missing))}, or it is being looked at elsewhere. "
+            "pipeline dlq list shows those there are."
+        )
     if count == 0:
         REMARKS.print("There are no such dead letters.")
     elif not yes and not dry_run:

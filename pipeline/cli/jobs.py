@@ -77,7 +77,7 @@ def show(job_id: str, as_json: bool) -> None:
     _print(_stages(stages), "")
     for failure in failures:
         click.echo(
-            f"{failure['stage']} ({failure['part']}) failed after {failure['attempts']} attempts: "
+            f"{failure['stage']} ({failure['part']}) failed, attempts {failure['attempts']}: "
             f"{failure['error']}: {failure['message']}"
         )
 

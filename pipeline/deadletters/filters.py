@@ -18,6 +18,7 @@ class Filter:
     before: float | None = None
     since: float | None = None
     place: Place | None = None
+    #: As ``DeadLetter.names`` has them.
     ids: frozenset[str] = frozenset()
 
     @property
@@ -28,7 +29,7 @@ class Filter:
     def __call__(self, letter: DeadLetter) -> bool:
         """Whether a dead letter is meant."""
         return (
-            (not self.ids or letter.id in self.ids)
+            (not self.ids or not self.ids.isdisjoint(letter.names()))
             and self.stage in (None, letter.stage)
             and self.job_id in (None, letter.job_id)
             and self.place in (None, letter.place)

@@ -71,6 +71,10 @@ class DeadLetter:
             return self.task_id
         return str(hash(self.raw.body)) if isinstance(self.raw, ReceivedMessage) else self.id
 
+    def names(self) -> frozenset[str]:
+        """What it answers to in commands: its id, and that of its task, which logs and Flower show."""
+        return frozenset(name for name in (self.id, self.task_id) if name)
+
     def fields(self, *, full: bool) -> dict[str, Any]:
         """It as one JSON object; ``full`` with its data, headers and traceback."""
         hidden = {"ref", "raw"} | (set() if full else {"data", "headers", "traceback"})

@@ -260,7 +260,7 @@ class Table:
 
     def _insert(self, items: Mapping[Key, Item]) -> dict[Key, bool | ServiceError]:
         statements = [insert_statement(self.name, _with_key(key, item)) for key, item in items.items()]
-        action = f"insert {len(items)} items into table {self.name}"
+        action = f"insert {len(items)} items"
         answer = self._ask("batch_execute_statement", action, table=False, Statements=statements)
         return {
             key: inserted(each.get("Error"), f"insert {key} into table {self.name}")

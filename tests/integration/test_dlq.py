@@ -230,7 +230,10 @@ def test_a_dead_letter_is_shown_with_all_that_is_known(world: World) -> None:
     assert shown["first_at"] <= shown["failed_at"] <= time.time() + 1
     text = world.run("dlq", "show", listed["id"]).stdout
     assert all(word in text for word in (job_id, "as asked", "Traceback: here", '"vase"'))
+    assert world.run("dlq", "show", listed["task_id"]).stdout == text
     assert "There is no dead letter 'nobody'" in world.run("dlq", "show", "nobody", code=2).stderr
+    nobody = world.run("dlq", "redrive", listed["task_id"], "nobody", "--dry-run", code=2).stderr
+    assert "There is no dead letter nobody," in nobody
 
 
 def test_filters_say_which(world: World) -> None:

@@ -49,7 +49,7 @@ def message(body: str = "{}", message_id: str = "m-1", **attributes: str) -> Rec
 def letter(**changes: object) -> DeadLetter:
     facts: dict[str, object] = {
         "id": "m-1", "place": "sqs", "error": "shop.errors.OutOfStock", "reason": "", "source": "tasks.fifo",
-        "stage": "sell", "job_id": "j-1", "failed_at": 100.0, "raw": message(),
+        "stage": "sell", "job_id": "j-1", "task_id": "t-1", "failed_at": 100.0, "raw": message(),
     }  # fmt: skip
     return DeadLetter(**(facts | changes))  # type: ignore[arg-type]
 
@@ -71,6 +71,7 @@ def letter(**changes: object) -> DeadLetter:
         Filter(since=100.0),
         Filter(place="sqs"),
         Filter(ids=frozenset({"m-1"})),
+        Filter(ids=frozenset({"t-1"})),
         Filter(stage="sell", job_id="j-1", since=99.0, before=101.0),
     ],
 )
