@@ -175,9 +175,7 @@ def test_the_live_queue_is_looked_at_only_with_a_warning(run: Run, settings: Set
     assert queue.depth().available == 1
 
 
-def test_watch_tells_the_trend(
-    run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_tells_the_trend(run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """A look every interval with what changed since the last; Ctrl-C ends it."""
     dlq = SqsQueue(sqs_client(settings), settings.sqs_dlq_url)
     looks: list[int] = []
