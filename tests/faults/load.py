@@ -70,7 +70,15 @@ class Load:
         self._numbers = itertools.count()
         self._places: dict[str, itertools.count[int]] = {}
         self._producer = Producer(
-            {"bootstrap.servers": self.bootstrap, "enable.idempotence": True, "linger.ms": 5}
+            {
+                "bootstrap.servers": self.bootstrap,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                # Topics decide what is too large.
+                "message.max.bytes": 8_000_000,
+                # Silent: some faults take the broker away.
+                "log_level": 0,
+            }
         )
 
     def send(self, mix: Mix | None = None, **more: Any) -> list[Input]:

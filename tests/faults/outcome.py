@@ -55,9 +55,9 @@ class Outcome:
     #: Bodies and attributes of what is on the dead-letter queue.
     letters: list[Mapping[str, Any]]
     #: The table, by pk and sk.
-    items: Mapping[tuple[str, str], Mapping[str, Any]]
+    items: dict[tuple[str, str], dict[str, Any]]
     #: What user code left behind, in order.
-    effects: list[Mapping[str, Any]]
+    effects: list[dict[str, Any]]
     #: Messages available, in flight, delayed on the task queue.
     depth: tuple[int, int, int]
     #: Events that the group has not committed yet, by logical topic.
@@ -85,8 +85,9 @@ class Observer:
         self._sqs: SQSClient = boto3.session.Session().client("sqs", **self.aws["sqs"])
         self._dynamodb: DynamoDBClient = boto3.session.Session().client("dynamodb", **self.aws["dynamodb"])
         # One consumer that is in no group, and one that asks what the bridge's group committed.
-        self._reader = Consumer({"bootstrap.servers": self.bootstrap, "group.id": f"{self.group}-observer"})
-        self._member = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
+        kafka = {"bootstrap.servers": self.bootstrap, "log_level": 0}
+        self._reader = Consumer({**kafka, "group.id": f"{self.group}-observer"})
+        self._member = Consumer({**kafka, "group.id": self.group})
         self._read: dict[str, list[Read]] = {}
         self._next: dict[tuple[str, int], int] = {}
         self._letters: dict[str, Mapping[str, Any]] = {}
@@ -165,19 +166,27 @@ class Observer:
         return available, hidden, delayed
 
     def letters(self) -> list[Mapping[str, Any]]:
-        """What is on the dead-letter queue; it stays there, out of sight for a moment."""
-        while True:
-            answer = self._sqs.receive_message(
-                QueueUrl=self.dlq_url,
-                MaxNumberOfMessages=10,
-                VisibilityTimeout=2,
-                WaitTimeSeconds=0,
-                MessageAttributeNames=["All"],
+        """What is or was on the dead-letter queue when looked at; it stays there."""
+        handles = []
+        while answer := self._receive_letters():
+            self._letters |= {each["MessageId"]: each for each in answer}
+            handles += [each["ReceiptHandle"] for each in answer]
+        for handle in handles:
+            # In sight again at once, for whoever redrives them.
+            self._sqs.change_message_visibility(
+                QueueUrl=self.dlq_url, ReceiptHandle=handle, VisibilityTimeout=0
             )
-            new = [each for each in answer.get("Messages", ()) if each["MessageId"] not in self._letters]
-            self._letters |= {each["MessageId"]: each for each in new}
-            if not new:
-                return list(self._letters.values())
+        return list(self._letters.values())
+
+    def _receive_letters(self) -> list[Any]:
+        answer = self._sqs.receive_message(
+            QueueUrl=self.dlq_url,
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=30,
+            WaitTimeSeconds=0,
+            MessageAttributeNames=["All"],
+        )
+        return list(answer.get("Messages", ()))
 
     def send_raw(self, body: str) -> None:
         """Put any text on the task queue."""
@@ -188,9 +197,9 @@ class Observer:
 
     # ─── DynamoDB ───
 
-    def items(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+    def items(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The whole table."""
-        found: dict[tuple[str, str], Mapping[str, Any]] = {}
+        found: dict[tuple[str, str], dict[str, Any]] = {}
         for page in self._dynamodb.get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True):
             for item in page["Items"]:
                 plain = {name: _NUMBERS.deserialize(value) for name, value in item.items()}
@@ -199,7 +208,7 @@ class Observer:
 
     # ─── User code ───
 
-    def effects(self) -> list[Mapping[str, Any]]:
+    def effects(self) -> list[dict[str, Any]]:
         """The lines that runs left."""
         if not self.effects_file.exists():
             return []

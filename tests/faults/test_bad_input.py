@@ -28,7 +28,7 @@ def test_data_that_fits_no_stage(world: World) -> None:
 
 def test_too_large_for_a_queue(world: World) -> None:
     """A megabyte that Kafka took and SQS does not: rejected with its reason."""
-    sent = world.load.item("arrivals", entity="large", fate="rejected", filling="x" * 1_048_000)
+    sent = world.load.item("arrivals", entity="large", fate="rejected", filling="x" * 1_047_000)
     world.load.produce([sent])
     world.load.send()
     world.verify(runs=1)

@@ -7,19 +7,18 @@ from tests.faults.world import World
 
 
 @pytest.mark.parametrize(
-    ("step", "actions", "server", "after", "passed"),
+    ("actions", "after", "passed"),
     [
-        ("after poll", (), "dynamodb", False, 0),
-        ("half way through a batch", ("SendMessageBatch",), "sqs", False, 2),
-        ("before commit", ("SendMessageBatch",), "sqs", True, 1),
+        pytest.param(("BatchExecuteStatement",), False, 0, id="after poll"),
+        pytest.param(("BatchExecuteStatement",), True, 0, id="after the jobs are opened"),
+        pytest.param(("SendMessageBatch",), False, 2, id="half way through a batch"),
+        pytest.param(("SendMessageBatch",), True, 1, id="sent, before commit"),
     ],
 )
-def test_at_a_step(
-    world: World, step: str, actions: tuple[str, ...], server: str, after: bool, passed: int
-) -> None:
+def test_at_a_step(world: World, actions: tuple[str, ...], after: bool, passed: int) -> None:
     """The next bridge begins at what was committed; SQS drops what it has, and each task runs once."""
     hold = Hold(after=after)
-    with world.wire.rule(skipping(passed, hold), *actions, client="bridge", server=server):
+    with world.wire.rule(skipping(passed, hold), *actions, client="bridge"):
         world.load.send()
         hold.wait()
         world.kill(world.bridge)

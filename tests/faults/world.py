@@ -269,6 +269,7 @@ class World:
             prefix=self.environment["TOPIC_PREFIX"],
             mix=self.scale.mix,
         )
+        (self.folder / "mended").unlink(missing_ok=True)
         self._verified = False
 
     def verify(self, *, runs: int | None = None) -> None:
@@ -305,6 +306,8 @@ def running_world(
     environment = {
         **environment,
         "TASK_MODULES": "tests.faults.stages",
+        "KAFKA_TOPIC_ERRORS": environment["TOPIC_PREFIX"] + "errors",
+        "KAFKA_TOPIC_DLQ": environment["TOPIC_PREFIX"] + "dlq",
         "FAULTS_EFFECTS": str(folder / "effects"),
         "KAFKA_GROUP_PROTOCOL": scale.group_protocol,
         "SQS_LEASE_SECONDS": str(LEASE),
