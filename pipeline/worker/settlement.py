@@ -148,6 +148,9 @@ class Settlement:
             if isinstance(work.outcome, Succeeded):
                 log.info("task.done", **work.log_fields(work.lease.attempts + 1))
                 work.send_event("task-succeeded", result=work.outcome.summary, runtime=work.outcome.seconds)
+            else:
+                # Done before this delivery, by a worker that may have died before it could tell Flower.
+                work.send_event("task-succeeded")
 
     @staticmethod
     def _keep(

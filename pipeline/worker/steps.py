@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -29,6 +30,7 @@ from pipeline.worker.request import Request
 from pipeline.worker.retry import Retries
 from pipeline.worker.screen import Screen
 from pipeline.worker.settlement import Settlement
+from pipeline.worker.unrun import Unrun
 from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
@@ -118,7 +120,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         Request.settlement = self._settlement
         metrics.at_scrape("held", lambda: show_held(receiving.intake.counts()))
         receiving.screen = Screen(settings, REGISTRY, store, patience)
-        receiving.on_unrunnable = self._settle_unrun
+        receiving.on_unrunnable = partial(self._settle_unrun, consumer)
         receiving.on_refused = stop_worker
         Request.pool_kills = pool_name(consumer.pool) not in LIMITLESS_POOLS
 
@@ -140,13 +142,15 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             self._dead_letters.close()
         tracing.stop()
 
-    def _settle_unrun(self, lease: Lease) -> None:
+    def _settle_unrun(self, consumer: Any, lease: Lease) -> None:
         assert self._settlement is not None
         self._settlement.intake.finish(lease.tag)
         outcome = lease.verdict or Failed(
             error="pipeline.errors.InvalidInputError", message=lease.problem or "", permanent=True
         )
-        self._settlement.submit(Work(lease=lease, outcome=outcome))
+        events = consumer.event_dispatcher
+        unrun = Unrun(lease, events.send if events else None)
+        self._settlement.submit(Work(lease=lease, outcome=outcome, request=unrun))
 
 
 def show_held(counts: Mapping[str, int]) -> None:

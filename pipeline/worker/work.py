@@ -17,7 +17,7 @@ class Work:
 
     lease: Lease
     outcome: Outcome
-    #: Celery's request, to send task events with; None for a message that never became one
+    #: Celery's request, or what sends task events in its place; None for what is no task
     request: Any = None
     #: the run's; None for a message that never ran
     span: Span | None = None
