@@ -1,6 +1,7 @@
 """The three local servers: how each is configured, started and asked whether it serves."""
 
 import http.client
+import shutil
 import socket
 import struct
 import subprocess
@@ -46,6 +47,13 @@ class Server(ABC):
         """Where it keeps what survives a restart."""
         return self.folder / self.name
 
+    def java(self) -> list[str]:
+        """Java with an empty folder for temporary files: servers unpack libraries and leave them behind."""
+        temporary = self.folder / f"{self.name}-tmp"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        return [*JAVA, f"-Djava.io.tmpdir={temporary.resolve()}"]
+
     @abstractmethod
     def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
         """Write its configuration and give the command that starts it."""
@@ -66,7 +74,7 @@ class Kafka(Server):
         """Write server.properties; format the data folder the first time."""
         properties = self.folder / "kafka.properties"
         properties.write_text(self._properties(ports))
-        java = [*JAVA, "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
+        java = [*self.java(), "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{jars}/*"]
         if not (self.data / "meta.properties").exists():
             self._format(java, properties)
         return [*java, "kafka.Kafka", str(properties)]
@@ -142,7 +150,13 @@ class ElasticMq(Server):
             "rest-stats { enabled = false }\n"
             f'messages-storage {{ enabled = {keep}, uri = "jdbc:h2:{self.data}/messages" }}\n'
         )
-        return [*JAVA, f"-Dconfig.file={configuration}", "-cp", f"{jars}/*", "org.elasticmq.server.Main"]
+        return [
+            *self.java(),
+            f"-Dconfig.file={configuration}",
+            "-cp",
+            f"{jars}/*",
+            "org.elasticmq.server.Main",
+        ]
 
     def answers(self, ports: Mapping[str, int]) -> bool:
         """It lists its queues."""
@@ -161,7 +175,7 @@ class DynamoDb(Server):
         self.data.mkdir(exist_ok=True)
         storage = ["-dbPath", str(self.data)] if self.keep else ["-inMemory"]
         return [
-            *JAVA,
+            *self.java(),
             f"-Djava.library.path={jars}",
             *("-cp", f"{jars}/*", "software.amazon.dynamodb.services.local.main.ServerRunner"),
             *("-port", str(ports["dynamodb"]), "-sharedDb", "-disableTelemetry", *storage),
