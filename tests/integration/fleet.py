@@ -128,12 +128,11 @@ class Fleet:
             90,
         )
 
-    def start_flower(self, name: str = "flower", *options: str) -> Flower:
+    def start_flower(self, name: str = "flower", *options: str, **variables: str) -> Flower:
         """Start a Flower and wait for it."""
         port = _free_port()
-        process = self.start(
-            name, "flower", "--address=127.0.0.1", f"--port={port}", *options, FLOWER_BASIC_AUTH=AUTH
-        )
+        command = ("flower", "--address=127.0.0.1", f"--port={port}", *options)
+        process = self.start(name, *command, FLOWER_BASIC_AUTH=AUTH, **variables)
         flower = Flower(process, port, self.folder / f"{name}.log")
         wait_until(lambda: _answers(flower), "Flower", 60)
         return flower

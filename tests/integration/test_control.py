@@ -303,6 +303,20 @@ def test_flower_started_late_shows_the_past(fleet: Fleet, flower: Flower) -> Non
     fleet.children.end(late.process)
 
 
+def test_flower_keeps_its_own_state(fleet: Fleet, flower: Flower, tmp_path: Path) -> None:
+    """With --persistent, and no history from the log, a Flower that is started again knows what it knew."""
+    options = ("--persistent", f"--db={tmp_path / 'flower'}")
+    first = fleet.start_flower("keeping", *options, EVENTS_HISTORY_SECONDS="0")
+    assert first.json("/api/tasks") == {}
+    task_id = send(fleet, "add", 8, 8)
+    wait_until(lambda: first.task(task_id).get("state") == "SUCCESS", "added", 30)
+    first.process.terminate()
+    assert first.process.wait(30) == 0
+    second = fleet.start_flower("keeping", *options, EVENTS_HISTORY_SECONDS="0")
+    assert second.task(task_id)["state"] == "SUCCESS"
+    fleet.children.end(second.process)
+
+
 def test_flower_opens_nothing_for_each_question(fleet: Fleet, flower: Flower) -> None:
     """Flower asks the workers all the time: its threads and open files do not grow with it."""
     process = psutil.Process(flower.process.pid)
