@@ -63,15 +63,11 @@ class Process:
     name: str
     popen: "subprocess.Popen[bytes]"
     log_file: Path
-    #: Where its part of the log begins.
-    since: int
 
     @property
     def log(self) -> str:
         """What it wrote."""
-        with self.log_file.open("rb") as log:
-            log.seek(self.since)
-            return log.read().decode(errors="replace")
+        return self.log_file.read_text(errors="replace")
 
     @property
     def lives(self) -> bool:
@@ -157,19 +153,24 @@ class World:
         """The first worker."""
         return self.of("worker")[0]
 
-    def start(self, kind: str, *options: str, client: str | None = None, **variables: str) -> Process:
-        """Start one; it is not at work yet. ``client``: under which name the wire knows it."""
+    def start(
+        self, kind: str, *, client: str | None = None, output: int | None = None, **variables: str
+    ) -> Process:
+        """Start one; it is not at work yet.
+
+        ``client``: under which name the wire knows it. ``output``: a descriptor that takes its log instead.
+        """
         self._started += 1
-        name, log_file = f"{kind}-{self._started}", self.folder / f"{kind}.log"
+        name = f"{kind}-{self._started}"
+        log_file = self.folder / f"{name}.log"
         named = ("-n", f"{name}@faults") if kind == "worker" else ()
         with log_file.open("ab") as log:
-            since = log.tell()
             popen = self.children.start(
-                [*COMMANDS[kind], *named, *options],
+                [*COMMANDS[kind], *named],
                 environment={**self.environment_of(client or kind), **variables},
-                output=log,
+                output=log if output is None else output,
             )
-        process = Process(kind=kind, name=name, popen=popen, log_file=log_file, since=since)
+        process = Process(kind=kind, name=name, popen=popen, log_file=log_file)
         self.processes.append(process)
         return process
 

@@ -1,0 +1,32 @@
+"""Nobody listens any more: the log's reader is gone, Sentry does not answer."""
+
+import os
+
+from tests.faults.world import AT_WORK, Process, World
+
+
+def test_logs_and_reports_go_nowhere(world: World) -> None:
+    """Writing a line fails, reporting fails; tasks and dead letters do not."""
+    for process in world.alive():
+        world.stop(process)
+    deaf = [_with_a_reader_that_leaves(world, kind) for kind in ("bridge", "worker")]
+    world.load.send()
+    world.load.send_one("arrivals", entity=0, do="refuse", fate="failed")
+    world.load.send_one("arrivals", entity="bad", fate="rejected", submitted_at=-1.0)
+    world.verify()
+    assert all(process.lives for process in deaf), "a process ended because nobody read its log"
+    for process in deaf:
+        world.kill(process)
+
+
+def _with_a_reader_that_leaves(world: World, kind: str) -> Process:
+    reading, writing = os.pipe()
+    process = world.start(kind, output=writing, SENTRY_DSN="http://key@127.0.0.1:9/1")
+    os.close(writing)
+    seen = ""
+    while AT_WORK[kind] not in seen:
+        read = os.read(reading, 1 << 16)
+        assert read, seen
+        seen += read.decode(errors="replace")
+    os.close(reading)
+    return process
