@@ -14,13 +14,17 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = 20.0
         time.sleep(0.05)
 
 
-def running(pids: Iterable[int]) -> list[int]:
-    """Those of ``pids`` that are living processes; one that only waits to be reaped is not."""
-    return [pid for pid in pids if _lives(pid)]
+def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that live; one that only waits to be reaped does not.
+
+    Processes, not numbers: the system gives an ended process's number to another one before a long test is
+    over, and a number that is killed or counted then is somebody else's.
+    """
+    return [process for process in processes if _lives(process)]
 
 
-def _lives(pid: int) -> bool:
+def _lives(process: psutil.Process) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

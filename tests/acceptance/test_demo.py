@@ -36,7 +36,7 @@ class Demo:
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
-        self.pids: set[int] = set()
+        self.below: set[psutil.Process] = set()
 
     def wait_for(self, pattern: str, times: int = 1, timeout: float = 60) -> list[str]:
         """What the ``times``-th line with the pattern matched, and those before it."""
@@ -56,7 +56,7 @@ class Demo:
     def remember(self) -> None:
         """Take note of the processes that run below the demonstration, to see later that they are gone."""
         try:
-            self.pids |= {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
+            self.below |= set(psutil.Process(self.process.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return
 
@@ -88,8 +88,8 @@ def demo() -> Iterator[Callable[..., Demo]]:
         each.remember()
         if each.process.poll() is None:
             each.process.kill()
-        for pid in running(each.pids):
-            os.kill(pid, signal.SIGKILL)
+        for left in running(each.below):
+            left.kill()
         each.end()
         for stream in (each.process.stdout, each.process.stderr):
             assert stream is not None
@@ -143,7 +143,7 @@ def test_documents_of_all_kinds_are_verified(
     assert (fields["services"], fields["documents"]) == (services, 25)
     assert (fields["jobs_completed"], fields["jobs_failed"]) == (24, 1)
     assert fields["chunks"] > LARGE / 65_536
-    wait_until(lambda: not running(run.pids), f"the end of {run.pids}")
+    wait_until(lambda: not running(run.below), f"the end of {run.below}")
 
 
 def test_the_report_for_a_person(demo: Callable[..., Demo], documents: Path) -> None:
@@ -170,7 +170,7 @@ def test_killed_processes_change_no_count(demo: Callable[..., Demo], local_progr
     fields = result(output)
     assert fields["verified"] is True
     assert fields["jobs_completed"] == fields["documents"]
-    wait_until(lambda: not running(run.pids), f"the end of {run.pids}")
+    wait_until(lambda: not running(run.below), f"the end of {run.below}")
 
 
 @pytest.mark.parametrize(
@@ -180,11 +180,11 @@ def test_ending_it_leaves_no_process(demo: Callable[..., Demo], number: signal.S
     """Ctrl-C, a polite end and kill -9 in the middle of the work: bridge, worker and services are gone."""
     run = demo()
     run.wait_for(r"extracted ([1-9]\d*)")
-    assert len(run.pids) >= 4
+    assert len(run.below) >= 4
     run.process.send_signal(number)
     code, _ = run.end()
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    wait_until(lambda: not running(run.pids), f"the end of {running(run.pids)}", 40)
+    wait_until(lambda: not running(run.below), f"the end of {running(run.below)}", 40)
 
 
 @pytest.mark.parametrize("name", ["missing", "empty folder"])

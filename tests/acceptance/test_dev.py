@@ -67,13 +67,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_ctrl_c_ends_everything(start: Start, tmp_path: Path) -> None:
     """Ctrl-C stops the processes and the services, and exits with 130."""
     dev = start(one=STEADY, two=STEADY)
-    pids = _pids(dev, "one", "two")
+    processes = _processes(dev, "one", "two")
     assert (tmp_path / ".pipeline" / "dev.env").exists()
     os.killpg(dev.pid, signal.SIGINT)
     output, _ = dev.communicate(timeout=30)
     assert dev.returncode == 130
     assert "one ended with exit code 0" in output
-    assert running(pids) == []
+    assert running(processes) == []
     assert not (tmp_path / ".pipeline" / "dev.env").exists()
 
 
@@ -89,36 +89,36 @@ def test_process_that_ends_is_named_and_stops_the_rest(start: Start) -> None:
 def test_worker_killed_leaves_no_child(start: Start) -> None:
     """What a killed process had started is ended too, and dev does not wait for it."""
     dev = start(one=STEADY)
-    pids = _pids(dev, "one")
-    os.kill(pids[0], signal.SIGKILL)
+    processes = _processes(dev, "one")
+    processes[0].kill()
     output, _ = dev.communicate(timeout=30)
     assert dev.returncode == 1
     assert "one ended by SIGKILL" in output
-    assert running(pids) == []
+    assert running(processes) == []
 
 
 def test_second_ctrl_c_kills(start: Start) -> None:
     """A process that does not end when asked is killed by a second Ctrl-C."""
     dev = start(one=STUBBORN)
-    pids = _pids(dev, "one")
+    processes = _processes(dev, "one")
     os.killpg(dev.pid, signal.SIGINT)
     _read_until(dev, "stopping one")
-    assert running(pids) == pids
+    assert running(processes) == processes
     os.killpg(dev.pid, signal.SIGINT)
     dev.communicate(timeout=30)
     assert dev.returncode == 130
-    assert running(pids) == []
+    assert running(processes) == []
 
 
 def test_kill_of_dev_leaves_no_process(start: Start) -> None:
     """kill -9 of dev itself ends its processes, theirs and the services within seconds."""
     dev = start(one=STEADY)
-    pids = _pids(dev, "one")
-    services = [child.pid for child in psutil.Process(dev.pid).children()]
+    processes = _processes(dev, "one")
+    services = psutil.Process(dev.pid).children()
     assert len(services) >= 2, "the process, the services and the keeper"
     dev.kill()
     dev.wait(timeout=10)
-    wait_until(lambda: not running(pids + services), "the processes of a killed dev end")
+    wait_until(lambda: not running(processes + services), "the processes of a killed dev end")
 
 
 def test_environment_that_names_kafka_is_used_as_it_is(start: Start) -> None:
@@ -144,8 +144,10 @@ def test_services_asked_for_win_over_the_environment(start: Start) -> None:
 def test_local_services_are_stopped_with_dev(start: Start, tmp_path: Path) -> None:
     """--services local starts the real servers for dev's time, also when dev is killed with -9."""
     dev = start("--services", "local", one=STEADY)
-    _pids(dev, "one")
-    servers = [int(file.read_text()) for file in (tmp_path / ".pipeline" / "stack").glob("*.pid")]
+    _processes(dev, "one")
+    servers = [
+        psutil.Process(int(file.read_text())) for file in (tmp_path / ".pipeline" / "stack").glob("*.pid")
+    ]
     assert len(running(servers)) == 3
     dev.kill()
     dev.wait(timeout=10)
@@ -162,14 +164,14 @@ def test_no_procfile_is_one_line(tmp_path: Path) -> None:
     assert str(tmp_path) in line
 
 
-def _pids(dev: "subprocess.Popen[str]", *names: str) -> list[int]:
-    """The ids that the programs printed, once all have."""
-    found: dict[str, list[int]] = {}
+def _processes(dev: "subprocess.Popen[str]", *names: str) -> list[psutil.Process]:
+    """The processes whose ids the programs printed, once all have."""
+    found: dict[str, list[psutil.Process]] = {}
     while set(found) != set(names):
         line = _read_until(dev, "| pids ")
         name = line.split("|")[0].split()[-1]
-        found[name] = [int(word) for word in line.split("pids ")[1].split()[:2]]
-    return [pid for name in names for pid in found[name]]
+        found[name] = [psutil.Process(int(word)) for word in line.split("pids ")[1].split()[:2]]
+    return [process for name in names for process in found[name]]
 
 
 def _read_until(dev: "subprocess.Popen[str]", text: str) -> str:

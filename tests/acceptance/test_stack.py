@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -49,12 +49,12 @@ def test_stack_keeps_its_data_over_a_restart(
     up = run("up", "--json")
     assert up.returncode == 0, up.stderr
     environment = json.loads(up.stdout)["environment"]
-    pids = _pids(run)
+    processes = _servers(run)
     assert (tmp_path / ".pipeline" / "stack").is_dir()
 
     again = run("up", "--json")
     assert json.loads(again.stdout)["environment"] == environment
-    assert _pids(run) == pids, "up of a running stack started something anew"
+    assert _servers(run) == processes, "up of a running stack started something anew"
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -62,7 +62,7 @@ def test_stack_keeps_its_data_over_a_restart(
     down = run("down")
     assert down.returncode == 0
     assert "Apache Kafka" in down.stdout
-    assert running(pids) == []
+    assert running(processes) == []
     assert run("status").returncode == 1
 
     up = run("up", "--json")
@@ -75,13 +75,13 @@ def test_stack_keeps_its_data_over_a_restart(
 def test_one_server_that_died_is_started_again(run: Run) -> None:
     """After a crash of one server, status says so and up starts that one only."""
     assert run("up").returncode == 0
-    dynamodb, *others = _pids(run)
-    os.kill(dynamodb, signal.SIGKILL)
+    dynamodb, *others = _servers(run)
+    dynamodb.kill()
     status = run("status", "--json")
     assert status.returncode == 1
     assert not json.loads(status.stdout)["dynamodb"]["ready"]
     assert run("up").returncode == 0
-    started, *untouched = _pids(run)
+    started, *untouched = _servers(run)
     assert started != dynamodb
     assert untouched == others
 
@@ -137,13 +137,13 @@ def test_server_that_cannot_start_shows_its_log(run: Run, tmp_path: Path) -> Non
     assert "no such luck" in up.stderr
 
 
-def _pids(run: Run) -> list[int]:
+def _servers(run: Run) -> list[psutil.Process]:
     status = run("status", "--json")
     assert status.returncode == 0, status.stdout
     servers = json.loads(status.stdout)
-    pids = [servers[name]["pid"] for name in ("dynamodb", "elasticmq", "kafka")]
-    assert running(pids) == pids
-    return pids
+    processes = [psutil.Process(servers[name]["pid"]) for name in ("dynamodb", "elasticmq", "kafka")]
+    assert running(processes) == processes
+    return processes
 
 
 def _write(environment: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import psutil
 import pytest
 from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
@@ -100,7 +101,7 @@ def test_kill_of_the_user_ends_the_local_services() -> None:
     """kill -9 of the process that runs them ends the local services and removes a temporary data folder."""
     with _user("from pipeline.services.local import local_services as services") as (user, environment):
         folder = Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).parent
-        servers = [int(file.read_text()) for file in folder.glob("*.pid")]
+        servers = [psutil.Process(int(file.read_text())) for file in folder.glob("*.pid")]
         assert len(running(servers)) == 3
         user.kill()
         wait_until(lambda: not running(servers), "the local servers end")
@@ -130,11 +131,12 @@ def test_server_is_started_once(server: ServerProcess) -> None:
     server.start(["sleep", "1000"])
     pid = server.pid()
     assert pid is not None
+    process = psutil.Process(pid)
     server.start(["sleep", "1000"])
     assert server.pid() == pid
     stop([server], grace=10)
     assert server.pid() is None
-    assert running([pid]) == []
+    assert running([process]) == []
 
 
 def test_stubborn_server_is_killed(server: ServerProcess) -> None:
@@ -143,8 +145,9 @@ def test_stubborn_server_is_killed(server: ServerProcess) -> None:
     wait_until(lambda: "ready" in server.log_tail(), "the server ignores SIGTERM")
     pid = server.pid()
     assert pid is not None
+    process = psutil.Process(pid)
     stop([server], grace=0.2)
-    assert running([pid]) == []
+    assert running([process]) == []
 
 
 def test_another_process_with_the_same_id_is_left_alone(server: ServerProcess, tmp_path: Path) -> None:
