@@ -127,10 +127,21 @@ class KafkaAdmin:
         return sorted(group.group_id for group in self._result(answer, "list groups").valid)
 
     def group(self, name: str) -> Group:
-        """A consumer group's state and members. A group that never was is "DEAD", without members."""
-        answer = self._client.describe_consumer_groups([name], request_timeout=self._timeout)[name]
-        found = self._result(answer, f"describe group {name}")
-        return Group(name=name, state=found.state.name, members=tuple(map(_member, found.members)))
+        """A consumer group's state and members. A group that never was is "DEAD", without members.
+
+        A coordinator that is still being found, as on a cluster just started, is asked again within the time.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            answer = self._client.describe_consumer_groups([name], request_timeout=self._timeout)[name]
+            try:
+                found = self._result(answer, f"describe group {name}")
+            except ServiceUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+                continue
+            return Group(name=name, state=found.state.name, members=tuple(map(_member, found.members)))
 
     def create(self, name: str, *, partitions: int, replication: int, config: Mapping[str, str]) -> bool:
         """Create a topic; False when it exists. It then has what it has: ask ``topics`` and ``configs``.
