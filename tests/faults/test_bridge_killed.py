@@ -21,6 +21,8 @@ def test_at_a_step(world: World, actions: tuple[str, ...], after: bool, passed: 
     with world.wire.rule(skipping(passed, hold), *actions, client="bridge"):
         world.load.send()
         hold.wait()
+        # Time for a commit that must not be.
+        world.pass_time(1.5)
         world.kill(world.bridge)
         hold.let_go()
     world.start("bridge")

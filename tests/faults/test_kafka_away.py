@@ -24,3 +24,17 @@ def test_the_broker_is_frozen(world: World) -> None:
     world.stack.thaw_kafka()
     world.load.send()
     world.verify()
+
+
+def test_workers_die_while_the_broker_is_away(world: World) -> None:
+    """What they had finished and Kafka had not acknowledged is gone with them: it runs again."""
+    sent = world.load.send(seconds=0.1)
+    world.wait(lambda: any(world.effects("end", each) for each in sent), "some ran")
+    world.stack.stop_kafka(kill=True)
+    world.pass_time(1.5)
+    for worker in world.of("worker"):
+        world.kill(worker)
+    world.stack.up()
+    for _ in range(2):
+        world.start("worker")
+    world.verify()

@@ -6,12 +6,24 @@ from tests.faults.marks import long_only
 from tests.faults.world import World
 
 
-@pytest.mark.parametrize("do", ["kill-child", "early-kill-child", "fail", "refuse"])
+@pytest.mark.parametrize(
+    "do",
+    ["kill-child", "refuse", *(pytest.param(do, marks=long_only) for do in ("early-kill-child", "fail"))],
+)
 def test_a_task_always_fails(world: World, do: str) -> None:
     """It ends as a dead letter that a person can see; what ran beside it does not."""
     world.load.send()
     for topic, more in (("arrivals", {"entity": 0}), ("parcels", {}), ("crates", {"parts": 1})):
         world.load.send_one(topic, do=do, fate="failed", **more)
+    world.load.send()
+    world.verify()
+
+
+def test_followers_of_a_failing_head(world: World) -> None:
+    """They are received with it time and again; that is none of their attempts, so each may still fail once."""
+    items = [world.load.item("arrivals", entity="queue", do="early-fail", fate="failed")]
+    items += [world.load.item("arrivals", entity="queue", do="early-fail-once") for _ in range(5)]
+    world.load.produce(items)
     world.load.send()
     world.verify()
 

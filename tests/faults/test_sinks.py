@@ -1,6 +1,7 @@
-"""Nobody listens any more: the log's reader is gone, Sentry does not answer."""
+"""Nobody listens any more: the log's reader is gone, Sentry does not answer, the health port is taken."""
 
 import os
+import socket
 
 from tests.faults.world import AT_WORK, Process, World
 
@@ -9,7 +10,9 @@ def test_logs_and_reports_go_nowhere(world: World) -> None:
     """Writing a line fails, reporting fails; tasks and dead letters do not."""
     for process in world.alive():
         world.stop(process)
-    deaf = [_with_a_reader_that_leaves(world, kind) for kind in ("bridge", "worker")]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        deaf = [_with_a_reader_that_leaves(world, kind, port) for kind in ("bridge", "worker")]
     world.load.send()
     world.load.send_one("arrivals", entity=0, do="refuse", fate="failed")
     world.load.send_one("arrivals", entity="bad", fate="rejected", submitted_at=-1.0)
@@ -19,9 +22,10 @@ def test_logs_and_reports_go_nowhere(world: World) -> None:
         world.kill(process)
 
 
-def _with_a_reader_that_leaves(world: World, kind: str) -> Process:
+def _with_a_reader_that_leaves(world: World, kind: str, health_port: str) -> Process:
     reading, writing = os.pipe()
-    process = world.start(kind, output=writing, SENTRY_DSN="http://key@127.0.0.1:9/1")
+    sinks = {"SENTRY_DSN": "http://key@127.0.0.1:9/1", "HEALTH_PORT": health_port}
+    process = world.start(kind, output=writing, **sinks)
     os.close(writing)
     seen = ""
     while AT_WORK[kind] not in seen:

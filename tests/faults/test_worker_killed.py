@@ -21,21 +21,22 @@ def test_after_the_effect(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("actions", "after"),
+    ("actions", "holding", "after"),
     [
-        pytest.param(WRITES, False, id="after emit, before record"),
-        pytest.param(WRITES, True, id="after record, unheard"),
-        pytest.param(("DeleteMessageBatch",), False, id="before delete"),
-        pytest.param(("DeleteMessageBatch",), True, id="after delete, unheard"),
+        pytest.param(WRITES, "", False, id="emitted, not recorded"),
+        pytest.param(WRITES, "", True, id="recorded, unheard"),
+        pytest.param(("UpdateItem",), "closed_at", False, id="announced, not closed"),
+        pytest.param(("DeleteMessageBatch",), "", False, id="not deleted"),
+        pytest.param(("DeleteMessageBatch",), "", True, id="deleted, unheard"),
     ],
 )
-def test_between_steps(world: World, actions: tuple[str, ...], after: bool) -> None:
+def test_between_steps(world: World, actions: tuple[str, ...], holding: str, after: bool) -> None:
     """Killed while its request, or the answer, is on the way: the next goes on from what is recorded."""
     world.stop(world.worker)
     victim = world.start("worker", client="victim")
     world.wait(lambda: victim.at_work, "at work")
     hold = Hold(after=after)
-    with world.wire.rule(hold, *actions, client="victim"):
+    with world.wire.rule(hold, *actions, client="victim", holding=holding):
         world.load.send()
         hold.wait()
         world.kill(victim)
