@@ -20,7 +20,7 @@ def test_a_task_always_fails(world: World, do: str) -> None:
 
 
 def test_followers_of_a_failing_head(world: World) -> None:
-    """They are received with it time and again; that is none of their attempts, so each may still fail once."""
+    """They are received with it time and again: none of their attempts, so each may still fail once."""
     items = [world.load.item("arrivals", entity="queue", do="early-fail", fate="failed")]
     items += [world.load.item("arrivals", entity="queue", do="early-fail-once") for _ in range(5)]
     world.load.produce(items)
