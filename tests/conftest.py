@@ -1,6 +1,7 @@
 """Services for tests: started once a session when first asked for, and names of its own for each test."""
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from typing import Protocol
@@ -12,6 +13,11 @@ from pipeline.services import jars
 from pipeline.services.embedded import embedded_services as run_embedded_services
 from pipeline.services.environment import Services
 from pipeline.services.local import local_services as run_local_services
+
+# A shell that starts the tests in its background lets them ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 class MakeEnvironment(Protocol):
