@@ -1,6 +1,7 @@
 """The kombu transport ``fifo://``: how Celery consumes from and publishes to SQS FIFO queues."""
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Any, ClassVar
 import structlog
 from kombu.transport import TRANSPORT_ALIASES, virtual
 from kombu.transport.virtual.base import queue_declare_ok_t
+from vine import promise
 
 from config.settings import Settings
 from pipeline import identity
@@ -165,6 +167,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     settings: ClassVar[Settings | None] = None
 
     _wakeup: Wakeup
+    #: the worker's event loop, and the thread it runs on; None where there is none, or no longer
+    _loop: Any = None
+    _loop_thread: int | None = None
 
     def establish_connection(self) -> Any:
         """Connect. A transport that is only asked what it can do opens no descriptors."""
@@ -187,13 +192,15 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
     def consume(self, queue: str) -> None:
         """Receive from ``queue``, and be woken when something is ready."""
-        self.inbound.on_ready = self._wakeup.set
+        self.inbound.on_ready = self._wake
         self.inbound.consume(queue)
         self._wakeup.set()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Deliver from the worker's event loop."""
         loop.add_reader(self._wakeup.fileno, self._on_wakeup)
+        # One promise: the loop holds it once, however often it is asked for before its next turn.
+        self._loop, self._loop_thread, self._deliver = loop, threading.get_ident(), promise(self._on_turn)
         loop.call_repeatedly(1.0, self.inbound.heartbeat.alive)
 
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
@@ -205,8 +212,20 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
     def close_connection(self, connection: Any) -> None:
         """Close the channels and the wake-up."""
+        self._loop_thread = None
         super().close_connection(connection)
         self._wakeup.close()
+
+    def _wake(self) -> None:
+        """Have ``_on_wakeup`` called on the event loop soon; from the loop's own thread without a pipe."""
+        if threading.get_ident() == self._loop_thread:
+            self._loop.call_soon(self._deliver)
+        else:
+            self._wakeup.set()
+
+    def _on_turn(self) -> None:
+        if self._loop_thread is not None:  # else it was closed meanwhile: the next connection delivers
+            self._on_wakeup()
 
     def _on_wakeup(self) -> None:
         self._wakeup.clear()
@@ -217,7 +236,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 return
             self._hand_over(lease)
         # A full round: the loop gets its turn before the next.
-        self._wakeup.set()
+        self._wake()
 
     def _hand_over(self, lease: Lease) -> None:
         callback = self._callbacks.get(lease.queue)
