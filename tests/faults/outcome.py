@@ -3,20 +3,22 @@
 import json
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from boto3.dynamodb.types import TypeDeserializer
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_sqs import SQSClient
 
 _NUMBERS = TypeDeserializer()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,8 @@ class Observer:
         for name in self.consumed:
             topic = self.prefix + name
             asked = [TopicPartition(topic, p) for p in self._partitions(topic)]
-            committed = {each.partition: each.offset for each in self._member.committed(asked, 10)}
+            answer = _answer(lambda asked=asked: self._member.committed(asked, 10))
+            committed = {each.partition: each.offset for each in answer}
             found[name] = sum(
                 high - max(low, committed[p]) for p in committed for low, high in [self._ends(topic, p)]
             )
@@ -147,10 +150,11 @@ class Observer:
         return sum(self._ends(topic, p)[1] for topic in topics for p in self._partitions(topic))
 
     def _partitions(self, topic: str) -> list[int]:
-        return list(self._reader.list_topics(topic, 10).topics[topic].partitions or ())
+        return list(_answer(lambda: self._reader.list_topics(topic, 10)).topics[topic].partitions or ())
 
     def _ends(self, topic: str, partition: int) -> tuple[int, int]:
-        ends = self._reader.get_watermark_offsets(TopicPartition(topic, partition), 10)
+        asked = TopicPartition(topic, partition)
+        ends = _answer(lambda: self._reader.get_watermark_offsets(asked, 10))
         assert ends is not None, f"no answer about {topic}"
         return ends
 
@@ -213,6 +217,18 @@ class Observer:
         if not self.effects_file.exists():
             return []
         return [json.loads(line) for line in self.effects_file.read_text().splitlines()]
+
+
+def _answer(call: Callable[[], T]) -> T:
+    """What Kafka says; asked again while a broker that was away comes up."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _read(message: Any) -> Read:

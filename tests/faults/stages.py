@@ -86,14 +86,15 @@ def work(stage_name: str, item: Item, ordinal: int | None = None) -> None:
 
 
 def misbehave(do: str, key: str) -> None:
-    """``X-once``: only the first time; ``X-until-mended``: until the test says so; ``X``: always."""
+    """``X-once``, ``X-twice``: the first runs; ``X-until-mended``: until the test says so; ``X``: always."""
     flags = Path(os.environ["FAULTS_EFFECTS"]).parent
-    if do.endswith("-once"):
-        do = do.removesuffix("-once")
-        try:
-            (flags / f"did-{key}").touch(exist_ok=False)
-        except FileExistsError:
-            return
+    for number, suffix in enumerate(("-once", "-twice"), start=1):
+        if do.endswith(suffix):
+            do = do.removesuffix(suffix)
+            done = len(list(flags.glob(f"did-{key}-*")))
+            if done == number:
+                return
+            (flags / f"did-{key}-{done}").touch()
     if do.endswith("-until-mended"):
         do = do.removesuffix("-until-mended")
         if (flags / "mended").exists():

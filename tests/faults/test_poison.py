@@ -20,9 +20,9 @@ def test_a_task_always_fails(world: World, do: str) -> None:
 
 
 def test_followers_of_a_failing_head(world: World) -> None:
-    """They are received with it time and again: none of their attempts, so each may still fail once."""
+    """They are received with it time and again: none of their attempts, so each may still fail twice."""
     items = [world.load.item("arrivals", entity="queue", do="early-fail", fate="failed")]
-    items += [world.load.item("arrivals", entity="queue", do="early-fail-once") for _ in range(5)]
+    items += [world.load.item("arrivals", entity="queue", do="early-fail-twice") for _ in range(4)]
     world.load.produce(items)
     world.load.send()
     world.verify()
