@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -137,7 +138,7 @@ class Observer:
         for name in self.consumed:
             topic = self.prefix + name
             asked = [TopicPartition(topic, p) for p in self._partitions(topic)]
-            answer = _answer(lambda asked=asked: self._member.committed(asked, 10))
+            answer = _answer(partial(self._member.committed, asked, 10))
             committed = {each.partition: each.offset for each in answer}
             found[name] = sum(
                 high - max(low, committed[p]) for p in committed for low, high in [self._ends(topic, p)]
