@@ -21,7 +21,8 @@ def main(arguments: list[str]) -> int:
     """Run them; pytest's exit code."""
     long = "--long" in arguments
     given = [each for each in arguments if each != "--long"]
-    options = [str(Path(__file__).parent), "-v", "--durations=0", "--durations-min=1"]
+    # One after the other: the plugin is in this process, and the long scale wants the machine for itself.
+    options = [str(Path(__file__).parent), "-n", "0", "-v", "--durations=0", "--durations-min=1"]
     if long:
         options += ["-o", "timeout=3600"]
     return int(pytest.main([*options, *given], plugins=[Long()] if long else []))
