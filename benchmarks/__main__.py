@@ -76,7 +76,7 @@ def main() -> None:
 @click.option(
     "--peer", "peers", type=click.Choice(["ours", "one-group", "stock", "raw", "redis"]), multiple=True
 )
-@click.option("--tasks", type=click.IntRange(min=100), default=3000, show_default=True, help="Tasks a round.")
+@click.option("--tasks", type=click.IntRange(min=100), default=2000, show_default=True, help="Tasks a round.")
 @rtt_option
 @repeat_option
 @services_option
