@@ -103,7 +103,10 @@ def misbehave(do: str, key: str) -> None:
         case "kill-child":  # as the kernel does when memory runs out
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-worker":  # and all its children: a power cut
-            os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+            # Only a living worker's own group: an orphan's parent is somebody else.
+            if os.getpgid(os.getppid()) == os.getppid() != 1:
+                os.killpg(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "fail":
             raise ValueError("as asked")
         case "refuse":

@@ -66,7 +66,10 @@ def obey(order: Order) -> None:
         case "kill":  # as the kernel does when memory runs out
             os.kill(os.getpid(), signal.SIGKILL)
         case "kill-worker":  # and all its children
-            os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+            # Only a living worker's own group: an orphan's parent is somebody else.
+            if os.getpgid(os.getppid()) == os.getppid() != 1:
+                os.killpg(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "succeed" | "nothing":
             pass
         case error:
