@@ -23,8 +23,6 @@ def main(arguments: list[str]) -> int:
     given = [each for each in arguments if each != "--long"]
     # One after the other: the plugin is in this process, and the long scale wants the machine for itself.
     options = [str(Path(__file__).parent), "-n", "0", "-v", "--durations=0", "--durations-min=1"]
-    if long:
-        options += ["-o", "timeout=3600"]
     return int(pytest.main([*options, *given], plugins=[Long()] if long else []))
 
 

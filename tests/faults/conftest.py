@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,13 @@ from tests.faults.load import Mix
 from tests.faults.stack import SESSION, FaultStack, running_stack
 from tests.faults.world import Scale, World, running_world
 
+HERE = Path(__file__).parent
+#: Seconds that a fault may take, the start of all services included.
+TIMEOUT = 420
+
 SHORT_SCALE = Scale(
     mix=Mix(entities=6, arrivals=30, parcels=20, crates=6, pieces=4),
-    quiet=60,
+    quiet=120,
     group_protocol="consumer",
     large_split=300,
     backlog=200,
@@ -77,9 +82,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only the long suite runs."""
-    if not config.pluginmanager.has_plugin(LONG):
+    """Leave out what only the long suite runs; give the others the time that a busy machine takes."""
+    long = config.pluginmanager.has_plugin(LONG)
+    if not long:
         items[:] = [item for item in items if item.get_closest_marker("long_only") is None]
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker(pytest.mark.timeout(TIMEOUT * (10 if long else 1)))
 
 
 @pytest.fixture(scope="session")
