@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.mishaps import Hold, skipping
 from tests.faults.world import World
 
@@ -10,7 +11,7 @@ from tests.faults.world import World
     ("actions", "after", "passed"),
     [
         pytest.param(("BatchExecuteStatement",), False, 0, id="after poll"),
-        pytest.param(("BatchExecuteStatement",), True, 0, id="after the jobs are opened"),
+        pytest.param(("BatchExecuteStatement",), True, 0, id="after the jobs are opened", marks=long_only),
         pytest.param(("SendMessageBatch",), False, 2, id="half way through a batch"),
         pytest.param(("SendMessageBatch",), True, 1, id="sent, before commit"),
     ],

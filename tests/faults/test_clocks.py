@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.world import World
 
 HOUR = 3600.0
 SKEW = Path(__file__).with_name("skew")
 
 
-@pytest.mark.parametrize(("bridge", "worker"), [(-HOUR, HOUR), (HOUR, -HOUR)])
+@pytest.mark.parametrize(("bridge", "worker"), [(-HOUR, HOUR), pytest.param(HOUR, -HOUR, marks=long_only)])
 def test_an_hour_of_skew(world: World, bridge: float, worker: float) -> None:
     """Leases are measured on a clock that nobody sets, ages of jobs on Kafka's and SQS's: all as ever."""
     for process in world.alive():

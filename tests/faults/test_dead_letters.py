@@ -2,10 +2,13 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.world import World
 
 
-@pytest.mark.parametrize("ordinal", [0, 3], ids=["first part", "last part"])
+@pytest.mark.parametrize(
+    "ordinal", [pytest.param(0, id="first part", marks=long_only), pytest.param(3, id="last part")]
+)
 def test_a_failed_part_is_redriven(world: World, ordinal: int) -> None:
     """The job fails when all its parts ended; redriven, the part completes it: one event for each end."""
     sent = world.load.send_one("crates", parts=4, do="early-fail-until-mended", only=ordinal, fate="failed")

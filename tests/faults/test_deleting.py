@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.mishaps import answer_error, expire_handles, fail_entries, lose_reply
 from tests.faults.wire import Script
 from tests.faults.world import World
@@ -9,8 +10,12 @@ from tests.faults.world import World
 
 @pytest.mark.parametrize(
     "script",
-    [fail_entries(every=2), lose_reply, answer_error(500, "InternalError"), expire_handles],
-    ids=["some fail", "reply lost", "500", "handle expired"],
+    [
+        pytest.param(fail_entries(every=2), id="some fail"),
+        pytest.param(expire_handles, id="handle expired"),
+        pytest.param(lose_reply, id="reply lost", marks=long_only),
+        pytest.param(answer_error(500, "InternalError"), id="500", marks=long_only),
+    ],
 )
 def test_a_delete_does_not_go_through(world: World, script: Script) -> None:
     """It is tried again, or the message comes again: no task runs twice for it."""

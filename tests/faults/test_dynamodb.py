@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.mishaps import answer_error, fail_statements, leave_unprocessed, lose_reply
 from tests.faults.wire import Script
 from tests.faults.world import World
@@ -12,13 +13,14 @@ WRITES = ("UpdateItem", "PutItem", "BatchWriteItem", "BatchExecuteStatement")
 @pytest.mark.parametrize(
     "script",
     [
-        answer_error(400, "ProvisionedThroughputExceededException"),
-        answer_error(500, "InternalServerError"),
-        answer_error(500, "InternalServerError", after=True),
-        answer_error(400, "TransactionConflictException"),
-        lose_reply,
+        pytest.param(answer_error(400, "ProvisionedThroughputExceededException"), id="throttled"),
+        pytest.param(answer_error(400, "TransactionConflictException"), id="conflict"),
+        pytest.param(lose_reply, id="reply lost"),
+        pytest.param(answer_error(500, "InternalServerError"), id="500", marks=long_only),
+        pytest.param(
+            answer_error(500, "InternalServerError", after=True), id="500 though done", marks=long_only
+        ),
     ],
-    ids=["throttled", "500", "500 though done", "conflict", "reply lost"],
 )
 def test_writes_go_wrong(world: World, script: Script) -> None:
     """Written again until it is answered; what is written twice counts once, and no task fails for it."""

@@ -2,10 +2,13 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.world import World
 
 
-@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
+@pytest.mark.parametrize(
+    "kill", [pytest.param(False, id="stopped", marks=long_only), pytest.param(True, id="killed")]
+)
 def test_the_broker_goes_and_comes_back(world: World, kill: bool) -> None:
     """Tasks wait with their results, the bridge with its offsets; then all goes on and nothing ran twice."""
     world.load.send(seconds=0.05)
@@ -16,6 +19,7 @@ def test_the_broker_goes_and_comes_back(world: World, kill: bool) -> None:
     world.verify()
 
 
+@long_only
 def test_the_broker_is_frozen(world: World) -> None:
     """Connections stay, and nothing answers."""
     world.load.send(seconds=0.05)

@@ -2,12 +2,19 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.mishaps import answer_error, refuse
 from tests.faults.wire import Script
 from tests.faults.world import LEASE, World
 
 
-@pytest.mark.parametrize("script", [refuse, answer_error(500, "InternalError")], ids=["refused", "500"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(refuse, id="refused"),
+        pytest.param(answer_error(500, "InternalError"), id="500", marks=long_only),
+    ],
+)
 def test_a_task_outlives_its_visibility(world: World, script: Script) -> None:
     """The heartbeat is dead, so the task runs elsewhere too; both runs end, and count as one."""
     with world.wire.rule(script, "ChangeMessageVisibilityBatch", client="worker"):
@@ -21,7 +28,7 @@ def test_a_task_outlives_its_visibility(world: World, script: Script) -> None:
     world.verify()
 
 
-@pytest.mark.parametrize("topic", ["arrivals", "parcels"])
+@pytest.mark.parametrize("topic", ["arrivals", pytest.param("parcels", marks=long_only)])
 def test_a_worker_is_frozen_beyond_its_leases(world: World, topic: str) -> None:
     """SIGSTOP under load: another worker does its tasks; thawed, it starts nothing that is not its own."""
     frozen = world.worker

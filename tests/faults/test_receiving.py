@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.mishaps import answer_error, delay, lose_reply
 from tests.faults.wire import Script
 from tests.faults.world import World
@@ -9,8 +10,11 @@ from tests.faults.world import World
 
 @pytest.mark.parametrize(
     "script",
-    [lose_reply, answer_error(500, "InternalError", after=True), delay(2)],
-    ids=["reply lost", "500 though done", "late"],
+    [
+        pytest.param(lose_reply, id="reply lost"),
+        pytest.param(delay(2), id="late"),
+        pytest.param(answer_error(500, "InternalError", after=True), id="500 though done", marks=long_only),
+    ],
 )
 def test_a_receive_is_not_answered(world: World, script: Script) -> None:
     """What was handed out comes again when its lease ends, in order, and each task runs once."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.faults.marks import long_only
 from tests.faults.mishaps import answer_error, fail_entries, lose_reply, refuse
 from tests.faults.wire import Script
 from tests.faults.world import World
@@ -18,12 +19,11 @@ def test_some_entries_of_a_batch_fail(world: World, client: str) -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        lose_reply,
-        refuse,
-        answer_error(500, "InternalError"),
-        answer_error(503, "ServiceUnavailable", after=True),
+        pytest.param(lose_reply, id="reply lost"),
+        pytest.param(answer_error(503, "ServiceUnavailable", after=True), id="503 though done"),
+        pytest.param(refuse, id="refused", marks=long_only),
+        pytest.param(answer_error(500, "InternalError"), id="500", marks=long_only),
     ],
-    ids=["reply lost", "refused", "500", "503 though done"],
 )
 def test_a_batch_is_not_answered(world: World, script: Script) -> None:
     """Sent again with the same ids: SQS drops what it took, and each task runs once."""
