@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import structlog
 from kombu import Connection, Consumer, Queue
 
 from config.settings import Settings
@@ -24,6 +23,7 @@ from pipeline.stages import stage
 from pipeline.transport import fifo
 from pipeline.transport.inbound import Inbound, close_inbound, inbound
 from tests.conftest import MakeSettings
+from tests.loglines import log_lines
 from tests.processes import wait_until
 from tests.proxies import Proxy
 
@@ -380,7 +380,7 @@ def test_a_priority_is_ignored_and_said_so_once(broker: Broker) -> None:
     """A FIFO queue has none."""
     fifo._warn_of_priority.cache_clear()
     producer = broker.connection.Producer()
-    with structlog.testing.capture_logs() as logs:
+    with log_lines(fifo) as logs:
         for _ in range(2):
             headers = {"id": uuid.uuid4().hex, "task": "note"}
             producer.publish(

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
-from structlog.testing import capture_logs
 
 from config.settings import Settings, load_settings
 from pipeline.errors import ServiceError, ServiceRefusedError
@@ -20,9 +19,11 @@ from pipeline.kafka import (
     Message,
     Record,
     newest_messages,
+    security,
 )
 from pipeline.registry import Registry
 from pipeline.web.reports import Reports
+from tests.loglines import log_lines
 from tests.securekafka import KEY_PASSWORD, PASSWORD, USER, SecureKafka, secure_kafka
 from tests.unit.test_settings import REQUIRED
 
@@ -178,6 +179,6 @@ def test_a_token_that_cannot_be_made_is_logged_and_refused(
 
     monkeypatch.setattr(MSKAuthTokenProvider, "generate_auth_token", sign)
     settings = _settings(broker, KAFKA_SASL_MECHANISM="AWS_MSK_IAM", AWS_DEFAULT_REGION="eu-west-1")
-    with capture_logs() as lines, pytest.raises(ServiceError):
+    with log_lines(security) as lines, pytest.raises(ServiceError):
         KafkaAdmin(settings, timeout=3).topics()
     assert {"event": "kafka.token_failed", "error": "no credentials"}.items() <= lines[0].items()

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from config import vault as vault_module
 from config.settings import load_settings
 from config.vault import Vault, fill
 from pipeline.errors import ConfigurationError, PipelineError, ServiceUnavailableError
 from tests.fakes.vault import KUBERNETES_ROLE, POD_TOKEN, ROLE_ID, ROOT, SECRET_ID, FakeVault, fake_vault
+from tests.loglines import log_lines
 from tests.processes import wait_until
 from tests.unit.test_settings import REQUIRED
 
@@ -90,7 +90,7 @@ def test_each_login_fills_the_environment(
 def test_what_is_set_stays(server: FakeVault, filled: list[Vault]) -> None:
     """A variable that the process was started with wins over Vault's; the log says which were kept."""
     environ = _environ(server, KAFKA_SASL_USERNAME="bob")
-    with capture_logs() as lines:
+    with log_lines(vault_module) as lines:
         filled.append(fill(environ))
     assert environ["KAFKA_SASL_USERNAME"] == "bob"
     assert environ["KAFKA_SASL_PASSWORD"] == PASSWORD
@@ -189,7 +189,7 @@ def test_a_vault_that_is_away_meanwhile_is_waited_for(
     """An outage is a warning; the renewal goes on after it."""
     monkeypatch.setattr(vault_module, "RETRY", 0.2)
     server.ttl = 2
-    with capture_logs() as lines:
+    with log_lines(vault_module) as lines:
         filled.append(fill(_approle(server)))
         server.sealed = True
         wait_until(lambda: any(line["event"] == "vault.away" for line in lines), "a warning")
@@ -201,7 +201,7 @@ def test_a_vault_that_is_away_meanwhile_is_waited_for(
 def test_a_changed_secret_is_told(server: FakeVault, filled: list[Vault]) -> None:
     """Settings are read once; that a secret was changed since is logged, without its value."""
     server.ttl = 2
-    with capture_logs() as lines:
+    with log_lines(vault_module) as lines:
         filled.append(fill(_approle(server)))
         server.write("secret/teams/pipeline", KAFKA_SASL_PASSWORD="new " + PASSWORD)
         wait_until(lambda: any(line["event"] == "vault.secret_changed" for line in lines), "a warning")
@@ -211,7 +211,7 @@ def test_a_changed_secret_is_told(server: FakeVault, filled: list[Vault]) -> Non
 def test_a_token_that_cannot_be_renewed_is_told(server: FakeVault, filled: list[Vault]) -> None:
     """Without a way to log in anew, an error says that the token ends and what to do."""
     server.ttl, server.renewable = 2, False
-    with capture_logs() as lines:
+    with log_lines(vault_module) as lines:
         filled.append(fill(_environ(server, VAULT_TOKEN=server.token())))
         wait_until(lambda: any(line["event"] == "vault.token_ends" for line in lines), "an error")
 
@@ -221,7 +221,7 @@ def test_nothing_is_logged_that_is_secret(
 ) -> None:
     """At the most talkative level, no line of ours or of a library holds a value, an id or a token."""
     caplog.set_level(logging.DEBUG)
-    with capture_logs() as lines:
+    with log_lines(vault_module) as lines:
         filled.append(fill(_approle(server)))
     said = repr(lines) + caplog.text
     assert "vault.read" in said

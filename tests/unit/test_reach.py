@@ -1,9 +1,9 @@
 """One log line when the control plane is lost and one when it is back, and a count of what was dropped."""
 
-from structlog.testing import capture_logs
-
 from pipeline.errors import ServiceUnavailableError
+from pipeline.transport import reach as reach_module
 from pipeline.transport.reach import Reach
+from tests.loglines import log_lines
 
 AWAY = ServiceUnavailableError("Kafka is away")
 
@@ -11,7 +11,7 @@ AWAY = ServiceUnavailableError("Kafka is away")
 def test_one_line_a_change() -> None:
     """Thousands of losses of any part make one line; the return of the last part makes the other."""
     reach = Reach()
-    with capture_logs() as logs:
+    with log_lines(reach_module) as logs:
         for _ in range(1000):
             reach.answered("events", AWAY, events=2)
             reach.lost("commands", AWAY)

@@ -21,7 +21,6 @@ from pipeline.registry import Registry
 from pipeline.sqs import OutgoingMessage, QueueDepth
 from pipeline.stages import stage
 
-HOUR = Window(begin=time.time() - 3600, end=time.time() + 60)
 AGAIN = ReplayId.read("1795501794-9f3a12bc")
 
 
@@ -104,7 +103,8 @@ class World:
             )
         )
 
-    def run(self, again: ReplayId | None, window: Window = HOUR) -> list[Replayed]:
+    def run(self, again: ReplayId | None) -> list[Replayed]:
+        window = Window(begin=time.time() - 3600, end=time.time() + 60)
         replay = Replay(
             self.settings,
             self.registry,
