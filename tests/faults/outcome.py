@@ -5,13 +5,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from boto3.dynamodb.types import TypeDeserializer
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _NUMBERS = TypeDeserializer()
 
 T = TypeVar("T")
+
+#: A topic, as Kafka knows it, and the number of a partition.
+Place = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class Outcome:
     records: Mapping[str, list[Read]]
     #: Bodies and attributes of what is on the dead-letter queue.
     letters: list[Mapping[str, Any]]
-    #: The table, by pk and sk.
+    #: What the table has of the jobs in question and of all open ones, by pk and sk.
     items: dict[tuple[str, str], dict[str, Any]]
     #: What user code left behind, in order.
     effects: list[dict[str, Any]]
@@ -71,6 +74,7 @@ class Outcome:
 class Observer:
     """Looks at one service from outside."""
 
+    service: str
     bootstrap: str
     prefix: str
     group: str
@@ -87,25 +91,39 @@ class Observer:
     def __post_init__(self) -> None:
         self._sqs: SQSClient = boto3.session.Session().client("sqs", **self.aws["sqs"])
         self._dynamodb: DynamoDBClient = boto3.session.Session().client("dynamodb", **self.aws["dynamodb"])
-        # One consumer that is in no group, and one that asks what the bridge's group committed.
-        kafka = {"bootstrap.servers": self.bootstrap, "log_level": 0}
+        kafka: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "log_level": 0}
+        self._admin = AdminClient(kafka)
+        # A consumer that is in no group, and one that asks what the bridge's group committed.
         self._reader = Consumer({**kafka, "group.id": f"{self.group}-observer"})
         self._member = Consumer({**kafka, "group.id": self.group})
-        self._read: dict[str, list[Read]] = {}
-        self._next: dict[tuple[str, int], int] = {}
+        self._read: dict[str, list[Read]] = {name: [] for name in self.written}
+        self._next = dict.fromkeys(self._partitions(self.written), 0)
+        self._reader.assign([TopicPartition(*place, 0) for place in self._next])
+        self._consumed = self._partitions(self.consumed)
         self._letters: dict[str, Mapping[str, Any]] = {}
+        #: where in the file the effects begin that are looked at
+        self._effects_from = 0
 
     def close(self) -> None:
         """Let go."""
         self._reader.close()
         self._member.close()
 
-    def look(self) -> Outcome:
-        """Everything as it is now."""
+    def forget(self) -> None:
+        """What came out until now is over: later looks show what comes after it."""
+        self._catch_up()
+        for records in self._read.values():
+            records.clear()
+        if self.effects_file.exists():
+            self._effects_from = self.effects_file.stat().st_size
+
+    def look(self, job_ids: Iterable[str]) -> Outcome:
+        """Everything as it is now; of the table what belongs to these jobs, and all jobs that are open."""
+        self._catch_up()
         return Outcome(
-            records={name: self.records(name) for name in self.written},
+            records=self._read,
             letters=self.letters(),
-            items=self.items(),
+            items=self.items(job_ids),
             effects=self.effects(),
             depth=self.depth(),
             lag=self.lag(),
@@ -114,50 +132,50 @@ class Observer:
     # ─── Kafka ───
 
     def records(self, name: str) -> list[Read]:
-        """All records of a topic. What was read before is not read again."""
-        topic, found = self.prefix + name, self._read.setdefault(name, [])
-        ends = {p: self._ends(topic, p)[1] for p in self._partitions(topic)}
-        wanted = {p: end for p, end in ends.items() if self._next.get((topic, p), 0) < end}
-        if not wanted:
-            return found
-        self._reader.assign([TopicPartition(topic, p, self._next.get((topic, p), 0)) for p in wanted])
-        deadline = time.monotonic() + 60
-        while any(self._next.get((topic, p), 0) < end for p, end in wanted.items()):
-            assert time.monotonic() < deadline, f"topic {topic} cannot be read"
-            for message in self._reader.consume(1000, 0.2):
-                if message.error():
-                    continue
-                found.append(_read(message))
-                self._next[topic, found[-1].partition] = found[-1].offset + 1
-        self._reader.unassign()
-        return found
+        """What was written to a topic."""
+        self._catch_up()
+        return self._read[name]
 
     def lag(self) -> dict[str, int]:
         """How many events of each consumed topic are not committed."""
-        found = {}
-        for name in self.consumed:
-            topic = self.prefix + name
-            asked = [TopicPartition(topic, p) for p in self._partitions(topic)]
-            answer = _answer(partial(self._member.committed, asked, 10))
-            committed = {each.partition: each.offset for each in answer}
-            found[name] = sum(
-                high - max(low, committed[p]) for p in committed for low, high in [self._ends(topic, p)]
-            )
+        found = dict.fromkeys(self.consumed, 0)
+        asked = [TopicPartition(*place) for place in self._consumed]
+        ends = self._ends(self._consumed)
+        for each in _answer(lambda: self._member.committed(asked, 10)):
+            name = each.topic.removeprefix(self.prefix)
+            found[name] += ends[each.topic, each.partition] - max(0, each.offset)
         return found
 
     def written_so_far(self) -> int:
         """How many records all consumed topics have: grows while anything is emitted."""
-        topics = [self.prefix + name for name in self.consumed]
-        return sum(self._ends(topic, p)[1] for topic in topics for p in self._partitions(topic))
+        return sum(self._ends(self._consumed).values())
 
-    def _partitions(self, topic: str) -> list[int]:
-        return list(_answer(lambda: self._reader.list_topics(topic, 10)).topics[topic].partitions or ())
+    def _catch_up(self) -> None:
+        """Read all that is there."""
+        ends, deadline = self._ends(self._next), time.monotonic() + 60
+        while any(self._next[place] < end for place, end in ends.items()):
+            assert time.monotonic() < deadline, "the topics cannot be read"
+            for message in self._reader.consume(500, 0.05):
+                if message.error():
+                    continue
+                read = _read(message)
+                self._read[read.topic.removeprefix(self.prefix)].append(read)
+                self._next[read.topic, read.partition] = read.offset + 1
 
-    def _ends(self, topic: str, partition: int) -> tuple[int, int]:
-        asked = TopicPartition(topic, partition)
-        ends = _answer(lambda: self._reader.get_watermark_offsets(asked, 10))
-        assert ends is not None, f"no answer about {topic}"
-        return ends
+    def _partitions(self, names: Iterable[str]) -> list[Place]:
+        topics = [self.prefix + name for name in names]
+        known = _answer(lambda: self._reader.list_topics(timeout=10)).topics
+        return [(topic, partition) for topic in topics for partition in known[topic].partitions or ()]
+
+    def _ends(self, places: Iterable[Place]) -> dict[Place, int]:
+        """One past the last record of each partition."""
+        asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
+
+        def ends() -> dict[Place, int]:
+            answers = self._admin.list_offsets(asked, request_timeout=10)
+            return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
+
+        return _answer(ends)
 
     # ─── SQS ───
 
@@ -202,10 +220,31 @@ class Observer:
 
     # ─── DynamoDB ───
 
-    def items(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """The whole table."""
+    def items(self, job_ids: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
+        """What the table has of these jobs and their splits' counters, and the record of every open job."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for page in self._dynamodb.get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True):
+        for job_id in job_ids:
+            self._query(found, f"{self.service}/J#{job_id}")
+        for seal in [item for (_, sk), item in found.items() if sk.startswith("P#")]:
+            self._query(found, f"{self.service}/L#{seal['split']}#top")
+            for leaf in range(int(seal["n"]) // 256 + 1):
+                self._query(found, f"{self.service}/L#{seal['split']}#0#{leaf}")
+        for shard in range(4):
+            for key in self._query({}, f"{self.service}/open#{shard}", IndexName="jobs-by-time"):
+                self._query(found, key[0])
+        return found
+
+    def _query(self, found: dict[Any, Any], pk: str, **index: str) -> dict[Any, Any]:
+        """Add to ``found`` what is under a key of the table, or of an index."""
+        name = "ipk" if index else "pk"
+        pages = self._dynamodb.get_paginator("query").paginate(
+            TableName=self.table,
+            KeyConditionExpression=f"{name} = :key",
+            ExpressionAttributeValues={":key": {"S": pk}},
+            ConsistentRead=not index,
+            **index,  # type: ignore[arg-type]
+        )
+        for page in pages:
             for item in page["Items"]:
                 plain = {name: _NUMBERS.deserialize(value) for name, value in item.items()}
                 found[plain["pk"], plain["sk"]] = plain
@@ -217,7 +256,9 @@ class Observer:
         """The lines that runs left."""
         if not self.effects_file.exists():
             return []
-        return [json.loads(line) for line in self.effects_file.read_text().splitlines()]
+        with self.effects_file.open() as lines:
+            lines.seek(self._effects_from)
+            return [json.loads(line) for line in lines]
 
 
 def _answer(call: Callable[[], T]) -> T:

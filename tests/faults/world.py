@@ -115,8 +115,6 @@ class World:
     scale: Scale
     children: Children
     processes: list[Process] = field(default_factory=list)
-    #: All that went in since the world began.
-    ledger: list[Input] = field(default_factory=list)
     load: Load = field(init=False)
     #: Whether a fault was not survived: nothing is to be proved here any more.
     broken: bool = False
@@ -227,8 +225,10 @@ class World:
 
     def is_quiet(self) -> bool:
         """A moment at which all was at rest: nothing was written to a consumed topic meanwhile."""
+        if any(self.observer.depth()):
+            return False
         before = self.observer.written_so_far()
-        if any(self.observer.depth()) or any(self.observer.lag().values()):
+        if any(self.observer.lag().values()):
             return False
         ended = {read.job_id for topic in ("jobs", "errors") for read in self.observer.records(topic)}
         if any(each.job_id not in ended for each in self.load.ledger if each.fate != "rejected"):
@@ -265,6 +265,7 @@ class World:
 
     def begin(self) -> None:
         """A new fault: a ledger of its own."""
+        self.observer.forget()
         self.load = Load(
             bootstrap=self.environment["KAFKA_BOOTSTRAP_SERVERS"],
             prefix=self.environment["TOPIC_PREFIX"],
@@ -285,7 +286,8 @@ class World:
     def violations(self, *, runs: int | None = None) -> list[Violation]:
         """What does not hold now."""
         assert self.load.ledger, "nothing went in: the test proves nothing"
-        return verify(self.load.ledger, self.observer.look(), runs=runs)
+        jobs = [each.job_id for each in self.load.ledger]
+        return verify(self.load.ledger, self.observer.look(jobs), runs=runs)
 
     def end(self) -> None:
         """The fault is over; one that was not verified leaves a world that nothing is known of."""
@@ -321,6 +323,7 @@ def running_world(
     servers = {name: environment[f"AWS_ENDPOINT_URL_{name.upper()}"] for name in ("sqs", "dynamodb")}
     keys = {"region_name": "us-east-1", "aws_access_key_id": "local", "aws_secret_access_key": "local"}
     observer = Observer(
+        service=settings.service_name,
         bootstrap=settings.kafka_bootstrap_servers,
         prefix=settings.topic_prefix,
         group=settings.kafka_consumer_group,
