@@ -66,6 +66,8 @@ class Inbound:
                 take_in=lambda leases: self._take_in(name, leases),
                 on_refused=lambda error: self.on_refused(error),
             )
+            # Known before it starts: what it brings would be taken for that of a cancelled one, and given back.
+            self._receivers[name].start()
 
     def cancel(self, name: str) -> None:
         """Stop receiving from a queue; what did not start goes back."""

@@ -49,6 +49,9 @@ class Receiver:
             threading.Thread(target=self._work, name=f"receive-{queue.name}-{n}", daemon=True)
             for n in range(THREADS)
         ]
+
+    def start(self) -> None:
+        """Begin to receive: ``take_in`` may be called before this returns."""
         for thread in self._threads:
             thread.start()
 

@@ -227,6 +227,29 @@ def test_what_is_held_outlives_its_visibility(broker: Broker) -> None:
     broker.wait_depth(0, 0)
 
 
+def test_what_the_first_poll_brings_at_once_is_not_given_back(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However soon SQS answers a worker that has just begun to receive: a return would cost an attempt."""
+
+    class Overtaken(threading.Thread):
+        """Is far ahead when the one that starts it goes on."""
+
+        def start(self) -> None:
+            super().start()
+            time.sleep(0.3 if self.name.startswith("receive-") else 0)
+
+    broker.publish(1)
+    monkeypatch.setattr(threading, "Thread", Overtaken)
+    broker.consume()
+    broker.drain(lambda: broker.got)
+    lease = broker.inbound.intake.delivered(broker.got[0].delivery_tag)
+    assert lease is not None
+    assert lease.message.receive_count == 1
+    broker.got[0].ack()
+    broker.wait_depth(0, 0)
+
+
 def test_a_wedged_event_loop_lets_its_messages_go(broker: Broker) -> None:
     """When nothing is delivered for some leases, the heartbeat no longer holds what others could do."""
     broker.publish(1)
