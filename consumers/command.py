@@ -14,10 +14,10 @@ from config.settings import Settings
 from consumers.bridge import Bridge
 from pipeline.checks import check_start
 from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.health.embedded import serving_health
 from pipeline.registry import REGISTRY
 from pipeline.sweep import sweeping
 from pipeline.telemetry import logs, tracing
-from pipeline.web.embedded import serving_health
 
 log = structlog.get_logger(__name__)
 

@@ -150,7 +150,7 @@ class Facts:
 
         Raises ImportError where the extra ``web`` is not installed.
         """
-        from pipeline.web.server import WebServer
+        from pipeline.health.server import WebServer
 
         server = WebServer(self.settings, self.registry, "127.0.0.1", 0)
         server.start()

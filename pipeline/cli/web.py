@@ -30,7 +30,7 @@ def web(port: int, host: str) -> None:
     settings = read_settings()
     log_to_stderr(settings.log_level)
     try:
-        from pipeline.web.server import WebServer
+        from pipeline.health.server import WebServer
     except ImportError as error:
         raise ConfigurationError(f"{error}. Install it: pip install 'pipeline[web]'.") from error
     server = WebServer(settings, read_stages(settings), host, port)

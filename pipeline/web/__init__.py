@@ -1,1 +1,1 @@
-"""What a process tells over HTTP: how it and its dependencies are. Needs the extra ``web``."""
+"""The jobs page and its API: jobs, stages, queues and dead letters in a browser. Needs the extra ``web``."""

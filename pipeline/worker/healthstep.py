@@ -4,8 +4,8 @@ from typing import Any
 
 from celery import bootsteps
 
+from pipeline.health.embedded import health_server
 from pipeline.registry import REGISTRY
-from pipeline.web.embedded import health_server
 
 
 class Health(bootsteps.StartStopStep):  # type: ignore[misc]

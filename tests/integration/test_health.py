@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from config.settings import Settings, load_settings
+from pipeline.health.embedded import health_server, serving_health
+from pipeline.health.probe import LIFETIME
+from pipeline.health.server import WebServer
 from pipeline.kafka import KafkaAdmin
 from pipeline.provision import provision
 from pipeline.registry import Registry
@@ -19,9 +22,6 @@ from pipeline.services.embedded import embedded_services as run_embedded_service
 from pipeline.services.environment import Services
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from pipeline.taskmodules import load_stages
-from pipeline.web.embedded import health_server, serving_health
-from pipeline.web.probe import LIFETIME
-from pipeline.web.server import WebServer
 from tests.conftest import MakeEnvironment, MakeSettings
 
 Answer = tuple[int, dict[str, Any]]

@@ -11,6 +11,7 @@ from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
 
 from config.settings import Settings, load_settings
 from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.health.reports import Reports
 from pipeline.kafka import (
     EventConsumer,
     EventProducer,
@@ -22,7 +23,6 @@ from pipeline.kafka import (
     security,
 )
 from pipeline.registry import Registry
-from pipeline.web.reports import Reports
 from tests.loglines import log_lines
 from tests.securekafka import KEY_PASSWORD, PASSWORD, USER, SecureKafka, secure_kafka
 from tests.unit.test_settings import REQUIRED

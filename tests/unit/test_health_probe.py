@@ -4,8 +4,8 @@ import asyncio
 import threading
 import time
 
-from pipeline.web.probe import Probe
-from pipeline.web.reports import Report, worst
+from pipeline.health.probe import Probe
+from pipeline.health.reports import Report, worst
 
 
 def test_a_dependency_that_hangs_is_unhealthy_in_time() -> None:

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
-    from pipeline.web.server import WebServer
+    from pipeline.health.server import WebServer
 
 log = structlog.get_logger(__name__)
 
@@ -26,7 +26,7 @@ def health_server(settings: Settings, registry: Registry) -> "WebServer | None":
         return None
     try:
         # FastAPI takes half a second to import, and is an extra.
-        from pipeline.web.server import WebServer
+        from pipeline.health.server import WebServer
 
         server = WebServer(settings, registry, settings.health_host, settings.health_port)
     except ImportError as error:

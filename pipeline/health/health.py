@@ -9,9 +9,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from config.settings import Settings
+from pipeline.health.probe import Probe
+from pipeline.health.reports import UNHEALTHY, Report, Reports, worst
 from pipeline.registry import Registry
-from pipeline.web.probe import Probe
-from pipeline.web.reports import UNHEALTHY, Report, Reports, worst
 
 
 def make_probes(settings: Settings, registry: Registry) -> dict[str, Probe]:

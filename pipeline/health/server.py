@@ -4,15 +4,16 @@ import os
 import socket
 import threading
 import weakref
+from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
 
 from config.settings import Settings
 from pipeline.errors import ConfigurationError
+from pipeline.health.health import health_router, make_probes
+from pipeline.health.metrics import metrics_router
 from pipeline.registry import Registry
-from pipeline.web.health import health_router, make_probes
-from pipeline.web.metrics import metrics_router
 
 #: Seconds that requests under way get when the server ends.
 GRACE = 2
@@ -21,13 +22,23 @@ GRACE = 2
 class WebServer:
     """One HTTP server. The port is taken when the object is made."""
 
-    def __init__(self, settings: Settings, registry: Registry, host: str, port: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        host: str,
+        port: int,
+        extend: Callable[[FastAPI], None] | None = None,
+    ) -> None:
+        """``extend`` adds what a process serves beside health and metrics."""
         self._socket = _listen(host, port)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
         probes = make_probes(settings, registry)
         app.include_router(health_router(settings, probes))
         app.include_router(metrics_router(settings, probes))
+        if extend is not None:
+            extend(app)
         # Its logs go where this process's logs go; a line for each probe would drown them.
         config = uvicorn.Config(
             app,

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 import structlog
 
-from pipeline.web.reports import Report, unhealthy
+from pipeline.health.reports import Report, unhealthy
 
 log = structlog.get_logger(__name__)
 

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
 from config.settings import Settings
+from pipeline.health.access import guard
+from pipeline.health.probe import Probe
+from pipeline.health.reports import DEGRADED, HEALTHY, Report
 from pipeline.telemetry import metrics
-from pipeline.web.access import guard
-from pipeline.web.probe import Probe
-from pipeline.web.reports import DEGRADED, HEALTHY, Report
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
