@@ -66,7 +66,7 @@ class Inbound:
                 take_in=lambda leases: self._take_in(name, leases),
                 on_refused=lambda error: self.on_refused(error),
             )
-            # Known before it starts: what it brings would be taken for that of a cancelled one, and given back.
+            # Known before it starts: what it brings at once would be taken for a cancelled one's.
             self._receivers[name].start()
 
     def cancel(self, name: str) -> None:
