@@ -148,8 +148,6 @@ class TaskMessage:
     deduplication_id: str
     #: The stage's queue; None for the service's task queue.
     queue: str | None
-    #: Whether the order within its group counts: then a group's go in one request each.
-    ordered: bool
     #: How often the dead letter that it comes from was redriven.
     generation: int = 0
 
@@ -305,7 +303,6 @@ def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mappi
         group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
         deduplication_id=task_id,
         queue=stage.queue,
-        ordered=stage.ordered,
     )
 
 

@@ -3,7 +3,9 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, ClassVar
@@ -32,6 +34,23 @@ GROUP_HEADER = "message_group"
 PARK_BEYOND = 1.0
 #: How long a message whose delivery raised stays hidden (seconds).
 AFTER_DELIVERY_ERROR = 30
+
+
+#: A message and the name of the queue it goes to.
+Queued = tuple[str, OutgoingMessage]
+
+_outbox: ContextVar[list[Queued] | None] = ContextVar("outbox", default=None)
+
+
+@contextmanager
+def gathering() -> Iterator[list[Queued]]:
+    """What this thread publishes meanwhile is not sent; it is in the list."""
+    gathered: list[Queued] = []
+    token = _outbox.set(gathered)
+    try:
+        yield gathered
+    finally:
+        _outbox.reset(token)
 
 
 class QoS(virtual.QoS):  # type: ignore[misc]
@@ -121,6 +140,9 @@ class Channel(virtual.Channel):  # type: ignore[misc]
             ),
             room=ATTRIBUTE_ROOM,
         )
+        if (outbox := _outbox.get()) is not None:
+            outbox.append((queue, outgoing))
+            return
         (error,) = self.connection.queue(queue).send([outgoing])
         if error is not None:
             raise error
@@ -185,9 +207,10 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         """The receiving side of this process."""
         return inbound(self._settings())
 
-    def queue(self, name: str) -> SqsQueue:
+    @classmethod
+    def queue(cls, name: str) -> SqsQueue:
         """The queue of that name, to send to."""
-        settings = self._settings()
+        settings = cls._settings()
         return SqsQueue(sqs_client(settings), settings.queue_url(name))
 
     def consume(self, queue: str) -> None:
@@ -255,12 +278,13 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             log.exception("message.delivery_failed", queue=lease.queue, message_id=lease.message_id)
             self.inbound.disposal.give_back(lease, AFTER_DELIVERY_ERROR)
 
-    def _settings(self) -> Settings:
-        if self.settings is None:
+    @classmethod
+    def _settings(cls) -> Settings:
+        if cls.settings is None:
             raise ConfigurationError(
                 "fifo:// is configured by the app of this project: run celery with -A pipeline"
             )
-        return self.settings
+        return cls.settings
 
 
 def seconds_until(eta: Any) -> float:
@@ -280,4 +304,4 @@ def configure(settings: Settings) -> None:
     Transport.settings = settings
 
 
-__all__ = ["GROUP_HEADER", "Channel", "Transport", "configure", "seconds_until"]
+__all__ = ["GROUP_HEADER", "Channel", "Queued", "Transport", "configure", "gathering", "seconds_until"]

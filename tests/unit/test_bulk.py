@@ -1,0 +1,140 @@
+"""A bulk publish, whatever SQS answers: what is there, what is not, and that each is told."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from celery import Celery, chain, group
+from kombu.exceptions import EncodeError
+
+from config.settings import Settings
+from pipeline.celery import PipelineApp, make_app
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
+from pipeline.sqs import OutgoingMessage
+from pipeline.transport import bulk, fifo, publish_many
+
+SETTINGS = Settings(
+    service_name="s",
+    kafka_bootstrap_servers="k",
+    kafka_consumer_group="g",
+    sqs_task_queue_url="http://q/1/a.fifo",
+    sqs_dlq_url="http://q/1/b.fifo",
+)
+
+
+class FakeQueue:
+    """Fails the messages whose body holds a told text, so often."""
+
+    def __init__(self) -> None:
+        self.taken: list[OutgoingMessage] = []
+        self.failing: dict[str, tuple[ServiceError, int]] = {}
+
+    def send(
+        self, messages: Sequence[OutgoingMessage], *, one_per_group: bool = False
+    ) -> list[ServiceError | None]:
+        assert one_per_group or len(messages) == 1
+        answers: list[ServiceError | None] = []
+        broken: set[str] = set()
+        for message in messages:
+            error = self._failure(message)
+            if message.group_id in broken:
+                error = ServiceUnavailableError("one before it failed")
+            if error:
+                broken.add(message.group_id)
+            else:
+                self.taken.append(message)
+            answers.append(error)
+        return answers
+
+    def _failure(self, message: OutgoingMessage) -> ServiceError | None:
+        for text, (error, times) in self.failing.items():
+            if text in message.body and times:
+                self.failing[text] = (error, times - 1)
+                return error
+        return None
+
+
+@pytest.fixture
+def app() -> PipelineApp:
+    """An app that knows no tasks."""
+    made = make_app()
+    made.__dict__["settings"] = SETTINGS
+    return made
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
+    """In place of every queue."""
+    queue = FakeQueue()
+    monkeypatch.setattr(fifo.Transport, "queue", staticmethod(lambda _: queue))
+    monkeypatch.setattr(bulk, "PAUSES", (0, 0, 0))
+    return queue
+
+
+def sign(app: Celery, mark: str, **options: Any) -> Any:
+    return app.signature("note", args=(f"<{mark}>",)).set(**options)
+
+
+def marks(queue: FakeQueue) -> list[str]:
+    return [message.body.split("<")[1].split(">")[0] for message in queue.taken]
+
+
+def test_nothing_is_published_of_nothing() -> None:
+    """No app is asked for."""
+    assert publish_many([]) == []
+
+
+def test_what_was_not_answered_is_sent_again_in_its_place(app: PipelineApp, queue: FakeQueue) -> None:
+    """Its group waits for it, others do not."""
+    queue.failing["<a1>"] = (ServiceUnavailableError("lost"), 3)
+    published = publish_many(
+        [sign(app, "a1", headers={"message_group": "a"}), sign(app, "b")]
+        + [sign(app, mark, headers={"message_group": "a"}) for mark in ("a2", "a3")]
+    )
+    assert [each.error for each in published] == [None] * 4
+    assert marks(queue) == ["b", "a1", "a2", "a3"]
+
+
+def test_what_is_never_answered_says_so(app: PipelineApp, queue: FakeQueue) -> None:
+    """After the tries that a single publish has; it may be published again under its id."""
+    queue.failing["<a>"] = (ServiceUnavailableError("away"), 4)
+    lost, there = publish_many([sign(app, "a"), sign(app, "b")])
+    assert str(lost.error) == "away"
+    assert there.error is None
+    (again,) = publish_many([sign(app, "a", task_id=lost.task_id)])
+    assert (again.task_id, again.error) == (lost.task_id, None)
+
+
+def test_nothing_of_a_group_passes_one_that_is_refused(app: PipelineApp, queue: FakeQueue) -> None:
+    """As when they are published one by one and the first error ends that."""
+    queue.failing["<a1>"] = (MessageRefusedError("too large"), 1)
+    published = publish_many(
+        [sign(app, mark, headers={"message_group": mark[0]}) for mark in ("a1", "b1", "a2", "b2")]
+    )
+    assert [bool(each.error) for each in published] == [True, False, True, False]
+    assert marks(queue) == ["b1", "b2"]
+
+
+def test_nothing_is_sent_when_one_cannot_be_made(app: PipelineApp, queue: FakeQueue) -> None:
+    """And the next publish is a publish."""
+    with pytest.raises(EncodeError, match="JSON serializable"):
+        publish_many([sign(app, "a"), app.signature("note", args=(object(),))])
+    assert queue.taken == []
+    sign(app, "b").apply_async()
+    assert marks(queue) == ["b"]
+
+
+def test_chains_and_groups_are_published_as_celery_would(app: PipelineApp, queue: FakeQueue) -> None:
+    """The first of a chain, all of a group; each has the id of its result, and its own errors."""
+    queue.failing["<g2>"] = (MessageRefusedError("too large"), 1)
+    chained, grouped, alone = publish_many(
+        [
+            chain(sign(app, "c1"), sign(app, "c2"), app=app),
+            group([sign(app, "g1"), sign(app, "g2")], app=app),
+            sign(app, "z", task_id="own"),
+        ]
+    )
+    assert marks(queue) == ["c1", "g1", "z"]
+    assert chained.task_id in queue.taken[0].body
+    assert (chained.error, alone.error, alone.task_id) == (None, None, "own")
+    assert isinstance(grouped.error, MessageRefusedError)
