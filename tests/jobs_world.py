@@ -25,6 +25,7 @@ from pipeline.jobs import (
     JobStore,
     PartDone,
     PartRef,
+    PartResult,
     Ref,
     SplitFilled,
     SplitRef,
@@ -347,7 +348,7 @@ class World:
         for message in messages:
             if isinstance(message.ref, PartRef):
                 ref = message.ref
-                (error,) = self.store.put_results([(ref, f'"{ref.ordinal}"')])
+                (error,) = self.store.put_results([_result(ref)])
                 if error:
                     raise error
                 self.stored.setdefault(ref.split_id, set()).add(ref.ordinal)
@@ -441,6 +442,10 @@ def stage_ref(stage: str) -> StageRef:
 
 def split_ref(stage: str) -> SplitRef:
     return SplitRef(job_id=JOB, stage=stage, split_id=f"split-{stage}")
+
+
+def _result(ref: PartRef) -> PartResult:
+    return PartResult(ref=ref, result=f'"{ref.ordinal}"', run_seconds=0.1, attempts=1)
 
 
 def _stage_done(ref: StageRef, ends_path: bool) -> StageDone:

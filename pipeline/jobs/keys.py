@@ -9,6 +9,7 @@
     P#split#run#page, P#split#run#dN    -                      a page of sealed parts; a piece of the data
     R#split#leaf                        ordinal                a part's result
     T#task#messageid                    -                      a message's attempts
+    C                                   moment#job             a job that was cancelled, and when
     U#name                              -                      whose turn it is with a periodic duty
 
 Each ``pk`` starts with the service's name and ``/``, so that services can share a table. A seal is in
@@ -87,6 +88,14 @@ class Keys:
         """A message's attempts."""
         return f"{self.service}/T#{task_id}#{message_id}", ALONE
 
+    def cancellations(self) -> str:
+        """The pk under which all cancelled jobs are, in the order in which they were cancelled."""
+        return f"{self.service}/C"
+
+    def cancellation(self, job_id: str, cancelled_at: float) -> Key:
+        """That a job was cancelled."""
+        return self.cancellations(), moment(cancelled_at, job_id)
+
     def turn(self, name: str) -> Key:
         """Whose turn it is with a duty that one process at a time is to do."""
         return f"{self.service}/U#{name}", ALONE
@@ -109,9 +118,9 @@ class Keys:
         return self.closed_shard(state, day_of(submitted_at), shard), moment(submitted_at, job_id)
 
 
-def moment(submitted_at: float, job_id: str) -> str:
-    """The sort key of a job in the index; also the cursor of a list of jobs."""
-    return f"{submitted_at:014.3f}#{job_id}"
+def moment(seconds: float, job_id: str) -> str:
+    """The sort key of a job among others, by a moment of it; also the cursor of a list of jobs."""
+    return f"{seconds:014.3f}#{job_id}"
 
 
 def day_of(submitted_at: float) -> str:

@@ -1,6 +1,7 @@
 """What people ask about jobs: the list, the progress of one, why its tasks failed. Reads only."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Counter, Node, NodeState, top_of
@@ -70,7 +71,9 @@ class Listing:
         found: set[str] = set()
         if state in (None, JobState.RUNNING):
             found |= self._query([self._keys.open_shard(shard) for shard in range(SHARDS)], limit, before)
-        closed = [each for each in (JobState.COMPLETE, JobState.FAILED) if state in (None, each)]
+        closed = [
+            each for each in (JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED) if state in (None, each)
+        ]
         start = float(before.split("#", 1)[0]) if before else self._clock() + DAY
         for day in self._days_back(start) if closed else ():
             if sum(moment >= f"{_midnight(day + DAY):014.3f}" for moment in found) >= limit:
@@ -109,6 +112,7 @@ class Listing:
     def _stage(self, job: Job, stage: str, items: Mapping[str, Item]) -> StageProgress:
         done, seal = items.get(f"S#{stage}"), items.get(f"P#{stage}")
         failed = stage in job.failed and done is None
+        cancelled = job.state is JobState.CANCELLED and done is None
         if seal is None:
             counts = (int(done is not None), int(failed), 1)
         else:
@@ -116,10 +120,11 @@ class Listing:
             counts = (*self._counts(split, seal["n"], complete=done is not None), seal["n"])
         return StageProgress(
             stage=stage,
-            state=_state(done is not None, failed, seal is not None),
+            state=_state(done is not None, failed, cancelled, seal is not None),
             done=counts[0],
             failed=counts[1],
             total=counts[2],
+            cancelled=counts[2] - counts[0] - counts[1] if cancelled else 0,
             run_seconds=done["run_seconds"] if done else None,
             finished_at=done["finished_at"] if done else None,
             worker=done["worker"] if done else None,
@@ -165,11 +170,15 @@ def _answered(answer: list[Item] | ServiceError) -> list[Item]:
     return answer
 
 
-def _state(done: bool, failed: bool, sealed: bool) -> str:
+def _state(
+    done: bool, failed: bool, cancelled: bool, sealed: bool
+) -> Literal["waiting", "running", "done", "failed", "cancelled"]:
     if done:
         return "done"
     if failed:
         return "failed"
+    if cancelled:
+        return "cancelled"
     return "running" if sealed else "waiting"
 
 

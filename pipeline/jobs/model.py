@@ -3,16 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from pipeline.errors import ServiceError
 
 
 class JobState(StrEnum):
-    """Where a job stands. ``complete`` is final; a ``failed`` job runs again after a redrive."""
+    """Where a job stands. ``complete`` and ``cancelled`` are final; a ``failed`` job runs after a redrive."""
 
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +57,15 @@ class Job:
     entity_id: str
     topic: str
     plan: JobPlan
-    #: Seconds since the epoch, as are the next three.
+    #: Seconds since the epoch, as are the next four.
     submitted_at: float
     updated_at: float
     #: When it was closed as complete; None before that.
     completed_at: float | None = None
     #: When it last ended with failures; None while it runs, and once it is complete.
     failed_at: float | None = None
+    #: When it was cancelled; None when it was not.
+    cancelled_at: float | None = None
     #: The terminal stages that are done.
     done: frozenset[str] = frozenset()
     #: The stages that ended with a failure that is not redriven.
@@ -71,8 +75,14 @@ class Job:
 
     @property
     def closed_at(self) -> float | None:
-        """When it ended, complete or failed; None while it runs."""
-        return self.completed_at if self.completed_at is not None else self.failed_at
+        """When it ended, complete, cancelled or failed; None while it runs."""
+        ends = (self.completed_at, self.cancelled_at, self.failed_at)
+        return next((end for end in ends if end is not None), None)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can change how it ended."""
+        return self.state in (JobState.COMPLETE, JobState.CANCELLED)
 
 
 # ─── References: what a task is to its job ───
@@ -142,6 +152,18 @@ class PartDone:
 
 
 Done = StageDone | PartDone
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartResult:
+    """What a part that ended well leaves, to be stored before it is recorded done."""
+
+    ref: PartRef
+    #: JSON.
+    result: str
+    run_seconds: float
+    #: Runs that it took; 1 when the first went well.
+    attempts: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,15 +278,50 @@ class StageProgress:
 
     stage: str
     #: "waiting" also covers an unsplit stage that runs: only outcomes are recorded.
+    #: Else done, failed or cancelled.
     state: str
     #: Parts done, failed and in all; of an unsplit stage 0 or 1 of 1.
     done: int
     failed: int
     total: int
+    #: Those that will not run, or whose result nobody waits for, because the job was cancelled. What ran at
+    #: that moment counts here until it ends.
+    cancelled: int = 0
     #: Of the unsplit stage or the gather, once it is done.
     run_seconds: float | None = None
     finished_at: float | None = None
     worker: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartRow:
+    """One part of a split."""
+
+    ordinal: int
+    #: "waiting" also covers one that runs: only outcomes are recorded. "cancelled": its job was, first.
+    state: Literal["waiting", "done", "failed", "cancelled"]
+    #: Runs, once it is done or failed; None before that, and where the record expired.
+    attempts: int | None = None
+    #: Of the run that went well.
+    run_seconds: float | None = None
+    #: Of one that failed: the class of the exception and its text, and when it was given up on.
+    error: str | None = None
+    message: str | None = None
+    failed_at: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPage:
+    """A page of the parts of a split, by ordinal."""
+
+    split: SplitRef
+    #: How many parts there are in all.
+    total: int
+    parts: Sequence[PartRow]
+    #: Give it as ``after`` for the next page; None when this is the last.
+    next: int | None
+    #: JSON, as in ``SealedSplit``: it tells the ids of the parts' tasks.
+    header: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -191,7 +191,7 @@ class Outcomes:
         if not isinstance(ref, PartRef):
             return self._records.redrive(ref.job_id, register_of(ref), 2 * generation + 2)
         job = self._records.get(ref.job_id)
-        if job is not None and job.completed_at is not None:
+        if job is not None and job.is_final:
             return False
         top = top_of(ref.split, ref.total)
         if self._counter.states([top])[top].closed:

@@ -6,6 +6,8 @@ parts): phases that only grow, as in the counter, 2g for running and 2g + 1 for 
 
 ``failed`` is written only if neither the redrives nor ``done`` changed since they were read, and
 ``complete`` only when ``done`` is full, so a job that is complete can never be announced as failed.
+``cancelled`` is written only while the job runs and ``done``, unchanged since it was read, is not full: a job
+ends in one way. What is final has ``closed_at``, whichever way it ended.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,11 +93,11 @@ class Records:
         return self._settle(item)
 
     def redrive(self, job_id: str, name: str, phase: int) -> bool:
-        """Take what failed as running again. False: the job is complete, nothing is to be redriven."""
+        """Take what failed as running again. False: the job's end is final, nothing is to be redriven."""
         job = self.get(job_id)
         if job is None:
             raise _no_record(job_id)
-        if job.completed_at is not None:
+        if job.is_final:
             return False
         updated = self._table.update(
             self._keys.meta(job_id),
@@ -127,6 +129,22 @@ class Records:
         )
         return updated.applied
 
+    def cancel(self, job_id: str) -> Job | None:
+        """Record a job that runs as cancelled; the job as it is then, None when there is none.
+
+        A job whose last stage is done stays as it is: somebody is about to say that it is complete.
+        """
+        item = self._table.get(self._keys.meta(job_id)) or {}
+        while "plan" in item:
+            job = read_job(item)
+            if job.state is not JobState.RUNNING or job.plan.terminals <= job.done:
+                return job
+            updated = self._mark_cancelled(job, len(item.get("done", ())))
+            if updated.applied:
+                return read_job(updated.item)
+            item = updated.item
+        return None
+
     def _write(
         self,
         job_id: str,
@@ -150,7 +168,7 @@ class Records:
         """What a job's record says is to be closed, if anything."""
         while True:
             job = read_job(item)
-            if job.completed_at is not None:
+            if job.is_final:
                 return []
             if job.plan.terminals <= job.done:
                 return [JobFilled(job=job)]
@@ -184,7 +202,24 @@ class Records:
                 **self._stamp(),
             },
             # Sets only grow: the same size is the same set.
-            when=all_of(present("plan"), equals("redrives", job.redrives), has_size("done", done)),
+            when=all_of(
+                present("plan"),
+                missing("closed_at"),
+                equals("redrives", job.redrives),
+                has_size("done", done),
+            ),
+        )
+
+    def _mark_cancelled(self, job: Job, done: int) -> Updated:
+        return self._table.update(
+            self._keys.meta(job.job_id),
+            put={
+                "state": JobState.CANCELLED.value,
+                "closed_at": self._clock(),
+                **self._index(JobState.CANCELLED, job.job_id, job.submitted_at),
+                **self._stamp(),
+            },
+            when=all_of(present("plan"), equals("state", JobState.RUNNING.value), has_size("done", done)),
         )
 
     def _index(self, state: JobState, job_id: str, submitted_at: float) -> Item:
@@ -198,16 +233,18 @@ class Records:
 def read_job(item: Item) -> Job:
     """The job in a META item."""
     plan = JobPlan(stages={stage: tuple(terminals) for stage, terminals in item["plan"]})
+    state, closed_at = JobState(item["state"]), item.get("closed_at")
     return Job(
         job_id=item["pk"].split("/J#", 1)[1],
-        state=JobState(item["state"]),
+        state=state,
         entity_id=item["entity"],
         topic=item["topic"],
         plan=plan,
         submitted_at=item["submitted_at"],
         updated_at=item["updated_at"],
-        completed_at=item.get("closed_at"),
+        completed_at=closed_at if state is JobState.COMPLETE else None,
         failed_at=item.get("failed_at"),
+        cancelled_at=closed_at if state is JobState.CANCELLED else None,
         done=plan.below(item.get("done", frozenset())),
         failed=frozenset(_failed_stages(item)),
         redrives=item["redrives"],

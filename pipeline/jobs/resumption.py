@@ -33,9 +33,9 @@ class Resumption:
         self._after_climb = after_climb
 
     def resume(self, job_id: str) -> Sequence[Closing]:
-        """What is to be closed now; nothing for a job that is complete, or not there."""
+        """What is to be closed now; nothing for a job whose end is final, or that is not there."""
         job = self._records.get(job_id)
-        if job is None or job.completed_at is not None:
+        if job is None or job.is_final:
             return []
         # In this order of sk: P#stage (seals), S#stage (done).
         items = self._table.query(self._keys.job(job_id), since="P#", until="S$", attributes=_SMALL)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from pipeline.errors import PermanentError, ResultTooLargeError, ServiceError
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
-from pipeline.jobs.model import PartRef, SealedSplit, SplitRef
+from pipeline.jobs.model import PartResult, SealedSplit, SplitRef
 from pipeline.jobs.table import ITEM_BYTES, Table
 from pipeline.jobs.wire import Item
 
@@ -101,14 +101,12 @@ class Splits:
 
     # ─── Results ───
 
-    def put_results(
-        self, results: Sequence[tuple[PartRef, str]]
-    ) -> list[ServiceError | ResultTooLargeError | None]:
+    def put_results(self, results: Sequence[PartResult]) -> list[ServiceError | ResultTooLargeError | None]:
         """Store results where there are none: the first result of a part stays."""
-        answers: list[ServiceError | ResultTooLargeError | None] = [_too_large(*each) for each in results]
+        answers: list[ServiceError | ResultTooLargeError | None] = [_too_large(each) for each in results]
         fitting = [index for index, error in enumerate(answers) if error is None]
         items = [
-            (self._keys.result(results[index][0]), self._result_item(results[index][1])) for index in fitting
+            (self._keys.result(results[index].ref), self._result_item(results[index])) for index in fitting
         ]
         for index, answer in zip(fitting, self._table.insert_many(items), strict=True):
             if isinstance(answer, ServiceError):
@@ -134,8 +132,13 @@ class Splits:
                     f"(stage {split.stage}) is missing: it expired"
                 )
 
-    def _result_item(self, result: str) -> Item:
-        return {"result": result, "exp": self._expiry()}
+    def _result_item(self, result: PartResult) -> Item:
+        return {
+            "result": result.result,
+            "run_seconds": round(result.run_seconds, 6),
+            "attempts": result.attempts,
+            "exp": self._expiry(),
+        }
 
     # ─── The seal's own data ───
 
@@ -227,12 +230,12 @@ def _length(part: str, ordinal: int) -> int:
     return length + 1
 
 
-def _too_large(part: PartRef, result: str) -> ResultTooLargeError | None:
-    size = len(result.encode())
+def _too_large(result: PartResult) -> ResultTooLargeError | None:
+    size = len(result.result.encode())
     if size <= ITEM_BYTES:
         return None
     return ResultTooLargeError(
-        f"The result of part {part.ordinal} of stage {part.stage} has {size:,} bytes of JSON, "
+        f"The result of part {result.ref.ordinal} of stage {result.ref.stage} has {size:,} bytes of JSON, "
         f"a DynamoDB item holds {ITEM_BYTES:,}: return a reference to it instead"
     )
 

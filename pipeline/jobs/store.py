@@ -26,7 +26,8 @@ from pipeline.jobs.model import (
     JobPage,
     JobState,
     NewJob,
-    PartRef,
+    PartPage,
+    PartResult,
     Recorded,
     Ref,
     SealedSplit,
@@ -34,6 +35,7 @@ from pipeline.jobs.model import (
     StageProgress,
 )
 from pipeline.jobs.outcomes import Outcomes
+from pipeline.jobs.partlist import PartList
 from pipeline.jobs.records import Records
 from pipeline.jobs.resumption import Resumption
 from pipeline.jobs.schema import TableReport, inspect_table, provision_table
@@ -65,6 +67,7 @@ class JobStore:
         self._resumption = Resumption(
             self._table, self._keys, self._records, self._counter, self._outcomes.after_climb
         )
+        self._partlist = PartList(self._table, self._keys, self._counter)
         self._listing = Listing(
             self._table, self._keys, self._records, self._counter, clock, settings.job_expiry_days
         )
@@ -101,6 +104,15 @@ class JobStore:
         """Why tasks of a job are dead letters, those that were not redriven."""
         return self._listing.failures(job_id)
 
+    def part_page(
+        self, job_id: str, stage: str, *, after: int | None = None, limit: int = 100
+    ) -> PartPage | None:
+        """A page of the parts of a stage's split, by ordinal; None when it was not split (yet).
+
+        ``after`` is the ``next`` of the page before. Reads what is stored of these parts, results included.
+        """
+        return self._partlist.page(job_id, stage, after, limit)
+
     def jobs(self, state: JobState | None = None, *, limit: int = 50, before: str | None = None) -> JobPage:
         """A page of jobs, newest submission first. ``before`` is the ``next`` of the page before."""
         return self._listing.jobs(state, limit, before)
@@ -126,6 +138,25 @@ class JobStore:
         )
         return updated.applied
 
+    def cancel(self, job_id: str) -> Job | None:
+        """Cancel a job that runs; the job as it is then, None when there is none.
+
+        It is cancelled when its state says so, and that is final; a job that ended before stays as it was, as
+        does one whose last stage is done. Workers skip what of it has not started (``cancelled_since``). To
+        be said again when a reply was lost.
+        """
+        job = self._records.cancel(job_id)
+        if job is not None and job.state is JobState.CANCELLED:
+            # After the job's own record: a task is skipped only when nothing waits for it any more.
+            self._table.update(self._keys.cancellation(job_id, self._clock()), put={"exp": self._expiry()})
+        return job
+
+    def cancelled_since(self, moment: float) -> set[str]:
+        """The ids of jobs cancelled at that moment or later, by the clocks of those who cancelled them."""
+        since = self._keys.cancellation("", moment)[1]
+        found = self._table.query(self._keys.cancellations(), since=since, until=":", attributes=("sk",))
+        return {item["sk"].split("#", 1)[1] for item in found}
+
     # ─── Settlement ───
 
     def already_done(self, refs: Iterable[Ref]) -> AlreadyDone:
@@ -150,10 +181,8 @@ class JobStore:
         """
         return self._resumption.resume(job_id)
 
-    def put_results(
-        self, results: Sequence[tuple[PartRef, str]]
-    ) -> list[ServiceError | ResultTooLargeError | None]:
-        """Store the results (JSON) of parts before they are recorded done; the first of a part stays."""
+    def put_results(self, results: Sequence[PartResult]) -> list[ServiceError | ResultTooLargeError | None]:
+        """Store the results of parts before they are recorded done; the first of a part stays."""
         return self._splits.put_results(results)
 
     def record(self, done: Sequence[Done]) -> Recorded:

@@ -14,6 +14,7 @@ from pipeline.jobs import (
     JobStore,
     PartDone,
     PartRef,
+    PartResult,
     SealedSplit,
     StageDone,
     StageRef,
@@ -156,7 +157,7 @@ class Effects:
         )
 
     def _store_results(self, works: Sequence[Work]) -> Errors:
-        results = [(_part(work), _result(work)) for work in works]
+        results = [_part_result(work) for work in works]
         spans = [tracing.storing(_header(work), work.traceparent, work.attempt) for work in works]
         answers = self._patience.each("store results", results, self._store.put_results)
         _end(spans, answers)
@@ -237,12 +238,13 @@ def _header(work: Work) -> TaskHeader:
     return work.header
 
 
-def _part(work: Work) -> PartRef:
-    ref = ref_of(_header(work))
+def _part_result(work: Work) -> PartResult:
+    ref, outcome = ref_of(_header(work)), work.outcome
     assert isinstance(ref, PartRef)
-    return ref
-
-
-def _result(work: Work) -> str:
-    assert isinstance(work.outcome, Succeeded)
-    return work.outcome.result if work.outcome.result is not None else "null"
+    assert isinstance(outcome, Succeeded)
+    return PartResult(
+        ref=ref,
+        result=outcome.result if outcome.result is not None else "null",
+        run_seconds=outcome.seconds,
+        attempts=work.attempt,
+    )

@@ -29,6 +29,8 @@ from pipeline.jobs import (
     NewJob,
     PartDone,
     PartRef,
+    PartResult,
+    PartRow,
     SplitFilled,
     SplitRef,
     StageDone,
@@ -80,6 +82,11 @@ def parts_of(job_id: str, total: int) -> list[PartRef]:
         PartRef(job_id=job_id, stage="analyse", split_id=split.split_id, ordinal=ordinal, total=total)
         for ordinal in range(total)
     ]
+
+
+def result_of(part: PartRef, result: str, attempts: int = 1) -> PartResult:
+    """What a part leaves."""
+    return PartResult(ref=part, result=result, run_seconds=0.25, attempts=attempts)
 
 
 def done(job_id: str, stage: str) -> StageDone:
@@ -324,8 +331,8 @@ def test_the_first_result_of_a_part_stays(store: JobStore) -> None:
     """Code that is not deterministic gives a part two results: the gather always reads the first."""
     job_id = opened(store)
     parts = parts_of(job_id, 300)
-    assert not any(store.put_results([(part, f"{part.ordinal}") for part in parts]))
-    assert store.put_results([(parts[7], '"other"')]) == [None]
+    assert not any(store.put_results([result_of(part, f"{part.ordinal}") for part in parts]))
+    assert store.put_results([result_of(parts[7], '"other"')]) == [None]
     assert list(store.results(split_of(job_id), 300)) == [str(ordinal) for ordinal in range(300)]
 
 
@@ -333,7 +340,11 @@ def test_a_result_too_large_for_an_item_is_refused_for_ever(store: JobStore) -> 
     """The error names the limit; the other results of the batch are stored, also one just below it."""
     parts = parts_of(opened(store), 3)
     answers = store.put_results(
-        [(parts[0], "1"), (parts[1], f'"{"é" * 200_000}"'), (parts[2], f'"{"x" * 389_998}"')]
+        [
+            result_of(parts[0], "1"),
+            result_of(parts[1], f'"{"é" * 200_000}"'),
+            result_of(parts[2], f'"{"x" * 389_998}"'),
+        ]
     )
     assert (answers[0], answers[2]) == (None, None)
     assert isinstance(answers[1], ResultTooLargeError)
@@ -344,7 +355,7 @@ def test_a_result_too_large_for_an_item_is_refused_for_ever(store: JobStore) -> 
 def test_a_gather_never_runs_on_missing_results(store: JobStore, missing: int) -> None:
     """A result that is not there is an error, whichever it is."""
     job_id = opened(store)
-    store.put_results([(part, "1") for part in parts_of(job_id, 300) if part.ordinal != missing])
+    store.put_results([result_of(part, "1") for part in parts_of(job_id, 300) if part.ordinal != missing])
     with pytest.raises(PermanentError, match=f"part {missing} of 300"):
         list(store.results(split_of(job_id), 300))
 
@@ -425,6 +436,72 @@ def test_what_cannot_be_reached_does_not_hold_a_job_open(store: JobStore) -> Non
     assert again == closing
 
 
+# ─── Cancelling ───
+
+
+def test_a_cancelled_job_is_never_anything_else(store: JobStore) -> None:
+    """What still ends of it is recorded and counted, closes nothing, and cannot be redriven."""
+    job_id = opened(store)
+    parts = parts_of(job_id, 4)
+    store.seal(split_of(job_id), "{}", "1", map(str, range(4)))
+    store.record([done(job_id, "extract"), PartDone(ref=parts[0])])
+    store.record_failed([failed(parts[1])])
+    job = store.cancel(job_id)
+    assert job
+    assert (job.state, job.cancelled_at, job.closed_at) == (
+        JobState.CANCELLED,
+        job.closed_at,
+        job.cancelled_at,
+    )
+    assert store.cancel(job_id) == store.job(job_id) == job
+    progress = store.progress(job_id)
+    assert progress
+    assert [
+        (each.stage, each.state, each.done, each.failed, each.cancelled, each.total) for each in progress[1]
+    ] == [
+        ("extract", "done", 1, 0, 0, 1),
+        ("analyse", "cancelled", 1, 1, 2, 4),
+        ("report", "cancelled", 0, 0, 1, 1),
+    ]
+    assert store.record([PartDone(ref=parts[2]), done(job_id, "report")]).closings == []
+    assert store.record_failed([failed(parts[3])]).closings == []
+    assert store.redrive([(parts[1], 0), (parts[3], 0)]) == [False, False]
+    assert (store.recheck(job_id), store.resume(job_id)) == ([], [])
+    after = store.job(job_id)
+    assert after
+    assert (after.state, after.cancelled_at) == (JobState.CANCELLED, job.cancelled_at)
+    assert [each.job_id for each in store.jobs(JobState.CANCELLED).jobs] == [job_id]
+    assert store.open_before(time.time() + 60).jobs == []
+
+
+def test_what_has_ended_is_not_cancelled(store: JobStore) -> None:
+    """A job that is complete, about to be, or failed stays as it is; one that is not there is none."""
+    full, failing = opened(store), opened(store)
+    (closing,) = store.record([done(full, "report")]).closings
+    assert isinstance(closing, JobFilled)
+    for state in (JobState.RUNNING, JobState.COMPLETE):
+        job = store.cancel(full)
+        assert job
+        assert job.state is state
+        store.close(closing)
+    store.record_failed([failed(part) for part in parts_of(failing, 1)])
+    job = store.cancel(failing)
+    assert job
+    assert job.state is JobState.FAILED
+    assert store.cancel("nobody's") is None
+    assert store.cancelled_since(0) == set()
+
+
+def test_cancelled_jobs_are_found_by_when_they_were(store: JobStore) -> None:
+    """Workers ask for those of the last minutes, and at their start for all."""
+    before = time.time()
+    jobs = {opened(store, before - DAY) for _ in range(3)}
+    for job_id in jobs:
+        store.cancel(job_id)
+    assert store.cancelled_since(0) == store.cancelled_since(before - 1) == jobs
+    assert store.cancelled_since(time.time() + 1) == set()
+
+
 # ─── Lists ───
 
 
@@ -469,6 +546,38 @@ def test_progress_counts_every_part_of_a_large_split(store: JobStore) -> None:
     extract = progress[1][0]
     assert (extract.state, extract.run_seconds, extract.worker) == ("done", 1.5, "worker@host")
     assert store.progress("nobody's") is None
+
+
+def test_the_parts_of_a_large_split_are_read_page_by_page(store: JobStore) -> None:
+    """Each part is on one page, with how it ended; a page may lie across leaves."""
+    job_id = opened(store)
+    parts = parts_of(job_id, 600)
+    assert store.part_page(job_id, "analyse") is None
+    store.seal(split_of(job_id), '{"h": 1}', "1", map(str, range(600)))
+    store.put_results([result_of(part, "1", attempts=2) for part in parts[250:260]])
+    store.record([PartDone(ref=part) for part in parts[250:261]])
+    store.record_failed([failed(parts[261])])
+    rows: dict[int, PartRow] = {}
+    after, pages = None, 0
+    while pages == 0 or after is not None:
+        page = store.part_page(job_id, "analyse", after=after, limit=255)
+        assert page
+        assert (page.split, page.total, page.header) == (split_of(job_id), 600, '{"h": 1}')
+        rows |= {row.ordinal: row for row in page.parts}
+        after, pages = page.next, pages + 1
+    assert (list(rows), pages) == (list(range(600)), 3)
+    assert rows[255] == PartRow(ordinal=255, state="done", attempts=2, run_seconds=0.25)
+    assert rows[260] == PartRow(ordinal=260, state="done")
+    assert (rows[261].state, rows[261].error, rows[261].attempts) == ("failed", "ValueError", 4)
+    assert rows[0] == PartRow(ordinal=0, state="waiting")
+    store.cancel(job_id)
+    last = store.part_page(job_id, "analyse", after=259, limit=3)
+    assert last
+    assert [row.state for row in last.parts] == ["done", "failed", "cancelled"]
+    assert store.part_page(job_id, "report") is None
+    beyond = store.part_page(job_id, "analyse", after=599)
+    assert beyond
+    assert (beyond.parts, beyond.next) == ((), None)
 
 
 # ─── Attempts ───

@@ -18,6 +18,7 @@ from pipeline.jobs import (
     NewJob,
     PartDone,
     PartRef,
+    PartResult,
     SealedSplit,
     SplitFilled,
     SplitRef,
@@ -52,8 +53,12 @@ def part(ordinal: int, total: int) -> PartRef:
     return PartRef(job_id="j", stage="a", split_id="s", ordinal=ordinal, total=total)
 
 
+def result(ref: PartRef) -> PartResult:
+    return PartResult(ref=ref, result=f'"r{ref.ordinal}"', run_seconds=0.1, attempts=1)
+
+
 def succeed(store: JobStore, ordinal: int, total: int) -> Iterator[Closing]:
-    assert store.put_results([(part(ordinal, total), f'"r{ordinal}"')]) == [None]
+    assert store.put_results([result(part(ordinal, total))]) == [None]
     yield from store.record([PartDone(ref=part(ordinal, total))]).closings
 
 
