@@ -5,7 +5,6 @@ recorded in its job. Its message is deleted only after that, so a crash repeats 
 user code.
 """
 
-import time
 from collections.abc import Sequence
 
 import structlog
@@ -21,7 +20,7 @@ from pipeline.telemetry.fields import header_fields
 from pipeline.telemetry.sentry import Sentry
 from pipeline.worker import outcome
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
-from pipeline.worker.givenup import GivenUp
+from pipeline.worker.givenup import GivenUp, give_up
 from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
@@ -50,7 +49,7 @@ class DeadLetters:
 
     def bury(self, works: Sequence[Work]) -> None:
         """See what a worker gives up on to its end; only then may its messages be deleted."""
-        self.bury_messages([_given_up(work, self._worker) for work in works])
+        self.bury_messages([give_up(work, self._worker) for work in works])
         for work in works:
             failure = _failure(work)
             work.send_event(
@@ -120,23 +119,6 @@ class DeadLetters:
 def _failure(work: Work) -> outcome.Failed:
     assert isinstance(work.outcome, outcome.Failed)
     return work.outcome
-
-
-def _given_up(work: Work, worker: str | None) -> GivenUp:
-    failure = _failure(work)
-    return GivenUp(
-        message=work.lease.message,
-        queue=work.lease.queue,
-        task_id=work.task_id,
-        header=work.header,
-        headers=work.lease.payload.get("headers", {}),
-        attempts=work.lease.attempts,
-        error=failure.error,
-        reason=failure.message,
-        traceback=failure.traceback,
-        worker=worker,
-        failed_at=time.time(),
-    )
 
 
 def _log(given_up: GivenUp) -> None:

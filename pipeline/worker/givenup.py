@@ -1,6 +1,7 @@
 """What is given up on: a message that will not be tried again, and why."""
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,8 @@ from pipeline.taskmessage import (
     first_at_of,
     generation_of,
 )
-from pipeline.worker.work import ref_of
+from pipeline.worker import outcome
+from pipeline.worker.work import Work, ref_of
 
 _REFUSED = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -164,6 +166,25 @@ class GivenUp:
         }
         # SQS refuses an empty value.
         return {name: value for name, value in attributes.items() if value}
+
+
+def give_up(work: Work, worker: str | None) -> GivenUp:
+    """A piece of work that ``worker`` gives up on now."""
+    failure = work.outcome
+    assert isinstance(failure, outcome.Failed)
+    return GivenUp(
+        message=work.lease.message,
+        queue=work.lease.queue,
+        task_id=work.task_id,
+        header=work.header,
+        headers=work.lease.payload.get("headers", {}),
+        attempts=work.lease.attempts,
+        error=failure.error,
+        reason=failure.message,
+        traceback=failure.traceback,
+        worker=worker,
+        failed_at=time.time(),
+    )
 
 
 def _allowed(text: str) -> str:

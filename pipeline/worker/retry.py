@@ -1,7 +1,7 @@
 """Retry: a failed task's message stays where it is, hidden for the backoff, while it has attempts left."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -9,7 +9,6 @@ from config.settings import Settings
 from pipeline.jobs import JobStore
 from pipeline.patience import Patience
 from pipeline.registry import Registry
-from pipeline.transport.inbound import Inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Failed
 from pipeline.worker.work import Work
@@ -27,11 +26,17 @@ class Retries:
     """
 
     def __init__(
-        self, settings: Settings, registry: Registry, inbound: Inbound, store: JobStore, patience: Patience
+        self,
+        settings: Settings,
+        registry: Registry,
+        give_back: Callable[[Lease, float], None],
+        store: JobStore,
+        patience: Patience,
     ) -> None:
+        """``give_back`` lets a message come again after so many seconds."""
         self._settings = settings
         self._registry = registry
-        self._disposal = inbound.disposal
+        self._give_message_back = give_back
         self._store = store
         self._patience = patience
 
@@ -76,7 +81,7 @@ class Retries:
             message=failure.message,
             exception=failure.traceback,
         )
-        self._disposal.give_back(work.lease, delay)
+        self._give_message_back(work.lease, delay)
         work.send_event(
             "task-retried",
             exception=f"{failure.error}({failure.message!r}), attempt {attempts}, again in {delay:.0f} s",

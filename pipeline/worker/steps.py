@@ -113,7 +113,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             receiving,
             Effects(settings, REGISTRY, store, producer, dispatch, patience, worker),
             closer,
-            Retries(settings, REGISTRY, receiving, store, patience),
+            Retries(settings, REGISTRY, receiving.disposal.give_back, store, patience),
             dead_letters,
             patience,
         )

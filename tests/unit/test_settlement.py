@@ -143,7 +143,7 @@ class Desk:
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
         patience = Patience()
-        retries = Retries(SETTINGS, Registry(), cast(Any, self.shelf), cast(Any, self), patience)
+        retries = Retries(SETTINGS, Registry(), self.shelf.disposal.give_back, cast(Any, self), patience)
         self.settlement = Settlement(
             cast(Any, self.shelf),
             cast(Any, self.effects),
@@ -289,9 +289,7 @@ def test_attempts_are_counted_by_what_was_received(desk: Desk) -> None:
 @given(attempts=st.integers(1, 5_000))
 def test_the_backoff_is_within_its_bounds(attempts: int) -> None:
     """Between nothing and the doubled delay, never above the cap, however many attempts."""
-    retries = Retries(
-        SETTINGS, registry(), cast(Any, SimpleNamespace(disposal=None)), cast(Any, None), Patience()
-    )
+    retries = Retries(SETTINGS, registry(), lambda *_: None, cast(Any, None), Patience())
     plain = retries._backoff(Work(lease=lease("a"), outcome=SUCCESS), attempts)
     assert 0 <= plain <= min(LONGEST_BACKOFF, 5 * 2 ** min(attempts - 1, 20))
 
