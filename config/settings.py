@@ -82,6 +82,8 @@ class Settings(BaseModel):
     max_retries: int = Field(default=3, ge=0)
     retry_delay: float = Field(default=5, ge=0)
     task_time_limit: float = Field(default=300, gt=0, le=11 * 3600)
+    #: How long a rolling deployment may take: so long a task that a worker does not know waits for another.
+    unknown_task_seconds: float = Field(default=600, ge=0, le=24 * 3600)
 
     # ─── Control plane ───
     #: How far back Flower and "celery events" read the log of task events when they start: the later of so

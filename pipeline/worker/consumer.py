@@ -1,5 +1,6 @@
 """Celery's consumer, where it would drop a message it cannot use."""
 
+import time
 from typing import Any
 
 import structlog
@@ -8,15 +9,17 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from pipeline.checks import check_added_queue
 from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.registry import REGISTRY
-from pipeline.worker.outcome import Outcome, Returned, failed
+from pipeline.transport.lease import Lease
+from pipeline.worker.outcome import Failed, Outcome, Returned, failed
 from pipeline.worker.request import Request
 from pipeline.worker.work import Work
 
+from pipeline.worker.unrun import Unrun
 log = structlog.get_logger(__name__)
 
-#: How long a task that this worker does not know stays hidden (seconds): in a rolling deployment another
-#: worker knows it. The redrive policy ends it if none does.
-UNKNOWN_TASK_DELAY = 30
+#: How often a task that no worker knows is received within UNKNOWN_TASK_SECONDS: fewer times than any redrive
+#: policy that a start accepts, so that it is this worker who says why it is a dead letter.
+UNKNOWN_TASK_RECEIVES = 20
 #: How late a task's events may be sent (seconds): soon enough for a person who looks on.
 EVENTS_EVERY = 0.2
 
@@ -37,21 +40,23 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             self.event_dispatcher.flush()
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A task that no module of this worker defines: back to the queue for a while."""
+        """A task that no module of this worker defines: another worker's, or in the end a dead letter."""
         log.error("task.unknown", task=message.headers.get("task"), task_id=message.headers.get("id"))
-        _settle(message, Returned(delay=UNKNOWN_TASK_DELAY))
+        lease = Request.settlement.intake.finish(message.delivery_tag)
+        if lease is not None:
+            self._submit(lease, self._unknown(lease))
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Not a Celery message in any version."""
-        _settle(message, failed(ValueError("not a Celery message of a known version"), permanent=True))
+        self._give_up(message, ValueError("not a Celery message of a known version"))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A Celery message that Celery refuses, for example for its eta."""
-        _settle(message, failed(exc, permanent=True))
+        self._give_up(message, exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """A body that kombu cannot decode."""
-        _settle(message, failed(exc, permanent=True))
+        self._give_up(message, exc)
 
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Consume from one more queue, by remote control; one that cannot be is left out.
@@ -66,7 +71,27 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             super().add_task_queue(queue, *args, **kwargs)
 
 
-def _settle(message: Any, outcome: Outcome) -> None:
-    lease = Request.settlement.intake.finish(message.delivery_tag)
-    if lease is not None:
-        Request.settlement.submit(Work(lease=lease, outcome=outcome))
+        By when it was sent: before the deployment began nobody sent it.
+        """
+        settings = self.app.settings
+        if time.time() < lease.message.sent_at + settings.unknown_task_seconds:
+            return Returned(delay=settings.unknown_task_seconds / UNKNOWN_TASK_RECEIVES)
+        return Failed(
+            error="celery.exceptions.NotRegistered",
+            message=f"no module in TASK_MODULES={','.join(settings.task_modules)} defines the task "
+            f"{lease.payload['headers']['task']!r}, and no other worker took it within UNKNOWN_TASK_SECONDS="
+            f"{settings.unknown_task_seconds:g}: deploy one that has it, then redrive",
+            permanent=True,
+        )
+
+    def _give_up(self, message: Any, error: Exception) -> None:
+        lease = Request.settlement.intake.finish(message.delivery_tag)
+        if lease is not None:
+            self._submit(lease, failed(error, permanent=True))
+
+    def _submit(self, lease: Lease, outcome: Outcome) -> None:
+        events = self.event_dispatcher
+        unrun = Unrun(lease, events.send if events else None)
+        Request.settlement.submit(Work(lease=lease, outcome=outcome, request=unrun))
+    def _unknown(self, lease: Lease) -> Outcome:
+        """While a rolling deployment may be going on, a worker of the newer version may know the task.

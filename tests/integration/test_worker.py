@@ -10,11 +10,13 @@ from celery import chain
 
 from pipeline.jobs import JobState
 from pipeline.services.environment import Services
-from pipeline.sqs import QueueDepth
 from tests.conftest import MakeEnvironment
 from tests.integration import workshop, workshop_limits
 from tests.integration.shop import Shop, open_shop
 from tests.integration.workshop import Batch, Order
+
+#: How long the worker leaves a task that it does not know to others.
+UNKNOWN_TASK_SECONDS = 8
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,12 @@ def shop(
     embedded_services: Services, make_environment: MakeEnvironment, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shop]:
     """A shop with one worker of two children that all tests of this module share."""
-    with open_shop(embedded_services, make_environment, tmp_path_factory.mktemp("shop")) as shop:
+    with open_shop(
+        embedded_services,
+        make_environment,
+        tmp_path_factory.mktemp("shop"),
+        UNKNOWN_TASK_SECONDS=str(UNKNOWN_TASK_SECONDS),
+    ) as shop:
         worker = shop.start()
         yield shop
         assert worker.poll() is None, "something ended the worker:\n" + shop.log()[-8000:]
@@ -295,12 +302,20 @@ def test_a_plain_task_that_fails_is_tried_again_and_given_up_on(shop: Shop) -> N
     assert len(shop.lines("plain-fail", "start")) == 3
 
 
-def test_a_task_nobody_knows_stays_for_a_worker_that_does(shop: Shop) -> None:
-    """In a rolling deployment another worker may know it."""
+def test_a_task_nobody_knows_is_a_dead_letter_and_the_next_is_handled(shop: Shop) -> None:
+    """After the time of a rolling deployment, with its name and the mend; until then it holds up nobody."""
+    sent = time.time()
     shop.app.send_task("no.such.task", queue=shop.settings.task_queue)
     shop.wait(lambda: "task.unknown" in shop.log(), "seen")
-    shop.wait(lambda: shop.queue.depth() == QueueDepth(available=0, in_flight=1, delayed=0), "hidden")
-    shop.purge()
+    shop.delay("note", "after-unknown")
+    shop.wait_line("after-unknown", "note", timeout=UNKNOWN_TASK_SECONDS - 1)
+    letter = shop.wait_letter("no.such.task")
+    assert time.time() - sent >= UNKNOWN_TASK_SECONDS
+    assert letter.attributes["error"] == "celery.exceptions.NotRegistered"
+    assert "'no.such.task'" in letter.attributes["reason"]
+    assert "deploy" in letter.attributes["reason"]
+    assert letter.attributes["attempts"] == "0"
+    shop.wait_empty()
 
 
 @pytest.mark.parametrize(

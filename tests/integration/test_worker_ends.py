@@ -12,7 +12,7 @@ import pytest
 from pipeline.jobs import JobState
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
-from tests.integration import workshop
+from tests.integration import workshop, workshop_limits
 from tests.integration.shop import WORKER, Shop, open_shop
 from tests.integration.workshop import Batch, Order
 from tests.proxies import Proxy
@@ -77,6 +77,19 @@ def test_a_warm_shutdown_keeps_its_running_task_longer_than_its_lease(shop: Shop
     assert first.wait(20) == 0
     assert [line["what"] for line in shop.lines("outlasts")] == ["start", "end"]
     assert shop.stop(second) == 0
+
+
+def test_a_rolling_deployment_loses_no_task_of_the_newer_version(shop: Shop) -> None:
+    """A worker of the older version, which does not know the stage, leaves its task to the newer one."""
+    old = shop.start(TASK_MODULES="tests.integration.workshop", UNKNOWN_TASK_SECONDS="60")
+    job_id = shop.submit(workshop_limits.slow, Order(key="new-stage"))
+    shop.wait(lambda: "task.unknown" in shop.log(), "refused")
+    new = shop.start()
+    ready(shop, new)
+    assert shop.stop(old) == 0
+    shop.wait_job(job_id)
+    assert len(shop.lines("new-stage", "start")) == 1
+    assert shop.stop(new) == 0
 
 
 def test_sigquit_cuts_off_and_no_attempt_is_counted(shop: Shop) -> None:
