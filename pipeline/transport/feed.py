@@ -4,7 +4,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from kombu.transport.virtual.exchange import TopicExchange
@@ -17,11 +17,11 @@ from pipeline.transport.controlmessage import (
     CHECKS,
     COMMANDS,
     EVENTS,
+    Payload,
     decode,
     is_for_now,
     is_old_sign_of_life,
 )
-from pipeline.transport.inbox import Inbox
 from pipeline.transport.reach import Reach
 
 log = structlog.get_logger(__name__)
@@ -44,6 +44,13 @@ class Past:
 NOTHING: Final = Past(seconds=0, records=0)
 
 
+class Taker(Protocol):
+    """Who takes messages: an inbox, or what reads them on the feed's own thread."""
+
+    def put(self, queue: str, message: Payload) -> None:
+        """Take a message for a queue."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Subscription:
     """A queue that takes messages of a feed."""
@@ -51,7 +58,7 @@ class Subscription:
     queue: str
     #: which messages are for it, by their routing key; None: all
     routing_key: re.Pattern[str] | None
-    inbox: Inbox
+    inbox: Taker
 
 
 class Feed:
@@ -76,13 +83,13 @@ class Feed:
         """Begin to read."""
         self._thread.start()
 
-    def subscribe(self, queue: str, routing_key: str, inbox: Inbox) -> None:
+    def subscribe(self, queue: str, routing_key: str, inbox: Taker) -> None:
         """Hand messages to ``inbox`` for ``queue``."""
         pattern = _pattern(self._exchange, routing_key)
         with self._lock:
             self._subscriptions += (Subscription(queue=queue, routing_key=pattern, inbox=inbox),)
 
-    def unsubscribe(self, queue: str, inbox: Inbox) -> None:
+    def unsubscribe(self, queue: str, inbox: Taker) -> None:
         """Hand no more messages to it."""
         with self._lock:
             self._subscriptions = tuple(

@@ -4,6 +4,8 @@ import time
 from typing import Any
 
 import structlog
+from celery.signals import heartbeat_sent
+from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 
 from pipeline.checks import check_added_queue
@@ -26,6 +28,14 @@ EVENTS_EVERY = 0.2
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
     """Celery deletes what it does not know or cannot read; here it waits, or becomes a dead letter."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        heartbeat_sent.connect(self.tell_pool_size)
+
+    def tell_pool_size(self, **kwargs: Any) -> None:
+        """Put the pool's size into the sign of life that is about to be sent: nobody has to ask for it."""
+        state.SOFTWARE_INFO["pool_size"] = self.pool.num_processes
 
     def on_send_event_buffered(self) -> None:
         """Nothing: task events are sent by ``flush_events``, many in one message.

@@ -111,7 +111,11 @@ class Request(base.Request):  # type: ignore[misc]
         )
 
     def send_event(self, type: str, **fields: Any) -> None:
-        """Send a task event; the start of a run says how many runs failed before it."""
+        """Send a task event, with the task's name: who reads it may not have read of it before.
+
+        The start of a run says how many runs failed before it.
+        """
+        fields.setdefault("name", self.name)
         if type == "task-started":
             fields["retries"] = self._failed_before
         super().send_event(type, **fields)

@@ -15,6 +15,7 @@ from celery.result import AsyncResult
 from config.settings import load_settings
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer, Record
+from pipeline.monitoring.stages import StageStats
 from pipeline.provision import provision
 from pipeline.registry import Registry
 from pipeline.services.environment import Services
@@ -183,6 +184,52 @@ def test_commands_as_people_type_them(fleet: Fleet) -> None:
     purge = fleet.cli("purge", input="n\n")
     assert purge.returncode == 1
     assert fleet.settings.task_queue in purge.stdout
+
+
+# ─── Statistics ───
+
+
+def test_the_last_minutes_are_known_to_who_comes_late(fleet: Fleet) -> None:
+    """A reader that starts after the tasks ran has their rate, failures and run times, and the workers."""
+    for number in range(6):
+        send(fleet, "add", number, 1)
+    send(fleet, "nap", 0.5)
+    quiet = fleet.app.control.inspect(timeout=1)
+    wait_until(lambda: not any((quiet.active() or {"": [1]}).values()), "all have run")
+    stats = StageStats(fleet.settings)
+    stats.start()
+    try:
+        add, nap = "tests.integration.chores.add", "tests.integration.chores.nap"
+        wait_until(lambda: {add, nap} <= stats.snapshot().tasks.keys(), "the past is read")
+        wait_until(
+            lambda: {worker.name for worker in stats.snapshot().workers if worker.online} >= NAMES,
+            "all workers gave a sign of life",
+        )
+        reading = stats.snapshot()
+        assert reading.error is None
+        assert reading.rates(add).per_second > 0
+        assert reading.rates(add).failed_share == 0
+        assert reading.rates(nap).p50_seconds == pytest.approx(0.5, abs=0.3)
+        sizes = {worker.name: worker.pool_size for worker in reading.workers}
+        assert sizes == {"prefork@test": 2, "scaling@test": 1, "threads@test": 2}
+        send(fleet, "nap", 2)
+        wait_until(lambda: stats.snapshot().rates(nap).running == 1, "it is under way")
+        wait_until(lambda: stats.snapshot().rates(nap).running == 0, "it has ended")
+    finally:
+        stats.stop()
+
+
+def test_without_brokers_the_statistics_say_so(fleet: Fleet) -> None:
+    """Neither start, snapshot nor stop waits for a Kafka that is away; the reading has the reason."""
+    stats = StageStats(fleet.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"}))
+    began = time.monotonic()
+    stats.start()
+    assert stats.snapshot().tasks == {}
+    assert time.monotonic() - began < 1
+    try:
+        wait_until(lambda: stats.snapshot().error, "the reason is known")
+    finally:
+        stats.stop()
 
 
 # ─── Flower ───
