@@ -14,9 +14,9 @@ from pipeline.registry import REGISTRY
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Failed, Outcome, Returned, failed
 from pipeline.worker.request import Request
+from pipeline.worker.unrun import Unrun
 from pipeline.worker.work import Work
 
-from pipeline.worker.unrun import Unrun
 log = structlog.get_logger(__name__)
 
 #: How often a task that no worker knows is received within UNKNOWN_TASK_SECONDS: fewer times than any redrive
@@ -80,6 +80,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         else:
             super().add_task_queue(queue, *args, **kwargs)
 
+    def _unknown(self, lease: Lease) -> Outcome:
+        """While a rolling deployment may be going on, a worker of the newer version may know the task.
 
         By when it was sent: before the deployment began nobody sent it.
         """
@@ -103,5 +105,3 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         events = self.event_dispatcher
         unrun = Unrun(lease, events.send if events else None)
         Request.settlement.submit(Work(lease=lease, outcome=outcome, request=unrun))
-    def _unknown(self, lease: Lease) -> Outcome:
-        """While a rolling deployment may be going on, a worker of the newer version may know the task.
