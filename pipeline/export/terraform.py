@@ -108,6 +108,7 @@ def _index(index: Mapping[str, Any]) -> dict[str, Any]:
         "hash_key": _key(index["KeySchema"], "HASH"),
         "range_key": _key(index["KeySchema"], "RANGE"),
         "projection_type": index["Projection"]["ProjectionType"],
+        "non_key_attributes": index["Projection"]["NonKeyAttributes"],
     }
 
 

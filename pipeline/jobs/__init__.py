@@ -1,5 +1,6 @@
 """Jobs, splits and attempts: what is recorded of the work, and the only door to DynamoDB."""
 
+from pipeline.jobs.keys import moment
 from pipeline.jobs.model import (
     AlreadyDone,
     Closing,
@@ -60,4 +61,5 @@ __all__ = [
     "StageProgress",
     "StageRef",
     "TableReport",
+    "moment",
 ]

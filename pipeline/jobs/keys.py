@@ -118,8 +118,11 @@ class Keys:
         return self.closed_shard(state, day_of(submitted_at), shard), moment(submitted_at, job_id)
 
 
-def moment(seconds: float, job_id: str) -> str:
-    """The sort key of a job among others, by a moment of it; also the cursor of a list of jobs."""
+def moment(seconds: float, job_id: str = "") -> str:
+    """The sort key of a job among others, by a moment of it; also the cursor of a list of jobs.
+
+    Without a job: before all of that moment.
+    """
     return f"{seconds:014.3f}#{job_id}"
 
 

@@ -291,6 +291,7 @@ class StageProgress:
     run_seconds: float | None = None
     finished_at: float | None = None
     worker: str | None = None
+    task_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

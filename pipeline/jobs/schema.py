@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.jobs.client import dynamodb_client
 from pipeline.jobs.errors import VENDOR_ERRORS, table_error
-from pipeline.jobs.table import INDEX
+from pipeline.jobs.table import INDEX, PROJECTED
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -26,7 +26,7 @@ _INDEX: dict[str, Any] = {
         {"AttributeName": "ipk", "KeyType": "HASH"},
         {"AttributeName": "isk", "KeyType": "RANGE"},
     ],
-    "Projection": {"ProjectionType": "KEYS_ONLY"},
+    "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(PROJECTED)},
 }
 _ATTRIBUTES = [{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk", "ipk", "isk")]
 
@@ -103,6 +103,9 @@ class _Schema:
             found.append(f"it has no index {INDEX}")
         elif index["KeySchema"] != _INDEX["KeySchema"]:
             found.append(f"the key of index {INDEX} is not ipk, isk: delete it, and provision again")
+        elif set(index["Projection"].get("NonKeyAttributes", ())) != set(PROJECTED):
+            projected = ", ".join(PROJECTED)
+            found.append(f"index {INDEX} does not project just {projected}: delete it, and provision again")
         if not self._expires():
             found.append(f"time to live is not on for {TTL}: the items of old jobs would stay for ever")
         return found

@@ -113,9 +113,27 @@ class JobStore:
         """
         return self._partlist.page(job_id, stage, after, limit)
 
-    def jobs(self, state: JobState | None = None, *, limit: int = 50, before: str | None = None) -> JobPage:
-        """A page of jobs, newest submission first. ``before`` is the ``next`` of the page before."""
-        return self._listing.jobs(state, limit, before)
+    def progress_of(self, jobs: Sequence[Job]) -> list[list[StageProgress]]:
+        """How far the stages of each of some jobs are, in few requests."""
+        return self._listing.progress_of(jobs)
+
+    def jobs(
+        self,
+        state: JobState | None = None,
+        *,
+        limit: int = 50,
+        before: str | None = None,
+        entity_id: str | None = None,
+        since: float | None = None,
+        days: int | None = None,
+    ) -> JobPage:
+        """A page of jobs, newest submission first. ``before`` is the ``next`` of the page before.
+
+        None submitted before ``since`` (seconds since 1970). Of an entity, or with ``days``, it looks at a
+        bounded number of jobs, or days of submissions, and no more: then the page may be short, or empty, and
+        still have a ``next``.
+        """
+        return self._listing.jobs(state, limit, before, entity_id=entity_id, since=since, days=days)
 
     def jobs_named(self, job_ids: Iterable[str]) -> list[Job]:
         """Those of the jobs that are there, as a list shows them: it may be a moment behind."""

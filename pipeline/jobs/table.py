@@ -36,6 +36,9 @@ BATCH_TRIES, BATCH_WAIT = 6, 0.05
 #: The index: jobs by time of submission.
 INDEX = "jobs-by-time"
 
+#: What the index has beside keys. It never changes, so that it costs no write of its own.
+PROJECTED = ("entity",)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -48,6 +51,16 @@ class Updated:
     item: Item
     #: Whether the condition held.
     applied: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """What was found at the end of a partition of the index."""
+
+    #: Sort keys, newest first.
+    keys: Sequence[str]
+    #: The last key that was looked at; None: all of the partition was.
+    looked_to: str | None
 
 
 class Table:
@@ -200,15 +213,20 @@ class Table:
                 return
             fields["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
-    def newest(self, index_pk: str, limit: int, before: str | None = None) -> list[Item]:
+    def newest(
+        self, index_pk: str, limit: int, before: str | None = None, where: Mapping[str, str] | None = None
+    ) -> Newest:
         """The last ``limit`` keys of a partition of the index, newest first, before the cursor.
 
-        Eventually consistent, as an index is.
+        ``where``: of those only the ones whose attributes (``PROJECTED``) are so. Eventually consistent, as
+        an index is.
         """
         request = Expression()
         condition = f"{request.name('ipk')} = {request.value(index_pk)}"
         if before:
             condition += f" AND {request.name('isk')} < {request.value(before)}"
+        filters = [f"{request.name(name)} = {request.value(value)}" for name, value in (where or {}).items()]
+        filtering: dict[str, Any] = {"FilterExpression": " AND ".join(filters)} if filters else {}
         answer = self._ask(
             "query",
             f"query {index_pk}",
@@ -216,9 +234,13 @@ class Table:
             KeyConditionExpression=condition,
             ScanIndexForward=False,
             Limit=limit,
+            **filtering,
             **request.fields(),
         )
-        return [load_item(item) for item in answer["Items"]]
+        last = answer.get("LastEvaluatedKey")
+        return Newest(
+            keys=[item["isk"]["S"] for item in answer["Items"]], looked_to=last["isk"]["S"] if last else None
+        )
 
     def oldest(self, index_pk: str, limit: int, after: str, until: str) -> list[Item]:
         """The first ``limit`` keys of a partition of the index between two cursors, oldest first."""
