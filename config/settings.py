@@ -97,6 +97,9 @@ class Settings(BaseModel):
     health_host: str = "127.0.0.1"
     health_port: int | None = Field(default=None, ge=1, le=65535)
     web_token: SecretStr | None = None
+    web_read_only: bool = False
+    flower_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    trace_url: str | None = Field(default=None, pattern=r"^https?://[^\s]*\{job_id\}[^\s]*$")
     sentry_dsn: SecretStr | None = None
 
     @field_validator("task_modules", mode="before")

@@ -82,6 +82,8 @@ class Window:
     end: float
     #: Only those of this entity; None: of all.
     entity_id: str | None = None
+    #: Only the first of this job: its event comes to a topic once, copies aside. Instead of an entity.
+    of_job: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +194,11 @@ class Replay:
             if not begin <= message.timestamp_ms < end:
                 continue
             found = self._found(message)
-            if window.entity_id is None or (found.event and found.event.entity_id == window.entity_id):
+            if window.of_job is not None:
+                if found.job_id == self._replayed(window.of_job):
+                    yield found
+                    return
+            elif window.entity_id is None or (found.event and found.event.entity_id == window.entity_id):
                 yield found
 
     def _found(self, message: Message) -> Found:
@@ -210,9 +216,13 @@ class Replay:
         job_id, submitted_at, job = self._translator.job_of(event, message)
         return self._with_task(replace(found, event=event, job=job), job_id, submitted_at)
 
+    def _replayed(self, job_id: str) -> str:
+        """The job that what a job's event makes belongs to."""
+        return job_id if self._again is None else identity.replayed_job_id(self._again.text, job_id)
+
     def _as_new(self, found: Found, event: Event, again: ReplayId) -> Found:
         """The event as another one, of a job of its own, that nothing remembers."""
-        job_id = identity.replayed_job_id(again.text, event.job_id or identity.job_id(event.source, event.id))
+        job_id = self._replayed(event.job_id or identity.job_id(event.source, event.id))
         job = NewJob(
             job_id=job_id,
             entity_id=event.entity_id,

@@ -2,12 +2,17 @@
 
 import hmac
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 
 from config.settings import Settings
 
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
+
+#: What this machine calls itself. Another name that leads here is another site's, in a browser on this
+#: machine; what gives no name is no browser.
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1", None)
 
 
 def guard(settings: Settings) -> Callable[[Request], None]:
@@ -19,7 +24,7 @@ def guard(settings: Settings) -> Callable[[Request], None]:
 
     def check(request: Request) -> None:
         if token is None:
-            if request.client is None or request.client.host not in LOOPBACK:
+            if not is_local(request):
                 raise HTTPException(403, "Set WEB_TOKEN to let other machines ask.")
             return
         given = request.headers.get("authorization", "")
@@ -30,3 +35,12 @@ def guard(settings: Settings) -> Callable[[Request], None]:
             )
 
     return check
+
+
+def is_local(request: Request) -> bool:
+    """Whether it comes from this machine, and asks it by a name of its own (DNS rebinding does not)."""
+    try:
+        name = urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        return False
+    return request.client is not None and request.client.host in LOOPBACK and name in LOCAL_NAMES

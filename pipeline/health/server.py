@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import uvicorn
 from fastapi import FastAPI
@@ -13,6 +13,7 @@ from config.settings import Settings
 from pipeline.errors import ConfigurationError
 from pipeline.health.health import health_router, make_probes
 from pipeline.health.metrics import metrics_router
+from pipeline.health.probe import Probe
 from pipeline.registry import Registry
 
 #: Seconds that requests under way get when the server ends.
@@ -28,9 +29,9 @@ class WebServer:
         registry: Registry,
         host: str,
         port: int,
-        extend: Callable[[FastAPI], None] | None = None,
+        extend: Callable[[FastAPI, Mapping[str, Probe]], None] | None = None,
     ) -> None:
-        """``extend`` adds what a process serves beside health and metrics."""
+        """``extend`` adds what a process serves beside health and metrics; it may use their probes."""
         self._socket = _listen(host, port)
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
         app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
@@ -38,7 +39,7 @@ class WebServer:
         app.include_router(health_router(settings, probes))
         app.include_router(metrics_router(settings, probes))
         if extend is not None:
-            extend(app)
+            extend(app, probes)
         # Its logs go where this process's logs go; a line for each probe would drown them.
         config = uvicorn.Config(
             app,

@@ -1,0 +1,138 @@
+"""The live state: fifty who watch cost what one does, a service that is away costs its own part only."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from typing import Any, TypeVar, cast
+
+from config.settings import Settings
+from pipeline.deadletters import Filter
+from pipeline.errors import ServiceUnavailableError
+from pipeline.health.probe import Probe
+from pipeline.health.reports import Report
+from pipeline.health.shared import Shared
+from pipeline.jobs import PartPage
+from pipeline.registry import Registry
+from pipeline.web.letters import Letters
+from pipeline.web.model import JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
+from pipeline.web.pipelineview import away_since, pipeline_view
+from pipeline.web.views import Views
+
+#: Seconds between two looks of one who watches, and how long what was read is given to all who ask.
+INTERVAL, LIFETIME = 2.0, 2.0
+
+#: Seconds that dead letters are kept: looking at them hides them from others meanwhile.
+LETTERS_LIFETIME = 10.0
+
+#: Seconds that a read, and an action, are waited for.
+READ_TIMEOUT, LETTERS_TIMEOUT, ACTION_TIMEOUT = 5.0, 20.0, 60.0
+
+#: Different things that are kept, and that may be read at once.
+KEPT, AT_ONCE = 200, 32
+
+T = TypeVar("T")
+
+
+class Live:
+    """What pages and API await. Used from one event loop, which it never blocks: reads are on threads.
+
+    All but ``pipeline`` raise a ServiceError when what they rest on is away, or slow.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        probes: Mapping[str, Probe],
+        views: Views,
+        letters: Letters,
+    ) -> None:
+        """``probes``: those of the health endpoints, by their names."""
+        self._settings = settings
+        self._registry = registry
+        self._probes = probes
+        self._views = views
+        self._letters = letters
+        self._kept: OrderedDict[Hashable, Shared[Any]] = OrderedDict()
+        #: Since when each service is away.
+        self._since: dict[str, float] = {}
+
+    # ─── Looking ───
+
+    async def pipeline(self) -> PipelineView:
+        """All stages, topics and queues as they are now. Never raises."""
+        reports = await asyncio.gather(*(probe.report() for probe in self._probes.values()))
+        named: dict[str, Report] = dict(zip(self._probes, reports, strict=True))
+        away = away_since(named, self._since, time.time())
+        self._since = {each.service: each.since for each in away}
+        return pipeline_view(self._settings, self._registry, named, away)
+
+    async def watch(self) -> AsyncIterator[PipelineView]:
+        """The same, again and again, for one who watches."""
+        while True:
+            yield await self.pipeline()
+            await asyncio.sleep(INTERVAL)
+
+    async def jobs(self, wanted: JobFilter, before: str | None = None, limit: int = 50) -> JobList:
+        """A page of jobs, newest submission first; see ``Views.jobs``."""
+        return await self._shared(
+            ("jobs", wanted, before, limit), lambda: self._views.jobs(wanted, before, limit)
+        )
+
+    async def job(self, job_id: str) -> JobDetail | None:
+        """A job with its stages and failures; None when there is no such job."""
+        return await self._shared(("job", job_id), lambda: self._views.job(job_id))
+
+    async def parts(
+        self, job_id: str, stage: str, after: int | None = None, limit: int = 100
+    ) -> PartPage | None:
+        """A page of a split's parts, by ordinal; None when there is no such job, or no split of it yet."""
+        return await self._shared(
+            ("parts", job_id, stage, after, limit), lambda: self._views.parts(job_id, stage, after, limit)
+        )
+
+    async def letters(self, wanted: Filter) -> LetterList:
+        """Dead letters, newest first: those that a look of a few seconds finds."""
+        return await self._shared(
+            ("letters", wanted), lambda: self._letters.find(wanted), LETTERS_LIFETIME, LETTERS_TIMEOUT
+        )
+
+    async def letter(self, letter_id: str) -> LetterDetail | None:
+        """One dead letter, by its id or that of its task; None when there is none."""
+        return await self._shared(
+            ("letter", letter_id),
+            lambda: self._letters.show(letter_id),
+            LETTERS_LIFETIME,
+            LETTERS_TIMEOUT,
+        )
+
+    # ─── Acting ───
+
+    async def act(self, action: Callable[[], T]) -> T:
+        """Run one of the ``Actions`` on a thread; afterwards everything is read anew."""
+        try:
+            return await self._once(Shared("web-action", action, timeout=ACTION_TIMEOUT, lifetime=0))
+        finally:
+            self._kept.clear()
+
+    async def _shared(
+        self, key: Hashable, read: Callable[[], T], lifetime: float = LIFETIME, timeout: float = READ_TIMEOUT
+    ) -> T:
+        shared = self._kept.get(key)
+        if shared is None or not shared.is_fresh:
+            if sum(each.is_under_way for each in self._kept.values()) >= AT_ONCE:
+                raise ServiceUnavailableError("Too much is asked for at once. Try again soon.")
+            shared = Shared(f"web-{cast(tuple[Any, ...], key)[0]}", read, timeout=timeout, lifetime=lifetime)
+            self._kept[key] = shared
+        self._kept.move_to_end(key)
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return await self._once(shared)
+
+    @staticmethod
+    async def _once(shared: Shared[T]) -> T:
+        try:
+            return await shared.get()
+        except TimeoutError as error:
+            raise ServiceUnavailableError("The services did not answer in time. Try again soon.") from error
