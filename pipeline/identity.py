@@ -10,13 +10,14 @@ deployment would be taken for new ones, and run again.
 import hashlib
 import json
 import re
-from typing import Final, Literal
+from typing import Final
 from uuid import UUID, uuid5
 
 NAMESPACE: Final = UUID("5a4ad0a6-9d0e-4c55-8a32-0f6d5f3c7f11")
 
-#: What a task is made for: an event (None), one part of a split (its ordinal), or the gather of its results.
-Part = int | Literal["gather"] | None
+#: What a task is made for: an event (None), one part of a split (its ordinal), the gather of its results
+#: ("gather"), or the sending of its parts from a page on ("page-8").
+Part = int | str | None
 
 #: The characters and lengths SQS takes in a MessageGroupId and a MessageDeduplicationId
 #: (SendMessage, API reference: 128 characters, alphanumeric and ASCII punctuation).
@@ -27,7 +28,7 @@ def task_id(source: str, event_id: str, stage: str, part: Part) -> str:
     """The id of the task that an event makes in a stage.
 
     ``part`` is None for the task an event itself makes (a run without split, or the split of a split
-    stage), an ordinal for one part, ``"gather"`` for the gather.
+    stage), an ordinal for one part, ``"gather"`` for the gather, ``"page-8"`` for a page task.
     """
     return _uuid(source, event_id, stage, part)
 

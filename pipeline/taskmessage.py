@@ -90,6 +90,8 @@ class TaskHeader(BaseModel):
     entity_id: str
     #: Set for a part, and for nothing else.
     part: PartOf | None = None
+    #: Set for a page task: one of the role "split" that runs no code, but sends the parts from this page on.
+    page: int | None = Field(default=None, ge=0)
     #: Where on Kafka the event was read.
     topic: str
     partition: int
@@ -108,6 +110,8 @@ class TaskHeader(BaseModel):
         part: identity.Part = self.part.ordinal if self.part else None
         if self.role == "gather":
             part = "gather"
+        elif self.page is not None:
+            part = f"page-{self.page}"
         return identity.task_id(self.event_source, self.event_id, self.stage, part)
 
     @classmethod
@@ -195,6 +199,7 @@ def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
     if (
         headers["task"] != celery_name(header.stage, header.role)
         or (header.role == "part") != (header.part is not None)
+        or (header.page is not None and header.role != "split")
         or not 0 < len(header.job_id) <= LONGEST_JOB_ID
     ):
         raise InvalidInputError(
@@ -267,7 +272,14 @@ def for_part(
     ``trace``: the headers of the trace that it continues (``trace_headers``).
     """
     part = PartOf(split_id=header.split_id, ordinal=ordinal, total=total)
-    return _message(stage, header.model_copy(update={"role": "part", "part": part}), data, trace)
+    return _message(
+        stage, header.model_copy(update={"role": "part", "part": part, "page": None}), data, trace
+    )
+
+
+def for_pages(stage: Stage[Any, Any], header: TaskHeader, page: int, trace: Mapping[str, str]) -> TaskMessage:
+    """The task that sends the parts of a sealed split from ``page`` on. The rest is as for ``for_part``."""
+    return _message(stage, header.model_copy(update={"page": page}), "null", trace)
 
 
 def for_gather(stage: Stage[Any, Any], sealed: str, total: int, data: str) -> TaskMessage:
@@ -308,6 +320,8 @@ def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mappi
 
 def _headers(header: TaskHeader, task_id: str, name: str, data: str) -> dict[str, Any]:
     part = f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
+    if header.page is not None:
+        part = f"page {header.page}"
     shown = {"job_id": header.job_id, "stage": header.stage, "part": part}
     return {
         "lang": "py",

@@ -1,11 +1,11 @@
 """Effects: what a task that ended well leaves behind - its event, its result, its parts, its record."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from config.settings import Settings
-from pipeline import events, identity, taskmessage
+from pipeline import events, identity
 from pipeline.errors import PermanentError
 from pipeline.events import Event, carried_of
 from pipeline.jobs import (
@@ -15,7 +15,6 @@ from pipeline.jobs import (
     PartDone,
     PartRef,
     PartResult,
-    SealedSplit,
     StageDone,
     StageRef,
 )
@@ -25,9 +24,9 @@ from pipeline.registry import Registry
 from pipeline.taskmessage import TaskHeader, TaskMessage, generation_of
 from pipeline.telemetry import tracing
 from pipeline.telemetry.tracing import Span
-from pipeline.worker.closing import gather_of
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.outcome import AlreadyDone, Succeeded
+from pipeline.worker.parts import PartTasks
 from pipeline.worker.work import Work, ref_of, split_ref
 
 #: How long one wait for Kafka's acknowledgements lasts (seconds) before the records are produced again.
@@ -58,6 +57,7 @@ class Effects:
         self._dispatch = dispatch
         self._patience = patience
         self._worker = worker
+        self._parts = PartTasks(registry, store, patience)
 
     def emit(self, works: Sequence[Work]) -> Errors:
         """Make each task's effect durable outside its job: event, stored result, or parts sent.
@@ -164,14 +164,14 @@ class Effects:
         return answers
 
     def _send_parts(self, works: Sequence[Work]) -> Errors:
-        """Send the parts of sealed splits, those of small splits together."""
+        """Send what sealed splits make, that of small splits together."""
         errors: Errors = [None] * len(works)
         refs = [split_ref(_header(work)) for work in works]
         sealed = self._patience.one("read splits", lambda: self._store.splits(refs))
         waiting: list[tuple[int, TaskMessage]] = []
         for at, work in enumerate(works):
             try:
-                for message in self._part_messages(work, sealed.get(refs[at])):
+                for message in self._parts.messages(work, _header(work), sealed.get(refs[at])):
                     waiting.append((at, message))
                     if len(waiting) == SENT_TOGETHER:
                         self._send(waiting, errors)
@@ -185,24 +185,6 @@ class Effects:
         for (at, _), error in zip(waiting, answers, strict=True):
             errors[at] = errors[at] or error
         waiting.clear()
-
-    def _part_messages(self, work: Work, sealed: SealedSplit | None) -> Iterator[TaskMessage]:
-        """The task of every part, read back page by page; a split of none goes to its gather."""
-        header = _header(work)
-        if sealed is None:
-            raise PermanentError(f"The split {header.split_id} ended without being sealed.")
-        if sealed.total == 0:
-            yield gather_of(self._registry, sealed)
-        stage, trace = self._registry.by_name[header.stage], work.trace
-        for parts in self._pages(sealed):
-            for ordinal, data in parts:
-                yield taskmessage.for_part(stage, header, ordinal, sealed.total, data, trace)
-
-    def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str]]]:
-        """The parts as they are stored: whole pages, so that a page out of reach is asked for again."""
-        yield list(enumerate(sealed.inline))
-        for page in range(sealed.pages):
-            yield self._patience.one("read parts", lambda page=page: self._store.page(sealed, page))  # type: ignore[misc]
 
     # ─── Record ───
 

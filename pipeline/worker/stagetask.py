@@ -71,7 +71,7 @@ class StageTask(PlainTask):
     def _split(self, header: TaskHeader, data: str) -> None:
         """Run the generator unless the split is sealed: the number of its parts never changes."""
         ref = split_ref(header)
-        if self.store.split(ref) is None:
+        if header.page is None and self.store.split(ref) is None:
             parts = self.stage.run_split(data)
             trace = trace_headers_of(vars(self.request), self._traceparent())
             self.store.seal(ref, sealed_header(header, trace), data, parts, self.stage.tolerate)

@@ -157,6 +157,41 @@ def test_kill_9_again_and_again_loses_nothing(
         assert shop.stop(last) == 0
 
 
+def test_a_large_split_leaves_the_queue_to_others(shop: Shop) -> None:
+    """However slow its parts are, only some of them are sent ahead, so that others do not wait for all."""
+    worker = shop.start()
+    ready(shop, worker)
+    shop.submit(workshop.pack, Batch(key="slow", parts=1_500, do="sleep", seconds=30))
+    shop.wait(lambda: shop.queue.depth().available > 2 * 256 - 10, "its first pages are there")
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        assert shop.queue.depth().available <= 2 * 256 + 2
+        time.sleep(0.2)
+    shop.kill(worker)
+
+
+def test_a_large_split_survives_kills(shop: Shop) -> None:
+    """Each part is done though workers die while they are sent; its generator ran once, and its gather."""
+    worker = shop.start()
+    ready(shop, worker)
+    large = shop.submit(workshop.pack, Batch(key="large", parts=1_500))
+    for enough in (100, 800):
+        shop.wait(lambda enough=enough: _parts_done(shop, large) > enough, f"{enough} parts are done", 60)
+        shop.kill(worker)
+        worker = shop.start()
+    shop.wait_job(large, timeout=90)
+    shop.wait_empty()
+    assert {x["key"] for x in shop.all_lines() if x["what"] == "end"} >= {f"large/{n}" for n in range(1_500)}
+    assert len(shop.lines("large", "split")) == 1
+    assert [x["total"] for x in shop.lines("large", "gather")] == [1_500]
+    assert shop.stop(worker) == 0
+
+
+def _parts_done(shop: Shop, job_id: str) -> int:
+    found = shop.store.progress(job_id)
+    return sum(stage.done for stage in found[1] if stage.stage == "pack") if found else 0
+
+
 def test_a_task_that_kills_its_worker_is_found_and_its_neighbours_are_not_blamed(shop: Shop) -> None:
     """It is given up on; what was held with it each time is done."""
     poison = shop.submit(workshop.make, Order(key="poison", do="kill-worker"))

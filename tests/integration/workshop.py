@@ -123,6 +123,8 @@ class Batch(BaseModel):
     key: str
     parts: int
     do: str = "succeed"
+    #: how long each takes to do it
+    seconds: float = 0.0
     #: bytes of each part's result
     size: int = 0
 
@@ -153,7 +155,8 @@ def orders(batch: Batch) -> Iterator[Part]:
     """The parts of a batch."""
     write(batch.key, "split")
     for number in range(batch.parts):
-        yield Part(order=Order(key=f"{batch.key}/{number}", do=batch.do), size=batch.size)
+        order = Order(key=f"{batch.key}/{number}", do=batch.do, seconds=batch.seconds)
+        yield Part(order=order, size=batch.size)
 
 
 @pack.gather

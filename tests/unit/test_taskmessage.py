@@ -22,8 +22,10 @@ from pipeline.taskmessage import (
     data_of,
     for_event,
     for_gather,
+    for_pages,
     for_part,
     generation_of,
+    read_header,
     sealed_header,
     trace_headers_of,
 )
@@ -98,6 +100,7 @@ def test_the_wire_format_is_pinned() -> None:
                 "event_id": "e-1",
                 "entity_id": "customer-7",
                 "part": None,
+                "page": None,
                 "topic": "orders",
                 "partition": 2,
                 "offset": 40,
@@ -140,6 +143,28 @@ def test_split_part_and_gather_are_tasks_of_their_own() -> None:
     assert part.headers["pipeline"]["part"] == {"split_id": split.task_id, "ordinal": 3, "total": 20}
     assert part.headers["parent_id"] == gather.headers["parent_id"] == split.task_id
     assert "'part': '3/20'" in part.headers["kwargsrepr"]
+
+
+def test_a_page_task_is_its_split_that_a_worker_without_page_tasks_can_run() -> None:
+    """Under an id of its own; its parts are those of the split itself."""
+    count = split_stage()
+    split = for_event(count, EVENT, "j-1", 1.5)
+    facts = TaskHeader.read(split.headers)
+    assert facts is not None
+    page = for_pages(count, facts, 8, {})
+    header = read_header(page.headers)
+    assert header is not None
+    assert (page.name, header.role, header.page) == ("count.split", "split", 8)
+    assert header.task_id == page.task_id != split.task_id
+    assert "'part': 'page 8'" in page.headers["kwargsrepr"]
+    assert for_part(count, header, 3, 20, "7", {}) == for_part(count, facts, 3, 20, "7", {})
+
+
+def test_only_a_split_has_pages() -> None:
+    """What else says so is no task."""
+    headers = dict(for_event(whole_stage(), EVENT, "j-1", 1.5).headers)
+    with pytest.raises(InvalidInputError, match="is not one of task"):
+        read_header({**headers, "pipeline": {**headers["pipeline"], "page": 8}})
 
 
 def test_the_gather_is_the_same_from_whichever_part_it_is_made() -> None:

@@ -1,0 +1,74 @@
+"""Parts: the tasks that a sealed split makes, page by page; those of a large one some pages at a time.
+
+A split of up to ``WINDOW * PARTS`` parts sends them itself. A larger one sends ``WINDOW`` page tasks. Each
+sends about ``PARTS`` parts and, behind them, the page task of the pages that come ``WINDOW`` steps later: the
+queue gives that out when it has given out the parts before it. So it never holds more of one split than that,
+the tasks of a small job wait behind no more, and no settlement takes long. After a crash a page task comes
+again, and sends its pages again under the same ids.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline import taskmessage
+from pipeline.errors import PermanentError
+from pipeline.jobs import JobStore, SealedSplit
+from pipeline.patience import Patience
+from pipeline.registry import Registry
+from pipeline.taskmessage import TaskHeader, TaskMessage
+from pipeline.worker.closing import gather_of
+from pipeline.worker.work import Work
+
+#: Parts that one page task sends, about: 26 requests, a quarter of a second at 10 ms round trip.
+PARTS = 256
+#: Pages that one page task reads at most, of 390 KB each (large parts are few to a page).
+PAGES = 32
+#: Page tasks of a split that are open at a time. Measured with one worker of two children: two are as fast as
+#: eight (350 parts/s), and a small job that comes meanwhile takes 1 s at most, not 18.
+WINDOW = 2
+
+
+class PartTasks:
+    """Makes the messages that follow a split, or one of its page tasks."""
+
+    def __init__(self, registry: Registry, store: JobStore, patience: Patience) -> None:
+        self._registry = registry
+        self._store = store
+        self._patience = patience
+
+    def messages(self, work: Work, header: TaskHeader, sealed: SealedSplit | None) -> Iterator[TaskMessage]:
+        """What to send, in order; raises ``PermanentError`` for a split that is not sealed."""
+        if sealed is None:
+            raise PermanentError(f"The split {header.split_id} ended without being sealed.")
+        if sealed.total == 0:
+            yield gather_of(self._registry, sealed)
+        stage, trace = self._registry.by_name[header.stage], work.trace
+        for part in self._parts(sealed, pages_to_send(sealed, header.page)):
+            yield taskmessage.for_part(stage, header, part[0], sealed.total, part[1], trace)
+        for page in page_tasks(sealed, header.page):
+            yield taskmessage.for_pages(stage, header, page, trace)
+
+    def _parts(self, sealed: SealedSplit, pages: Sequence[int]) -> Iterator[tuple[int, str]]:
+        """Ordinals and data, by whole pages: a page out of reach is asked for again."""
+        yield from enumerate(sealed.inline)
+        for page in pages:
+            yield from self._patience.one("read parts", lambda page=page: self._store.page(sealed, page))  # type: ignore[misc]
+
+
+def pages_to_send(sealed: SealedSplit, page: int | None) -> range:
+    """The pages whose parts a page task sends, or the split itself (None)."""
+    if page is not None:
+        return range(page, min(page + _step(sealed), sealed.pages))
+    return range(sealed.pages) if sealed.pages <= WINDOW * _step(sealed) else range(0)
+
+
+def page_tasks(sealed: SealedSplit, page: int | None) -> range:
+    """The page tasks, by their first page, that a page task sends, or the split itself (None)."""
+    step = _step(sealed)
+    if page is not None:
+        return range(page + WINDOW * step, sealed.pages)[:1]
+    return range(0, WINDOW * step, step) if sealed.pages > WINDOW * step else range(0)
+
+
+def _step(sealed: SealedSplit) -> int:
+    """Pages of one page task: always the same for a split, whoever asks."""
+    return max(1, min(PAGES, PARTS * sealed.pages // max(1, sealed.total)))
