@@ -2,9 +2,13 @@
 
 One thread polls, steers and commits; a few send (``senders.py``). It runs no user code. A crash anywhere
 repeats events, and their tasks have the same ids as the first time.
+
+Given children, it sends nothing: the few see each event through in those (``runners.py``), and an offset is
+committed only when nothing is left of all before it.
 """
 
 import functools
+import math
 import threading
 import time
 from collections import Counter
@@ -14,10 +18,13 @@ import structlog
 
 from config.settings import Settings
 from consumers.gauges import Gauges
+from consumers.handover import Emptied, Handover
+from consumers.hands import Hands
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
 from consumers.outbox import Outbox, SharedTicket
 from consumers.rejects import Rejects
+from consumers.runners import Runners
 from consumers.senders import Senders
 from consumers.throttle import Throttle
 from consumers.translator import Translator
@@ -28,6 +35,8 @@ from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.telemetry import metrics
+from pipeline.worker.children import Children
+from pipeline.worker.running import Running
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +49,9 @@ COMMIT_EVERY = 1.0
 #: Seconds that a rebalance, and a stop, wait for what is in flight. What is not out then is repeated.
 REVOKE_WAIT, STOP_WAIT = 10.0, 10.0
 
+#: Seconds that a stop waits for what children run: Kubernetes kills after 30.
+STOP_WAIT_RUNNING = 25.0
+
 #: Seconds after the start in which a refusal of Kafka may still pass: a new topic reaches brokers one by one.
 GRACE, GRACE_PAUSE = 30.0, 2.0
 
@@ -50,7 +62,8 @@ REPORT_EVERY = 30.0
 class Bridge:
     """Runs until told to stop."""
 
-    def __init__(self, settings: Settings, registry: Registry) -> None:
+    def __init__(self, settings: Settings, registry: Registry, children: Children | None = None) -> None:
+        """With ``children`` the stages run in them, and nothing is sent to SQS."""
         self._settings = settings
         self._translator = Translator(settings, registry)
         if not self._translator.topics:
@@ -59,15 +72,27 @@ class Bridge:
             )
         self._tracker = OffsetTracker()
         self._load = Load()
-        self._outbox = Outbox()
         self._producer = EventProducer(settings, "bridge")
         store, patience = JobStore(settings), Patience()
         rejects = Rejects(settings, registry, store, self._producer, patience)
         client = sqs_client(settings)
-        queue = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
-        self._senders = Senders(queue, self._outbox, self._tracker, self._load, store, rejects, patience)
         names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
-        self._throttle = Throttle([queue(name) for name in names], self._tracker, self._load)
+        self._hands: Hands
+        if children is None:
+            self._outbox = Outbox()
+            queue = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
+            self._hands = Senders(queue, self._outbox, self._tracker, self._load, store, rejects, patience)
+            self._throttle = Throttle([queue(name) for name in names], self._tracker, self._load)
+            self._handover = Handover(None)
+        else:
+            self._outbox = Outbox(every_group=True)
+            running = Running(settings, registry, store, self._producer, children, patience)
+            self._hands = Runners(running, self._outbox, self._tracker, self._load, rejects)
+            # What is repeated is looked up, however late: only how much it is counts.
+            self._throttle = Throttle([], self._tracker, self._load, max_age=math.inf)
+            self._handover = Handover(Emptied(client, [settings.queue_url(name) for name in names]))
+        self._stop_wait = STOP_WAIT if children is None else STOP_WAIT_RUNNING
+        self._holds = False
         self._gauges = Gauges(self._tracker, self._load)
         self._stop = threading.Event()
         self._next_commit = 0.0
@@ -79,17 +104,17 @@ class Bridge:
         Raises the ServiceRefusedError of a service that takes nothing: all is as after a crash then.
         """
         self._stop = stop
-        self._senders.start()
+        self._hands.start()
         self._throttle.start()
         metrics.at_scrape("bridge", self._gauges.show)
         try:
             self._consume_with_patience(time.monotonic() + GRACE)
         finally:
             self._throttle.close()
-            self._senders.close()
+            self._hands.close()
             self._producer.close(5.0)
-        if self._senders.failure:
-            raise self._senders.failure
+        if self._hands.failure:
+            raise self._hands.failure
 
     def _consume_with_patience(self, graceful_until: float) -> None:
         while not self._stop.is_set():
@@ -115,21 +140,32 @@ class Bridge:
         )
         log.info("bridge.started", topics=sorted(self._translator.topics))
         try:
-            while not self._stop.is_set() and self._senders.failure is None:
+            while not self._stop.is_set() and self._hands.failure is None:
                 messages = self._consumer.poll(POLL_MESSAGES, POLL_SECONDS)
                 for message in messages:
                     self._take(message)
                 for topic, polled in Counter(message.topic for message in messages).items():
                     metrics.EVENTS_POLLED.labels(topic).inc(polled)
                 self._throttle.apply(self._consumer)
+                self._go_on_when_known()
                 self._commit_when_due()
                 self._report_when_due()
             self._see_out()
         finally:
             # Before closing: the callback inside would wait for senders that may be gone.
-            self._tracker.revoke(self._tracker.partitions())
+            self._forget(self._tracker.partitions())
             self._consumer.close()
             log.info("bridge.stopped", events=self._load.passed)
+
+    def _hold(self) -> None:
+        self._outbox.hold()
+        self._holds = True
+
+    def _go_on_when_known(self) -> None:
+        """After partitions came or went: begin once it is known what their last bridge left."""
+        if self._holds and self._handover.is_over(self._consumer):
+            self._holds = False
+            self._outbox.go_on()
 
     def _take(self, message: Message) -> None:
         ticket = self._tracker.take(Partition(message.topic, message.partition), message.offset)
@@ -151,7 +187,7 @@ class Bridge:
         committable = self._tracker.committable()
         offsets = {partition: committable[partition] for partition in partitions if partition in committable}
         try:
-            self._consumer.commit(offsets)
+            self._consumer.commit(offsets, self._handover.note)
         except ServiceError as error:
             # Later; what is not committed is repeated, never lost.
             log.warning("bridge.commit_failed", error=str(error))
@@ -160,12 +196,15 @@ class Bridge:
 
     def _see_out(self) -> None:
         partitions = self._tracker.partitions()
-        if self._senders.failure is None and not self._tracker.wait_settled(partitions, STOP_WAIT):
+        if self._hands.failure is None and not self._hands.drain(partitions, self._stop_wait):
             log.warning("bridge.unfinished", repeated=sum(map(self._tracker.span, partitions)))
         self._commit(partitions)
+        self._hands.end_runs()
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
         log.info("bridge.assigned", partitions=_names(partitions))
+        self._hold()
+        self._handover.assigned(partitions)
         self._tracker.assign(partitions)
         self._throttle.forget(partitions)
 
@@ -173,17 +212,22 @@ class Bridge:
         """They are still this member's while this runs: the next one shall repeat as little as possible."""
         held = [partition for partition in partitions if partition in self._tracker.partitions()]
         if held:
-            self._tracker.wait_settled(held, REVOKE_WAIT)
+            self._hands.drain(held, REVOKE_WAIT)
             self._commit(held)
         log.info("bridge.revoked", partitions=_names(partitions))
-        self._tracker.revoke(partitions)
-        self._throttle.forget(partitions)
+        self._forget(partitions)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Another member has them already: nothing of them may be committed."""
         log.warning("bridge.lost", partitions=_names(partitions))
+        self._forget(partitions)
+
+    def _forget(self, partitions: list[Partition]) -> None:
         self._tracker.revoke(partitions)
         self._throttle.forget(partitions)
+        self._handover.gone(partitions)
+        # What drained goes on with what is left.
+        self._hold()
 
     def _report_when_due(self) -> None:
         now = time.monotonic()

@@ -17,6 +17,8 @@ class Ticket:
     offset: int
     #: The assignment: given away and given back, a partition has a new one.
     assignment: "_Assignment"
+    #: How many were taken under it before.
+    number: int
 
     @property
     def lost(self) -> bool:
@@ -61,7 +63,8 @@ class OffsetTracker:
                 self._forget(partition)
                 assignment = self._assigned[partition] = _Assignment()
             assignment.taken.append((offset, self._clock()))
-            return Ticket(partition, offset, assignment)
+            assignment.count += 1
+            return Ticket(partition, offset, assignment, assignment.count - 1)
 
     def settle(self, ticket: Ticket) -> None:
         """An event is on its way for good: it is a task, or on the DLQ topic."""
@@ -123,6 +126,8 @@ class _Assignment:
         #: Offset and moment of each, in order. Offsets may have gaps: compaction, transactions.
         self.taken: deque[tuple[int, float]] = deque()
         self.settled: set[int] = set()
+        #: Events taken in all.
+        self.count = 0
 
     def position(self) -> int | None:
         """One past the last of the settled events at the front; None when the first is not settled."""

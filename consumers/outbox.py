@@ -1,15 +1,17 @@
 """What is to be sent to SQS, and in which order: of an ordered group one at a time, all else at once."""
 
+import heapq
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from consumers.offsets import Ticket
 from pipeline.events import Event
 from pipeline.jobs import NewJob
-from pipeline.kafka import Message
+from pipeline.kafka import Message, Partition
 from pipeline.sqs import OutgoingMessage
 from pipeline.telemetry.tracing import Span, Untraced
 
@@ -24,13 +26,16 @@ LINGER = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
-    """Why an event cannot become a task."""
+    """Why an event cannot become a task, or is given up on as one."""
 
     #: The exception's class, and its message.
     error: str
     message: str
-    #: The stage whose task it cannot become; None when it is no stage's.
+    #: The stage whose task it cannot become, or in which it failed; None when it is no stage's.
     stage: str | None = None
+    #: Failed runs, and the traceback of the last; of an event that ran.
+    attempts: int = 0
+    traceback: str = ""
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -90,19 +95,27 @@ class Outbox:
     two in one request and accept the second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, every_group: bool = False) -> None:
+        """``every_group``: also of a group whose order does not count; two copies of a task are one group."""
+        self._every_group = every_group
         self._changed = threading.Condition()
         self._ready: dict[str, deque[Entry]] = {}
         #: When the oldest of each destination became ready, long ago where somebody waits for one of them.
         self._since: dict[str, float] = {}
         #: Followers of each group that has an entry ready or out.
         self._followers: dict[tuple[str, str], deque[Entry]] = {}
+        #: What is put back: when (``time.monotonic``) it is ready again, and a number that keeps the order.
+        self._later: list[tuple[float, int, Entry]] = []
+        self._numbers = itertools.count()
+        #: What was taken and is neither out nor put back.
+        self._given: set[Entry] = set()
+        self._held = False
         self._closed = False
 
     def put(self, entry: Entry) -> None:
         """Add an entry behind those of its group."""
         with self._changed:
-            lane = entry.lane
+            lane = self._lane(entry)
             if lane is not None and lane in self._followers:
                 self._followers[lane].append(entry)
                 self._hurry(entry.destination)
@@ -115,7 +128,7 @@ class Outbox:
         """Up to ``limit`` entries of one destination, waiting for the first; empty when closed."""
         with self._changed:
             while not self._closed:
-                destination, wait = self._next(limit)
+                destination, wait = (None, None) if self._held else self._next(limit)
                 if destination is not None:
                     return self._take(destination, limit)
                 self._changed.wait(wait)
@@ -123,7 +136,9 @@ class Outbox:
 
     def _next(self, limit: int) -> tuple[str | None, float | None]:
         """The destination that is to be sent now and waits longest; or how long to wait for one."""
-        now, soonest = time.monotonic(), None
+        now = time.monotonic()
+        self._offer_due(now)
+        soonest = self._later[0][0] - now if self._later else None
         # Dicts keep their order of insertion.
         for destination, waiting in self._ready.items():
             left = self._since[destination] + LINGER - now
@@ -132,9 +147,14 @@ class Outbox:
             soonest = left if soonest is None else min(soonest, left)
         return None, soonest
 
+    def _offer_due(self, now: float) -> None:
+        while self._later and self._later[0][0] <= now:
+            self._offer(heapq.heappop(self._later)[2])
+
     def _take(self, destination: str, limit: int) -> list[Entry]:
         waiting = self._ready.pop(destination)
         batch = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        self._given.update(batch)
         if waiting:
             # The rest waited as long.
             self._ready[destination] = waiting
@@ -146,8 +166,9 @@ class Outbox:
     def out(self, entries: Sequence[Entry]) -> None:
         """These are out (sent, rejected or lost): the next of their groups may go."""
         with self._changed:
+            self._take_back(entries)
             for entry in entries:
-                lane = entry.lane
+                lane = self._lane(entry)
                 if lane is None:
                     continue
                 followers = self._followers[lane]
@@ -158,11 +179,52 @@ class Outbox:
                 else:
                     del self._followers[lane]
 
+    def later(self, entry: Entry, seconds: float) -> None:
+        """Give it out again after so many seconds; the next of its group waits behind it."""
+        with self._changed:
+            self._take_back([entry])
+            heapq.heappush(self._later, (time.monotonic() + seconds, next(self._numbers), entry))
+            self._changed.notify()
+
+    def hold(self) -> None:
+        """Give out nothing until ``go_on``."""
+        with self._changed:
+            self._held = True
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing is given out now."""
+        return self._held
+
+    def wait_returned(self, partitions: Collection[Partition], timeout: float) -> bool:
+        """Wait until nothing of these partitions is given out; False when time ran out first."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not any(entry.ticket.ticket.partition in partitions for entry in self._given), timeout
+            )
+
+    def go_on(self) -> None:
+        """Give out again."""
+        with self._changed:
+            self._held = False
+            self._changed.notify_all()
+
     def close(self) -> None:
         """Give out nothing more; what is inside is read from Kafka again, by whoever comes next."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _take_back(self, entries: Sequence[Entry]) -> None:
+        self._given.difference_update(entries)
+        if self._held:
+            self._changed.notify_all()
+
+    def _lane(self, entry: Entry) -> tuple[str, str] | None:
+        """Queue and group, when one of it is out at a time."""
+        if self._every_group and entry.task:
+            return entry.destination, entry.task.group_id
+        return entry.lane
 
     def _offer(self, entry: Entry) -> None:
         self._ready.setdefault(entry.destination, deque()).append(entry)

@@ -1,17 +1,16 @@
-"""The threads that empty the outbox: open jobs, send tasks to SQS in batches, see rejects to their end."""
+"""The hands that send tasks to SQS, in batches."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
+from consumers.hands import Hands
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
-from consumers.outbox import REJECTED, Entry, Outbox, Rejection, SharedTicket
+from consumers.outbox import Entry, Outbox, Rejection
 from consumers.rejects import Rejects
 from pipeline.errors import MessageRefusedError, ServiceError
-from pipeline.jobs import JobStore, NewJob
-from pipeline.patience import Abandoned, Patience
+from pipeline.jobs import JobStore
+from pipeline.patience import Patience
 from pipeline.sqs import SqsQueue
 from pipeline.telemetry import metrics
 
@@ -21,16 +20,12 @@ THREADS = 4
 #: Entries of a batch: what one SQS request takes.
 BATCH = 10
 
-#: Seconds to wait for each thread's last call at the end; their own timeouts are shorter.
-JOIN_TIMEOUT = 20.0
-
-
 #: The queue of a name.
 QueueOf = Callable[[str], SqsQueue]
 
 
-class Senders:
-    """Sends until closed. What fails for good stops it, and stands in ``failure``."""
+class Senders(Hands):
+    """An entry is out when SQS has its task."""
 
     def __init__(
         self,
@@ -42,66 +37,13 @@ class Senders:
         rejects: Rejects,
         patience: Patience,
     ) -> None:
+        super().__init__(outbox, tracker, load, store, rejects, patience, threads=THREADS, batch=BATCH)
         self._queue = queue
-        self._outbox = outbox
-        self._tracker = tracker
-        self._load = load
-        self._store = store
-        self._rejects = rejects
-        self._patience = patience
-        self._threads = [
-            threading.Thread(target=self._run, name=f"bridge-sender-{n}", daemon=True) for n in range(THREADS)
-        ]
-        #: Why sending ended by itself: a service refuses everything, or a bug.
-        self.failure: Exception | None = None
 
-    def start(self) -> None:
-        """Begin to send."""
-        for thread in self._threads:
-            thread.start()
+    def end_runs(self) -> None:
+        """Nothing runs here."""
 
-    def close(self) -> None:
-        """End after the calls in flight; what waits for a service is given up, and read again some day."""
-        self._outbox.close()
-        self._patience.end()
-        for thread in self._threads:
-            thread.join(JOIN_TIMEOUT)
-
-    def _run(self) -> None:
-        try:
-            while batch := self._outbox.take(BATCH):
-                self._handle(batch)
-        except Abandoned:
-            pass
-        except Exception as error:  # noqa: BLE001 - the bridge ends with it; nothing of it is committed
-            self.failure = self.failure or error
-
-    def _handle(self, batch: list[Entry]) -> None:
-        lost = [entry for entry in batch if entry.ticket.ticket.lost]
-        self._out(lost)
-        entries = [entry for entry in batch if entry not in lost]
-        self._open_jobs(entries)
-        if batch[0].destination == REJECTED:
-            self._rejects.bury(entries)
-            self._out(entries)
-        else:
-            self._send(entries)
-
-    def _open_jobs(self, entries: Sequence[Entry]) -> None:
-        """A job has its record before its first task can be done, or its first event committed."""
-        jobs = list({entry.job.job_id: entry.job for entry in entries if entry.job}.values())
-
-        def call(batch: list[NewJob]) -> list[ServiceError | None]:
-            opened = self._store.open_jobs(batch)
-            return [answer if isinstance(answer, ServiceError) else None for answer in opened]
-
-        for error in self._patience.each("open jobs", jobs, call):
-            if error is not None:
-                raise error
-
-    def _send(self, entries: Sequence[Entry]) -> None:
-        if not entries:
-            return
+    def _deliver(self, entries: Sequence[Entry]) -> None:
         queue = self._queue(entries[0].destination)
 
         def call(batch: list[Entry]) -> list[ServiceError | None]:
@@ -114,28 +56,12 @@ class Senders:
 
         for entry, error in zip(entries, self._patience.each("task queue", entries, call), strict=True):
             if isinstance(error, MessageRefusedError):
-                self._reject(entry, error)
+                # SQS will never take this task.
+                self._reject(
+                    entry, Rejection(error=type(error).__name__, message=str(error), stage=entry.stage)
+                )
             elif error is not None:
                 raise error
-
-    def _reject(self, entry: Entry, error: MessageRefusedError) -> None:
-        """SQS will never take this task: it goes the way of an event that cannot become one."""
-        rejection = Rejection(error=type(error).__name__, message=str(error), stage=entry.stage)
-        entry.ticket.span.fail(rejection.error, rejection.message)
-        # Behind it the group goes on, as it does behind any dead letter.
-        self._outbox.put(replace(entry, destination=REJECTED, rejection=rejection))
-        self._outbox.out([entry])
-
-    def _out(self, entries: Sequence[Entry]) -> None:
-        self._outbox.out(entries)
-        for entry in entries:
-            if entry.ticket.release():
-                entry.ticket.span.end()
-                self._settle(entry.ticket)
-
-    def _settle(self, ticket: SharedTicket) -> None:
-        self._tracker.settle(ticket.ticket)
-        self._load.remove(ticket.size)
 
 
 def _count(batch: Sequence[Entry], taken: Sequence[Entry]) -> None:

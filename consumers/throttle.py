@@ -33,8 +33,12 @@ RESUME_AT = 0.5
 class Throttle:
     """Pauses and resumes the partitions of a consumer."""
 
-    def __init__(self, queues: Sequence[SqsQueue], tracker: OffsetTracker, load: Load) -> None:
+    def __init__(
+        self, queues: Sequence[SqsQueue], tracker: OffsetTracker, load: Load, max_age: float = MAX_AGE
+    ) -> None:
+        """``max_age``: seconds between the committed offset and the newest event taken."""
         self._queues = queues
+        self._max_age = max_age
         self._tracker = tracker
         self._load = load
         self._paused: set[Partition] = set()
@@ -73,7 +77,7 @@ class Throttle:
         return any(self._tracker.span(p) >= MAX_SPAN * RESUME_AT for p in self._tracker.partitions())
 
     def _share(self, partition: Partition) -> float:
-        return max(self._tracker.span(partition) / MAX_SPAN, self._tracker.age(partition) / MAX_AGE)
+        return max(self._tracker.span(partition) / MAX_SPAN, self._tracker.age(partition) / self._max_age)
 
     def _watch(self) -> None:
         while not self._closed.wait(DEPTH_EVERY):
@@ -87,7 +91,7 @@ class Throttle:
             # Only a guard: sending meets the same error, and decides.
             log.warning("bridge.depth_unknown", error=str(error))
             return
-        share = max(depth.available + depth.in_flight for depth in depths) / MAX_DEPTH
+        share = max((depth.available + depth.in_flight for depth in depths), default=0) / MAX_DEPTH
         if share >= 1 > self._depth:
             log.warning("bridge.queue_deep", messages=round(share * MAX_DEPTH))
         self._depth = share

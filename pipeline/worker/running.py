@@ -1,0 +1,199 @@
+"""Runs tasks in children of this process and settles them, for who holds no message of a queue."""
+
+import threading
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import structlog
+
+from config.settings import Settings
+from pipeline.clock import boottime
+from pipeline.errorevents import emit_errors
+from pipeline.jobs import AlreadyDone as Known
+from pipeline.jobs import Closing, JobStore, Ref, SplitFilled
+from pipeline.kafka import EventProducer, Record
+from pipeline.patience import Patience
+from pipeline.registry import Registry
+from pipeline.sqs import OutgoingMessage, ReceivedMessage
+from pipeline.taskmessage import generation_of, read_header
+from pipeline.telemetry import metrics
+from pipeline.transport.envelope import open_envelope
+from pipeline.transport.lease import Lease
+from pipeline.worker.children import HOSTNAME, Children
+from pipeline.worker.closing import EMIT_TIMEOUT, Closer
+from pipeline.worker.counting import count
+from pipeline.worker.dispatch import Dispatch
+from pipeline.worker.effects import Effects
+from pipeline.worker.givenup import give_up
+from pipeline.worker.outcome import AlreadyDone, Succeeded, failed
+from pipeline.worker.spans import end_span, start_span
+from pipeline.worker.work import Work
+
+log = structlog.get_logger(__name__)
+
+
+class Running:
+    """What all runs of stages here share. Threads share it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        store: JobStore,
+        producer: EventProducer,
+        children: Children,
+        patience: Patience,
+    ) -> None:
+        self.settings = settings
+        self.registry = registry
+        self.store = store
+        self.children = children
+        self.patience = patience
+        self._producer = producer
+        dispatch = Dispatch(settings, _no_queue, patience)
+        self._closer = Closer(settings, registry, store, producer, dispatch, patience)
+        self._effects = Effects(settings, registry, store, producer, dispatch, patience, HOSTNAME)
+        self._alone = threading.Lock()
+
+    # ─── Looking ───
+
+    def done(self, refs: Sequence[Ref]) -> Known:
+        """Which of these need no run; what a crash left unclosed of them is closed."""
+        known = self.patience.one("look up done", lambda: self.store.already_done(refs))
+        self._close(known.closings)
+        return known
+
+    def attempts(self, leases: Sequence[Lease]) -> dict[str, int]:
+        """By message id, how often each failed before."""
+        messages = {(_task_id(lease), lease.message_id): lease for lease in leases}
+        counts = self.patience.one("look up attempts", lambda: self.store.attempts(list(messages)))
+        return {lease.message_id: counts.get(key, 0) for key, lease in messages.items()}
+
+    # ─── Running ───
+
+    def run(self, leases: Sequence[Lease], *, mark: bool) -> list[Work]:
+        """Run these together; what came of each, not yet settled.
+
+        ``mark``: they may have run before, in a process that ended with them. Each is counted as an attempt
+        before it begins then, and those that were so counted before run one at a time, so that only the one
+        that ends the process is found to do so.
+        """
+        if mark and any(lease.attempts for lease in leases):
+            with self._alone:
+                return [work for lease in leases for work in self._run([lease], mark=True)]
+        return self._run(leases, mark=mark)
+
+    def _run(self, leases: Sequence[Lease], *, mark: bool) -> list[Work]:
+        begun = []
+        for lease in leases:
+            metrics.TASKS_STARTED.labels(str(lease.payload["headers"]["task"])).inc()
+            span = start_span(lease)
+            begun.append((lease, span, self.children.run(lease, mark=mark, traceparent=span.traceparent)))
+        works = []
+        for lease, span, wait in begun:
+            outcome = wait()
+            end_span(span, outcome)
+            lease.run_until = boottime()
+            works.append(Work(lease=lease, outcome=outcome, span=span))
+        return works
+
+    # ─── Settling ───
+
+    def settle(self, works: Sequence[Work]) -> list[Work]:
+        """Emit, record, close, as a worker does; those that never can be, with the failure as outcome."""
+        refused: list[Work] = []
+        emitted = _keep(works, self._effects.emit(works), refused)
+        recorded, closings = self._effects.record(emitted)
+        kept = _keep(emitted, recorded, refused)
+        self._close(closings, {w.header.job_id: w.traceparent for w in kept if w.header and w.traceparent})
+        for work in kept:
+            count(work)
+            if isinstance(work.outcome, Succeeded):
+                log.info("task.done", **work.log_fields(work.lease.attempts + 1))
+        return refused
+
+    def settle_done(self, lease: Lease) -> None:
+        """What was done before this run of it."""
+        self.settle([Work(lease=lease, outcome=AlreadyDone())])
+
+    def go_on_without(self, works: Sequence[Work]) -> bool:
+        """Record given-up parts as failed, told on the errors topic; whether their gather may run without."""
+        letters = [give_up(work, HOSTNAME) for work in works]
+        events = [(each.error_id, each.error_event(self.settings)) for each in letters]
+        emit_errors(self.settings, events, self._emit)
+        closings: list[Closing] = []
+        failures = [failure for each in letters if (failure := each.failed()) is not None]
+
+        def record(batch: list) -> Sequence[Exception | None]:  # type: ignore[type-arg]
+            recorded = self.store.record_failed(batch)
+            closings.extend(recorded.closings)
+            return recorded.errors
+
+        for error in self.patience.each("record failed", failures, record):
+            if error is not None:
+                raise error
+        self._close(closings)
+        return any(isinstance(closing, SplitFilled) for closing in closings)
+
+    def close_split(self, filled: SplitFilled) -> None:
+        """Its gather is recorded, so nothing of it is to be begun again."""
+        self.patience.one("close", lambda: self.store.close(filled))
+
+    def _close(self, closings: Sequence[Closing], traces: dict[str, str] | None = None) -> None:
+        """All but the gathers of splits: here a gather is a step of its event's run, and no message.
+
+        A split is closed once its gather is recorded, and not as on a queue once it is sent: what is closed
+        is not begun again.
+        """
+        others = [closing for closing in closings if not isinstance(closing, SplitFilled)]
+        self._closer.close(others, traces or {})
+
+    def _emit(self, records: Sequence[Record]) -> Sequence[Exception | None]:
+        return self.patience.each("errors topic", records, lambda r: self._producer.emit(r, EMIT_TIMEOUT))
+
+
+def lease_of(task: OutgoingMessage, queue: str) -> Lease:
+    """A task as if it had been received from ``queue``: the same message, whichever way it takes.
+
+    Its attempts are counted under the task's id and how often it was redriven, so that they go on after a
+    crash, and begin anew with a redrive.
+    """
+    payload = open_envelope(task.body)
+    generation = generation_of(task.attributes)
+    return Lease(
+        message=ReceivedMessage(
+            message_id=f"{payload['headers']['id']}.{generation}",
+            receipt_handle="",
+            body=task.body,
+            group_id=task.group_id,
+            deduplication_id=task.deduplication_id,
+            receive_count=1,
+            sent_at=time.time(),
+            attributes=task.attributes,
+            requested_at=boottime(),
+        ),
+        queue=queue,
+        payload=payload,
+        header=read_header(payload["headers"]),
+        deadline=float("inf"),
+    )
+
+
+def _task_id(lease: Lease) -> str:
+    return str(lease.payload["headers"]["id"])
+
+
+def _keep(works: Sequence[Work], errors: Sequence[Exception | None], refused: list[Work]) -> list[Work]:
+    kept = []
+    for work, error in zip(works, errors, strict=True):
+        if error is None:
+            kept.append(work)
+        else:
+            work.outcome = failed(error, permanent=True)
+            refused.append(work)
+    return kept
+
+
+def _no_queue(name: str) -> NoReturn:
+    raise AssertionError(f"nothing is sent to {name} where stages run without SQS")
