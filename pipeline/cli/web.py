@@ -1,4 +1,4 @@
-"""``pipeline web``: the health endpoints, as a process of their own."""
+"""``pipeline web``: the jobs page and the health endpoints, as a process of their own."""
 
 import click
 
@@ -14,7 +14,7 @@ Examples:
   pipeline web --host 0.0.0.0 --port 8080
   curl -f http://127.0.0.1:8080/health
 
-Bridge and worker serve the same endpoints themselves where HEALTH_PORT is set."""
+Bridge and worker serve the health endpoints themselves where HEALTH_PORT is set."""
 )
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port to listen on."
@@ -26,13 +26,16 @@ Bridge and worker serve the same endpoints themselves where HEALTH_PORT is set."
     help="Address to listen on; 0.0.0.0 (or ::) lets other machines ask.",
 )
 def web(port: int, host: str) -> None:
-    """Serve /health, /kafka/health, /sqs/health, /live and /ready until Ctrl-C."""
+    """Serve the jobs page, and /health, /kafka/health, /sqs/health, /live and /ready, until Ctrl-C.
+
+    Without WEB_TOKEN this machine may look, and nobody may act. docs/jobs-page.md.
+    """
     settings = read_settings()
     log_to_stderr(settings.log_level)
     try:
-        from pipeline.health.server import WebServer
+        from pipeline.web.server import jobs_server
     except ImportError as error:
         raise ConfigurationError(f"{error}. Install it: pip install 'pipeline[web]'.") from error
-    server = WebServer(settings, read_stages(settings), host, port)
-    click.echo(f"Serving {server.url}/health", err=True)
-    server.run()
+    with jobs_server(settings, read_stages(settings), host, port) as server:
+        click.echo(f"Serving {server.url}", err=True)
+        server.run()

@@ -1,0 +1,62 @@
+"""The pipeline's page: all stages with what is between them, as it is now."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import HTMLResponse, StreamingResponse
+
+from pipeline.web.model import PipelineView
+from pipeline.web.pages.flow import draw
+from pipeline.web.pages.frame import Pages
+from pipeline.web.pages.stream import HEADERS, Stream, event
+from pipeline.web.site import Site
+
+#: Seconds that the page waits for what it shows; what takes longer comes with the first event.
+SOON = 0.25
+
+#: Addresses of the streams: the pipeline itself, and a beat for pages that then look for themselves.
+EVENTS, PULSE = "/watch/pipeline", "/watch/pulse"
+
+
+def overview_router(site: Site, pages: Pages) -> APIRouter:
+    """``/``, and the streams that pages follow."""
+    router = APIRouter(dependencies=[Depends(site.access.look)])
+
+    async def beat() -> str:
+        view = await site.live.pipeline()
+        return event("pipeline", pages.render("_pipeline.html", **_values(site, view)))
+
+    async def pulse() -> str:
+        return event("pulse", "")
+
+    @router.get("/", response_class=HTMLResponse)
+    async def overview() -> HTMLResponse:
+        try:
+            view = await asyncio.wait_for(site.live.pipeline(), SOON)
+        except TimeoutError:
+            return pages.page("pipeline.html", live=EVENTS, view=None)
+        return pages.page("pipeline.html", live=EVENTS, **_values(site, view))
+
+    for address, stream in ((EVENTS, Stream(beat)), (PULSE, Stream(pulse))):
+        router.add_api_route(address, _watch(stream))
+
+    return router
+
+
+def _watch(stream: Stream) -> Callable[[], Awaitable[StreamingResponse]]:
+    async def watch() -> StreamingResponse:
+        return StreamingResponse(stream.watch(), media_type="text/event-stream", headers=HEADERS)
+
+    return watch
+
+
+def _values(site: Site, view: PipelineView) -> dict[str, Any]:
+    stats = site.stats.snapshot()
+    return {
+        "view": view,
+        "flow": draw(view),
+        "stats": stats,
+        "online": [worker for worker in stats.workers if worker.online],
+    }

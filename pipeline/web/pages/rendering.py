@@ -1,0 +1,136 @@
+"""Templates to HTML: everything that is put in is escaped, and shown the same way on every page."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+STATIC = Path(__file__).parent / "static"
+
+#: Characters of data, headers and tracebacks that a page shows; the rest is in the API.
+SHOWN = 20_000
+
+#: In place of what is not known.
+UNKNOWN = "\N{EN DASH}"
+
+#: Seconds in the units that an age or a duration is told in, the longest first.
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+def make_templates(clock: Callable[[], float] = time.time) -> Environment:
+    """The templates with the filters they use. ``clock`` tells what ages are measured against."""
+    templates = Environment(
+        loader=PackageLoader("pipeline.web.pages"),
+        # Job data is somebody else's: all of it is escaped, in every template, whatever it is called.
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "number": number,
+        "share": share,
+        "rate": rate,
+        "duration": duration,
+        "ago": lambda seconds: ago(seconds, clock()),
+        "moment": moment,
+        "iso": iso,
+        "readable": readable,
+        "short": short,
+    }
+    return templates
+
+
+@cache
+def fingerprint(name: str) -> str:
+    """A static file's content in a few characters: its address changes with it, and may be kept for ever."""
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
+
+
+# ─── Filters ───
+
+
+def number(value: int | None) -> str:
+    """12,345; a dash for what is not known."""
+    return UNKNOWN if value is None else f"{value:,}"
+
+
+def share(value: float | None) -> str:
+    """A share from 0 to 1 in per cent: small ones are not rounded to nothing."""
+    if value is None:
+        return UNKNOWN
+    return f"{value * 100:.2g} %" if 0 < value < 0.1 else f"{value * 100:.0f} %"
+
+
+def rate(per_second: float | None) -> str:
+    """Tasks a second, or a minute where that is less than one."""
+    if per_second is None:
+        return UNKNOWN
+    if per_second == 0:
+        return "0/s"
+    return f"{per_second:,.3g}/s" if per_second >= 1 else f"{per_second * 60:.2g}/min"
+
+
+def duration(seconds: float | None) -> str:
+    """340 ms, 2.5 s, 4 min 10 s, 3 h 2 min; a dash for what is not known."""
+    if seconds is None:
+        return UNKNOWN
+    if 0 < seconds < 0.001:
+        return "< 1 ms"
+    if seconds < 0.9995:
+        return f"{max(seconds, 0) * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    if whole < 3_600:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(whole // 60, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def ago(seconds: float, now: float) -> str:
+    """How long ago a moment (seconds since 1970) is, in one unit."""
+    past = now - seconds
+    for length, unit in _UNITS:
+        if past >= length:
+            return f"{int(past // length)} {unit} ago"
+    return f"{int(past)} s ago" if past >= 1 else "just now"
+
+
+def moment(seconds: float) -> str:
+    """2026-11-24 09:30:00, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(seconds: float) -> str:
+    """As HTML's ``datetime`` wants it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def readable(data: str | Mapping[str, Any] | None) -> str:
+    """JSON laid out for reading, other text as it is; cut where a browser would suffer."""
+    if data is None:
+        return ""
+    try:
+        value = json.loads(data) if isinstance(data, str) else data
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        text = str(data)
+    cut = len(text) - SHOWN
+    return text if cut <= 0 else f"{text[:SHOWN]}\n… {cut:,} characters more"
+
+
+def short(name: str) -> str:
+    """The first group of a UUID and the last part of a class's name, for lists; other names as they are."""
+    if len(name) == 36 and name.count("-") == 4:
+        return name[:8]
+    return name.rsplit(".", 1)[-1]

@@ -1,0 +1,83 @@
+// What the pages do beside htmx: say whether they are live, close what is open, count what is selected.
+"use strict";
+
+(() => {
+  const connection = () => document.getElementById("connection");
+
+  const say = (state, text) => {
+    const shown = connection();
+    if (!shown || shown.dataset.state === state) return;
+    shown.dataset.state = state;
+    shown.querySelector(".dot").className = `dot ${state}`;
+    shown.querySelector(".text").textContent = text;
+  };
+
+  document.addEventListener("htmx:sseOpen", () => say("live", "live"));
+  document.addEventListener("htmx:sseError", () => say("lost", "connection lost, trying again"));
+
+  // ─── An action may take seconds: it is seen to be under way, and is not sent twice ───
+
+  document.addEventListener("submit", (event) => {
+    if (event.target.method !== "post") return;
+    if (document.body.hasAttribute("aria-busy")) event.preventDefault();
+    document.body.setAttribute("aria-busy", "true");
+  });
+  window.addEventListener("pageshow", () => document.body.removeAttribute("aria-busy"));
+
+  // ─── Sheets: Escape and a click elsewhere close them ───
+
+  const sheets = () => document.querySelectorAll("details.act[open]");
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const sheet of sheets()) {
+      sheet.open = false;
+      sheet.querySelector("summary").focus();
+    }
+  });
+  document.addEventListener("click", (event) => {
+    for (const sheet of sheets()) if (!sheet.contains(event.target)) sheet.open = false;
+  });
+
+  // What is live stands still while a sheet in it is open, while its text is being selected, and between the
+  // press and the release of a click: what was pressed must still be there.
+  let isPressed = false;
+  document.addEventListener("pointerdown", () => { isPressed = true; });
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { isPressed = false; });
+
+  const isHeld = (region) => {
+    if (isPressed) return true;
+    const selection = document.getSelection();
+    return region.querySelector("details.act[open]") || (!selection.isCollapsed && selection.containsNode(region, true));
+  };
+
+  for (const step of ["htmx:beforeRequest", "htmx:beforeSwap", "htmx:sseBeforeMessage"]) {
+    document.addEventListener(step, (event) => {
+      if (isHeld(event.detail.elt ?? event.target)) event.preventDefault();
+    });
+  }
+
+  // ─── Selecting ───
+
+  const count = (form) => {
+    const boxes = [...form.querySelectorAll("input[name='id']")];
+    const chosen = boxes.filter((box) => box.checked).length;
+    const all = form.querySelector("[data-all]");
+    if (all) {
+      all.checked = chosen > 0 && chosen === boxes.length;
+      all.indeterminate = chosen > 0 && chosen < boxes.length;
+    }
+    for (const shown of form.querySelectorAll("[data-chosen]")) shown.textContent = chosen;
+    for (const button of form.querySelectorAll("[data-needs-chosen]")) button.disabled = chosen === 0;
+  };
+
+  document.addEventListener("change", (event) => {
+    const form = event.target.closest("form[data-select]");
+    if (!form) return;
+    if (event.target.matches("[data-all]")) {
+      for (const box of form.querySelectorAll("input[name='id']")) box.checked = event.target.checked;
+    }
+    count(form);
+  });
+  for (const form of document.querySelectorAll("form[data-select]")) count(form);
+})();
