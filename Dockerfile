@@ -7,8 +7,8 @@ COPY pipeline pipeline
 COPY config config
 COPY consumers consumers
 COPY tasks tasks
-# Which extras the image has: add sentry, otel, vault or web as production needs them.
-ARG EXTRAS=flower
+# Which extras the image has: add sentry, otel or vault as production needs them.
+ARG EXTRAS=flower,web
 RUN /opt/pipeline/bin/pip install --no-cache-dir ".[${EXTRAS}]"
 
 FROM python:3.13-slim

@@ -1,19 +1,25 @@
 """``pipeline demo``: real documents through the whole pipeline, checked at the end."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from config.settings import Settings
 from pipeline.cli.edge import REMARKS, print_json
+from pipeline.cli.jobspage import address, jobs_page, new_token
 from pipeline.demo.inputs import find_documents
+from pipeline.demo.report import Report
 from pipeline.demo.run import demo_environment, run_demo
+from pipeline.registry import Registry
 from pipeline.services.children import children
 from pipeline.services.embedded import embedded_services
 from pipeline.services.environment import Services
@@ -25,6 +31,7 @@ from pipeline.services.local import local_services
 Examples:
   pipeline demo
   pipeline demo ~/Documents/notes README.md
+  pipeline demo --web
   pipeline demo --services local --json"""
 )
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
@@ -37,8 +44,9 @@ Examples:
     help="embedded: nothing to install, in memory. local: Apache Kafka, ElasticMQ and DynamoDB Local "
     "(needs java and mvn).",
 )
+@click.option("--web", is_flag=True, help="Show the jobs page meanwhile and afterwards, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
-def demo(paths: tuple[Path, ...], which: str, as_json: bool) -> None:
+def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
     """Count the words of documents with a real bridge and a real worker, one job a document.
 
     Each PATH is a file or a folder; without any, the sources of Python's standard library are the
@@ -53,18 +61,47 @@ def demo(paths: tuple[Path, ...], which: str, as_json: bool) -> None:
         _services(which) as services,
         tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder,
         children() as started,
+        contextlib.ExitStack() as pages,
     ):
         # This process talks to the services too, and boto3 reads where they are from its environment.
-        environment = demo_environment(services)
+        environment = demo_environment(services) | {"WEB_TOKEN": new_token()}
         os.environ.clear()
         os.environ.update(environment)
-        report = run_demo(documents, services, started, Path(folder), REMARKS)
+        show = functools.partial(_show_page, pages) if web else _show_nothing
+        report = run_demo(documents, services, started, Path(folder), REMARKS, show)
+        if web:
+            _print(report, as_json)
+            _wait_for_the_user()
         REMARKS.print("Stopping bridge, worker and services …")
+    if not web:
+        _print(report, as_json)
+    sys.exit(0 if report.verified else 1)
+
+
+def _print(report: Report, as_json: bool) -> None:
     if as_json:
         print_json(report.fields())
     else:
         report.print(Console(highlight=False))
-    sys.exit(0 if report.verified else 1)
+
+
+def _show_page(until: contextlib.ExitStack, settings: Settings, registry: Registry) -> None:
+    """Serve the jobs page, until the stack is closed."""
+    # Any free port: a demonstration must not fail because of another program.
+    server = until.enter_context(jobs_page(settings, registry, "127.0.0.1", 0))
+    server.start()
+    until.callback(server.stop)
+    assert settings.web_token is not None
+    REMARKS.print(f"The jobs page: {address(server.port, settings.web_token.get_secret_value())}")
+
+
+def _show_nothing(_settings: Settings, _registry: Registry) -> None: ...
+
+
+def _wait_for_the_user() -> None:
+    REMARKS.print("The jobs page is still there. Ctrl-C ends it.")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import click
 from honcho.environ import parse_procfile
 
 from config.vault import environment
+from pipeline.cli.jobspage import address, new_token
 from pipeline.cli.stack import DEFAULT_DATA
 from pipeline.cli.supervisor import Supervisor
 from pipeline.errors import ConfigurationError
@@ -21,6 +22,9 @@ from pipeline.services.embedded import embedded_services
 from pipeline.services.local import local_services
 
 PROCFILE = Path("Procfile")
+
+#: Processes that need an extra of the same name, and the package that tells whether it is there.
+OPTIONAL = {"flower": "flower", "web": "fastapi"}
 
 #: What another terminal sources to use the same services; there while ``pipeline dev`` runs.
 ENVIRONMENT_FILE = Path(".pipeline/dev.env")
@@ -41,6 +45,8 @@ def dev(services: str | None) -> None:
         # Flower without a password serves this machine only; what the environment says comes first.
         environment = {"FLOWER_ADDRESS": "127.0.0.1", **os.environ, **variables, "PATH": _path()}
         environment["PYTHONUNBUFFERED"] = "1"
+        if "web" in processes:
+            environment |= _jobs_page(environment)
         for name, command in processes.items():
             supervisor.start(name, command, environment)
         code = supervisor.run()
@@ -54,12 +60,26 @@ def _read_procfile() -> dict[str, str]:
         raise ConfigurationError(
             f"No Procfile in {Path.cwd()}: it lists what pipeline dev runs, one 'name: command' a line."
         ) from error
-    if "flower" in processes and importlib.util.find_spec("flower") is None:
-        _say("Flower is not installed and left out; to have it: pip install 'pipeline[flower]'.")
-        del processes["flower"]
+    for name, package in OPTIONAL.items():
+        if name in processes and importlib.util.find_spec(package) is None:
+            _say(
+                f"{name} is left out, {package} is not installed. To have it: pip install 'pipeline[{name}]'."
+            )
+            del processes[name]
     if not processes:
         raise ConfigurationError(f"{PROCFILE.absolute()} lists no process: write one 'name: command' a line.")
     return processes
+
+
+def _jobs_page(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the jobs page needs over the environment: a port, and a token, made up where none is set."""
+    port = environment.get("WEB_PORT") or "8080"
+    if environment.get("WEB_TOKEN"):
+        _say(f"The jobs page: http://127.0.0.1:{port} (any name, and WEB_TOKEN as the password)")
+        return {"WEB_PORT": port}
+    token = new_token()
+    _say(f"The jobs page: {address(int(port), token)}")
+    return {"WEB_PORT": port, "WEB_TOKEN": token}
 
 
 @contextlib.contextmanager

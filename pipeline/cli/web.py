@@ -3,7 +3,7 @@
 import click
 
 from pipeline.cli.edge import read_settings, read_stages
-from pipeline.errors import ConfigurationError
+from pipeline.cli.jobspage import jobs_page
 from pipeline.telemetry.logs import log_to_stderr
 
 
@@ -32,10 +32,6 @@ def web(port: int, host: str) -> None:
     """
     settings = read_settings()
     log_to_stderr(settings.log_level)
-    try:
-        from pipeline.web.server import jobs_server
-    except ImportError as error:
-        raise ConfigurationError(f"{error}. Install it: pip install 'pipeline[web]'.") from error
-    with jobs_server(settings, read_stages(settings), host, port) as server:
+    with jobs_page(settings, read_stages(settings), host, port) as server:
         click.echo(f"Serving {server.url}", err=True)
         server.run()

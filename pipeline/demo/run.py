@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -50,15 +50,22 @@ def demo_environment(services: Services) -> dict[str, str]:
 
 
 def run_demo(
-    documents: Sequence[Path], services: Services, children: Children, folder: Path, console: Console
+    documents: Sequence[Path],
+    services: Services,
+    children: Children,
+    folder: Path,
+    console: Console,
+    provisioned: Callable[[Settings, Registry], None],
 ) -> Report:
     """Run all of it in the environment of this process, as ``demo_environment`` gives it.
 
-    ``folder`` takes the processes' logs. Raises ``PipelineError`` when it cannot come to an end.
+    ``folder`` takes the processes' logs; ``provisioned`` is called once topics, queues and table are there.
+    Raises ``PipelineError`` when it cannot come to an end.
     """
     settings = load_settings(environment())
     registry = load_stages(settings.task_modules)
     list(provision(settings, registry))
+    provisioned(settings, registry)
     store = JobStore(settings)
     processes = Processes(children, os.environ, folder, console.print)
     processes.start()

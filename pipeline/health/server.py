@@ -33,7 +33,8 @@ class WebServer:
     ) -> None:
         """``extend`` adds what a process serves beside health and metrics; it may use their probes."""
         self._socket = _listen(host, port)
-        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self.port: int = self._socket.getsockname()[1]
+        self.url = f"http://{host}:{self.port}"
         app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
         probes = make_probes(settings, registry)
         app.include_router(health_router(settings, probes))

@@ -23,7 +23,7 @@ IMAGES = {
 }
 
 #: This project's own processes.
-PROCESSES = ("provision", "bridge", "worker", "flower")
+PROCESSES = ("provision", "bridge", "worker", "web", "flower")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_processes_wait_for_what_they_need(compose: dict[str, Any]) -> None:
     servers = [name for name in services if name not in PROCESSES]
     assert services["provision"]["depends_on"] == {name: {"condition": "service_healthy"} for name in servers}
     assert all("healthcheck" in services[name] for name in servers)
-    for name in ("bridge", "worker", "flower"):
+    for name in ("bridge", "worker", "web", "flower"):
         assert services[name]["depends_on"] == {"provision": {"condition": "service_completed_successfully"}}
 
 
@@ -64,11 +64,10 @@ def test_environment_makes_settings(compose: dict[str, Any], name: str) -> None:
     assert not [variable for variable in environment if "ACCESS_KEY" in variable]
 
 
-def test_flower_refuses_to_run_open(compose: dict[str, Any]) -> None:
-    """Without FLOWER_BASIC_AUTH in the environment, compose stops instead of starting an open Flower."""
-    assert compose["services"]["flower"]["environment"]["FLOWER_BASIC_AUTH"].startswith(
-        "${FLOWER_BASIC_AUTH:?"
-    )
+@pytest.mark.parametrize(("name", "variable"), [("flower", "FLOWER_BASIC_AUTH"), ("web", "WEB_TOKEN")])
+def test_nothing_that_acts_runs_open(compose: dict[str, Any], name: str, variable: str) -> None:
+    """Without its password in the environment, compose stops instead of starting it open."""
+    assert compose["services"][name]["environment"][variable].startswith(f"${{{variable}:?")
 
 
 def test_nothing_is_published_beyond_this_machine(compose: dict[str, Any]) -> None:
@@ -82,9 +81,10 @@ def test_compose_runs_what_the_procfile_runs(compose: dict[str, Any]) -> None:
     """The same commands start the processes with and without Docker."""
     processes = parse_procfile((ROOT / "Procfile").read_text()).processes
     contained = {name: compose["services"][name]["command"] for name in processes}
-    assert contained == {
-        name: command.replace("${FLOWER_PORT:-5555}", "5555") for name, command in processes.items()
-    }
+    ports = {"${FLOWER_PORT:-5555}": "5555", "--port=${WEB_PORT:-8080}": "--host=0.0.0.0 --port=8080"}
+    for variable, inside in ports.items():
+        processes = {name: command.replace(variable, inside) for name, command in processes.items()}
+    assert contained == processes
 
 
 def test_image_does_not_run_as_root() -> None:
