@@ -172,6 +172,9 @@ class Observer:
         asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
 
         def ends() -> dict[Place, int]:
+            # Who leads is asked anew: librdkafka (2.16) names the leader's epoch that it knows, and when a
+            # broker has come back with another it is refused (FENCED_LEADER_EPOCH) for minutes.
+            self._admin.list_topics(timeout=10)
             answers = self._admin.list_offsets(asked, request_timeout=10)
             return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
 
