@@ -93,6 +93,7 @@ Examples:
   pipeline dlq redrive --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
   pipeline dlq redrive --stage analyse --newer-than 1d --dry-run
   pipeline dlq redrive --all --yes --rate 50
+  pipeline dlq redrive --only errors --stage analyse --older-than 14d
 
 Exit code 1 when some could not be redriven: they are where they were. It may be interrupted and repeated."""
 )
@@ -133,6 +134,7 @@ def redrive(
         _producing(settings) as producer,
         Look(settings, meant) as look,
         _progress(count, as_json) as advance,
+        _saying_how_far(outcomes),
     ):
         redriver = Redriver(
             settings, registry, JobStore(settings), producer, look.walk, out_of_order=out_of_order
@@ -169,6 +171,8 @@ def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
     """
     settings = read_settings()
     meant = filter_of(wanted)
+    if meant.place == "errors":
+        raise click.UsageError("What the errors topic tells cannot be removed: Kafka does, after 30 days.")
     count = _confirm(settings, meant, "Remove", yes=True, dry_run=False, as_json=as_json)
     if count == 0:
         return
@@ -183,6 +187,7 @@ def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
         _producing(settings) as producer,
         Look(settings, meant) as look,
         _progress(count, as_json) as advance,
+        _saying_how_far(outcomes),
     ):
         for letter, error in remove_all(look, producer, "purged"):
             outcome = "failed" if error else "purged"

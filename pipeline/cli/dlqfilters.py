@@ -25,7 +25,13 @@ def filters(command: Command) -> Command:
         ),
         click.option("--older-than", type=Duration(), help="Given up on longer ago than this: 30m, 2h, 7d."),
         click.option("--newer-than", type=Duration(), help="Given up on since then."),
-        click.option("--only", "place", type=click.Choice(["sqs", "kafka"]), help="Only tasks, or events."),
+        click.option(
+            "--only",
+            "place",
+            type=click.Choice(["sqs", "kafka", "errors"]),
+            help="Only tasks, or only events. errors: the tasks that the errors topic tells of, for 30 days; "
+            "those that SQS dropped after 14 are there.",
+        ),
     )
     for option in reversed(options):
         command = option(command)

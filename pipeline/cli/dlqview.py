@@ -15,7 +15,8 @@ REASON_SHOWN = 80
 
 _WORDS = {
     "redriven": "redriven",
-    "removed": "removed, because their tasks are done",
+    "removed": "removed, because their tasks are done or on their way",
+    "done": "done by now",
     "purged": "removed",
     "skipped": "skipped",
     "failed": "failed",
@@ -61,7 +62,7 @@ def print_letter(letter: DeadLetter) -> None:
 def print_summary(outcomes: Mapping[str, int]) -> None:
     """One line about what became of many."""
     parts = [f"{outcomes[name]:,} {word}" for name, word in _WORDS.items() if outcomes.get(name)]
-    REMARKS.print(", ".join(parts) + ".", markup=False)
+    REMARKS.print((", ".join(parts) or "Nothing was done") + ".", markup=False)
 
 
 def _section(title: str, text: str) -> None:

@@ -1,12 +1,12 @@
 """A campaign: many dead letters redriven or removed, in order of their age, at a pace."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 
 from pipeline.deadletters.letter import DeadLetter
 from pipeline.deadletters.look import Look
-from pipeline.deadletters.redrive import Redriven, Redriver, remove
+from pipeline.deadletters.redrive import OVER, Redriven, Redriver, remove
 from pipeline.errors import ServiceError
 from pipeline.kafka import EventProducer
 
@@ -21,16 +21,23 @@ def redrive_all(
 ) -> Iterator[Redriven]:
     """Redrive every letter of a look, at most ``rate`` a second; what became of each as it happens.
 
-    A task that fails again meanwhile comes to the dead letters anew, and is not redriven a second time.
+    A task that fails again meanwhile comes to the dead letters anew, and is not redriven a second time. One
+    that was sent again by a replay and failed again has several: one is redriven, the others are removed.
     """
     started, done = time.monotonic(), 0
-    seen: set[str] = set()
+    #: By identity, as which generation it was redriven.
+    seen: dict[str, int] = {}
     for letters in _collected(look):
         for chunk in _chunks(letters, TOGETHER if rate is None else max(1, min(TOGETHER, int(rate)))):
-            fresh = [letter for letter in chunk if letter.identity not in seen]
-            yield from redriver.redrive(fresh)
-            yield from (_again(letter) for letter in chunk if letter.identity in seen)
-            seen |= {letter.identity for letter in fresh}
+            first = {letter.identity: letter for letter in reversed(chunk) if letter.identity not in seen}
+            fresh = [letter for letter in chunk if first.get(letter.identity) is letter]
+            for answer in redriver.redrive(fresh):
+                if answer.outcome in OVER:
+                    seen[answer.letter.identity] = answer.letter.generation
+                yield answer
+            others = [letter for letter in chunk if first.get(letter.identity) is not letter]
+            yield from redriver.remove_copies([letter for letter in others if _is_copy(letter, seen)])
+            yield from (_again(letter) for letter in others if not _is_copy(letter, seen))
             done += len(fresh)
             if rate:
                 _sleep_until(started + done / rate, look, sleep)
@@ -58,8 +65,16 @@ def _collected(look: Look) -> Iterator[list[DeadLetter]]:
     yield sorted(letters, key=_age)
 
 
+def _is_copy(letter: DeadLetter, redriven: Mapping[str, int]) -> bool:
+    """Whether it is of a stage's task that was redriven as the same or a later generation.
+
+    Plain Celery's retries are other messages under the same id.
+    """
+    return letter.ref is not None and letter.generation <= redriven.get(letter.identity, -1)
+
+
 def _again(letter: DeadLetter) -> Redriven:
-    return Redriven(letter=letter, outcome="skipped", why="another dead letter of its task was just redriven")
+    return Redriven(letter=letter, outcome="skipped", why="another dead letter of its task was just met")
 
 
 def _age(letter: DeadLetter) -> tuple[float, int]:

@@ -1,14 +1,16 @@
-"""A dead letter as a person sees it, whether it is a task on the SQS queue or an event on the Kafka topic."""
+"""A dead letter as a person sees it: a task on the SQS queue, an event or the trace of a task on a topic."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pipeline.errorevents import ErrorEvent
 from pipeline.jobs import Ref
 from pipeline.kafka import Message
 from pipeline.sqs import ReceivedMessage
 
-Place = Literal["sqs", "kafka"]
+#: The SQS dead-letter queue, the Kafka DLQ topic, and what the errors topic tells of tasks.
+Place = Literal["sqs", "kafka", "errors"]
 
 #: What ``error`` says of a message that SQS itself moved, until the watcher gave it a reason.
 UNEXPLAINED = "Unexplained"
@@ -18,7 +20,8 @@ UNEXPLAINED = "Unexplained"
 class DeadLetter:
     """One dead letter. What is not known of it is None or empty."""
 
-    #: Names it in commands: the SQS message id, or ``kafka:<partition>:<offset>`` on the DLQ topic.
+    #: Names it in commands: the SQS message id, ``kafka:<partition>:<offset>`` on the DLQ topic, or
+    #: ``errors:<partition>:<offset>`` on the errors topic.
     id: str
     place: Place
     #: The class of the exception, and what it said.
@@ -45,7 +48,7 @@ class DeadLetter:
     topic: str | None = None
     partition: int | None = None
     offset: int | None = None
-    #: Of an SQS message: the message group it came from.
+    #: Of a task: the message group it came from.
     group_id: str | None = None
     #: Whether the order within its group counts: a redrive comes out of it.
     ordered: bool = False
@@ -57,7 +60,7 @@ class DeadLetter:
     #: What it is to its job; on the Kafka topic that depends on the stages, and is None.
     ref: Ref | None = field(default=None, repr=False)
     #: As received or read.
-    raw: ReceivedMessage | Message = field(repr=False)
+    raw: ReceivedMessage | Message | ErrorEvent = field(repr=False)
 
     @property
     def explained(self) -> bool:

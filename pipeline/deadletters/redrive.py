@@ -13,6 +13,7 @@ from config.settings import Settings
 from pipeline.deadletters.events import mark, origin, own_headers
 from pipeline.deadletters.letter import DeadLetter
 from pipeline.deadletters.walk import Walk
+from pipeline.errorevents import ErrorEvent
 from pipeline.errors import ServiceError
 from pipeline.events import REDRIVE, Redrive, redrive_of
 from pipeline.jobs import JobStore, Ref, StageRef
@@ -25,8 +26,9 @@ from pipeline.taskmessage import FIRST_AT, GENERATION
 EMIT_TIMEOUT = 30.0
 
 #: "redriven": on its way again. "removed": its task is done, or its job complete, so it is no dead letter any
-#: more. "skipped": it needs another option. "failed": it is where it was, and may be tried again.
-Outcome = Literal["redriven", "removed", "skipped", "failed"]
+#: more. "done": the same of what the errors topic tells. "skipped": it needs another option. "failed": it is
+#: where it was, and may be tried again.
+Outcome = Literal["redriven", "removed", "done", "skipped", "failed"]
 OVER = ("redriven", "removed")
 
 OUT_OF_ORDER = (
@@ -79,9 +81,16 @@ class Redriver:
             elif running:
                 runs.append(letter)
             else:
-                answers[letter.id] = Redriven(letter=letter, outcome="removed")
+                over: Outcome = "done" if letter.place == "errors" else "removed"
+                answers[letter.id] = Redriven(letter=letter, outcome=over)
         answers |= self._send(runs)
         self._remove([letter for letter in letters if answers[letter.id].outcome in OVER], answers)
+        return [answers[letter.id] for letter in letters]
+
+    def remove_copies(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        """Remove those of tasks that are on their way again by another dead letter; an answer for each."""
+        answers = {letter.id: Redriven(letter=letter, outcome="removed") for letter in letters}
+        self._remove(letters, answers)
         return [answers[letter.id] for letter in letters]
 
     # ─── What may not be redriven ───
@@ -89,7 +98,9 @@ class Redriver:
     def _refusal(self, letter: DeadLetter) -> Redriven | None:
         if self._is_ordered(letter) and not self._out_of_order:
             return Redriven(letter=letter, outcome="skipped", why=OUT_OF_ORDER)
-        if isinstance(letter.raw, Message):
+        if letter.place == "errors" and (why := _untold(letter)):
+            return Redriven(letter=letter, outcome="failed", why=why)
+        if letter.place == "kafka":
             if letter.source is None:
                 return Redriven(letter=letter, outcome="failed", why="it does not say which topic it is from")
             if letter.source not in self._topics:
@@ -100,7 +111,7 @@ class Redriver:
         return None
 
     def _is_ordered(self, letter: DeadLetter) -> bool:
-        if letter.place == "sqs":
+        if letter.place != "kafka":
             return letter.ordered
         return any(stage.ordered for stage in self._registry.consumers(self._topics.get(letter.source or "")))
 
@@ -123,7 +134,7 @@ class Redriver:
         """What it is to its job; nothing for what belongs to no job."""
         if letter.ref is not None:
             return [letter.ref]
-        if letter.place == "sqs" or letter.job_id is None or self._store.job(letter.job_id) is None:
+        if letter.place != "kafka" or letter.job_id is None or self._store.job(letter.job_id) is None:
             return []
         stages = self._registry.consumers(self._topics[letter.source or ""])
         return [
@@ -135,7 +146,7 @@ class Redriver:
     # ─── Sending ───
 
     def _send(self, letters: Sequence[DeadLetter]) -> dict[str, Redriven]:
-        tasks = [letter for letter in letters if letter.place == "sqs"]
+        tasks = [letter for letter in letters if letter.place != "kafka"]
         events = [letter for letter in letters if letter.place == "kafka"]
         errors = self._send_tasks(tasks) + self._emit([self._event(letter) for letter in events])
         return {
@@ -157,9 +168,9 @@ class Redriver:
 
     @staticmethod
     def _task(letter: DeadLetter) -> OutgoingMessage:
-        assert isinstance(letter.raw, ReceivedMessage)
+        assert not isinstance(letter.raw, Message)
         return OutgoingMessage(
-            body=letter.raw.body,
+            body=letter.raw.body if isinstance(letter.raw, ReceivedMessage) else letter.raw.data or "",
             group_id=letter.group_id or letter.id,
             deduplication_id=letter.id,
             attributes={
@@ -202,11 +213,24 @@ class Redriver:
                 answers[letter.id] = Redriven(letter=letter, outcome="failed", why=why)
 
 
+def _untold(letter: DeadLetter) -> str:
+    """Why a task cannot be made again of what the errors topic tells; empty when it can."""
+    assert isinstance(letter.raw, ErrorEvent)
+    if letter.raw.cut:
+        return "its event on the errors topic has only a part of its data"
+    if letter.ref is None:
+        return "it belongs to no job: nothing would tell whether it is done by now, or was redriven before"
+    return "" if letter.source else "its event on the errors topic does not say which queue it is from"
+
+
 def remove(
     walk: Walk, producer: EventProducer, letters: Sequence[DeadLetter], how: str
 ) -> list[ServiceError | None]:
-    """Remove dead letters from view: from the queue for good, on the topic by a mark. An answer for each."""
-    answers: dict[str, ServiceError | None] = {}
+    """Remove dead letters from view: from the queue for good, on the DLQ topic by a mark. An answer for each.
+
+    Those of the errors topic stay: it tells what was, and what is done is recognised.
+    """
+    answers: dict[str, ServiceError | None] = {x.id: None for x in letters if x.place == "errors"}
     tasks = [letter.raw for letter in letters if isinstance(letter.raw, ReceivedMessage)]
     answers |= zip((task.message_id for task in tasks), walk.delete(tasks), strict=True)
     events = [letter for letter in letters if letter.place == "kafka"]

@@ -53,7 +53,7 @@ def read_task(settings: Settings, message: ReceivedMessage) -> DeadLetter:
         source=attributes.get(SOURCE_QUEUE) or _routing_key(payload) or settings.task_queue,
         job_id=header.job_id if header else None,
         stage=header.stage if header else None,
-        part=_part(header),
+        part=part_of(header),
         entity_id=header.entity_id if header else None,
         task=headers.get("task"),
         task_id=task_id,
@@ -69,7 +69,7 @@ def read_task(settings: Settings, message: ReceivedMessage) -> DeadLetter:
         ordered=group is not None and task_id is not None and group != task_id,
         traceback=attributes.get(TRACEBACK, ""),
         headers=headers,
-        data=_data(message.body, payload, header),
+        data=data_in(message.body, payload, header),
         ref=ref_of(header) if header else None,
         raw=message,
     )
@@ -87,6 +87,24 @@ def open_task(body: str) -> tuple[Mapping[str, Any], TaskHeader | None, str | No
         return payload, None, str(error)
 
 
+def part_of(header: TaskHeader | None) -> str | None:
+    """Which part of a split a task is ("3/20"), or its role in its stage; None for what is no stage's."""
+    if header is None:
+        return None
+    return f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
+
+
+def data_in(body: str, payload: Mapping[str, Any], header: TaskHeader | None) -> str:
+    """The data that a message brought, as text; all of one that is no Celery message."""
+    if not payload:
+        return body
+    inner: str = payload["body"]
+    try:
+        return data_of(inner) if header else inner
+    except InvalidInputError:
+        return inner
+
+
 def _is_buried(message: ReceivedMessage) -> bool:
     """Whether a worker or the watcher put it here: SQS itself keeps a message's group."""
     return REASON in message.attributes or message.group_id.startswith(DEAD_GROUP)
@@ -96,22 +114,6 @@ def _routing_key(payload: Mapping[str, Any]) -> str | None:
     """The queue Celery sent it to, as the message itself says."""
     key = payload.get("properties", {}).get("delivery_info", {}).get("routing_key")
     return key if isinstance(key, str) and _QUEUE_NAME.fullmatch(key) else None
-
-
-def _part(header: TaskHeader | None) -> str | None:
-    if header is None:
-        return None
-    return f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
-
-
-def _data(body: str, payload: Mapping[str, Any], header: TaskHeader | None) -> str:
-    if not payload:
-        return body
-    inner: str = payload["body"]
-    try:
-        return data_of(inner) if header else inner
-    except InvalidInputError:
-        return inner
 
 
 def _count(text: str) -> int:

@@ -1,12 +1,17 @@
 """``pipeline dlq`` and ``pipeline jobs sweep`` on real services: nothing is lost, hidden or done twice."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -342,6 +347,118 @@ def test_a_redrive_may_be_interrupted_and_repeated(
     assert world.state(job_id) is JobState.RUNNING
     assert world.take().attributes["generation"] == "1"
     assert world.tasks.receive(1, wait_seconds=1, visibility_seconds=0) == []
+
+
+def test_ctrl_c_in_the_middle_of_a_redrive_loses_nothing(world: World) -> None:
+    """A real process: exit code 130, it says how far it came; the others are there, and it goes on again."""
+    jobs = {world.give_up(mending.mend, f"x{n}") for n in range(20)}
+    pipeline = str(Path(sys.executable).with_name("pipeline"))
+    command = [pipeline, "dlq", "redrive", "--all", "--yes", "--rate", "4", "--json"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **world.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            first = process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            told = [json.loads(line) for line in (first, *process.stdout)]
+            said = process.stderr.read()
+            assert process.wait(30) == 130, said
+        finally:
+            process.kill()
+    assert f"{len(told)} redriven" in said
+    assert "The same command goes on" in said
+    assert "Traceback" not in said
+    # Four go together at this rate.
+    assert len(jobs) - 8 <= len(world.listed()) < len(jobs)
+    world.run("dlq", "redrive", "--all", "--yes")
+    assert world.listed() == []
+    assert sorted(_drained_jobs(world)) == sorted(jobs)
+
+
+def _drained_jobs(world: World) -> list[str]:
+    """The jobs of all tasks on the queue, each as often as it is there."""
+    found: list[str] = []
+    while messages := world.tasks.receive(10, wait_seconds=0, visibility_seconds=60):
+        found += [json.loads(message.body)["headers"]["pipeline"]["job_id"] for message in messages]
+    return found
+
+
+def test_of_a_task_that_failed_twice_under_one_id_one_dead_letter_is_redriven(world: World) -> None:
+    """A replay's copy of it failed, too: its dead letter is kept, and goes with the other's redrive."""
+    job_id = world.send(mending.mend, "vase")
+    first = world.take()
+    world.bury(first)
+    copy = OutgoingMessage(body=first.body, group_id=first.group_id, deduplication_id="copy")
+    assert world.tasks.send([copy]) == [None]
+    world.bury(world.take())
+    assert len(world.listed()) == 2
+    assert "1 redriven, 1 removed" in world.run("dlq", "redrive", "--job", job_id, "--yes").stderr
+    assert (world.listed(), world.state(job_id)) == ([], JobState.RUNNING)
+    assert _drained_jobs(world) == [job_id]
+
+
+# ─── What the errors topic tells ───
+
+
+def test_a_task_whose_dead_letter_sqs_dropped_is_redriven_from_the_errors_topic(world: World) -> None:
+    """Asked for, it is listed, shown and sent as it was; the last failure counts, and what is done stays."""
+    job_id = world.send(mending.mend, "vase", entity="ada")
+    first = world.take()
+    world.bury(first)
+    world.run("dlq", "redrive", "--job", job_id, "--yes")
+    world.bury(world.take())
+    world.dlq.purge()
+    assert world.listed() == []
+    (letter,) = world.listed("--only", "errors", "--job", job_id)
+    assert (letter["place"], letter["generation"], letter["error"]) == ("errors", 1, "builtins.ValueError")
+    shown = json.loads(world.run("dlq", "show", letter["id"], "--json").stdout)
+    assert (shown["data"], shown["entity_id"], shown["traceback"]) == ('"vase"', "ada", "Traceback: here")
+    assert "cannot be removed" in world.run("dlq", "purge", "--only", "errors", code=2).stderr
+    assert "1 redriven" in world.run("dlq", "redrive", letter["id"], "--yes").stderr
+    assert world.state(job_id) is JobState.RUNNING
+    again = world.take()
+    assert (again.body, again.group_id) == (first.body, first.group_id)
+    assert again.attributes["generation"] == "2"
+    done = StageDone(
+        ref=StageRef(job_id=job_id, stage="mend"),
+        task_id="t",
+        ends_path=False,
+        run_seconds=0.1,
+        finished_at=time.time(),
+        worker="w",
+    )
+    world.store.record([done])
+    assert "1 done by now" in world.run("dlq", "redrive", "--only", "errors", "--job", job_id, "--yes").stderr
+    assert world.tasks.depth().available == 0
+
+
+def test_what_the_errors_topic_has_only_a_part_of_is_not_redriven(world: World) -> None:
+    """Nor what belongs to no job, since nothing would tell whether it was redriven. Other events are none."""
+    told = {"kind": "task", "service": "s", "error": "E", "message": "m", "failed_at": time.time()}
+    values = [
+        {**told, "task_id": "t-1", "data": "[", "cut": True},
+        {**told, "task_id": "t-2", "data": "no task"},
+        {**told, "kind": "job", "job_id": "j"},
+    ]
+    topic = world.settings.topic(ERRORS_TOPIC)
+    records = [
+        Record(topic=topic, key=b"k", value=json.dumps(value).encode(), headers=()) for value in values
+    ]
+    assert (
+        world.producer.emit([*records, Record(topic=topic, key=b"k", value=b"{", headers=())], 10)
+        == [None] * 4
+    )
+    said = world.run("dlq", "redrive", "--only", "errors", "--yes", code=1).stderr
+    assert "only a part of its data" in said
+    assert "belongs to no job" in said
+    assert "2 failed" in said
+    assert world.tasks.depth() == EMPTY
 
 
 def test_what_could_not_be_sent_stays_a_dead_letter(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
