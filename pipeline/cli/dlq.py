@@ -294,6 +294,17 @@ def _producing(settings: Settings) -> Iterator[EventProducer]:
 
 
 @contextmanager
+def _saying_how_far(outcomes: Counter[str]) -> Iterator[None]:
+    """Where Ctrl-C, or a service that is away, breaks it off: say what was done by then."""
+    try:
+        yield
+    except BaseException:
+        print_summary(outcomes)
+        REMARKS.print("Broken off, with up to ten more under way. The same command goes on with the others.")
+        raise
+
+
+@contextmanager
 def _progress(total: int, silent: bool) -> Iterator[Callable[[], None]]:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     disabled = silent or not REMARKS.is_terminal
