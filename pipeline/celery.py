@@ -18,6 +18,7 @@ from pipeline.jobs import JobStore
 from pipeline.taskmessage import TRACEPARENT
 from pipeline.telemetry import logs, tracing
 from pipeline.transport import fifo
+from pipeline.worker import errbacks
 from pipeline.worker.healthstep import Health
 from pipeline.worker.runoptions import running_options
 from pipeline.worker.steps import Preflight, Settling, StartRefused
@@ -71,9 +72,13 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
 def make_app() -> PipelineApp:
     """An app with this project's transport, loader, task class and steps."""
     made = PipelineApp(
-        "pipeline", loader="pipeline.worker.loader:Loader", task_cls="pipeline.worker.plaintask:PlainTask"
+        "pipeline",
+        loader="pipeline.worker.loader:Loader",
+        task_cls="pipeline.worker.plaintask:PlainTask",
+        backend="pipeline.worker.errbacks:Backend",
     )
     made.add_defaults(lambda: celery_configuration(made.settings))
+    errbacks.register(made)
     made.steps["worker"].add(Preflight)
     made.steps["worker"].add(Health)
     made.steps["consumer"].add(Settling)

@@ -56,6 +56,11 @@ def error_event_id(task_id: str, message_id: str) -> str:
     return _uuid("error", task_id, message_id)
 
 
+def errbacks_task_id(task_id: str, message_id: str) -> str:
+    """The id of the task that calls the errbacks of one given up on as SQS message ``message_id``."""
+    return _uuid("errbacks", task_id, message_id)
+
+
 def plain_event_id(topic: str, partition: int, offset: int, timestamp_ms: int) -> str:
     """The id of an event that names none. The timestamp tells a topic made anew from the old one."""
     return _uuid("plain", topic, partition, offset, timestamp_ms)

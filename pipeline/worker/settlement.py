@@ -7,6 +7,7 @@ implies recorded, so a crash anywhere is repaired by the redelivery.
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
@@ -19,6 +20,7 @@ from pipeline.worker.closing import Closer
 from pipeline.worker.counting import count, count_failures
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.effects import Effects
+from pipeline.worker.errbacks import publish_errbacks
 from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Returned, Succeeded, failed
 from pipeline.worker.retry import Retries
 from pipeline.worker.work import Work
@@ -126,6 +128,7 @@ class Settlement:
         given_up = self._retries.again(unsuccessful)
         self._dead_letters.bury(given_up)
         for work in given_up:
+            self._patience.one("errbacks", partial(publish_errbacks, work))
             self._delete(work)
         count_failures(unsuccessful, given_up)
 

@@ -270,6 +270,31 @@ def test_chain_and_link_run_after_their_task(shop: Shop) -> None:
     shop.wait_empty()
 
 
+@pytest.mark.parametrize(
+    ("do", "runs", "error"),
+    [
+        ("fail", 3, "ValueError: as asked"),
+        ("permanent", 1, "PermanentError: as asked"),
+        ("kill", 3, "WorkerLostError: Worker exited prematurely: signal 9 (SIGKILL)"),
+    ],
+)
+def test_errbacks_are_called_when_a_task_is_given_up_on(shop: Shop, do: str, runs: int, error: str) -> None:
+    """Once, and not at each attempt, also where the child that ran it is dead."""
+    key = f"errback-{do}"
+    task_id = shop.delay(
+        "do",
+        {"key": key, "do": do},
+        link_error=[shop.signature("failed", key), shop.app.signature(f"{workshop.__name__}.looked_at")],
+    )
+    (published,) = shop.wait_line(key, "errback")
+    (called,) = shop.wait_line(key, "called")
+    assert (published["task_id"], called["task_id"]) == (task_id, task_id)
+    assert called["error"].startswith(error)
+    shop.wait_empty()
+    assert [line["what"] for line in shop.lines(key)].count("start") == runs
+    assert sorted(line["what"] for line in shop.lines(key))[:2] == ["called", "errback"]
+
+
 def test_a_message_group_keeps_plain_tasks_in_order(shop: Shop) -> None:
     """The header names the group; what a chain publishes stays in it."""
     for number in range(8):

@@ -70,6 +70,9 @@ def obey(order: Order) -> None:
             if os.getpgid(os.getppid()) == os.getppid() != 1:
                 os.killpg(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
+        case "need-key":  # what a person puts there
+            if not os.path.exists(f"{os.environ['WORKSHOP_LOG']}.{order.key}"):
+                raise PermanentError("no key")
         case "succeed" | "nothing":
             pass
         case error:
@@ -175,6 +178,18 @@ def note(key: str, *args: Any) -> str:
     """Write a line."""
     write(key, "note", args=list(args))
     return key
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def failed(task_id: str, key: str) -> None:
+    """An errback as Celery publishes it."""
+    write(key, "errback", task_id=task_id)
+
+
+@shared_task  # type: ignore[untyped-decorator]
+def looked_at(request: Any, error: BaseException, traceback: str) -> None:
+    """An errback as Celery calls it."""
+    write(request.args[0]["key"], "called", error=f"{type(error).__name__}: {error}", task_id=request.id)
 
 
 @shared_task(bind=True, max_retries=5)  # type: ignore[untyped-decorator]

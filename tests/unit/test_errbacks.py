@@ -1,0 +1,88 @@
+"""Errbacks of a task that is given up on, whatever SQS says to the task that calls them."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.celery import PipelineApp, make_app
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
+from pipeline.sqs import ReceivedMessage
+from pipeline.transport import bulk, fifo
+from pipeline.transport.lease import Lease
+from pipeline.worker import errbacks
+from pipeline.worker.errbacks import publish_errbacks
+from pipeline.worker.outcome import Failed
+from pipeline.worker.work import Work
+from tests.loglines import log_lines
+from tests.unit.test_bulk import SETTINGS
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> PipelineApp:
+    """The current app of this process, that publishes at once or not at all."""
+    made = make_app()
+    made.__dict__["settings"] = SETTINGS
+    monkeypatch.setattr(errbacks, "current_app", made)
+    monkeypatch.setattr(bulk, "PAUSES", ())
+    return made
+
+
+class Queue:
+    """In place of every queue."""
+
+    def __init__(self, error: ServiceError | None = None) -> None:
+        self.sent: list[Any] = []
+        self.error = error
+
+    def send(self, messages: list[Any], *, one_per_group: bool = False) -> list[ServiceError | None]:
+        self.sent += messages
+        return [self.error]
+
+
+def given_up(embed: Any) -> Work:
+    message = ReceivedMessage(
+        message_id="m",
+        receipt_handle="h",
+        body="",
+        group_id="g",
+        deduplication_id="d",
+        receive_count=1,
+        sent_at=0,
+        attributes={},
+        requested_at=0,
+    )
+    payload = {"headers": {"id": "t", "task": "note"}, "parsed": [[1], {}, embed]}
+    lease = Lease(message=message, queue="q.fifo", payload=payload, deadline=0)
+    return Work(lease=lease, outcome=Failed(error="builtins.ValueError", message="no"))
+
+
+ERRBACK = {"errbacks": [{"task": "tell", "args": [], "kwargs": {}, "options": {}}]}
+
+
+@pytest.mark.parametrize("embed", [None, {}, {"errbacks": None}, {"errbacks": []}])
+def test_a_task_without_errbacks_publishes_nothing(embed: Any) -> None:
+    """Most have none."""
+    publish_errbacks(given_up(embed))
+
+
+def test_published_again_it_is_the_same_task(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between the dead letter and the delete does not call them twice."""
+    queue = Queue()
+    monkeypatch.setattr(fifo.Transport, "queue", staticmethod(lambda _: queue))
+    for _ in range(2):
+        publish_errbacks(given_up(ERRBACK))
+    assert len({message.deduplication_id for message in queue.sent}) == 1
+
+
+def test_what_can_never_be_published_is_told_and_nothing_more(
+    app: PipelineApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task has its dead letter, and must not come again for its errbacks; SQS away is waited for."""
+    queue = Queue(MessageRefusedError("too large"))
+    monkeypatch.setattr(fifo.Transport, "queue", staticmethod(lambda _: queue))
+    with log_lines(errbacks) as logs:
+        publish_errbacks(given_up(ERRBACK))
+    assert [entry["event"] for entry in logs] == ["errbacks.not_published"]
+    queue.error = ServiceUnavailableError("away")
+    with pytest.raises(ServiceUnavailableError):
+        publish_errbacks(given_up(ERRBACK))
