@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pydantic import ValidationError
 
 from config.settings import ERRORS_TOPIC, Settings
+from pipeline.deadletters.tasks import open_task
 from pipeline.errorevents import ErrorEvent
+from pipeline.errors import InvalidInputError
 from pipeline.jobs import FailureRecord
 from pipeline.kafka import scan
+from pipeline.taskmessage import data_of
+from pipeline.web.shown import shown
 
 #: Seconds that a failure's record may be ahead of its event: they are written on two clocks.
 SKEW = 60.0
@@ -44,10 +48,26 @@ def causes(settings: Settings, job_id: str, failures: Sequence[FailureRecord]) -
 
 
 def _read(value: bytes) -> ErrorEvent | None:
+    """The error event in a record, with the task's own data instead of its whole message."""
     try:
         event = ErrorEvent.model_validate_json(value)
     except ValidationError:
         return None
-    if event.data is None or len(event.data) <= DATA_SHOWN:
-        return event
-    return event.model_copy(update={"data": event.data[:DATA_SHOWN], "cut": True})
+    data = _data(event.data or "")
+    return event.model_copy(
+        update={
+            "data": data[:DATA_SHOWN],
+            "headers": shown(event.headers),
+            "cut": event.cut or len(data) > DATA_SHOWN,
+        }
+    )
+
+
+def _data(message: str) -> str:
+    payload, header, _ = open_task(message)
+    if header is None:
+        return message
+    try:
+        return data_of(payload["body"])
+    except InvalidInputError:
+        return message

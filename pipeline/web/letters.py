@@ -15,6 +15,7 @@ from pipeline.deadletters import DeadLetter, Filter, Look, Place
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.web.links import Links
 from pipeline.web.model import Away, LetterDetail, LetterList, LetterRow, Service
+from pipeline.web.shown import shown
 
 #: Dead letters of one look, and the seconds it lasts at most.
 LETTERS, TIME = 500, 3.0
@@ -87,13 +88,13 @@ class Letters:
     def _detail(self, letter: DeadLetter) -> LetterDetail:
         return LetterDetail(
             row=row_of(letter),
-            traceback=letter.traceback,
-            headers=letter.headers,
-            data=letter.data,
+            traceback=shown(letter.traceback),
+            headers=shown(letter.headers),
+            data=shown(letter.data),
             flower_url=self._links.flower(letter.task_id),
         )
 
 
 def row_of(letter: DeadLetter) -> LetterRow:
     """A dead letter without its data: a list of many must not hold all of theirs."""
-    return LetterRow(**{name: getattr(letter, name) for name in _SHOWN})
+    return LetterRow(**{name: shown(getattr(letter, name)) for name in _SHOWN})

@@ -12,7 +12,8 @@ from pipeline.errors import ServiceUnavailableError
 from pipeline.health.probe import Probe
 from pipeline.health.reports import Report
 from pipeline.health.shared import Shared
-from pipeline.jobs import PartPage
+from pipeline.jobs import Job, PartPage
+from pipeline.monitoring.stages import StageStats
 from pipeline.registry import Registry
 from pipeline.web.letters import Letters
 from pipeline.web.model import JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
@@ -45,6 +46,7 @@ class Live:
         settings: Settings,
         registry: Registry,
         probes: Mapping[str, Probe],
+        stats: StageStats,
         views: Views,
         letters: Letters,
     ) -> None:
@@ -52,6 +54,7 @@ class Live:
         self._settings = settings
         self._registry = registry
         self._probes = probes
+        self._stats = stats
         self._views = views
         self._letters = letters
         self._kept: OrderedDict[Hashable, Shared[Any]] = OrderedDict()
@@ -66,7 +69,7 @@ class Live:
         named: dict[str, Report] = dict(zip(self._probes, reports, strict=True))
         away = away_since(named, self._since, time.time())
         self._since = {each.service: each.since for each in away}
-        return pipeline_view(self._settings, self._registry, named, away)
+        return pipeline_view(self._settings, self._registry, named, self._stats.snapshot(), away)
 
     async def watch(self) -> AsyncIterator[PipelineView]:
         """The same, again and again, for one who watches."""
@@ -83,6 +86,10 @@ class Live:
     async def job(self, job_id: str) -> JobDetail | None:
         """A job with its stages and failures; None when there is no such job."""
         return await self._shared(("job", job_id), lambda: self._views.job(job_id))
+
+    async def record(self, job_id: str) -> Job | None:
+        """A job's own record, which costs one read; None when there is no such job."""
+        return await self._shared(("record", job_id), lambda: self._views.record(job_id))
 
     async def parts(
         self, job_id: str, stage: str, after: int | None = None, limit: int = 100

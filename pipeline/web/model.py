@@ -8,6 +8,7 @@ from pipeline.deadletters import Place
 from pipeline.errorevents import ErrorEvent
 from pipeline.jobs import FailureRecord, Job, JobState, StageProgress
 from pipeline.monitoring.sqs import QueueReading
+from pipeline.monitoring.stages import StagesReading
 
 Service = Literal["Kafka", "SQS", "DynamoDB"]
 
@@ -57,6 +58,8 @@ class PipelineView:
     stages: Sequence[StageView]
     topics: Sequence[TopicView]
     queues: Sequence[QueueReading]
+    #: Rates, run times and workers, from what workers say.
+    at_work: StagesReading
     away: Sequence[Away]
     taken_at: float
 
@@ -126,7 +129,7 @@ class FailureRow:
     """Why one task of a job is a dead letter."""
 
     failure: FailureRecord
-    #: Its event on the errors topic: the traceback, and the data that caused it. None: not found there.
+    #: Its event on the errors topic: the traceback, and as ``data`` what the task was given. None: not found.
     event: ErrorEvent | None
     flower_url: str | None
 

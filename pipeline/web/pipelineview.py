@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from config.settings import Settings
 from pipeline.health.reports import Report
 from pipeline.monitoring.sqs import QueueReading
+from pipeline.monitoring.stages import StagesReading
 from pipeline.registry import Registry
 from pipeline.web.model import Away, PipelineView, Service, StageView, TopicView
 
@@ -23,7 +24,11 @@ def away_since(reports: Mapping[str, Report], since: Mapping[str, float], now: f
 
 
 def pipeline_view(
-    settings: Settings, registry: Registry, reports: Mapping[str, Report], away: Sequence[Away]
+    settings: Settings,
+    registry: Registry,
+    reports: Mapping[str, Report],
+    at_work: StagesReading,
+    away: Sequence[Away],
 ) -> PipelineView:
     """All that is known now."""
     lag = reports["kafka"].get("lag_by_topic", {})
@@ -34,6 +39,7 @@ def pipeline_view(
             for topic in registry.topics
         ],
         queues=_queues(reports["sqs"]),
+        at_work=at_work,
         away=away,
         taken_at=time.time(),
     )

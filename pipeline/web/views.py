@@ -116,6 +116,10 @@ class Views:
             taken_at=time.time(),
         )
 
+    def record(self, job_id: str) -> Job | None:
+        """A job's own record; None when there is no such job."""
+        return self._store.job(job_id)
+
     def parts(self, job_id: str, stage: str, after: int | None = None, limit: int = 100) -> PartPage | None:
         """A page of a split's parts, by ordinal; None when there is no such job, or no split of it yet."""
         return self._store.part_page(job_id, stage, after=after, limit=limit)
