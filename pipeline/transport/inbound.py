@@ -52,11 +52,16 @@ class Inbound:
         return queue
 
     def consume(self, name: str) -> None:
-        """Start receiving from a queue; nothing while that is switched off."""
-        if not self._settings.use_sqs_task_processing:
-            log.warning(
-                "worker.off", switches=["USE_SQS_TASK_PROCESSING"], effect="nothing is received", queue=name
-            )
+        """Start receiving from a queue; nothing while that is switched off.
+
+        Without Kafka as well: what came of a task, or of its failure, could not be sent.
+        """
+        switches = {
+            "KAFKA_ENABLED": self._settings.kafka_enabled,
+            "USE_SQS_TASK_PROCESSING": self._settings.use_sqs_task_processing,
+        }
+        if off := [switch for switch, on in switches.items() if not on]:
+            log.warning("worker.off", switches=off, effect="nothing is received", queue=name)
         elif name not in self._receivers:
             self._receivers[name] = Receiver(
                 self.intake,

@@ -295,11 +295,13 @@ def test_a_worker_that_would_lose_tasks_does_not_start(
     assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_that_is_switched_off_takes_nothing(shop: Shop) -> None:
-    """USE_SQS_TASK_PROCESSING=false: it waits, and what is in the queue stays there."""
+@pytest.mark.parametrize("switch", ["USE_SQS_TASK_PROCESSING", "KAFKA_ENABLED"])
+def test_a_worker_that_is_switched_off_takes_nothing(shop: Shop, switch: str) -> None:
+    """It waits and says why, and what is in the queue stays there."""
     job_id = shop.submit(workshop.make, Order(key="off"))
-    worker = shop.start(USE_SQS_TASK_PROCESSING="false")
+    worker = shop.start(**{switch: "false"})
     shop.wait(lambda: "worker.off" in shop.log(), "says so")
+    assert switch in next(line for line in shop.log().splitlines() if "worker.off" in line)
     assert shop.queue.depth().available == 1
     assert shop.stop(worker) == 0
     second = shop.start()
