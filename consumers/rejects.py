@@ -11,7 +11,7 @@ from pipeline import identity
 from pipeline.deadletters import DLQ_HEADERS
 from pipeline.errorevents import DATA_LIMIT, ErrorEvent, emit_errors, job_failed_record
 from pipeline.errors import MessageRefusedError
-from pipeline.events import redrive_of
+from pipeline.events import redrive_of, trace_of
 from pipeline.jobs import Closing, Failed, JobFailed, JobFilled, JobStore, StageRef
 from pipeline.kafka import EventProducer, Headers, Message, Record
 from pipeline.patience import Patience
@@ -149,7 +149,7 @@ class Rejects:
             if error is not None:
                 # The event is safe on its topics; a job without a record has nobody to tell.
                 log.error("job.failure_not_recorded", job_id=entry.job_id, error=str(error))
-        self._announce(closings)
+        self._announce(closings, _traceparent(entry.source))
 
     def _task_id(self, entry: Entry, stage: str) -> str:
         """The task it would have been; without an event its place stands for it."""
@@ -159,11 +159,12 @@ class Rejects:
         place = identity.plain_event_id(first.topic, first.partition, first.offset, first.timestamp_ms)
         return identity.task_id(f"kafka:{first.topic}", place, stage, None)
 
-    def _announce(self, closings: Sequence[Closing]) -> None:
+    def _announce(self, closings: Sequence[Closing], traceparent: str | None) -> None:
         for closing in closings:
             match closing:
                 case JobFailed(job=job):
-                    self._require(self._emit("announce job", [job_failed_record(self._settings, job)]))
+                    record = job_failed_record(self._settings, job, traceparent)
+                    self._require(self._emit("announce job", [record]))
                 case JobFilled(job=job):
                     self._require(self._emit("announce job", [job_complete_record(self._settings, job)]))
                     self._patience.one("close", lambda closing=closing: self._store.close(closing))  # type: ignore[misc]
@@ -192,6 +193,11 @@ def _generation(source: Message) -> int:
     """How often it was redriven before."""
     redrive = redrive_of(source.headers)
     return redrive.generation if redrive else 0
+
+
+def _traceparent(source: Message) -> str | None:
+    """The trace that its producer wrote into it, if any."""
+    return trace_of({name: _text(value) for name, value in source.headers})[0]
 
 
 def _place(source: Message) -> dict[str, str | int]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from config.settings import ERRORS_TOPIC, Settings
 from pipeline import events, identity
 from pipeline.errors import MessageRefusedError
-from pipeline.events import Event
+from pipeline.events import TRACEPARENT, Event
 from pipeline.jobs import Job
 from pipeline.kafka import Record
 from pipeline.telemetry.redaction import redact, redact_values
@@ -98,8 +98,14 @@ def emit_errors(settings: Settings, errors: Sequence[tuple[str, ErrorEvent]], em
             raise answer
 
 
-def error_record(settings: Settings, event_id: str, error: ErrorEvent) -> Record:
-    """The Kafka record of an error event; the same ``event_id`` for the same failure."""
+def error_record(
+    settings: Settings, event_id: str, error: ErrorEvent, traceparent: str | None = None
+) -> Record:
+    """The Kafka record of an error event; the same ``event_id`` for the same failure.
+
+    It belongs to the trace of what failed: ``traceparent``, or what the original headers say.
+    """
+    named, carried = events.trace_of(error.headers)
     data = error.model_dump_json().encode()
     if len(data) > ERROR_LIMIT:
         error = _brief(error)
@@ -113,24 +119,30 @@ def error_record(settings: Settings, event_id: str, error: ErrorEvent) -> Record
         entity_id=entity,
         data=data,
         job_id=error.job_id,
+        traceparent=traceparent or named,
+        carried=carried,
     )
     key, value, headers = events.encode(event)
     return Record(topic=settings.topic(ERRORS_TOPIC), key=key, value=value, headers=headers)
 
 
 def _brief(error: ErrorEvent) -> ErrorEvent:
+    traceparent, carried = events.trace_of(error.headers)
     return error.model_copy(
         update={
             "entity_id": error.entity_id and error.entity_id[:ENTITY_LIMIT],
             "data": error.data and error.data[:BRIEF_LIMIT],
-            "headers": {},
+            "headers": carried | ({TRACEPARENT: traceparent} if traceparent else {}),
             "cut": True,
         }
     )
 
 
-def job_failed_record(settings: Settings, job: Job) -> Record:
-    """The Kafka record that says a job ended with failures; one id for each time it did."""
+def job_failed_record(settings: Settings, job: Job, traceparent: str | None = None) -> Record:
+    """The Kafka record that says a job ended with failures; one id for each time it did.
+
+    ``traceparent``: of a task or event that may have ended it.
+    """
     error = ErrorEvent(
         kind="job",
         service=settings.service_name,
@@ -141,4 +153,6 @@ def job_failed_record(settings: Settings, job: Job) -> Record:
         first_at=job.submitted_at,
         failed_at=job.failed_at or time.time(),
     )
-    return error_record(settings, identity.closed_event_id(job.job_id, "failed", job.redrives), error)
+    return error_record(
+        settings, identity.closed_event_id(job.job_id, "failed", job.redrives), error, traceparent
+    )

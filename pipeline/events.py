@@ -203,6 +203,14 @@ def carried_of(headers: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def trace_of(headers: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
+    """The trace that a message's headers name, in any case; and what is carried on beside it."""
+    found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACING}
+    traceparent = found.get(TRACEPARENT)
+    known = isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent)
+    return (traceparent if known else None), carried_of(found)
+
+
 def redrive_of(headers: _Headers) -> Redrive | None:
     """What the headers say of a redrive; None where there was none, or the header is nothing of ours."""
     found = [value for name, value in headers if name == REDRIVE]
@@ -261,13 +269,7 @@ def _json_headers(headers: _Headers) -> dict[str, str]:
 
 def _trace(headers: _Headers) -> tuple[str | None, dict[str, str]]:
     """The trace that a tracing library wrote into a producer's headers, and what it put beside it."""
-    found = {
-        name.lower(): value.decode("ascii", "replace")
-        for name, value in headers
-        if value and name.lower() in _TRACING
-    }
-    traceparent = found.get(TRACEPARENT, "")
-    return (traceparent if _TRACEPARENT.fullmatch(traceparent) else None), carried_of(found)
+    return trace_of({name: value.decode("ascii", "replace") for name, value in headers if value})
 
 
 def _text(name: str, value: bytes | None) -> str:

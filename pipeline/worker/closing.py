@@ -76,7 +76,8 @@ class Closer:
         records, spans = [], []
         for closing in ended:
             if isinstance(closing, JobFailed):
-                records.append(job_failed_record(self._settings, closing.job))
+                job = closing.job
+                records.append(job_failed_record(self._settings, job, traces.get(job.job_id)))
                 continue
             event = _job_complete(self._settings, closing.job)
             spans.append(tracing.sending(topic, event.continuing(traces.get(closing.job.job_id))))

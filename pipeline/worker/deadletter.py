@@ -5,7 +5,7 @@ recorded in its job. Its message is deleted only after that, so a crash repeats 
 user code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -19,7 +19,7 @@ from pipeline.taskmessage import TRACEPARENT
 from pipeline.telemetry.fields import header_fields
 from pipeline.telemetry.sentry import Sentry
 from pipeline.worker import outcome
-from pipeline.worker.closing import EMIT_TIMEOUT, Closer
+from pipeline.worker.closing import EMIT_TIMEOUT, NO_TRACES, Closer
 from pipeline.worker.givenup import GivenUp, give_up
 from pipeline.worker.work import Work
 
@@ -67,7 +67,7 @@ class DeadLetters:
         )
         letters = [each.letter() for each in given_up]
         raise_first(self._patience.each("dead-letter queue", letters, self._dlq.send))
-        self.record([failed for each in given_up if (failed := each.failed()) is not None])
+        self.record([failed for each in given_up if (failed := each.failed()) is not None], _traces(given_up))
         for each in given_up:
             _log(each)
             self._report(each)
@@ -76,8 +76,8 @@ class DeadLetters:
         """Let go, after the last burial."""
         self._sentry.close()
 
-    def record(self, failed: Sequence[Failed]) -> None:
-        """Record dead letters as failed in their jobs, and close what that ends."""
+    def record(self, failed: Sequence[Failed], traces: Mapping[str, str] = NO_TRACES) -> None:
+        """Record dead letters as failed in their jobs and close what that ends; ``traces`` as in ``Closer``."""
         closings: list[Closing] = []
 
         def call(items: list[Failed]) -> Sequence[Exception | None]:
@@ -91,7 +91,7 @@ class DeadLetters:
                 # The dead letter is safe; a job whose record expired has nobody left to tell.
                 log.error("job.failure_not_recorded", job_id=task.ref.job_id, error=str(error))
         redriven = [task for task, error in zip(failed, errors, strict=True) if task.generation and not error]
-        self._closer.close([*closings, *self._rechecked(redriven)])
+        self._closer.close([*closings, *self._rechecked(redriven)], traces)
 
     def _report(self, given_up: GivenUp) -> None:
         fields = header_fields(given_up.header, given_up.headers.get(TRACEPARENT))
@@ -114,6 +114,11 @@ class DeadLetters:
         return self._patience.each(
             "errors topic", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
         )
+
+
+def _traces(given_up: Sequence[GivenUp]) -> dict[str, str]:
+    """By job, the trace of what of it is given up on."""
+    return {each.header.job_id: each.traceparent for each in given_up if each.header and each.traceparent}
 
 
 def _failure(work: Work) -> outcome.Failed:

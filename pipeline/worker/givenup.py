@@ -9,6 +9,7 @@ from typing import Any
 from config.settings import Settings
 from pipeline import identity
 from pipeline.errorevents import DATA_LIMIT, ErrorEvent
+from pipeline.events import trace_of
 from pipeline.jobs import Failed
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, ReceivedMessage
 from pipeline.taskmessage import (
@@ -74,6 +75,11 @@ class GivenUp:
             return None
         part = self.header.part
         return f"{part.ordinal}/{part.total}" if part else self.header.role
+
+    @property
+    def traceparent(self) -> str | None:
+        """The trace that its message continues."""
+        return trace_of(self.headers)[0]
 
     @property
     def generation(self) -> int:

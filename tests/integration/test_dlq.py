@@ -53,6 +53,8 @@ from tests.integration import mending
 from tests.processes import wait_until
 
 MODULE = "tests.integration.mending"
+#: The trace of every event here.
+TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 
 
 @dataclass
@@ -115,6 +117,7 @@ class World:
             entity_id=entity or job_id,
             data=json.dumps(data).encode(),
             job_id=job_id,
+            traceparent=TRACE,
             coordinates=Coordinates(topic=stage.consumes, partition=1, offset=7, timestamp_ms=1),
         )
         task = taskmessage.for_event(stage, event, job_id, job.submitted_at)
@@ -239,6 +242,16 @@ def test_a_dead_letter_is_shown_with_all_that_is_known(world: World) -> None:
     assert "There is no dead letter 'nobody'" in world.run("dlq", "show", "nobody", code=2).stderr
     nobody = world.run("dlq", "redrive", listed["task_id"], "nobody", "--dry-run", code=2).stderr
     assert "There is no dead letter nobody," in nobody
+
+
+def test_what_is_told_of_a_failure_belongs_to_its_trace(world: World) -> None:
+    """The task's error event and that of its job: both are found with what failed."""
+    world.give_up(mending.mend)
+    told = [dict(message.headers) for message in world.records(ERRORS_TOPIC)]
+    assert [(each["ce_type"], each["traceparent"]) for each in told] == [
+        (b"task-failed", TRACE.encode()),
+        (b"job-failed", TRACE.encode()),
+    ]
 
 
 def test_filters_say_which(world: World) -> None:

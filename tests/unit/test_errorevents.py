@@ -64,6 +64,19 @@ def test_an_error_event_fits_its_schema(settings: Settings) -> None:
     assert (record.topic, record.key) == ("processing-errors", b"ada")
 
 
+@pytest.mark.parametrize("size", [10, 2_000_000])
+def test_an_error_event_belongs_to_the_trace_of_what_failed(settings: Settings, size: int) -> None:
+    """As its original headers have it, also when there is no room for them; what is no trace is left out."""
+    trace, beside = "00-" + "a" * 32 + "-" + "b" * 16 + "-01", "dd=s:1"
+    traced = ERROR.model_copy(
+        update={"headers": {"traceparent": trace, "tracestate": beside}, "data": "\x01" * size}
+    )
+    headers = dict(error_record(settings, "e-1", traced).headers)
+    assert (headers["traceparent"], headers["tracestate"]) == (trace.encode(), beside.encode())
+    odd = ERROR.model_copy(update={"headers": {"traceparent": ["no", 1]}})
+    assert "traceparent" not in dict(error_record(settings, "e-1", odd).headers)
+
+
 def test_no_error_event_is_larger_than_its_topic_takes(settings: Settings) -> None:
     """Control characters become six times as long in JSON; then the data is cut, and the event says so."""
     huge = ERROR.model_copy(update={"data": "\x01" * 2_000_000, "entity_id": "k" * 1_000_000})
