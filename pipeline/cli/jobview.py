@@ -54,7 +54,7 @@ def in_order(stages: Iterable[StageProgress]) -> list[StageProgress]:
         key=lambda each: (
             each.finished_at is None,
             each.finished_at or 0,
-            each.state == "waiting",
+            each.state in ("waiting", "not reached"),
             each.stage,
         ),
     )

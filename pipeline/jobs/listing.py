@@ -2,7 +2,6 @@
 
 from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Counter, Node, NodeState, top_of
@@ -227,7 +226,7 @@ def _stage(job: Job, stage: str, items: Mapping[str, Item], counts: Counts) -> S
         finished, failed = counts.get(split, (total, 0))
     return StageProgress(
         stage=stage,
-        state=_state(done is not None, has_failed, is_cancelled, seal is not None),
+        state=_state(job, done is not None, has_failed, seal is not None),
         done=finished,
         failed=failed,
         total=total,
@@ -239,16 +238,16 @@ def _stage(job: Job, stage: str, items: Mapping[str, Item], counts: Counts) -> S
     )
 
 
-def _state(
-    done: bool, failed: bool, cancelled: bool, sealed: bool
-) -> Literal["waiting", "running", "done", "failed", "cancelled"]:
+def _state(job: Job, done: bool, failed: bool, sealed: bool) -> str:
     if done:
         return "done"
     if failed:
         return "failed"
-    if cancelled:
+    if job.state is JobState.CANCELLED:
         return "cancelled"
-    return "running" if sealed else "waiting"
+    if sealed:
+        return "running"
+    return "waiting" if job.state is JobState.RUNNING else "not reached"
 
 
 def _open(node: Node, state: NodeState) -> Iterator[int]:

@@ -277,8 +277,8 @@ class StageProgress:
     """How far one stage of a job is."""
 
     stage: str
-    #: "waiting" also covers an unsplit stage that runs: only outcomes are recorded.
-    #: Else done, failed or cancelled.
+    #: "waiting" also covers an unsplit stage that runs: only outcomes are recorded. "not reached": its job
+    #: ended before. Else running, done, failed or cancelled.
     state: str
     #: Parts done, failed and in all; of an unsplit stage 0 or 1 of 1.
     done: int

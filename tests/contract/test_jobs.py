@@ -398,9 +398,9 @@ def test_a_failed_job_completes_after_its_redrive(store: JobStore) -> None:
     progress = store.progress(job_id)
     assert progress
     assert [(each.stage, each.state, each.done, each.failed, each.total) for each in progress[1]] == [
-        ("extract", "waiting", 0, 0, 1),
+        ("extract", "not reached", 0, 0, 1),
         ("analyse", "failed", 299, 1, 300),
-        ("report", "waiting", 0, 0, 1),
+        ("report", "not reached", 0, 0, 1),
     ]
     (reason,) = store.failures(job_id)
     assert (reason.stage, reason.part, reason.error, reason.attempts) == ("analyse", 299, "ValueError", 4)

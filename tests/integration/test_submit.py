@@ -152,15 +152,15 @@ def test_waiting_may_have_an_end(run: Run) -> None:
 
 
 def test_a_job_is_shown_stage_by_stage(run: Run, settings: Settings) -> None:
-    """How far it is, and why it failed."""
+    """How far it is, why it failed, and what it did not come to."""
     job_id = run("submit", "extract", "--data", '{"path": "/a"}').stdout.strip()
     fail(settings, job_id)
     (shown,) = objects(run("jobs", "show", job_id, "--json"))
     assert list(shown)[:2] == ["job_id", "state"]
     assert {each["stage"]: each["state"] for each in shown["stages"]} == {
         "extract": "failed",
-        "analyse": "waiting",
-        "summarise": "waiting",
+        "analyse": "not reached",
+        "summarise": "not reached",
     }
     assert [each["message"] for each in shown["failures"]] == ["it is binary"]
     text = run("jobs", "show", job_id).stdout
