@@ -138,7 +138,8 @@ class Listing:
     def _days_back(self, before: str | None, since: float) -> Iterator[float]:
         """The beginning of each day, back to that of ``since``."""
         latest = self._clock() + SKEW
-        day = _midnight(min(float(before.split("#", 1)[0]), latest) if before else latest)
+        # A cursor at midnight is the end of the day before.
+        day = _midnight(min(float(before.split("#", 1)[0]) - 0.001, latest) if before else latest)
         while day + DAY > max(since, self._oldest()):
             yield day
             day -= DAY

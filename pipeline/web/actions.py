@@ -13,6 +13,7 @@ from typing import TypeVar
 from config.settings import Settings
 from consumers.replay import Replay, ReplayId, Window
 from pipeline.deadletters import Filter, Look, Redriver, redrive_all, remove_all
+from pipeline.deadletters.told import is_told_id
 from pipeline.errors import InvalidEventError
 from pipeline.jobs import Job, JobStore
 from pipeline.kafka import EventProducer
@@ -124,9 +125,11 @@ class Actions:
             return _tally((each.letter.id, each.outcome, each.why) for each in redrive_all(look, redriver))
 
     def purge(self, wanted: Filter, queue: str) -> Tally:
-        """Remove dead letters for good. Raises ValueError unless ``queue`` names the dead-letter queue."""
+        """Remove dead letters for good. Raises ValueError unless ``queue`` names their queue."""
         if queue != self.dead_letter_queue:
             raise ValueError(f"The dead-letter queue is {self.dead_letter_queue}, not {queue}.")
+        if wanted.place == "errors" or any(map(is_told_id, wanted.ids)):
+            raise ValueError("What the errors topic tells cannot be removed: Kafka does, after 30 days.")
         with self._letters.turn(), Look(self._settings, wanted) as look:
             return _tally(
                 (letter.id, "failed" if error else "purged", str(error or ""))

@@ -6,7 +6,7 @@ see a part. What redrives or removes takes the same turn.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
@@ -23,7 +23,10 @@ LETTERS, TIME = 500, 3.0
 #: Seconds to wait for one's turn.
 PATIENCE = 10.0
 
-_PLACES: tuple[tuple[Place, Service], ...] = (("sqs", "SQS"), ("kafka", "Kafka"))
+#: Each place with its service, and those that are looked at when none is named: what the errors topic tells
+#: of is on the queue as well, unless SQS dropped it.
+_SERVICES: Mapping[Place, Service] = {"sqs": "SQS", "kafka": "Kafka", "errors": "Kafka"}
+_PLACES: tuple[Place, ...] = ("sqs", "kafka")
 _SHOWN = tuple(field.name for field in fields(LetterRow))
 
 
@@ -51,13 +54,11 @@ class Letters:
         away: list[Away] = []
         complete, unseen = True, 0
         deadline = time.monotonic() + TIME
-        for place, service in _PLACES:
-            if wanted.place not in (None, place):
-                continue
+        for place in _PLACES if wanted.place is None else (wanted.place,):
             try:
                 found, ended, hidden = self._look(replace(wanted, place=place), LETTERS - len(rows), deadline)
             except ServiceError as error:
-                away.append(Away(service=service, error=str(error), since=time.time()))
+                away.append(Away(service=_SERVICES[place], error=str(error), since=time.time()))
             else:
                 rows += found
                 complete, unseen = complete and ended, unseen + hidden

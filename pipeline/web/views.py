@@ -22,8 +22,9 @@ from pipeline.web.model import (
 #: Jobs read at once where no index knows what is asked for, and how many are looked at for one page.
 BATCH, LOOKED_AT = 100, 1_000
 
-#: Days of submissions looked through at once, and the seconds that a look for a page lasts about.
-DAYS, TIME = 14, 0.5
+#: Days of submissions looked through at once, and the seconds after which a look for a page goes no further:
+#: a page is to be there in 0.3.
+DAYS, TIME = 2, 0.15
 
 #: Failures of a job that are shown.
 FAILURES = 20

@@ -1,0 +1,150 @@
+"""Lists of jobs: cheap whatever there is, and every job is on one page, once."""
+
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.jobs import JobFilled, JobPage, JobPlan, JobState, JobStore, NewJob, StageDone, StageRef
+from pipeline.jobs.client import dynamodb_client
+from pipeline.services.environment import Services
+from tests.conftest import MakeSettings
+
+PLAN = JobPlan(stages={"extract": ("report",), "report": ("report",)})
+DAY = 86_400
+
+#: Days that a page looks through.
+DAYS = 2
+
+
+class Requests:
+    """The requests that this process sends to DynamoDB."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        dynamodb_client().meta.events.register("before-call.dynamodb", self._count)
+
+    def _count(self, model: Any, **_: Any) -> None:
+        self._counts[model.name] += 1
+
+    def of(self, call: Callable[[], Any]) -> Counter[str]:
+        """Those of one call."""
+        self._counts.clear()
+        call()
+        return Counter(self._counts)
+
+
+@pytest.fixture(name="store")
+def store_fixture(services: Services, make_settings: MakeSettings) -> JobStore:
+    """A store with a table of its own."""
+    store = JobStore(make_settings(services))
+    store.provision()
+    return store
+
+
+def job(submitted_at: float, entity_id: str = "entity") -> NewJob:
+    """A job submitted then."""
+    return NewJob(
+        job_id=uuid.uuid4().hex, entity_id=entity_id, topic="received", plan=PLAN, submitted_at=submitted_at
+    )
+
+
+def complete(store: JobStore, job_id: str) -> None:
+    """End a job well."""
+    ref = StageRef(job_id=job_id, stage="report")
+    ended = StageDone(
+        ref=ref, task_id="t", ends_path=True, run_seconds=1, finished_at=time.time(), worker="w"
+    )
+    (closing,) = store.record([ended]).closings
+    assert isinstance(closing, JobFilled)
+    store.close(closing)
+
+
+def walked(page: Callable[[str | None], JobPage]) -> list[str]:
+    """The ids of all pages, as a person who looks further and further sees them."""
+    seen: list[str] = []
+    before: str | None = None
+    while True:
+        found = page(before)
+        seen += [each.job_id for each in found.jobs]
+        assert found.next is None or before is None or found.next < before
+        before = found.next
+        if before is None:
+            return seen
+
+
+def test_looking_further_finds_every_job_once(store: JobStore) -> None:
+    """A page looks at a few days: all pages together have every job, in order, though some are empty."""
+    now, chance = time.time(), random.Random(7)
+    jobs = [job(now - chance.uniform(0, 55) * DAY) for _ in range(60)]
+    assert store.open_jobs(jobs) == [True] * len(jobs)
+    closed = {each.job_id for each in jobs if chance.random() < 0.5}
+    for job_id in closed:
+        complete(store, job_id)
+    ids = [each.job_id for each in sorted(jobs, key=lambda each: each.submitted_at, reverse=True)]
+    for limit, days in ((7, 3), (100, 60)):
+        assert walked(lambda before: store.jobs(limit=limit, days=days, before=before)) == ids  # noqa: B023
+    completed = [job_id for job_id in ids if job_id in closed]
+    assert walked(lambda before: store.jobs(JobState.COMPLETE, limit=4, days=2, before=before)) == completed
+    since = now - 20 * DAY
+    recent = [each.job_id for each in jobs if each.submitted_at >= since]
+    assert sorted(walked(lambda before: store.jobs(limit=9, since=since, before=before))) == sorted(recent)
+
+
+def test_a_list_is_cheap_where_there_are_no_jobs(store: JobStore) -> None:
+    """Nobody reads two months of empty days for a page; the page says how far it looked."""
+    requests = Requests()
+    asked = requests.of(lambda: store.jobs(limit=50, days=DAYS))
+    assert asked.keys() <= {"Query"}
+    assert asked["Query"] <= 4 + 12 * DAYS
+    page = store.jobs(limit=50, days=DAYS)
+    assert page.next is not None
+    assert float(page.next.split("#")[0]) > time.time() - DAYS * DAY
+    assert walked(lambda before: store.jobs(limit=50, days=DAYS, before=before)) == []
+
+
+def test_ten_thousand_jobs_cost_a_page_what_ten_do(store: JobStore) -> None:
+    """The first page, a later one and that of one entity cost a few requests, and none is a scan."""
+    now, rare = time.time(), 'the one: "ä" <b>'
+    jobs = [
+        job(now - number * 0.5, rare if number % 2_500 == 2_499 else "entity") for number in range(10_000)
+    ]
+    assert store.open_jobs(jobs) == [True] * len(jobs)
+    ids = [each.job_id for each in jobs]
+    for job_id in ids[2_499:5_000:2_500]:
+        complete(store, job_id)
+    requests = Requests()
+    asked = requests.of(lambda: store.jobs(limit=50, days=DAYS))
+    # Those that run, and of today or yesterday those that ended.
+    assert asked["Query"] <= 4 + 12 * 2
+    assert asked.keys() == {"Query", "BatchGetItem"}
+    first = store.jobs(limit=50, days=DAYS)
+    assert [each.job_id for each in first.jobs] == ids[:50]
+    second = store.jobs(limit=50, days=DAYS, before=first.next)
+    assert [each.job_id for each in second.jobs] == ids[50:100]
+    expected = ids[2_499::2_500]
+    since = now - DAY
+    assert expected == walked(
+        lambda before: store.jobs(entity_id=rare, limit=50, days=DAYS, since=since, before=before)
+    )
+    asked = requests.of(lambda: store.jobs(entity_id=rare, limit=50, days=DAYS))
+    assert asked.keys() <= {"Query", "BatchGetItem"}
+    assert asked["Query"] <= 4 + 12 * DAYS
+    assert [
+        each.job_id for each in store.jobs(JobState.COMPLETE, entity_id=rare, limit=50, days=DAYS).jobs
+    ] == expected[:2]
+
+
+def test_the_progress_of_many_jobs_is_that_of_each(store: JobStore) -> None:
+    """Read together, each job's stages are told as when it is read alone."""
+    jobs = [job(time.time() - number) for number in range(3)]
+    store.open_jobs(jobs)
+    complete(store, jobs[1].job_id)
+    found = store.jobs(limit=10).jobs
+    assert store.progress_of(found) == [
+        progress[1] for each in found if (progress := store.progress(each.job_id))
+    ]
