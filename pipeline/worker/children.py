@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from billiard.einfo import ExceptionWithTraceback
 from celery.concurrency.prefork import TaskPool
 
 from pipeline.patience import Abandoned
@@ -81,6 +82,8 @@ class Children:
             raise Abandoned
         try:
             outcome: Outcome = result.get()
+        except ExceptionWithTraceback as error:
+            return failed(error.exc)
         except Exception as error:  # noqa: BLE001 - billiard raises what ended it
             return failed(error)
         return outcome

@@ -181,7 +181,9 @@ class Shop:
 
     def all_lines(self) -> list[dict[str, Any]]:
         path = Path(self.environment["WORKSHOP_LOG"])
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        # The last may be half written.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait_line(self, key: str, what: str, count: int = 1, timeout: float = 30) -> list[dict[str, Any]]:
         """Wait until so many such lines are there; them."""

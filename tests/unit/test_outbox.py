@@ -141,3 +141,51 @@ def test_an_event_is_out_with_the_last_of_its_tasks() -> None:
     ticket = _entry("a").ticket
     ticket.share(3)
     assert [ticket.release() for _ in range(3)] == [False, False, True]
+
+
+def test_what_is_put_back_comes_when_it_is_due_and_its_group_behind_it() -> None:
+    """Others go meanwhile."""
+    outbox = Outbox()
+    for name, group in (("a1", "a"), ("a2", "a"), ("b1", "b")):
+        outbox.put(_entry(name, group, ordered=True))
+    (first,) = outbox.take(1)
+    outbox.later(first, 0.05)
+    assert _bodies(outbox.take(1)) == ["b1"]
+    assert outbox.take(1) == [first]
+    outbox.out([first])
+    assert _bodies(outbox.take(1)) == ["a2"]
+
+
+def test_two_copies_of_a_task_go_one_by_one_where_every_group_does() -> None:
+    """An unordered task is a group of its own."""
+    outbox = Outbox(every_group=True)
+    copies = [_entry("a"), _entry("a")]
+    for entry in (*copies, _entry("b")):
+        outbox.put(entry)
+    assert _bodies(outbox.take(10)) == ["a", "b"]
+    outbox.out(copies[:1])
+    assert outbox.take(10) == copies[1:]
+
+
+def test_while_it_is_held_nothing_is_given_out() -> None:
+    """Who waits for what is out is told when it is back, out or not."""
+    outbox = Outbox()
+    entries = [_entry("a"), _entry("b"), _entry("c")]
+    for entry in entries[:2]:
+        outbox.put(entry)
+    outbox.take(2)
+    outbox.hold()
+    outbox.put(entries[2])
+    assert not outbox.wait_returned([P], 0)
+    taken: list[list[Entry]] = []
+    taker = threading.Thread(target=lambda: taken.append(outbox.take(1)))
+    taker.start()
+    outbox.out(entries[:1])
+    assert not outbox.wait_returned([P], 0.05)
+    assert outbox.wait_returned([Partition("letters", 1)], 0)
+    outbox.later(entries[1], 60)
+    assert outbox.wait_returned([P], 0)
+    assert taken == []
+    outbox.go_on()
+    taker.join(10)
+    assert taken == [entries[2:]]
