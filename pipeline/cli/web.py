@@ -17,7 +17,7 @@ Examples:
 Bridge and worker serve the health endpoints themselves where HEALTH_PORT is set."""
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="Port to listen on."
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on."
 )
 @click.option(
     "--host",

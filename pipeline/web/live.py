@@ -4,19 +4,20 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 from config.settings import Settings
 from pipeline.deadletters import Filter
 from pipeline.errors import ServiceUnavailableError
 from pipeline.health.probe import Probe
-from pipeline.health.reports import Report
+from pipeline.health.reports import UNHEALTHY, Report
 from pipeline.health.shared import Shared
 from pipeline.jobs import Job, PartPage
 from pipeline.monitoring.stages import StageStats
 from pipeline.registry import Registry
 from pipeline.web.letters import Letters
-from pipeline.web.model import JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
+from pipeline.web.model import Away, JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
 from pipeline.web.pipelineview import away_since, pipeline_view
 from pipeline.web.views import Views
 
@@ -100,7 +101,20 @@ class Live:
         )
 
     async def letters(self, wanted: Filter) -> LetterList:
-        """Dead letters, newest first: those that a look of a few seconds finds."""
+        """Dead letters, newest first: those that a look of a few seconds finds.
+
+        Brokers that are known to be away are not asked once more: that would take longer than anybody waits.
+        """
+        kafka = await self._probes["kafka"].report()
+        if kafka["status"] != UNHEALTHY or wanted.place == "sqs":
+            return await self._found(wanted)
+        away = Away(service="Kafka", error=kafka["error"], since=self._since.get("Kafka", time.time()))
+        if wanted.place is not None:
+            return LetterList(rows=(), complete=True, unseen=0, away=[away], taken_at=time.time())
+        found = await self._found(replace(wanted, place="sqs"))
+        return replace(found, away=[away, *found.away])
+
+    async def _found(self, wanted: Filter) -> LetterList:
         return await self._shared(
             ("letters", wanted), lambda: self._letters.find(wanted), LETTERS_LIFETIME, LETTERS_TIMEOUT
         )

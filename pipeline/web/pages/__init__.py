@@ -36,6 +36,11 @@ def add_pages(app: FastAPI, site: Site) -> None:
         async def away(_: Request, error: ServiceError) -> Response:
             return pages.error(503, "A service does not answer", str(error))
 
+    @app.exception_handler(Exception)
+    async def broken(_: Request, error: Exception) -> Response:
+        # The server logs it, with its traceback.
+        return pages.error(500, "This page is broken", f"{type(error).__name__}: the log has more.")
+
 
 def _wants_page(request: Request) -> bool:
     """Whether a person's browser asks, not a program."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from pipeline.deadletters import Filter
+from pipeline.deadletters import Filter, Place
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.web.access import Actor, log_action
 from pipeline.web.pages.frame import Pages, Said, field, read_form, since
@@ -16,6 +16,13 @@ from pipeline.web.pages.tellings import told
 from pipeline.web.site import Site
 
 AT = "/dead-letters"
+
+#: Where dead letters are looked for, in words.
+PLACES: Mapping[Place, str] = {
+    "sqs": "SQS queue",
+    "kafka": "Kafka topic",
+    "errors": "errors topic: also what SQS dropped",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,7 @@ class Asked:
             stage=self.stage or None,
             error=self.error or None,
             job_id=self.job or None,
-            place="sqs" if self.place == "sqs" else "kafka" if self.place == "kafka" else None,
+            place=next((place for place in PLACES if place == self.place), None),
             since=since(self.age, now),
             before=before,
         )
@@ -61,6 +68,7 @@ def letters_router(site: Site, pages: Pages) -> APIRouter:
             list=found,
             asked=asked,
             filtered=any(vars(asked).values()),
+            places=PLACES.items(),
             stages=[(name, name) for name in site.registry.by_name],
             said=pages.said(request),
         )

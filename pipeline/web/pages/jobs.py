@@ -20,6 +20,9 @@ from pipeline.web.pages.tellings import told, told_replay
 from pipeline.web.pages.timeline import spans
 from pipeline.web.site import Site
 
+#: Jobs on a page of the list.
+LIMIT = 50
+
 #: As ``JobList.next`` has it.
 _CURSOR = re.compile(r"\d{10}\.\d{3}#[A-Za-z0-9._:-]{0,128}")
 
@@ -73,9 +76,10 @@ def jobs_router(site: Site, pages: Pages) -> APIRouter:
             "address": asked.address(asked.before),
             "newest": asked.address(None),
             "live": PULSE,
+            "limit": LIMIT,
         }
         try:
-            found = await site.live.jobs(asked.filter(time.time()), asked.before or None)
+            found = await site.live.jobs(asked.filter(time.time()), asked.before or None, LIMIT)
         except ServiceError as error:
             away = Away(service="DynamoDB", error=str(error), since=time.time())
             return pages.page("jobs.html", away=away, list=None, further=None, **values)

@@ -26,7 +26,7 @@ def overview_router(site: Site, pages: Pages) -> APIRouter:
 
     async def beat() -> str:
         view = await site.live.pipeline()
-        return event("pipeline", pages.render("_pipeline.html", **_values(site, view)))
+        return event("pipeline", pages.render("_pipeline.html", **_values(view)))
 
     async def pulse() -> str:
         return event("pulse", "")
@@ -37,7 +37,7 @@ def overview_router(site: Site, pages: Pages) -> APIRouter:
             view = await asyncio.wait_for(site.live.pipeline(), SOON)
         except TimeoutError:
             return pages.page("pipeline.html", live=EVENTS, view=None)
-        return pages.page("pipeline.html", live=EVENTS, **_values(site, view))
+        return pages.page("pipeline.html", live=EVENTS, **_values(view))
 
     for address, stream in ((EVENTS, Stream(beat)), (PULSE, Stream(pulse))):
         router.add_api_route(address, _watch(stream))
@@ -52,11 +52,6 @@ def _watch(stream: Stream) -> Callable[[], Awaitable[StreamingResponse]]:
     return watch
 
 
-def _values(site: Site, view: PipelineView) -> dict[str, Any]:
-    stats = site.stats.snapshot()
-    return {
-        "view": view,
-        "flow": draw(view),
-        "stats": stats,
-        "online": [worker for worker in stats.workers if worker.online],
-    }
+def _values(view: PipelineView) -> dict[str, Any]:
+    online = sum(worker.online for worker in view.at_work.workers)
+    return {"view": view, "flow": draw(view), "stats": view.at_work, "online": online}

@@ -43,6 +43,7 @@ def make_templates(clock: Callable[[], float] = time.time) -> Environment:
         "iso": iso,
         "readable": readable,
         "short": short,
+        "last": last,
     }
     return templates
 
@@ -74,7 +75,9 @@ def rate(per_second: float | None) -> str:
         return UNKNOWN
     if per_second == 0:
         return "0/s"
-    return f"{per_second:,.3g}/s" if per_second >= 1 else f"{per_second * 60:.2g}/min"
+    if per_second >= 100:
+        return f"{per_second:,.0f}/s"
+    return f"{per_second:.3g}/s" if per_second >= 1 else f"{per_second * 60:.2g}/min"
 
 
 def duration(seconds: float | None) -> str:
@@ -130,7 +133,10 @@ def readable(data: str | Mapping[str, Any] | None) -> str:
 
 
 def short(name: str) -> str:
-    """The first group of a UUID and the last part of a class's name, for lists; other names as they are."""
-    if len(name) == 36 and name.count("-") == 4:
-        return name[:8]
+    """The first group of a UUID, for lists; other names as they are."""
+    return name[:8] if len(name) == 36 and name.count("-") == 4 else name
+
+
+def last(name: str) -> str:
+    """A class's name without its module."""
     return name.rsplit(".", 1)[-1]
