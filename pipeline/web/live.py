@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from config.settings import Settings
 from pipeline.deadletters import Filter
@@ -58,7 +58,7 @@ class Live:
         self._stats = stats
         self._views = views
         self._letters = letters
-        self._kept: OrderedDict[Hashable, Shared[Any]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, ...], Shared[Any]] = OrderedDict()
         #: Since when each service is away.
         self._since: dict[str, float] = {}
 
@@ -138,13 +138,23 @@ class Live:
             self._kept.clear()
 
     async def _shared(
-        self, key: Hashable, read: Callable[[], T], lifetime: float = LIFETIME, timeout: float = READ_TIMEOUT
+        self,
+        key: tuple[Hashable, ...],
+        read: Callable[[], T],
+        lifetime: float | None = None,
+        timeout: float | None = None,
     ) -> T:
+        """What was read a moment ago, or is being read, or is read now."""
         shared = self._kept.get(key)
         if shared is None or not shared.is_fresh:
             if sum(each.is_under_way for each in self._kept.values()) >= AT_ONCE:
                 raise ServiceUnavailableError("Too much is asked for at once. Try again soon.")
-            shared = Shared(f"web-{cast(tuple[Any, ...], key)[0]}", read, timeout=timeout, lifetime=lifetime)
+            shared = Shared(
+                f"web-{key[0]}",
+                read,
+                timeout=READ_TIMEOUT if timeout is None else timeout,
+                lifetime=LIFETIME if lifetime is None else lifetime,
+            )
             self._kept[key] = shared
         self._kept.move_to_end(key)
         while len(self._kept) > KEPT:
