@@ -21,6 +21,9 @@ _NUMBERS = TypeDeserializer()
 
 T = TypeVar("T")
 
+#: Seconds that others may hold dead letters: one that dies while it looks holds them for a minute.
+LOOKING = 75.0
+
 #: A topic, as Kafka knows it, and the number of a partition.
 Place = tuple[str, int]
 
@@ -183,26 +186,38 @@ class Observer:
     # ─── SQS ───
 
     def depth(self) -> tuple[int, int, int]:
-        """Available, in flight, delayed."""
-        answer: Mapping[Any, str] = self._sqs.get_queue_attributes(
-            QueueUrl=self.queue_url, AttributeNames=["All"]
-        )["Attributes"]
+        """Available, in flight, delayed on the task queue."""
+        return self._depth_of(self.queue_url)
+
+    def _depth_of(self, url: str) -> tuple[int, int, int]:
+        answer: Mapping[Any, str] = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])[
+            "Attributes"
+        ]
         names = ("", "NotVisible", "Delayed")
         available, hidden, delayed = (int(answer[f"ApproximateNumberOfMessages{name}"]) for name in names)
         return available, hidden, delayed
 
     def letters(self) -> list[Mapping[str, Any]]:
         """What is or was on the dead-letter queue when looked at; it stays there."""
+        deadline = time.monotonic() + LOOKING
+        while not self._look_at_letters():
+            assert time.monotonic() < deadline, "somebody holds dead letters and does not let go of them"
+            time.sleep(0.2)
+        return list(self._letters.values())
+
+    def _look_at_letters(self) -> bool:
+        """Whether all could be seen: who looks too, as a sweep does, hides what it sees for that time."""
         handles = []
         while answer := self._receive_letters():
             self._letters |= {each["MessageId"]: each for each in answer}
             handles += [each["ReceiptHandle"] for each in answer]
+        waiting, hidden, delayed = self._depth_of(self.dlq_url)
         for handle in handles:
             # In sight again at once, for whoever redrives them.
             self._sqs.change_message_visibility(
                 QueueUrl=self.dlq_url, ReceiptHandle=handle, VisibilityTimeout=0
             )
-        return list(self._letters.values())
+        return waiting + hidden + delayed == len(handles)
 
     def _receive_letters(self) -> list[Any]:
         answer = self._sqs.receive_message(

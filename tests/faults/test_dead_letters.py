@@ -17,6 +17,6 @@ def test_a_failed_part_is_redriven(world: World, ordinal: int) -> None:
     world.verify()
     world.mend()
     for each in (sent, others):
-        world.cli("dlq", "redrive", "--job", each.job_id, "--yes", "--out-of-order")
+        world.redrive(each)
     world.load.expect("mended", sent, others)
     world.verify()

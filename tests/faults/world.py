@@ -261,6 +261,11 @@ class World:
         assert done.returncode == 0, done.stdout
         return done.stdout
 
+    def redrive(self, sent: Input) -> None:
+        """Redrive its dead letter; again, where it was not in sight because the sweep looked at it too."""
+        command = ("dlq", "redrive", "--job", sent.job_id, "--yes", "--out-of-order", "--json")
+        self.wait(lambda: '"redriven"' in self.cli(*command), f"{sent.key} is redriven")
+
     # ─── The proof ───
 
     def begin(self) -> None:
