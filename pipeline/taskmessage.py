@@ -122,8 +122,9 @@ class TaskHeader(BaseModel):
         try:
             return cls.model_validate(headers[HEADER])
         except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'it'}: {e['msg']}" for e in error.errors())
             raise InvalidInputError(
-                f"the task's header {HEADER!r} is not of this version: {error}"
+                f"the task's header {HEADER!r} is not of this version: {wrong}"
             ) from error
 
 
