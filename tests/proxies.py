@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can cut: what a network failure looks like to a client."""
+"""A TCP proxy that a test can cut or silence: what a network failure looks like to a client."""
 
 import contextlib
 import socket
@@ -15,6 +15,7 @@ class Proxy:
         address = urlsplit(target)
         self._target = (address.hostname or "127.0.0.1", address.port or 80)
         self._sockets: set[socket.socket] = set()
+        self._silent: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._cut = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -48,6 +49,11 @@ class Proxy:
         with self._lock:
             self._cut = False
 
+    def silence(self) -> None:
+        """Forward nothing more on the present connections, as a firewall that forgot them; new ones work."""
+        with self._lock:
+            self._silent |= self._sockets
+
     def _accept(self) -> None:
         while True:
             try:
@@ -62,18 +68,23 @@ class Proxy:
                 if self._cut:
                     return
                 self._sockets |= {client, server}
-            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+            back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
             back.start()
-            _pump(client, server)
+            self._pump(client, server)
             back.join()
             with self._lock:
                 self._sockets -= {client, server}
+                self._silent -= {client, server}
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                if source not in self._silent:
+                    sink.sendall(data)
+        _shut(source, sink)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65_536):
-            sink.sendall(data)
-    for each in (source, sink):
+def _shut(*sockets: socket.socket) -> None:
+    for each in sockets:
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)

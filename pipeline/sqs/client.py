@@ -34,26 +34,29 @@ _lock = threading.Lock()
 _clients: dict[tuple[object, ...], "SQSClient"] = {}
 
 
-def sqs_client(settings: Settings) -> "SQSClient":
+def sqs_client(settings: Settings, *, answer_within: float | None = None) -> "SQSClient":
     """The client of this process for ``settings``; threads may share it.
+
+    ``answer_within``: its calls are tried once and end after so many seconds; none may be a long poll.
 
     Region, endpoint, profile and credentials come from boto3's own chain, which reads ``AWS_*``: a process
     that changes those (tests that speak to two sets of services) gets a client of its own for each.
     """
     chain = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-    key = (settings.sqs_wait_time_seconds, chain)
+    key = (settings.sqs_wait_time_seconds, answer_within, chain)
     with _lock:
         if key not in _clients:
-            _clients[key] = _make_client(settings)
+            _clients[key] = _make_client(settings, answer_within)
         return _clients[key]
 
 
-def _make_client(settings: Settings) -> "SQSClient":
+def _make_client(settings: Settings, answer_within: float | None) -> "SQSClient":
+    read_timeout = answer_within or settings.sqs_wait_time_seconds + ANSWER_MARGIN
     # A session of its own: making clients on boto3's shared default session is not thread-safe.
     config = Config(
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=settings.sqs_wait_time_seconds + ANSWER_MARGIN,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=min(CONNECT_TIMEOUT, read_timeout),
+        read_timeout=read_timeout,
+        retries={"mode": "standard", "total_max_attempts": 1 if answer_within else ATTEMPTS},
         max_pool_connections=CONNECTIONS,
         tcp_keepalive=True,
         # Requests are built in this package only, from typed fields; checking them costs CPU at each call.

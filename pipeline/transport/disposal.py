@@ -11,6 +11,7 @@ import structlog
 from pipeline.batches import Batches
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
+from pipeline.transport.claims import Claims
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
 
@@ -40,8 +41,8 @@ class Disposal:
         self._intake = intake
         self._queue_named = queue_named
         self._orders: Batches[_Order] = Batches(most=BATCH, enough=BATCH, linger=LINGER)
-        #: held while a visibility is set, so that a heartbeat never undoes the delay of a return
-        self.visibility = threading.Lock()
+        #: whose visibility is being changed, here or by the heartbeat
+        self.claims = Claims()
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"disposal-{n}", daemon=True) for n in range(THREADS)
@@ -110,7 +111,7 @@ class Disposal:
         while leases := [lease for lease in leases if self._intake.is_held(lease)]:
             handles = [lease.message.receipt_handle for lease in leases]
             seconds = [delays[lease.message_id] for lease in leases]
-            with self.visibility:
+            with self.claims.on_all(leases):
                 answers = target.change_visibility(list(zip(handles, seconds, strict=True)))
             leases = self._conclude(leases, handles, answers, "message.return_refused")
             self._pause_before_again(leases)

@@ -1,7 +1,13 @@
-"""The heartbeat: extends the visibility of all that is held, running or waiting, before it ends."""
+"""The heartbeat: extends the visibility of all that is held, running or waiting, before it ends.
+
+A connection that a firewall forgot answers nothing, and says nothing. So a call ends soon enough to be made
+again, on another connection, while the lease lasts; and several are made at a time, so that one that hangs
+does not cost the leases that come after it.
+"""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -17,6 +23,13 @@ log = structlog.get_logger(__name__)
 
 #: A worker whose event loop gave no sign for this many leases is wedged: its messages go to others.
 WEDGED_AFTER = 4
+#: Calls under way at a time: a thousand leases are a hundred calls.
+THREADS = 4
+
+
+def answer_within(lease_seconds: int) -> float:
+    """How long one call may take (seconds): three fit into the half of a lease that is left at the first."""
+    return max(1.0, lease_seconds / 10)
 
 
 class Heartbeat:
@@ -35,6 +48,7 @@ class Heartbeat:
         self._wedged = False
         self._unanswered = False
         self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="heartbeat")
         self._thread = threading.Thread(target=self._work, name="heartbeat", daemon=True)
         self._thread.start()
 
@@ -46,9 +60,11 @@ class Heartbeat:
         """End the thread; leases are no longer extended. Does not wait long for a call under way."""
         self._stop.set()
         self._thread.join(1.0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _work(self) -> None:
-        while not self._stop.wait(self._lease_seconds / 6):
+        pause = self._lease_seconds / 6
+        while not self._stop.wait(max(0.5, pause / 2) if self._unanswered else pause):
             try:
                 self._beat()
             except Exception:
@@ -64,12 +80,8 @@ class Heartbeat:
         if wedged:
             return
         self._drop_overdue()
-        failed: list[tuple[Lease, ServiceError]] = []
-        for name, leases in by_queue(self._intake.due(now + self._lease_seconds * 2 / 3)).items():
-            target = self._queue_named(name)
-            for start in range(0, len(leases), BATCH):
-                failed += self._extend(target, leases[start : start + BATCH])
-        self._note(failed)
+        batches = _in_batches(self._intake.due(now + self._lease_seconds * 2 / 3))
+        self._note([failure for failures in self._pool.map(self._extend, batches) for failure in failures])
 
     def _drop_overdue(self) -> None:
         """A run that outlived its limit and the time to kill it has nobody left to report it."""
@@ -77,10 +89,13 @@ class Heartbeat:
             log.error("lease.overdue", queue=lease.queue, message_id=lease.message_id)
             self._disposal.give_back(lease)
 
-    def _extend(self, target: SqsQueue, leases: list[Lease]) -> list[tuple[Lease, ServiceError]]:
-        with self._disposal.visibility:
-            # Looked at under the lock: one given back meanwhile keeps the delay it was given.
-            ours = [x for x in leases if self._intake.is_held(x) and x.phase is not Phase.RETURNING]
+    def _extend(self, leases: list[Lease]) -> list[tuple[Lease, ServiceError]]:
+        with self._disposal.claims.on_free(leases) as claimed:
+            # Looked at once claimed: one given back meanwhile keeps the delay it was given.
+            ours = [x for x in claimed if self._intake.is_held(x) and x.phase is not Phase.RETURNING]
+            if not ours:
+                return []
+            target = self._queue_named(ours[0].queue)
             asked_at = boottime()
             handles = [lease.message.receipt_handle for lease in ours]
             answers = target.change_visibility([(handle, self._lease_seconds) for handle in handles])
@@ -109,3 +124,13 @@ class Heartbeat:
                 log.warning("lease.lost", queue=lease.queue, message_id=lease.message_id, error=str(error))
                 # Behind a head that another worker may have now, nothing may start here.
                 self._disposal.release(self._intake.cut(lease.lane))
+
+
+def _in_batches(leases: Iterable[Lease]) -> list[list[Lease]]:
+    """What one call extends: of one queue, those that end first in the first."""
+    soonest = sorted(leases, key=lambda lease: lease.deadline)
+    return [
+        here[start : start + BATCH]
+        for here in by_queue(soonest).values()
+        for start in range(0, len(here), BATCH)
+    ]

@@ -10,7 +10,7 @@ from config.settings import Settings
 from pipeline.errors import ServiceError
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.transport.disposal import Disposal
-from pipeline.transport.heartbeat import Heartbeat
+from pipeline.transport.heartbeat import Heartbeat, answer_within
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import Lease
 from pipeline.transport.receiver import Receiver
@@ -41,7 +41,7 @@ class Inbound:
             on_ready=lambda: self.on_ready(), on_unwanted=lambda leases: self.disposal.release(leases)
         )
         self.disposal = Disposal(self.intake, self.queue)
-        self.heartbeat = Heartbeat(self.intake, self.disposal, self.queue, settings.sqs_lease_seconds)
+        self.heartbeat = Heartbeat(self.intake, self.disposal, self._prompt_queue, settings.sqs_lease_seconds)
 
     def queue(self, name: str) -> SqsQueue:
         """The queue of that name."""
@@ -50,6 +50,11 @@ class Inbound:
             queue = SqsQueue(sqs_client(self._settings), self._settings.queue_url(name))
             self._queues[name] = queue
         return queue
+
+    def _prompt_queue(self, name: str) -> SqsQueue:
+        """The same, for calls that end in time for another."""
+        client = sqs_client(self._settings, answer_within=answer_within(self._settings.sqs_lease_seconds))
+        return SqsQueue(client, self._settings.queue_url(name))
 
     def consume(self, name: str) -> None:
         """Start receiving from a queue; nothing while that is switched off.

@@ -442,3 +442,33 @@ def test_while_sqs_is_away_what_is_held_stays_and_what_is_done_is_deleted_later(
                 message.ack()
             broker.wait_depth(0, 0)
             assert len(broker.got) == 3
+
+
+def test_connections_that_fell_silent_cost_no_lease(
+    services: Services, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a return that hangs on one: what is held is extended in time on others."""
+    lease = 6
+    direct = services.environment["AWS_ENDPOINT_URL_SQS"]
+    with Proxy(direct) as proxy:
+        settings = make_settings(services, SQS_LEASE_SECONDS=str(lease), AWS_ENDPOINT_URL_SQS=proxy.url)
+        with open_broker(settings) as broker:
+            with monkeypatch.context() as patch:
+                patch.setenv("AWS_ENDPOINT_URL_SQS", direct)
+                others = SqsQueue(sqs_client(settings), settings.queue_url(settings.task_queue))
+            broker.publish(1, 4)
+            broker.publish(2, 3, message_group="a")
+            broker.consume()
+            broker.drain_to(3)
+            # The heartbeat has connections of its own, open by now.
+            broker.idle(lease / 2)
+            proxy.silence()
+            next(message for message in broker.got if number(message) == 4).reject()
+            end = time.monotonic() + 2 * lease
+            while time.monotonic() < end:
+                broker.idle(0.5)
+                lost = others.receive(wait_seconds=0, visibility_seconds=1)
+                # The return is under way for longer than that message's lease.
+                assert not [each for each in lost if "[[4]" not in each.body]
+            leases = [broker.inbound.intake.delivered(message.delivery_tag) for message in broker.got[:3]]
+            assert sorted(each.message.receive_count for each in leases if each) == [1, 1]
