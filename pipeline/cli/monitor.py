@@ -17,7 +17,7 @@ from pipeline.monitoring.sqs import (
     Reading,
     Sample,
     SqsMonitor,
-    retry_histogram,
+    attempts_histogram,
     trend,
 )
 
@@ -127,7 +127,7 @@ Dead letters are looked at without being taken away."""
 @_watch
 @_json
 def sqs(profile: str | None, region: str | None, sample: int, live: bool, watch: bool, as_json: bool) -> None:
-    """Queue depths, dead letters and their trend, retries."""
+    """Queue depths, dead letters and their trend, attempts."""
     settings = read_settings()
     # boto3's own chain reads these; the client is made after.
     os.environ.update(_given(AWS_PROFILE=profile, AWS_DEFAULT_REGION=region))
@@ -178,7 +178,7 @@ def _sqs_view(earlier: Reading | None, now: Reading, dead: list[Sample]) -> View
 def _sampled(samples: list[Sample]) -> View:
     return {
         "sample": [asdict(sample) for sample in samples],
-        "retry_histogram": {str(retries): count for retries, count in retry_histogram(samples).items()},
+        "attempts_histogram": {str(each): count for each, count in attempts_histogram(samples).items()},
         "oldest_seconds": max((sample.age_seconds for sample in samples), default=None),
     }
 

@@ -29,7 +29,7 @@ def print_kafka(view: dict[str, Any], *, brief: bool) -> None:
 
 
 def print_sqs(view: dict[str, Any]) -> None:
-    """Depths, the dead letters' trend, a sample of them and their retries."""
+    """Depths, the dead letters' trend, a sample of them and their attempts."""
     table = _table("queue", "role", "available", "in flight", "delayed")
     for queue in view["queues"]:
         counts = (str(queue[name]) for name in ("available", "in_flight", "delayed"))
@@ -87,20 +87,20 @@ def _print_group(group: dict[str, Any]) -> None:
 def _print_samples(view: dict[str, Any]) -> None:
     if not view["sample"]:
         return
-    table = _table("message", "age", "retries", "task", "job", "reason")
+    table = _table("message", "age", "attempts", "task", "job", "reason")
     for sample in view["sample"]:
         reason = (sample["attributes"].get("reason") or "").replace("\n", " ")
         table.add_row(
             sample["message_id"],
             f"{sample['age_seconds']:.0f} s",
-            str(sample["retries"]),
+            str(sample["attempts"]),
             sample["task"] or "",
             sample["job_id"] or "",
             reason[:CUT],
         )
     _print(table)
-    counts = ", ".join(f"{count} with {retries}" for retries, count in view["retry_histogram"].items())
-    click.echo(f"retries of these: {counts}")
+    counts = ", ".join(f"{count} with {each}" for each, count in view["attempts_histogram"].items())
+    click.echo(f"attempts of these: {counts}")
 
 
 def _table(*columns: str) -> Table:

@@ -79,7 +79,7 @@ class Sample:
     age_seconds: float
     receive_count: int
     #: Failed runs as recorded with a dead letter; else the deliveries before this look.
-    retries: int
+    attempts: int
     task: str | None
     job_id: str | None
     #: What this project sent beside the body: why it is a dead letter.
@@ -115,9 +115,9 @@ def trend(earlier: Reading | None, now: Reading) -> Trend | None:
     return Trend(change=now.dlq_depth - earlier.dlq_depth, seconds=now.at - earlier.at)
 
 
-def retry_histogram(samples: Iterable[Sample]) -> dict[int, int]:
-    """How many of the samples had how many retries."""
-    return dict(sorted(Counter(sample.retries for sample in samples).items()))
+def attempts_histogram(samples: Iterable[Sample]) -> dict[int, int]:
+    """How many of the samples had how many attempts."""
+    return dict(sorted(Counter(sample.attempts for sample in samples).items()))
 
 
 def _reading(queue: SqsQueue, role: Literal["tasks", "dlq"]) -> QueueReading:
@@ -150,7 +150,7 @@ def _view(message: ReceivedMessage, now: float) -> Sample:
         sent_at=message.sent_at,
         age_seconds=round(max(0.0, now - message.sent_at), 1),
         receive_count=message.receive_count,
-        retries=int(attempts) if attempts.isdigit() else max(0, message.receive_count - 1),
+        attempts=int(attempts) if attempts.isdigit() else max(0, message.receive_count - 1),
         task=headers.get("task"),
         job_id=about.get("job_id") if isinstance(about, dict) else None,
         attributes=message.attributes,

@@ -138,7 +138,7 @@ def test_groups_can_be_listed(run: Run, settings: Settings, services: Services) 
 
 
 def test_sqs_shows_dead_letters_and_leaves_them(run: Run, settings: Settings) -> None:
-    """Depths, a sample with reasons, retries; looking again shows the same."""
+    """Depths, a sample with reasons, attempts; looking again shows the same."""
     dlq = SqsQueue(sqs_client(settings), settings.sqs_dlq_url)
     dead = [
         OutgoingMessage(
@@ -153,7 +153,7 @@ def test_sqs_shows_dead_letters_and_leaves_them(run: Run, settings: Settings) ->
     for _ in range(2):
         shown = view(run("sqs", "--json"))
         assert shown["dlq"]["depth"] == 3
-        assert shown["dlq"]["retry_histogram"] == {"1": 1, "4": 2}
+        assert shown["dlq"]["attempts_histogram"] == {"1": 1, "4": 2}
         sample = shown["dlq"]["sample"][0]
         assert (sample["task"], sample["job_id"]) == ("extract", "j1")
         assert sample["attributes"]["reason"] == "no such file"
@@ -161,7 +161,7 @@ def test_sqs_shows_dead_letters_and_leaves_them(run: Run, settings: Settings) ->
     assert dlq.depth().available == 3
     text = run("sqs").stdout
     assert "dead letters: 3" in text
-    assert "retries of these: 1 with 1, 2 with 4" in text
+    assert "attempts of these: 1 with 1, 2 with 4" in text
 
 
 def test_the_live_queue_is_looked_at_only_with_a_warning(run: Run, settings: Settings) -> None:
