@@ -19,6 +19,7 @@ Examples:
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
   python -m benchmarks outage                      the bridge while SQS is away for a minute
   python -m benchmarks soak                        200,000 tasks: does memory stay level?
+  python -m benchmarks page                        first paint of the jobs page with 10,000 jobs
 """
 
 services_option = click.option(
@@ -163,6 +164,19 @@ def outage(events: int, seconds: float, services_name: str, as_json: bool) -> No
 
     with running_services(services_name) as services:
         show(benchmark.run(services, events, seconds), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--jobs", type=click.IntRange(min=1), default=10_000, show_default=True)
+@click.option("--loads", type=click.IntRange(min=1), default=10, show_default=True, help="Of each page.")
+@local_option
+@json_option
+def page(jobs: int, loads: int, services_name: str, as_json: bool) -> None:
+    """First paint of the jobs page's pages in Chromium, with nothing read before."""
+    from benchmarks import page as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, jobs, loads), as_json)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What all pages have in common: the frame, headers that keep a browser from harm, forms, what was said."""
 
+import asyncio
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, quote, urlencode
 
 from fastapi import HTTPException, Request
@@ -36,6 +37,11 @@ AGES = {
 
 #: What actions said is kept for so many of them.
 KEPT = 500
+
+#: Seconds that a page waits for what it shows: a person should see something within 0.3.
+SOON = 0.1
+
+T = TypeVar("T")
 
 #: Bytes of a form: an event, written as a form has it.
 FORM_BYTES = 4_000_000
@@ -126,6 +132,14 @@ def asset(name: str) -> str:
 def since(age: str, now: float) -> float | None:
     """The moment that an age means, in steps of ten seconds: who asks at about the same time shares."""
     return (now - AGES[age][0]) // 10 * 10 if age in AGES else None
+
+
+async def soon(read: Awaitable[T]) -> T | None:
+    """What is read, when it is there soon; None else: then the page is shown without, and fetches it."""
+    try:
+        return await asyncio.wait_for(read, SOON)
+    except TimeoutError:
+        return None
 
 
 async def read_form(request: Request) -> Mapping[str, list[str]]:

@@ -14,7 +14,7 @@ from pipeline.errors import PipelineError, ServiceError
 from pipeline.jobs import JobState
 from pipeline.web.access import Actor, log_action
 from pipeline.web.model import Away, JobFilter
-from pipeline.web.pages.frame import Pages, Said, field, path, read_form, since
+from pipeline.web.pages.frame import Pages, Said, field, path, read_form, since, soon
 from pipeline.web.pages.overview import PULSE
 from pipeline.web.pages.tellings import told, told_replay
 from pipeline.web.pages.timeline import spans
@@ -78,12 +78,20 @@ def jobs_router(site: Site, pages: Pages) -> APIRouter:
             "live": PULSE,
             "limit": LIMIT,
         }
+        # Only the newest page changes by itself.
+        beats = [] if asked.before else ["sse:pulse throttle:1s"]
+        wanted = site.live.jobs(asked.filter(time.time()), asked.before or None, LIMIT)
         try:
-            found = await site.live.jobs(asked.filter(time.time()), asked.before or None, LIMIT)
+            # What a page fetches is waited for, so that it comes.
+            found = await wanted if "hx-request" in request.headers else await soon(wanted)
         except ServiceError as error:
             away = Away(service="DynamoDB", error=str(error), since=time.time())
-            return pages.page("jobs.html", away=away, list=None, further=None, **values)
-        return pages.page("jobs.html", away=None, list=found, further=asked.address(found.next), **values)
+            return pages.page("jobs.html", away=away, list=None, trigger=", ".join(beats), **values)
+        if found is None:
+            beats.append("load")
+        else:
+            values["further"] = asked.address(found.next)
+        return pages.page("jobs.html", away=None, list=found, trigger=", ".join(beats), **values)
 
     @router.get("/jobs/{job_id}")
     async def job(job_id: str, request: Request) -> HTMLResponse:

@@ -1,6 +1,5 @@
 """The pipeline's page: all stages with what is between them, as it is now."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,12 +8,9 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 
 from pipeline.web.model import PipelineView
 from pipeline.web.pages.flow import draw
-from pipeline.web.pages.frame import Pages
+from pipeline.web.pages.frame import Pages, soon
 from pipeline.web.pages.stream import HEADERS, Stream, event
 from pipeline.web.site import Site
-
-#: Seconds that the page waits for what it shows; what takes longer comes with the first event.
-SOON = 0.25
 
 #: Addresses of the streams: the pipeline itself, and a beat for pages that then look for themselves.
 EVENTS, PULSE = "/watch/pipeline", "/watch/pulse"
@@ -33,11 +29,8 @@ def overview_router(site: Site, pages: Pages) -> APIRouter:
 
     @router.get("/", response_class=HTMLResponse)
     async def overview() -> HTMLResponse:
-        try:
-            view = await asyncio.wait_for(site.live.pipeline(), SOON)
-        except TimeoutError:
-            return pages.page("pipeline.html", live=EVENTS, view=None)
-        return pages.page("pipeline.html", live=EVENTS, **_values(view))
+        view = await soon(site.live.pipeline())
+        return pages.page("pipeline.html", live=EVENTS, **(_values(view) if view else {"view": None}))
 
     for address, stream in ((EVENTS, Stream(beat)), (PULSE, Stream(pulse))):
         router.add_api_route(address, _watch(stream))
