@@ -21,6 +21,9 @@ TOPIC_VARIABLE = "KAFKA_TOPIC_"
 #: arn:partition:kafka:region:account:cluster/name/uuid
 MSK_CLUSTER_ARN = r"^arn:[^:]+:kafka:[^:]+:\d{12}:cluster/[^/]+/[^/]+$"
 
+#: Characters of a wrong value that are shown.
+VALUE_SHOWN = 100
+
 #: Logical topics that every service has beside those of its stages.
 ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC = "errors", "dlq", "jobs"
 
@@ -111,7 +114,7 @@ class Settings(BaseModel):
     @classmethod
     def _fifo(cls, value: str) -> str:
         if not value.endswith(".fifo"):
-            raise ValueError(f"{value!r} is not a FIFO queue: its name must end in .fifo")
+            raise ValueError("not a FIFO queue: its name must end in .fifo")
         return value
 
     @model_validator(mode="after")
@@ -190,16 +193,12 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error)) from error
+        raise ConfigurationError(_explain(error, values)) from error
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
     missing = [str(e["loc"][0]).upper() for e in error.errors() if e["type"] == "missing"]
-    wrong = [
-        f"{str(e['loc'][0]).upper() if e['loc'] else 'settings'}: {e['msg']}"
-        for e in error.errors()
-        if e["type"] != "missing"
-    ]
+    wrong = [_wrong(e, values) for e in error.errors() if e["type"] != "missing"]
     lines = []
     if missing:
         lines.append(f"Not set in the environment: {', '.join(missing)}.")
@@ -207,3 +206,19 @@ def _explain(error: ValidationError) -> str:
         lines.append("Wrong in the environment: " + "; ".join(wrong) + ".")
     lines.append('config/example.env explains each; "pipeline stack env" prints a set that works locally.')
     return "\n".join(lines)
+
+
+def _wrong(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """One wrong setting with its value; what is a secret, also in another's place, is not shown."""
+    why = str(error["msg"]).removeprefix("Value error, ")
+    if not error["loc"]:
+        return why
+    name = str(error["loc"][0])
+    value = str(values.get(name, ""))
+    secrets = {values[each] for each in _secret_names() if each in values}
+    shown = "" if name in _secret_names() or value in secrets else f"={value[:VALUE_SHOWN]}"
+    return f"{name.upper()}{shown}: {why}"
+
+
+def _secret_names() -> set[str]:
+    return {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}

@@ -30,9 +30,10 @@ def test_one_error_lists_all_that_is_missing() -> None:
 def test_wrong_values_name_the_variable() -> None:
     """A value that cannot be used is named with its variable, beside what is missing."""
     with pytest.raises(ConfigurationError) as caught:
-        load_settings({"MAX_RETRIES": "many", "SQS_LEASE_SECONDS": "1"})
-    assert "MAX_RETRIES" in str(caught.value)
-    assert "SQS_LEASE_SECONDS" in str(caught.value)
+        load_settings({"MAX_RETRIES": "many", "SQS_LEASE_SECONDS": "1", "LOG_LEVEL": "LOUD"})
+    assert "MAX_RETRIES=many: " in str(caught.value)
+    assert "SQS_LEASE_SECONDS=1: " in str(caught.value)
+    assert "LOG_LEVEL=LOUD: " in str(caught.value)
     assert "SERVICE_NAME" in str(caught.value)
 
 
