@@ -21,8 +21,10 @@ def main(arguments: list[str]) -> int:
     """Run them; pytest's exit code."""
     long = "--long" in arguments
     given = [each for each in arguments if each != "--long"]
-    # One after the other: the plugin is in this process, and the long scale wants the machine for itself.
-    options = [str(Path(__file__).parent), "-n", "0", "-v", "--durations=0", "--durations-min=1"]
+    # The short ones mostly wait, so two files at a time. The long scale wants the machine for itself, and its
+    # plugin is in this process only.
+    at_a_time = ["-n", "0"] if long else ["-n", "2", "--dist", "loadfile"]
+    options = [str(Path(__file__).parent), *at_a_time, "-v", "--durations=0", "--durations-min=1"]
     return int(pytest.main([*options, *given], plugins=[Long()] if long else []))
 
 

@@ -1,7 +1,7 @@
 """The world that faults share: made when first needed, and anew after a fault that was not survived."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,6 +91,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(TIMEOUT * (10 if long else 1)))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much went through."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    figures = [
+        dict(report.user_properties) for report in reports if getattr(report, "when", "") == "teardown"
+    ]
+    faults = [each for each in figures if "events" in each]
+    if not faults:
+        return
+    events, parts, runs = (sum(each[name] for each in faults) for name in ("events", "parts", "runs"))
+    entities = max(each["entities"] for each in faults)
+    held = sum(each["held"] for each in faults)
+    terminalreporter.write_line(
+        f"{len(faults)} faults: {events:,} events of up to {entities:,} entities and {parts:,} parts, "
+        f"{runs:,} runs of user code; all promises held in {held}"
+    )
+
+
 @pytest.fixture(scope="session")
 def scale(request: pytest.FixtureRequest) -> Scale:
     """How much goes through."""
@@ -125,10 +143,12 @@ def worlds(
 
 
 @pytest.fixture
-def world(worlds: Worlds) -> Iterator[World]:
+def world(worlds: Worlds, record_property: Callable[[str, object], None]) -> Iterator[World]:
     """One bridge and two workers at work, and an empty ledger."""
     world = worlds.current()
     world.ready()
     world.begin()
     yield world
+    for name, number in world.figures().items():
+        record_property(name, number)
     world.end()

@@ -47,13 +47,14 @@ class FaultStack(LocalStack):
             self._kafka.process.signal(signal.SIGKILL)
         stop([self._kafka.process], grace=20)
 
-    def freeze_kafka(self) -> None:
-        """The broker keeps its connections and says nothing."""
+    @contextlib.contextmanager
+    def frozen_kafka(self) -> Iterator[None]:
+        """The broker keeps its connections and says nothing while the block runs."""
         self._kafka.process.signal(signal.SIGSTOP)
-
-    def thaw_kafka(self) -> None:
-        """It goes on."""
-        self._kafka.process.signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._kafka.process.signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -143,10 +143,19 @@ def count_crate(piece: Piece) -> int:
 
 @count_crate.split
 def pieces(item: Item) -> Iterator[Piece]:
-    """As many as the item says."""
+    """As many as the item says; more at each further run, when it is to be one that ``grows``."""
     note("split", "count_crate", item.key)
-    for ordinal in range(item.parts):
+    more = earlier_runs(item.key) if item.do == "grows" else 0
+    for ordinal in range(item.parts + more):
         yield Piece(item=item, ordinal=ordinal)
+
+
+def earlier_runs(key: str) -> int:
+    """How often this was asked for the same item before."""
+    flags = Path(os.environ["FAULTS_EFFECTS"]).parent
+    earlier = len(list(flags.glob(f"split-{key}-*")))
+    (flags / f"split-{key}-{earlier}").touch()
+    return earlier
 
 
 @count_crate.gather

@@ -1,9 +1,14 @@
 """The Kafka broker is stopped, killed or frozen under load, and comes back."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.faults.marks import long_only
 from tests.faults.world import World
+
+NARROW = Path(__file__).with_name("narrow")
 
 
 @pytest.mark.parametrize(
@@ -23,11 +28,26 @@ def test_the_broker_goes_and_comes_back(world: World, kill: bool) -> None:
 def test_the_broker_is_frozen(world: World) -> None:
     """Connections stay, and nothing answers."""
     world.load.send(seconds=0.05)
-    world.stack.freeze_kafka()
-    world.pass_time(8)
-    world.stack.thaw_kafka()
+    with world.stack.frozen_kafka():
+        world.pass_time(8)
     world.load.send()
     world.verify()
+
+
+def test_the_producers_queue_is_full(world: World) -> None:
+    """More has ended than a worker's producer holds: the rest waits its turn, and none of it runs again."""
+    for worker in world.of("worker"):
+        world.stop(worker)
+    path = os.pathsep.join(filter(None, (str(NARROW), os.environ.get("PYTHONPATH"))))
+    narrow = [world.start("worker", PYTHONPATH=path, FAULTS_QUEUE="5") for _ in range(2)]
+    world.wait(lambda: all(process.at_work for process in narrow), "at work")
+    world.load.send(seconds=0.2)
+    world.wait(lambda: not any(world.observer.lag().values()), "all is on the queue")
+    with world.stack.frozen_kafka():
+        world.wait((world.folder / "queue-full").exists, "a full queue")
+    world.verify(runs=1)
+    for worker in narrow:
+        world.stop(worker)
 
 
 def test_workers_die_while_the_broker_is_away(world: World) -> None:

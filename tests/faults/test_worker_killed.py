@@ -43,3 +43,24 @@ def test_between_steps(world: World, actions: tuple[str, ...], holding: str, aft
         hold.let_go()
     world.start("worker")
     world.verify()
+
+
+@pytest.mark.parametrize(
+    "after", [pytest.param(False, id="not sent"), pytest.param(True, id="sent, unheard")]
+)
+def test_a_split_is_cut_short(world: World, after: bool) -> None:
+    """Killed with its parts sealed and not all sent: those are sent, whatever a second run would make."""
+    for worker in world.of("worker"):
+        world.stop(worker)
+    victim = world.start("worker", client="victim")
+    world.wait(lambda: victim.at_work, "at work")
+    hold = Hold(after=after)
+    crate = world.load.item("crates", entity=0, parts=25, do="grows")
+    with world.wire.rule(hold, "SendMessageBatch", client="victim", holding=crate.job_id):
+        world.load.produce([crate])
+        hold.wait()
+        world.kill(victim)
+        hold.let_go()
+    world.load.send()
+    world.ready()
+    world.verify()

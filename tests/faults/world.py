@@ -294,6 +294,17 @@ class World:
         jobs = [each.job_id for each in self.load.ledger]
         return verify(self.load.ledger, self.observer.look(jobs), runs=runs)
 
+    def figures(self) -> dict[str, int]:
+        """How much went through during this fault, and whether (1, 0) every promise held."""
+        ledger = self.load.ledger
+        return {
+            "events": len(ledger),
+            "entities": len({each.entity for each in ledger}),
+            "parts": sum(each.parts for each in ledger),
+            "runs": sum(line["what"] == "start" for line in self.observer.effects()),
+            "held": int(self._verified),
+        }
+
     def end(self) -> None:
         """The fault is over; one that was not verified leaves a world that nothing is known of."""
         self.broken = self.broken or not self._verified
