@@ -22,6 +22,7 @@ from pipeline.errors import (
 from pipeline.jobs import Job, JobState, PartPage
 from pipeline.submission import SubmittedJob
 from pipeline.web.access import Actor, log_action
+from pipeline.web.guarded import Guarded
 from pipeline.web.model import (
     JobDetail,
     JobFilter,
@@ -58,6 +59,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body cannot be read."},
     401: {"model": Problem, "description": "WEB_TOKEN was not given."},
     403: {"model": Problem, "description": "Refused: looking or acting is not allowed from there."},
+    413: {"model": Problem, "description": "The body is larger than any event."},
     422: {"model": Problem, "description": "The request is not as described here, or could only fail."},
     503: {"model": Problem, "description": "Kafka, SQS or DynamoDB is away. Ask again."},
 }
@@ -75,6 +77,7 @@ def make_api(site: Site) -> FastAPI:
         responses=_PROBLEMS,
         dependencies=[Depends(HTTPBearer(auto_error=False)), Depends(site.access.look)],
     )
+    api.add_middleware(Guarded)
     _tell_problems(api)
     _looking(api, site)
     _acting(api, site)

@@ -26,6 +26,7 @@ from pipeline.sqs import OutgoingMessage
 from pipeline.taskmodules import load_stages
 from pipeline.web import access
 from pipeline.web.api import PREFIX
+from pipeline.web.guarded import LARGEST
 from pipeline.web.server import jobs_server
 from tests.conftest import MakeEnvironment
 from tests.integration import mending
@@ -360,6 +361,12 @@ def test_bad_bodies_are_told(served: Served, path: str, body: bytes) -> None:
     status, answer = served.ask(path, body)
     assert status in (400, 422), answer
     assert answer["error"]
+
+
+def test_a_body_is_bounded_before_anybody_is_asked_who_they_are(served: Served) -> None:
+    """Who has no token cannot fill the memory either."""
+    body = b'{"start": "mend", "data": "' + b"x" * LARGEST + b'"}'
+    assert served.ask("/jobs", body, headers={})[0] == 413
 
 
 def test_an_entity_may_be_called_anything(served: Served) -> None:
