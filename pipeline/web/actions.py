@@ -69,10 +69,6 @@ class Actions:
             return answer
         raise answer
 
-    def redrive_job(self, job_id: str) -> Tally:
-        """Redrive all dead letters of a job."""
-        return self.redrive(Filter(job_id=job_id))
-
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job that runs; the job as it is then, None when there is none. See ``JobStore.cancel``."""
         return self._store.cancel(job_id)

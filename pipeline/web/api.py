@@ -158,11 +158,14 @@ def _acting(api: FastAPI, site: Site) -> None:
         return await live.act(lambda: actions.submit(body.start, body.event_data(), body.entity_id))
 
     @api.post("/jobs/{job_id}/redrive", responses=_NONE)
-    async def redrive_job(job_id: JobId, actor: acting) -> Tally:
-        """Put all dead letters of a job back where they came from."""
+    async def redrive_job(job_id: JobId, actor: acting, out_of_order: bool = False) -> Tally:
+        """Put all dead letters of a job back where they came from.
+
+        ``out_of_order``: also those of ordered stages, although later tasks of their entity have run.
+        """
         await _job(site, job_id)
-        log_action(actor, "redrive", job_id=job_id)
-        return await live.act(lambda: actions.redrive_job(job_id))
+        log_action(actor, "redrive", job_id=job_id, out_of_order=out_of_order)
+        return await live.act(lambda: actions.redrive(Filter(job_id=job_id), out_of_order=out_of_order))
 
     @api.post("/jobs/{job_id}/replay", responses=_NONE)
     async def replay(job_id: JobId, stage: Text, actor: acting, again: bool = False) -> ReplayTally:

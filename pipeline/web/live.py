@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -30,8 +29,8 @@ LETTERS_LIFETIME = 10.0
 #: Seconds that a read, and an action, are waited for.
 READ_TIMEOUT, LETTERS_TIMEOUT, ACTION_TIMEOUT = 5.0, 20.0, 60.0
 
-#: Different things that are kept, and that may be read at once.
-KEPT, AT_ONCE = 200, 32
+#: Different things that may be read at once.
+AT_ONCE = 32
 
 T = TypeVar("T")
 
@@ -58,7 +57,7 @@ class Live:
         self._stats = stats
         self._views = views
         self._letters = letters
-        self._kept: OrderedDict[tuple[Hashable, ...], Shared[Any]] = OrderedDict()
+        self._kept: dict[tuple[Hashable, ...], Shared[Any]] = {}
         #: Since when each service is away.
         self._since: dict[str, float] = {}
 
@@ -133,7 +132,11 @@ class Live:
     async def act(self, action: Callable[[], T]) -> T:
         """Run one of the ``Actions`` on a thread; afterwards everything is read anew."""
         try:
-            return await self._once(Shared("web-action", action, timeout=ACTION_TIMEOUT, lifetime=0))
+            return await Shared("web-action", action, timeout=ACTION_TIMEOUT, lifetime=0).get()
+        except TimeoutError as error:
+            raise ServiceUnavailableError(
+                f"It takes longer than {ACTION_TIMEOUT:g} s, and goes on. Look what became of it in a minute."
+            ) from error
         finally:
             self._kept.clear()
 
@@ -145,7 +148,7 @@ class Live:
         timeout: float | None = None,
     ) -> T:
         """What was read a moment ago, or is being read, or is read now."""
-        shared = self._kept.get(key)
+        shared: Shared[T] | None = self._kept.get(key)
         if shared is None or not shared.is_fresh:
             if sum(each.is_under_way for each in self._kept.values()) >= AT_ONCE:
                 raise ServiceUnavailableError("Too much is asked for at once. Try again soon.")
@@ -155,14 +158,7 @@ class Live:
                 timeout=READ_TIMEOUT if timeout is None else timeout,
                 lifetime=LIFETIME if lifetime is None else lifetime,
             )
-            self._kept[key] = shared
-        self._kept.move_to_end(key)
-        while len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
-        return await self._once(shared)
-
-    @staticmethod
-    async def _once(shared: Shared[T]) -> T:
+            self._kept = {each: kept for each, kept in self._kept.items() if kept.is_fresh} | {key: shared}
         try:
             return await shared.get()
         except TimeoutError as error:
