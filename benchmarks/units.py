@@ -2,7 +2,8 @@
 
 Rules from the DynamoDB developer guide ("Read/write capacity: write request units" and "Item sizes and
 formats"): one unit for each started KB of the item, the larger of before and after; a condition that fails
-costs the same; a KEYS_ONLY index costs one unit for an entry put and two for an entry that moves.
+costs the same; an index costs one unit for an entry put and two for one that moves, and nothing where what it
+has of an item stays as it is (its entries are smaller than a KB).
 """
 
 import json

@@ -11,8 +11,10 @@ import pytest
 
 from pipeline.jobs import JobFilled, JobPage, JobPlan, JobState, JobStore, NewJob, StageDone, StageRef
 from pipeline.jobs.client import dynamodb_client
+from pipeline.jobs.schema import table_definition
 from pipeline.services.environment import Services
 from tests.conftest import MakeSettings
+from tests.processes import wait_until
 
 PLAN = JobPlan(stages={"extract": ("report",), "report": ("report",)})
 DAY = 86_400
@@ -75,6 +77,24 @@ def walked(page: Callable[[str | None], JobPage]) -> list[str]:
         before = found.next
         if before is None:
             return seen
+
+
+def test_an_index_that_knows_no_entities_is_named(services: Services, make_settings: MakeSettings) -> None:
+    """A table made before jobs were found by entity says what to do, instead of finding none."""
+    settings = make_settings(services)
+    definition = table_definition(settings.dynamodb_table)
+    (index,) = definition["GlobalSecondaryIndexes"]
+    keys_only = {**index, "Projection": {"ProjectionType": "KEYS_ONLY"}}
+    dynamodb_client().create_table(**{**definition, "GlobalSecondaryIndexes": [keys_only]})
+    report = JobStore(settings).provision(update=True)
+    assert "does not project just entity: delete it, and provision again" in report.differences[0]
+    dynamodb_client().update_table(
+        TableName=settings.dynamodb_table,
+        GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": index["IndexName"]}}],
+    )
+    wait_until(lambda: "has no index" in JobStore(settings).inspect().differences[0], "the index to go")
+    assert JobStore(settings).provision(update=True).outcome == "changed"
+    assert JobStore(settings).inspect().outcome == "present"
 
 
 def test_looking_further_finds_every_job_once(store: JobStore) -> None:
