@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from config.settings import Settings
 from pipeline.cli.dlqfilters import chosen, filter_of, filters
 from pipeline.cli.dlqview import print_letter, print_summary, table_of
-from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.cli.edge import REMARKS, clean, print_json, read_settings, read_stages
 from pipeline.deadletters import DeadLetter, Filter, Look, Redriver, redrive_all, remove_all
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
@@ -145,7 +145,7 @@ def redrive(
             if as_json:
                 print_json({"id": each.letter.id, "outcome": each.outcome, "why": each.why})
             elif each.why:
-                REMARKS.print(f"{each.letter.id} {each.outcome}: {each.why}")
+                REMARKS.print(clean(f"{each.letter.id} {each.outcome}: {each.why}"))
     if not as_json:
         print_summary(outcomes)
     sys.exit(1 if outcomes["failed"] or outcomes["skipped"] else 0)
@@ -196,7 +196,7 @@ def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
             if as_json:
                 print_json({"id": letter.id, "outcome": outcome, "why": str(error or "")})
             elif error:
-                REMARKS.print(f"{letter.id} failed: {error}")
+                REMARKS.print(clean(f"{letter.id} failed: {error}"))
     if not as_json:
         print_summary(outcomes)
     sys.exit(1 if outcomes["failed"] else 0)
@@ -253,7 +253,7 @@ def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run
     count = kinds.total()
     if not as_json:
         for (what, error), number in kinds.most_common():
-            REMARKS.print(f"{number:>7,}  {what}  {error}")
+            REMARKS.print(clean(f"{number:>7,}  {what}  {error}"))
     _say_unseen(unseen)
     if missing:
         raise click.UsageError(

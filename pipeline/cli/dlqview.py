@@ -7,11 +7,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli.edge import REMARKS, moment
+from pipeline.cli.edge import REMARKS, clean, moment
 from pipeline.deadletters import DeadLetter
 
-#: Characters of a reason in a list.
-REASON_SHOWN = 80
+#: Characters of a reason, and of a task's or an exception's name, in a list.
+REASON_SHOWN, NAME_SHOWN = 80, 60
 
 _WORDS = {
     "redriven": "redriven",
@@ -32,11 +32,11 @@ def table_of(letters: Sequence[DeadLetter]) -> None:
         table.add_row(
             letter.id,
             moment(letter.failed_at),
-            letter.stage or letter.task or letter.source or "",
+            _line(letter.stage or letter.task or letter.source or "", NAME_SHOWN),
             letter.part or "",
             letter.job_id or "",
             str(letter.attempts),
-            letter.error.rsplit(".", 1)[-1],
+            _line(letter.error.rsplit(".", 1)[-1], NAME_SHOWN),
             _line(letter.reason, REASON_SHOWN),
         )
     console = Console(highlight=False, markup=False)
@@ -53,7 +53,7 @@ def print_letter(letter: DeadLetter) -> None:
     for name, value in shown.items():
         if value not in (None, ""):
             text = moment(value) if name in ("first_at", "failed_at") else value
-            click.echo(f"{name:<10} {_clean(str(text))}")
+            click.echo(f"{name:<10} {clean(str(text))}")
     _section("headers", _indented(headers))
     _section("data", _pretty(data))
     _section("traceback", traceback)
@@ -62,12 +62,12 @@ def print_letter(letter: DeadLetter) -> None:
 def print_summary(outcomes: Mapping[str, int]) -> None:
     """One line about what became of many."""
     parts = [f"{outcomes[name]:,} {word}" for name, word in _WORDS.items() if outcomes.get(name)]
-    REMARKS.print((", ".join(parts) or "Nothing was done") + ".", markup=False)
+    REMARKS.print((", ".join(parts) or "Nothing was done") + ".")
 
 
 def _section(title: str, text: str) -> None:
     if text:
-        click.echo(f"\n{title}:\n{_clean(text)}")
+        click.echo(f"\n{title}:\n{clean(text)}")
 
 
 def _pretty(data: str | None) -> str:
@@ -88,10 +88,5 @@ def _indented(headers: Mapping[str, object]) -> str:
 
 
 def _line(text: str, limit: int) -> str:
-    line = " ".join(_clean(text).split())
+    line = " ".join(clean(text).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def _clean(text: str) -> str:
-    """Without control characters: a dead letter must not steer a person's terminal."""
-    return "".join(each if each.isprintable() or each in "\n\t" else "�" for each in text)

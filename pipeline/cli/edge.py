@@ -15,8 +15,12 @@ from config.vault import environment
 from pipeline.registry import Registry
 from pipeline.taskmodules import load_stages
 
-#: For people: tables, progress and remarks, so that standard output holds results only.
-REMARKS = Console(stderr=True, highlight=False)
+#: Seconds to wait for what is still on its way to Kafka when a command ends.
+CLOSING = 5.0
+
+#: For people: progress and remarks, so that standard output holds results only. What is said is no markup and
+#: is not broken into lines: a terminal does that, and who reads a file or greps a log wants them whole.
+REMARKS = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
 def read_settings() -> Settings:
@@ -34,6 +38,13 @@ def read_stages(settings: Settings) -> Registry:
 def print_json(value: Mapping[str, Any]) -> None:
     """One object on one line of standard output."""
     click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def clean(text: str) -> str:
+    """Without control characters: what others wrote must not steer a person's terminal."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text
+    )
 
 
 def moment(seconds: float | None) -> str:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.cli.duration import Duration
-from pipeline.cli.edge import moment, print_json, read_settings, read_stages
+from pipeline.cli.edge import clean, moment, print_json, read_settings, read_stages
 from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 from pipeline.sweep import Sweep
@@ -47,7 +47,9 @@ def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
     table = _table("job", "state", "submitted (UTC)", "seconds", "entity", "topic")
     for job in found:
         seconds = "" if job.closed_at is None else f"{job.closed_at - job.submitted_at:.1f}"
-        table.add_row(job.job_id, job.state, moment(job.submitted_at), seconds, job.entity_id, job.topic)
+        table.add_row(
+            job.job_id, job.state, moment(job.submitted_at), seconds, clean(job.entity_id), job.topic
+        )
     _print(
         table, "There are no such jobs." if state else "There are no jobs yet: pipeline submit starts one."
     )
@@ -72,13 +74,15 @@ def show(job_id: str, as_json: bool) -> None:
     if as_json:
         print_json({**job_fields(job), "stages": [asdict(each) for each in stages], "failures": failures})
         return
-    click.echo(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}")
+    click.echo(clean(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}"))
     click.echo(f"submitted {moment(job.submitted_at)}  closed {moment(job.closed_at) or '-'} (UTC)")
     _print(_stages(stages), "")
     for failure in failures:
         click.echo(
-            f"{failure['stage']} ({failure['part']}) failed, attempts {failure['attempts']}: "
-            f"{failure['error']}: {failure['message']}"
+            clean(
+                f"{failure['stage']} ({failure['part']}) failed, attempts {failure['attempts']}: "
+                f"{failure['error']}: {failure['message']}"
+            )
         )
 
 
@@ -126,7 +130,7 @@ def sweep(idle: float, as_json: bool) -> None:
             if as_json:
                 print_json(asdict(finding))
             else:
-                click.echo(f"{finding.kind:<10} {finding.job_id or '-'}  {finding.text}")
+                click.echo(clean(f"{finding.kind:<10} {finding.job_id or '-'}  {finding.text}"))
     if not kinds and not as_json:
         click.echo(f"No job is open for longer than {idle:g} s, and every dead letter has its reason.")
     sys.exit(1 if kinds["lost"] or kinds["failed"] else 0)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.cli.edge import REMARKS, print_json
+from pipeline.cli.edge import REMARKS, clean, print_json
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 from pipeline.waiting import ended_jobs
 
@@ -111,7 +111,7 @@ def _print_failures(store: JobStore, job: Job | None) -> None:
         if number == FAILURES_SHOWN:
             click.echo(f"    and more: pipeline jobs show {job.job_id}")
             return
-        click.echo(f"    {failure.stage} ({failure.part}): {failure.error}: {failure.message}")
+        click.echo(clean(f"    {failure.stage} ({failure.part}): {failure.error}: {failure.message}"))
 
 
 def failure_fields(store: JobStore, job_id: str) -> list[dict[str, Any]]:

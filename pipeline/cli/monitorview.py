@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.cli.edge import moment
+from pipeline.cli.edge import clean, moment
 
 #: Characters of a group member's assignment, and of a reason, that fit a line.
 CUT = 60
@@ -89,13 +89,13 @@ def _print_samples(view: dict[str, Any]) -> None:
         return
     table = _table("message", "age", "attempts", "task", "job", "reason")
     for sample in view["sample"]:
-        reason = (sample["attributes"].get("reason") or "").replace("\n", " ")
+        reason = clean(sample["attributes"].get("reason") or "").replace("\n", " ")
         table.add_row(
             sample["message_id"],
             f"{sample['age_seconds']:.0f} s",
             str(sample["attempts"]),
-            sample["task"] or "",
-            sample["job_id"] or "",
+            clean(sample["task"] or "")[:CUT],
+            clean(str(sample["job_id"] or "")),
             reason[:CUT],
         )
     _print(table)

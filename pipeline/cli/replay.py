@@ -79,7 +79,7 @@ def replay(
         _run(replaying, window, counts, dry=dry_run, as_json=as_json)
     except BaseException:
         if replaying.has_begun:
-            REMARKS.print(_unfinished(counts, known, window, replay_id), markup=False, soft_wrap=True)
+            REMARKS.print(_unfinished(counts, known, window, replay_id))
         raise
     finally:
         replaying.close()
@@ -115,7 +115,7 @@ def _run(replaying: Replay, window: Window, counts: Counter[str], *, dry: bool, 
             if as_json:
                 print_json(replayed.fields())
             elif replayed.why and counts[replayed.outcome] <= NAMED:
-                REMARKS.print(_named(replayed), markup=False)
+                REMARKS.print(_named(replayed))
 
 
 def _named(replayed: Replayed) -> str:

@@ -120,7 +120,7 @@ def _submit(
     for begin in range(0, len(submissions), BATCH):
         for answer in submitter.submit(submissions[begin : begin + BATCH]):
             if isinstance(answer, PipelineError):
-                REMARKS.print(f"Not submitted: {answer}", markup=False)
+                REMARKS.print(f"Not submitted: {answer}")
                 continue
             jobs.append(answer)
             if as_json and not silent:

@@ -301,6 +301,19 @@ def test_hostile_messages_are_listed_with_their_reason(world: World) -> None:
     assert sorted(each["data"] for each in told) == sorted(body for body, _ in HOSTILE.values())
 
 
+def test_names_that_others_wrote_do_not_steer_the_terminal(world: World) -> None:
+    """A task's name may be anything: no control character of it is printed, and it is no markup."""
+    name = "[/red]\x1b[2J"
+    payload = {"body": "[[], {}, {}]", "headers": {"id": "t", "task": name}, "properties": {}}
+    sent = OutgoingMessage(body=json.dumps(payload), group_id="g", deduplication_id="d")
+    assert world.dlq.send([sent]) == [None]
+    commands = (["list"], ["show", "t"], ["redrive", "--all", "--dry-run"])
+    for command in commands:
+        result = world.run("dlq", *command)
+        assert "\x1b" not in result.output
+        assert "[/red]" in result.output
+
+
 # ─── Redrive ───
 
 
