@@ -1,7 +1,9 @@
 """The API of the jobs page: it says and does what the commands do, for those who may, whatever is asked."""
 
 import base64
+import contextlib
 import json
+import socket
 import urllib.error
 import urllib.request
 import uuid
@@ -375,3 +377,49 @@ def test_an_entity_may_be_called_anything(served: Served) -> None:
     served.done("/jobs", {"start": "mend", "data": "x", "entity_id": entity}, 201)
     rows = served.got(f"/jobs?entity_id={quote(entity)}")["rows"]
     assert [row["job"]["entity_id"] for row in rows] == [entity]
+
+
+# ─── Services that are away ───
+
+
+@contextlib.contextmanager
+def nowhere(environment: dict[str, str]) -> Iterator[WebServer]:
+    """The jobs page of a service whose Kafka, SQS and DynamoDB do not answer."""
+    with pytest.MonkeyPatch.context() as patch, socket.socket() as taken:
+        # Bound and not listening: whoever connects is refused, and nobody else gets the port.
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        away = {
+            **environment,
+            "KAFKA_BOOTSTRAP_SERVERS": url.removeprefix("http://"),
+            "AWS_ENDPOINT_URL_SQS": url,
+            "AWS_ENDPOINT_URL_DYNAMODB": url,
+            "SQS_TASK_QUEUE_URL": f"{url}/1/tasks.fifo",
+            "SQS_DLQ_URL": f"{url}/1/dlq.fifo",
+        }
+        for name, value in away.items():
+            if name.startswith("AWS_"):
+                patch.setenv(name, value)
+        registry = load_stages((MODULE,))
+        with jobs_server(load_settings(away), registry, "127.0.0.1", 0) as server:
+            server.start()
+            try:
+                yield server
+            finally:
+                server.stop()
+
+
+def test_services_that_are_away_are_named(served: Served) -> None:
+    """The pipeline says which and why, dead letters too; jobs and actions are a 503 that says so."""
+    with nowhere(served.world.environment) as server:
+        apart = Served(served.world, server)
+        view = apart.got("/pipeline")
+        assert {each["service"] for each in view["away"]} == {"Kafka", "SQS", "DynamoDB"}
+        assert all(each["error"] and each["since"] for each in view["away"])
+        assert len(view["stages"]) == 5
+        status, answer = apart.ask("/jobs")
+        assert status == 503
+        assert answer["error"]
+        letters = apart.got("/dead-letters")
+        assert {each["service"] for each in letters["away"]} == {"Kafka", "SQS"}
+        assert apart.ask("/jobs/some/cancel", method="POST")[0] == 503
