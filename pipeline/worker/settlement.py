@@ -122,9 +122,15 @@ class Settlement:
                 case Succeeded() | AlreadyDone():
                     done.append(work)
         self._complete(done, unsuccessful)
+        self._give_up_or_back(unsuccessful)
         for split in splits:
             # Sending many parts takes long; nothing else waits for it.
+            unsuccessful = []
             self._complete([split], unsuccessful)
+            self._give_up_or_back(unsuccessful)
+
+    def _give_up_or_back(self, unsuccessful: Sequence[Work]) -> None:
+        """What failed is tried again, or becomes a dead letter."""
         given_up = self._retries.again(unsuccessful)
         self._dead_letters.bury(given_up)
         for work in given_up:

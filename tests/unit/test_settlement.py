@@ -17,7 +17,7 @@ from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.sqs import ReceivedMessage
 from pipeline.stages import stage
-from pipeline.taskmessage import HEADER
+from pipeline.taskmessage import HEADER, TaskHeader
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import Lease, Phase
 from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Outcome, Returned, Succeeded, failed
@@ -262,6 +262,17 @@ def test_a_dead_letter_that_cannot_be_buried_undoes_nothing_that_was_settled(des
     assert sorted(desk.shelf.deleted) == ["buried", "done"]
     assert list(desk.shelf.returned) == ["refused"]
     assert desk.buried == ["buried"]
+
+
+def test_nothing_waits_for_the_parts_of_a_split(desk: Desk) -> None:
+    """Sending them takes long: what failed beside it is given back before."""
+    split = desk.shelf.work("split")
+    split.lease.header = TaskHeader(**pipeline_header(role="split"))
+    back_before: list[dict[str, float]] = []
+    desk.effects.on_emit = lambda _: back_before.append(dict(desk.shelf.returned))
+    desk.settle(split, desk.shelf.work("failed", failed(ValueError())))
+    assert ["failed" in returned for returned in back_before] == [True]
+    assert desk.shelf.deleted == ["split"]
 
 
 def test_what_is_not_finished_is_let_be(desk: Desk) -> None:
