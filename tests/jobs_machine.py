@@ -50,6 +50,7 @@ class JobsMachine(RuleBasedStateMachine):
         nones=st.lists(st.booleans(), min_size=4, max_size=4),
         doomed=st.frozensets(st.sampled_from(["a", "b", "b.split", "c", "d", 0, 1, 2, 4, 7]), max_size=5),
         doom=st.integers(0, 2),
+        cancellable=st.booleans(),
     )
     def open(
         self,
@@ -58,6 +59,7 @@ class JobsMachine(RuleBasedStateMachine):
         nones: list[bool],
         doomed: frozenset[str | int],
         doom: int,
+        cancellable: bool,
     ) -> None:
         """Submit the job."""
         stages = {
@@ -77,7 +79,7 @@ class JobsMachine(RuleBasedStateMachine):
         )
         store = JobStore(settings, table=table, clock=self.clock)
         self.inside = JobStore(settings, table=SequentialTable(table_name, lambda: client), clock=self.clock)
-        self.world = World(stages=stages, store=store, doomed=doomed, doom=doom)
+        self.world = World(stages=stages, store=store, doomed=doomed, doom=doom, cancellable=cancellable)
         self.workers: list[Worker] = []
         self.seen: list[JobState] = []
         assert store.open_job(
@@ -91,12 +93,12 @@ class JobsMachine(RuleBasedStateMachine):
         return self.time
 
     def watch(self) -> None:
-        """After each request: what was complete stays complete."""
+        """After each request: what was complete stays complete, and what was cancelled cancelled."""
         job = self.inside.job(JOB)
         if job is None:
             return
-        if self.seen and self.seen[-1] is JobState.COMPLETE:
-            assert job.state is JobState.COMPLETE, "a complete job was opened again"
+        if self.seen and self.seen[-1] in (JobState.COMPLETE, JobState.CANCELLED):
+            assert job.state is self.seen[-1], f"a job that was {self.seen[-1]} is {job.state}"
         if job.state is JobState.FAILED and self.seen[-1:] != [JobState.FAILED]:
             done = self.inside.already_done([stage_ref(stage) for stage in job.failed]).refs
             lost = {stage for stage in job.failed if stage_ref(stage) not in done}
@@ -147,6 +149,13 @@ class JobsMachine(RuleBasedStateMachine):
         message = self.world.dead[pick % len(self.world.dead)]
         self._start(lambda: self.world.redrive(message), moment)
 
+    @precondition(lambda self: self.world.cancellable and (self.workers or not self.world.queue))
+    @precondition(lambda self: len(self.workers) < 4)
+    @rule(moment=moments)
+    def cancel(self, moment: Moment) -> None:
+        """A person cancels the job while others are at work, or when nothing is left to do."""
+        self._start(self.world.cancel, moment)
+
     @precondition(lambda self: self.world.emitted)
     @rule(pick=st.integers(0, 1_000))
     def replay(self, pick: int) -> None:
@@ -160,6 +169,8 @@ class JobsMachine(RuleBasedStateMachine):
         if hasattr(self, "world") and self.seen and self.seen[-1] is JobState.COMPLETE:
             assert self.world.is_complete(self.world.emitted)
             assert self.world.announced["complete"], "complete, and nobody was told"
+        if hasattr(self, "world") and self.seen and self.seen[-1] is JobState.CANCELLED:
+            assert not self.world.announced["complete"], "cancelled, and told to be complete"
 
     # ─── The end ───
 
@@ -174,6 +185,8 @@ class JobsMachine(RuleBasedStateMachine):
             for message in list(self.world.begun):
                 self.world.redrive(message)
             self._drain()
+            if self.seen[-1] is JobState.CANCELLED:
+                self.world.cancel()
             self._check_end()
             for _ in range(40):  # a stage after another, each twice
                 if not self.world.dead:
@@ -183,7 +196,7 @@ class JobsMachine(RuleBasedStateMachine):
                 self._drain()
                 self._check_end()
             assert not self.world.dead
-            assert self.seen[-1] is JobState.COMPLETE
+            assert self.seen[-1] in (JobState.COMPLETE, JobState.CANCELLED)
         finally:
             for worker in self.workers:
                 while not worker.finished:
@@ -215,12 +228,14 @@ class JobsMachine(RuleBasedStateMachine):
         assert answer is not None
         job, progress = answer
         recorded = self.world.recorded
-        if self.world.is_complete({ref.stage for ref in recorded if isinstance(ref, StageRef)}):
-            assert job.state is JobState.COMPLETE, "never closed"
-        if not self.world.is_complete(self.world.emitted):
-            assert job.state is JobState.FAILED, "hangs silently"
-        outcome = "complete" if job.state is JobState.COMPLETE else job.redrives
+        if job.state is not JobState.CANCELLED:
+            if self.world.is_complete({ref.stage for ref in recorded if isinstance(ref, StageRef)}):
+                assert job.state is JobState.COMPLETE, "never closed"
+            if not self.world.is_complete(self.world.emitted):
+                assert job.state is JobState.FAILED, "hangs silently"
+        outcome = job.redrives if job.state is JobState.FAILED else job.state.value
         assert self.world.announced[outcome], "ended, and nobody was told"
+        self.never_wrong()
         for stage in progress:
             split = split_ref(stage.stage)
             if split.split_id in self.world.totals:
@@ -228,6 +243,8 @@ class JobsMachine(RuleBasedStateMachine):
                 certain = sum(isinstance(ref, PartRef) and ref.split == split for ref in recorded)
                 possible = len(self.world.stored.get(split.split_id, ()))
                 assert certain <= stage.done <= possible, "miscounted"
+            if job.state is JobState.CANCELLED:
+                assert stage.done + stage.failed + stage.cancelled == stage.total, "not all are counted"
 
     def _start(self, procedure: Callable[[], None], moment: Moment) -> None:
         worker = Worker(procedure)

@@ -22,6 +22,7 @@ from pipeline.jobs import (
     JobFailed,
     JobFilled,
     JobPlan,
+    JobState,
     JobStore,
     PartDone,
     PartRef,
@@ -211,7 +212,7 @@ class World:
     #: Parts whose result was stored, by split.
     stored: dict[str, set[int]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
-    #: Emitted job events: "complete", or the redrives of a failure.
+    #: Emitted job events: "complete", "cancelled", or the redrives of a failure.
     announced: Multiset[str | int] = field(default_factory=Multiset)
     gathers: Multiset[str] = field(default_factory=Multiset)
     #: Set once ``close`` was answered: later calls must not give the closing again.
@@ -222,6 +223,9 @@ class World:
     #: Stages ("b", "b.split") and ordinals that fail until they were redriven ``doom`` times.
     doomed: frozenset[str | int] = frozenset()
     doom: int = 0
+
+    #: Whether the job may be cancelled: then each worker looks whether it was.
+    cancellable: bool = False
 
     #: Dead letters whose redrive began and did not end: a person does it again.
     begun: list[Message] = field(default_factory=list)
@@ -304,6 +308,9 @@ class World:
             self._work(messages, fates, check, extra)
 
     def _work(self, messages: list[Message], fates: list[bool], check: bool, extra: int) -> None:
+        if self.cancellable and JOB in self.store.cancelled_since(0):
+            self.skip(messages)
+            return
         pending = [
             (each, good and not self.is_doomed(each)) for each, good in zip(messages, fates, strict=True)
         ]
@@ -321,6 +328,22 @@ class World:
                 self.split(message, message.ref, extra)
         self.settle([each for each, good in pending if good and not isinstance(each.ref, SplitRef)])
         self.bury([each for each, good in pending if not good])
+
+    def skip(self, messages: list[Message]) -> None:
+        """The job is cancelled: its tasks end without a run."""
+        job = self.store.job(JOB)
+        assert job
+        assert job.state is JobState.CANCELLED, "skipped, and the job waits for it"
+        for message in messages:
+            take_step(partial(self.delete, message))
+
+    def cancel(self) -> None:
+        """A person cancels the job, and tells the others."""
+        with contextlib.suppress(ServiceError):
+            job = self.store.cancel(JOB)
+            assert job
+            if job.state is JobState.CANCELLED:
+                take_step(partial(self.announced.update, ["cancelled"]))
 
     def split(self, message: Message, ref: SplitRef, extra: int) -> None:
         """Seal, then send."""

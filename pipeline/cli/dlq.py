@@ -3,8 +3,9 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, TextIO
 
 import click
@@ -13,13 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from config.settings import Settings
 from pipeline.cli.dlqfilters import chosen, filter_of, filters
 from pipeline.cli.dlqview import print_letter, print_summary, table_of
-from pipeline.cli.edge import REMARKS, clean, print_json, read_settings, read_stages
+from pipeline.cli.edge import (
+    REMARKS,
+    clean,
+    print_json,
+    producing,
+    read_settings,
+    read_stages,
+    require_terminal,
+)
+from pipeline.cli.remote import Remote, url_option
 from pipeline.deadletters import DeadLetter, Filter, Look, Redriver, redrive_all, remove_all
 from pipeline.jobs import JobStore
-from pipeline.kafka import EventProducer
-
-#: Seconds to wait for what is still on its way to Kafka when the command ends.
-CLOSING = 5.0
+from pipeline.web.model import LetterRow
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a dead letter and line.")
 
@@ -44,16 +51,24 @@ Examples:
 )
 @filters
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@url_option
 @_json
-def list_letters(limit: int, as_json: bool, **wanted: Any) -> None:
-    """List dead letters: what failed, when and why."""
-    with Look(read_settings(), filter_of(wanted)) as look:
-        found, more = _first(look.letters(), limit)
-        unseen = look.unseen()
-    for letter in found if as_json else ():
-        print_json(letter.fields(full=False))
+def list_letters(limit: int, url: str | None, as_json: bool, **wanted: Any) -> None:
+    """List dead letters: what failed, when and why. With --url, those that a look of three seconds finds."""
+    rows: Sequence[DeadLetter | LetterRow]
+    if url:
+        told = Remote(url).letters(filter_of(wanted))
+        rows, more, unseen = told.rows[:limit], len(told.rows) > limit or not told.complete, told.unseen
+        for each in told.away:
+            REMARKS.print(f"{each.service} is away: {each.error}", markup=False)
+    else:
+        with Look(read_settings(), filter_of(wanted)) as look:
+            found, more = _first(look.letters(), limit)
+            rows, unseen = found, look.unseen()
+    for row in rows if as_json else ():
+        print_json(row.fields(full=False) if isinstance(row, DeadLetter) else asdict(row))
     if not as_json:
-        table_of(found)
+        table_of(rows)
     if more:
         REMARKS.print(f"There are more than {limit}: --limit shows more, --stage, --job and so on fewer.")
     _say_unseen(unseen)
@@ -66,22 +81,28 @@ Examples:
   pipeline dlq show kafka:0:17 --json | jq .data"""
 )
 @click.argument("letter_id", metavar="ID")
+@url_option
 @_json
-def show(letter_id: str, as_json: bool) -> None:
+def show(letter_id: str, url: str | None, as_json: bool) -> None:
     """Show one dead letter: its data, headers, reason and traceback.
 
     ID is its own, or that of its task, as logs and Flower show it.
     """
-    with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
-        letter = next(look.letters(), None)
-        unseen = look.unseen()
+    unseen = 0
+    if url:
+        told = Remote(url).letter(letter_id)
+        letter = told and told.fields()
+    else:
+        with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
+            found = next(look.letters(), None)
+            letter, unseen = found and found.fields(full=True), look.unseen()
     if letter is None:
         _say_unseen(unseen)
         raise click.UsageError(
             f"There is no dead letter {letter_id!r}. pipeline dlq list shows those there are."
         )
     if as_json:
-        print_json(letter.fields(full=True))
+        print_json(letter)
     else:
         print_letter(letter)
 
@@ -121,7 +142,7 @@ def redrive(
 ) -> None:
     """Put dead letters back where they came from; their jobs run again, and complete when they succeed.
 
-    A dead letter whose task is done after all, or whose job is complete, is only removed.
+    A dead letter whose task is done after all, or whose job is complete or cancelled, is only removed.
     """
     settings = read_settings()
     meant = chosen(ids, everything, wanted)
@@ -131,7 +152,7 @@ def redrive(
         return
     outcomes: Counter[str] = Counter()
     with (
-        _producing(settings) as producer,
+        producing(settings, "dlq") as producer,
         Look(settings, meant) as look,
         _progress(count, as_json) as advance,
         _saying_how_far(outcomes),
@@ -178,13 +199,13 @@ def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
         return
     queue = settings.sqs_dlq_url.rsplit("/", 1)[1]
     if name is None:
-        _require_terminal("--name")
+        require_terminal("--name")
         name = click.prompt(f"They cannot be brought back. The dead-letter queue's name ({queue})", err=True)
     if name != queue:
         raise click.ClickException(f"The dead-letter queue is {queue}, not {name}. Nothing was removed.")
     outcomes: Counter[str] = Counter()
     with (
-        _producing(settings) as producer,
+        producing(settings, "dlq") as producer,
         Look(settings, meant) as look,
         _progress(count, as_json) as advance,
         _saying_how_far(outcomes),
@@ -263,14 +284,9 @@ def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run
     if count == 0:
         REMARKS.print("There are no such dead letters.")
     elif not yes and not dry_run:
-        _require_terminal("--yes")
+        require_terminal("--yes")
         click.confirm(f"{verb} {count:,}?", abort=True, err=True)
     return count
-
-
-def _require_terminal(option: str) -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"There is nobody to ask: standard input is no terminal. Give {option}.")
 
 
 def _say_unseen(unseen: int) -> None:
@@ -282,15 +298,6 @@ def _say_unseen(unseen: int) -> None:
 
 
 # ─── Doing ───
-
-
-@contextmanager
-def _producing(settings: Settings) -> Iterator[EventProducer]:
-    producer = EventProducer(settings, "dlq")
-    try:
-        yield producer
-    finally:
-        producer.close(CLOSING)
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from config.settings import Settings, load_settings
 from config.vault import environment
+from pipeline.kafka import EventProducer
 from pipeline.registry import Registry
 from pipeline.taskmodules import load_stages
 
@@ -33,6 +35,22 @@ def read_stages(settings: Settings) -> Registry:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return load_stages(settings.task_modules)
+
+
+@contextmanager
+def producing(settings: Settings, client: str) -> Iterator[EventProducer]:
+    """A producer for the block, under this name at the brokers."""
+    producer = EventProducer(settings, client)
+    try:
+        yield producer
+    finally:
+        producer.close(CLOSING)
+
+
+def require_terminal(option: str) -> None:
+    """Refuse to ask where nobody can answer; ``option`` answers instead."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"There is nobody to ask: standard input is no terminal. Give {option}.")
 
 
 def print_json(value: Mapping[str, Any]) -> None:

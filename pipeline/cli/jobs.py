@@ -5,26 +5,40 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cancelling import cancel_job
 from pipeline.cli.duration import Duration
-from pipeline.cli.edge import clean, moment, print_json, read_settings, read_stages
+from pipeline.cli.edge import (
+    clean,
+    moment,
+    print_json,
+    producing,
+    read_settings,
+    read_stages,
+    require_terminal,
+)
 from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
+from pipeline.cli.remote import Remote, url_option
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 from pipeline.sweep import Sweep
 
 #: Jobs read at once for a list.
 PAGE = 100
 
+#: A job, its stages in order, and its failures.
+JobShown = tuple[Job, list[StageProgress], list[dict[str, Any]]]
+
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a job and line.")
 
 
 @click.group()
 def jobs() -> None:
-    """List jobs, show one, wait for some, or find those that stopped moving."""
+    """List jobs, show one, wait for some, cancel them, or find those that stopped moving."""
 
 
 @jobs.command(
@@ -32,14 +46,18 @@ def jobs() -> None:
     epilog="""\b
 Examples:
   pipeline jobs list
-  pipeline jobs list --state failed --limit 500 --json""",
+  pipeline jobs list --state failed --limit 500 --json
+  WEB_TOKEN=… pipeline jobs list --url https://jobs.example.com""",
 )
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@url_option
 @_json
-def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(state: str | None, limit: int, url: str | None, as_json: bool) -> None:
     """List jobs, the newest first."""
-    found = islice(_all_jobs(JobStore(read_settings()), JobState(state) if state else None), limit)
+    wanted = JobState(state) if state else None
+    every = Remote(url).jobs(wanted) if url else _all_jobs(JobStore(read_settings()), wanted)
+    found = islice(every, limit)
     if as_json:
         for job in found:
             print_json(job_fields(job))
@@ -62,15 +80,14 @@ Examples:
   pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json"""
 )
 @click.argument("job_id")
+@url_option
 @_json
-def show(job_id: str, as_json: bool) -> None:
-    """Show how far a job is, stage by stage, and why tasks of it failed."""
-    store = JobStore(read_settings())
-    found = store.progress(job_id)
+def show(job_id: str, url: str | None, as_json: bool) -> None:
+    """Show how far a job is, stage by stage, and why tasks of it failed (with --url, the first 20)."""
+    found = _told(Remote(url), job_id) if url else _read(JobStore(read_settings()), job_id)
     if found is None:
         raise _unknown(job_id)
-    job, stages = found[0], in_order(found[1])
-    failures = failure_fields(store, job_id)
+    job, stages, failures = found
     if as_json:
         print_json({**job_fields(job), "stages": [asdict(each) for each in stages], "failures": failures})
         return
@@ -107,6 +124,53 @@ def wait(job_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None
 @jobs.command(
     epilog="""\b
 Examples:
+  pipeline jobs cancel 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
+  pipeline jobs list --state running --json | jq -r .job_id | xargs pipeline jobs cancel --yes
+
+Exit code 1 unless all of them are cancelled."""
+)
+@click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_json
+def cancel(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Cancel jobs that run. That is final: what has not started of them is skipped and never runs.
+
+    What runs at this moment ends as ever and is recorded; what it emits starts nothing. A job that has ended
+    stays as it is. May be repeated when it was interrupted.
+    """
+    settings = read_settings()
+    store, wanted = JobStore(settings), list(dict.fromkeys(job_ids))
+    for job_id in wanted:
+        if store.job(job_id) is None:
+            raise _unknown(job_id)
+    if not yes:
+        require_terminal("--yes")
+        click.confirm(f"Cancel {len(wanted):,} for good?", abort=True, err=True)
+    cancelled = 0
+    with producing(settings, "jobs") as producer:
+        for job_id in wanted:
+            job = cancel_job(settings, store, producer, job_id)
+            if job is None:
+                raise _unknown(job_id)
+            cancelled += job.state is JobState.CANCELLED
+            if as_json:
+                print_json(job_fields(job))
+            else:
+                click.echo(f"{job_id}  {_cancelled(job)}")
+    sys.exit(0 if cancelled == len(wanted) else 1)
+
+
+def _cancelled(job: Job) -> str:
+    if job.state is JobState.CANCELLED:
+        return "cancelled"
+    if job.state is JobState.RUNNING:
+        return "not cancelled: all its stages are done, and it is about to be complete"
+    return f"not cancelled: it is {job.state.value}"
+
+
+@jobs.command(
+    epilog="""\b
+Examples:
   pipeline jobs sweep
   pipeline jobs sweep --idle 1h --json | jq -r 'select(.kind == "lost").job_id'
 
@@ -136,6 +200,21 @@ def sweep(idle: float, as_json: bool) -> None:
     sys.exit(1 if kinds["lost"] or kinds["failed"] else 0)
 
 
+def _read(store: JobStore, job_id: str) -> JobShown | None:
+    """A job from the services."""
+    found = store.progress(job_id)
+    return found and (found[0], in_order(found[1]), failure_fields(store, job_id))
+
+
+def _told(remote: Remote, job_id: str) -> JobShown | None:
+    """The same as a jobs page tells it."""
+    found = remote.job(job_id)
+    if found is None:
+        return None
+    stages = in_order(row.progress for row in found.stages)
+    return found.job, stages, [asdict(row.failure) for row in found.failures]
+
+
 def _all_jobs(store: JobStore, state: JobState | None) -> Iterator[Job]:
     before = None
     while True:
@@ -153,11 +232,15 @@ def _unknown(job_id: str) -> click.UsageError:
 
 
 def _stages(stages: list[StageProgress]) -> Table:
-    table = _table("stage", "state", "tasks", "failed", "seconds", "worker")
+    table = _table("stage", "state", "tasks", "failed", "cancelled", "seconds", "worker")
     for each in stages:
         seconds = "" if each.run_seconds is None else f"{each.run_seconds:.3f}"
-        tasks, failed = f"{each.done}/{each.total}", str(each.failed or "")
-        table.add_row(each.stage, each.state, tasks, failed, seconds, each.worker or "")
+        tasks, failed, cancelled = (
+            f"{each.done}/{each.total}",
+            str(each.failed or ""),
+            str(each.cancelled or ""),
+        )
+        table.add_row(each.stage, each.state, tasks, failed, cancelled, seconds, each.worker or "")
     return table
 
 

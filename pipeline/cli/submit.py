@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from config.settings import Settings
-from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.cli.edge import REMARKS, print_json, producing, read_settings, read_stages
 from pipeline.cli.jobview import follow
 from pipeline.errors import InvalidEventError, InvalidInputError, PipelineError
 from pipeline.jobs import JobStore
@@ -23,9 +23,6 @@ BATCH = 500
 
 #: How many faults of a file are shown.
 FAULTS_SHOWN = 5
-
-#: Seconds to wait for what is still on its way to Kafka when the command ends.
-CLOSING = 5.0
 
 
 @click.command(
@@ -133,9 +130,8 @@ def _submit(
 @contextmanager
 def _producer(settings: Settings) -> Iterator[EventProducer]:
     tracing.start(settings.service_name, os.environ)
-    producer = EventProducer(settings, "submit")
     try:
-        yield producer
+        with producing(settings, "submit") as producer:
+            yield producer
     finally:
-        producer.close(CLOSING)
         tracing.stop()

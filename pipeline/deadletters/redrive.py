@@ -25,9 +25,9 @@ from pipeline.taskmessage import FIRST_AT, GENERATION
 #: Seconds that one wait for Kafka's acknowledgement lasts.
 EMIT_TIMEOUT = 30.0
 
-#: "redriven": on its way again. "removed": its task is done, or its job complete, so it is no dead letter any
-#: more. "done": the same of what the errors topic tells. "skipped": it needs another option. "failed": it is
-#: where it was, and may be tried again.
+#: "redriven": on its way again. "removed": its task is done, or its job complete or cancelled, so it is no
+#: dead letter any more. "done": the same of what the errors topic tells. "skipped": it needs another option.
+#: "failed": it is where it was, and may be tried again.
 Outcome = Literal["redriven", "removed", "done", "skipped", "failed"]
 OVER = ("redriven", "removed")
 

@@ -227,8 +227,9 @@ class JobStore:
     def redrive(self, refs: Sequence[tuple[Ref, int]]) -> list[bool | ServiceError]:
         """Take dead letters (with the generation they failed in) as running again, before they are sent.
 
-        The message that is sent carries the next generation. False: the task is done after all or its job
-        complete, so the dead letter is only to be removed. Saying it again goes on where a crash stopped it.
+        The message that is sent carries the next generation. False: the task is done after all, or its job
+        complete or cancelled, so the dead letter is only to be removed. Saying it again goes on where a crash
+        stopped it.
         """
         return self._outcomes.redrive(refs)
 

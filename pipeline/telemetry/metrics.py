@@ -23,7 +23,8 @@ TASKS_RECEIVED = Counter(
     "pipeline_tasks_received", "Task messages received from SQS.", ["queue"], registry=REGISTRY
 )
 TASKS_STARTED = Counter("pipeline_tasks_started", "Runs given to the pool.", ["task"], registry=REGISTRY)
-#: outcome: done, already_done, retried, dead, returned (did not run), discarded (a plain task that just ends)
+#: outcome: done, already_done, retried, dead, returned (did not run), discarded (a plain task that just
+#: ends), cancelled (its job was, so it did not run)
 TASKS_SETTLED = Counter(
     "pipeline_tasks_settled",
     "Tasks that settlement is through with.",

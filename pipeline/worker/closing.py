@@ -1,16 +1,14 @@
 """Closing: what follows when the last task of a split or of a job is recorded."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from types import MappingProxyType
 
 from config.settings import JOBS_TOPIC, Settings
-from pipeline import events, identity, taskmessage
+from pipeline import taskmessage
 from pipeline.errorevents import job_failed_record
 from pipeline.errors import ServiceError
-from pipeline.events import Event
+from pipeline.jobevents import job_ended, job_record
 from pipeline.jobs import (
     Closing,
     Filled,
@@ -79,9 +77,9 @@ class Closer:
                 job = closing.job
                 records.append(job_failed_record(self._settings, job, traces.get(job.job_id)))
                 continue
-            event = _job_complete(self._settings, closing.job)
+            event = job_ended(self._settings, closing.job, "complete")
             spans.append(tracing.sending(topic, event.continuing(traces.get(closing.job.job_id))))
-            records.append(_record(self._settings, event.continuing(spans[-1].traceparent)))
+            records.append(job_record(self._settings, event.continuing(spans[-1].traceparent)))
         raise_first(
             self._patience.each(
                 "announce jobs", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT)
@@ -106,22 +104,4 @@ def gather_of(registry: Registry, sealed: SealedSplit) -> TaskMessage:
 
 def job_complete_record(settings: Settings, job: Job) -> Record:
     """The Kafka record that says a job is complete; always the same id for the same job."""
-    return _record(settings, _job_complete(settings, job))
-
-
-def _job_complete(settings: Settings, job: Job) -> Event:
-    return Event(
-        id=identity.closed_event_id(job.job_id, "complete", 0),
-        source=f"/{settings.service_name}",
-        type="job-complete",
-        time=datetime.now(UTC),
-        entity_id=job.entity_id,
-        data=json.dumps({"job_id": job.job_id, "entity_id": job.entity_id, "topic": job.topic}).encode(),
-        job_id=job.job_id,
-        submitted_at=job.submitted_at,
-    )
-
-
-def _record(settings: Settings, event: Event) -> Record:
-    key, value, headers = events.encode(event)
-    return Record(topic=settings.topic(JOBS_TOPIC), key=key, value=value, headers=headers)
+    return job_record(settings, job_ended(settings, job, "complete"))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipeline.telemetry import metrics
-from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Returned, Succeeded
+from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded
 from pipeline.worker.work import Work
 
 _OUTCOMES = {
@@ -11,6 +11,7 @@ _OUTCOMES = {
     AlreadyDone: "already_done",
     Returned: "returned",
     Discarded: "discarded",
+    Cancelled: "cancelled",
 }
 
 

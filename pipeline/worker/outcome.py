@@ -60,13 +60,18 @@ class Discarded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cancelled:
+    """Its job was cancelled before it started: it is not run, and nothing of it is recorded."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Returned:
     """It did not run, or was cut off by a shutdown: back to the queue, no attempt counted."""
 
     delay: float = 0.0
 
 
-Outcome = Succeeded | Failed | AlreadyDone | Discarded | Returned
+Outcome = Succeeded | Failed | AlreadyDone | Discarded | Cancelled | Returned
 
 
 def failed(error: BaseException, seconds: float = 0.0, *, permanent: bool | None = None) -> Failed:

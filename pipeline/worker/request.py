@@ -1,5 +1,6 @@
 """The worker's request: every way a task can end leads to settlement, once."""
 
+from collections.abc import Container
 from typing import Any, ClassVar
 from weakref import ref
 
@@ -10,12 +11,13 @@ from celery.signals import task_revoked
 from celery.worker import request as base
 from celery.worker import state
 
-from pipeline.taskmessage import HEADER
+from pipeline.taskmessage import HEADER, TaskHeader
 from pipeline.telemetry import metrics
+from pipeline.telemetry.fields import header_fields
 from pipeline.telemetry.tracing import Span
 from pipeline.transport.lease import Lease
 from pipeline.worker import trace
-from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded, failed
+from pipeline.worker.outcome import Cancelled, Discarded, Failed, Outcome, Returned, Succeeded, failed
 from pipeline.worker.runoptions import RunOptions
 from pipeline.worker.settlement import Settlement
 from pipeline.worker.spans import end_span, start_span
@@ -37,8 +39,10 @@ class Request(base.Request):  # type: ignore[misc]
     becomes of the message.
     """
 
-    #: set by the worker's settlement step, as is the next
+    #: set by the worker's settlement step, as are the next two
     settlement: ClassVar[Settlement]
+    #: the ids of jobs of which nothing is started any more
+    cancelled_jobs: ClassVar[Container[str]] = ()
     #: whether the pool ends a run at its limits
     pool_kills: ClassVar[bool] = True
     _already_revoked = False
@@ -58,6 +62,9 @@ class Request(base.Request):  # type: ignore[misc]
         if self.revoked():
             raise TaskRevokedError(self.id)
         lease = self.settlement.intake.delivered(self.message.delivery_tag)
+        if lease is not None and lease.header is not None and lease.header.job_id in self.cancelled_jobs:
+            self.skip(lease.header)
+            raise TaskRevokedError(self.id)
         limit, soft_limit = self._limits()
         if lease is None or not lease.startable(limit or 0):
             self.settle(Returned())
@@ -121,6 +128,12 @@ class Request(base.Request):  # type: ignore[misc]
         super().send_event(type, **fields)
 
     # ─── Ends ───
+
+    def skip(self, header: TaskHeader) -> None:
+        """Its job is cancelled: it ends without a run."""
+        log.info("task.cancelled", task_id=self.id, **header_fields(header, None))
+        self.send_event("task-revoked", terminated=False, signum=None, expired=False)
+        self.settle(Cancelled())
 
     def on_success(self, outcome: Outcome, **kwargs: Any) -> None:
         """The child answered; the task itself may have failed."""

@@ -21,7 +21,7 @@ from pipeline.worker.counting import count, count_failures
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.effects import Effects
 from pipeline.worker.errbacks import publish_errbacks
-from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Returned, Succeeded, failed
+from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded, failed
 from pipeline.worker.retry import Retries
 from pipeline.worker.work import Work
 
@@ -112,7 +112,7 @@ class Settlement:
                 case Returned(delay=delay):
                     self._disposal.give_back(work.lease, delay)
                     count(work)
-                case Discarded():
+                case Discarded() | Cancelled():
                     self._delete(work)
                     count(work)
                 case Failed():

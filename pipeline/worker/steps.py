@@ -20,6 +20,7 @@ from pipeline.telemetry import metrics, tracing
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
 from pipeline.worker import timers
+from pipeline.worker.cancelled import CancelledJobs
 from pipeline.worker.closing import Closer
 from pipeline.worker.consumer import EVENTS_EVERY
 from pipeline.worker.deadletter import DeadLetters
@@ -92,6 +93,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         self._settlement: Settlement | None = None
         self._producer: EventProducer | None = None
         self._dead_letters: DeadLetters | None = None
+        self._cancelled: CancelledJobs | None = None
 
     def start(self, consumer: Any) -> None:
         """Start it; at a reconnect it goes on as it is."""
@@ -118,6 +120,9 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             patience,
         )
         Request.settlement = self._settlement
+        self._cancelled = CancelledJobs(store)
+        self._cancelled.start()
+        Request.cancelled_jobs = self._cancelled
         metrics.at_scrape("held", lambda: show_held(receiving.intake.counts()))
         receiving.screen = Screen(settings, REGISTRY, store, patience)
         receiving.on_unrunnable = partial(self._settle_unrun, consumer)
@@ -133,6 +138,8 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         """The pool has ended: settle its results, give back the rest, and let go."""
         if self._settlement is None:
             return
+        if self._cancelled is not None:
+            self._cancelled.close()
         if not self._settlement.close(SETTLE_TIMEOUT):
             log.warning("settlement.unfinished", **self._settlement.intake.counts())
         close_inbound(CLOSE_TIMEOUT)

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from celery import chain
+from click.testing import CliRunner, Result
 
+from pipeline.cli import main
 from pipeline.jobs import JobState
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
@@ -34,6 +36,66 @@ def shop(
         yield shop
         assert worker.poll() is None, "something ended the worker:\n" + shop.log()[-8000:]
         assert shop.stop(worker) == 0
+
+
+# ─── Cancelling ───
+
+
+def cancel(shop: Shop, *job_ids: str) -> Result:
+    """``pipeline jobs cancel --yes --json``, as a person types it."""
+    return CliRunner().invoke(main, ["jobs", "cancel", "--yes", "--json", *job_ids], env=shop.environment)
+
+
+def test_what_has_not_started_of_a_cancelled_job_never_runs(shop: Shop) -> None:
+    """A split in the middle: what runs is recorded, the rest is skipped and counted, no gather, one event."""
+    job_id = shop.submit(workshop.pack, Batch(key="cancelled", parts=8, do="sleep", seconds=3))
+    shop.wait(lambda: any(line["key"].startswith("cancelled/") for line in shop.all_lines()), "a part runs")
+    result = cancel(shop, job_id)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["state"] == "cancelled"
+    shop.wait_empty(40)
+    started = [line for line in shop.all_lines() if line["key"].startswith("cancelled/")]
+    ran = sum(line["what"] == "start" for line in started)
+    assert 0 < ran < 8
+    assert sum(line["what"] == "end" for line in started) == ran
+    assert not shop.lines("cancelled", "gather")
+    progress = shop.store.progress(job_id)
+    assert progress
+    (pack,) = [stage for stage in progress[1] if stage.stage == "pack"]
+    assert (progress[0].state, pack.done, pack.cancelled) == (JobState.CANCELLED, ran, 8 - ran)
+    page = shop.store.part_page(job_id, "pack")
+    assert page
+    assert sorted({part.state for part in page.parts}) == ["cancelled", "done"]
+    assert all(part.attempts == 1 and part.run_seconds for part in page.parts if part.state == "done")
+    assert cancel(shop, job_id).exit_code == 0, "it may be said again"
+    ids = {
+        dict(message.headers)["ce_id"]
+        for message, data in shop.events("jobs")
+        if data["job_id"] == job_id and dict(message.headers)["ce_type"] == b"job-cancelled"
+    }
+    assert len(ids) == 1
+    assert not [data for _, data in shop.events("errors") if data["job_id"] == job_id]
+    assert "task.cancelled" in shop.log()
+
+
+def test_those_behind_a_cancelled_job_in_its_group_go_on(shop: Shop) -> None:
+    """The order of an entity's tasks holds, and a skipped one holds up none."""
+    first, second, third = shop.submit_many(
+        workshop.visit,
+        [
+            Order(key="cancel-1", do="sleep", seconds=4),
+            Order(key="cancel-2"),
+            Order(key="cancel-3"),
+        ],
+        entity="cancelled-entity",
+    )
+    shop.wait_line("cancel-1", "start")
+    assert cancel(shop, second).exit_code == 0
+    shop.wait_job(third)
+    assert shop.job(first).state is JobState.COMPLETE
+    assert shop.lines("cancel-2") == []
+    late = cancel(shop, first)
+    assert (late.exit_code, json.loads(late.stdout)["state"]) == (1, "complete")
 
 
 # ─── Stages ───

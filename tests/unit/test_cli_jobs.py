@@ -92,7 +92,9 @@ def test_task_modules_that_are_missing_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["submit"], ["jobs"], ["jobs", "list"], ["jobs", "show"], ["jobs", "wait"]], ids=" ".join
+    "arguments",
+    [["submit"], ["jobs"], *(["jobs", name] for name in ("list", "show", "wait", "cancel"))],
+    ids=" ".join,
 )
 def test_help_needs_no_settings(arguments: list[str]) -> None:
     """--help works anywhere, and each command shows how it is used."""
@@ -102,7 +104,7 @@ def test_help_needs_no_settings(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["list", "--state", "lost"], ["list", "--limit", "0"], ["wait"], ["show"]]
+    "arguments", [["list", "--state", "lost"], ["list", "--limit", "0"], ["wait"], ["show"], ["cancel"]]
 )
 def test_bad_options_are_refused(arguments: list[str]) -> None:
     """Exit code 2."""

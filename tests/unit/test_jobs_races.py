@@ -274,3 +274,53 @@ def test_a_failure_that_was_not_recorded_is_told_so(store: JobStore) -> None:
         worker.advance(Moment("any", skip, "refuse"))
         worker.finish()
         assert isinstance(answers[0][0], ServiceUnavailableError)
+
+
+# ─── Cancelling ───
+
+
+def test_a_job_that_filled_meanwhile_is_not_cancelled(store: JobStore) -> None:
+    """A person's cancel that began before the last stage was done leaves the job to complete."""
+    store.record([done(C)])
+    slow = Worker(lambda: store.cancel("j"))
+    slow.advance(NEXT_UPDATE)
+    (closing,) = store.record([done(B)]).closings
+    slow.finish()
+    assert state(store) is JobState.RUNNING
+    assert store.close(closing)  # type: ignore[arg-type]
+    assert state(store) is JobState.COMPLETE
+    assert store.cancelled_since(0) == set()
+
+
+def test_a_job_that_was_cancelled_meanwhile_is_neither_failed_nor_complete(store: JobStore) -> None:
+    """Workers that were about to end the job find it cancelled, and nothing is announced."""
+    store.record([done(C)])
+    answers: list[object] = []
+    failing = Worker(lambda: answers.extend(store.record_failed([failed(B)]).closings))
+    failing.advance(UPDATE_AFTER)
+    assert store.cancel("j")
+    failing.finish()
+    assert store.record([done(B)]).closings == []
+    assert (state(store), answers) == (JobState.CANCELLED, [])
+
+
+def test_a_job_that_failed_meanwhile_is_not_cancelled(store: JobStore) -> None:
+    """A failed job has ended; after its redrive it runs, and then it may be."""
+    store.record([done(C)])
+    slow = Worker(lambda: store.cancel("j"))
+    slow.advance(NEXT_UPDATE)
+    store.record_failed([failed(B)])
+    slow.finish()
+    assert state(store) is JobState.FAILED
+    assert store.redrive([(B, 0)]) == [True]
+    assert store.cancel("j")
+    assert state(store) is JobState.CANCELLED
+
+
+def test_a_cancel_cut_short_is_finished_by_the_next(store: JobStore) -> None:
+    """Cancelled in its record and unknown to workers: saying it again tells them."""
+    dying = Worker(lambda: store.cancel("j"))
+    dying.advance(Moment("update_item", 0, "die_after"))
+    assert (state(store), store.cancelled_since(0)) == (JobState.CANCELLED, set())
+    assert store.cancel("j")
+    assert store.cancelled_since(0) == {"j"}

@@ -20,7 +20,16 @@ from pipeline.stages import stage
 from pipeline.taskmessage import HEADER, TaskHeader
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import Lease, Phase
-from pipeline.worker.outcome import AlreadyDone, Discarded, Failed, Outcome, Returned, Succeeded, failed
+from pipeline.worker.outcome import (
+    AlreadyDone,
+    Cancelled,
+    Discarded,
+    Failed,
+    Outcome,
+    Returned,
+    Succeeded,
+    failed,
+)
 from pipeline.worker.retry import LONGEST_BACKOFF, Retries
 from pipeline.worker.screen import SUSPECT_BEYOND, Screen
 from pipeline.worker.settlement import Settlement
@@ -180,17 +189,18 @@ def desk() -> Iterator[Desk]:
 
 
 def test_each_outcome_has_its_end(desk: Desk) -> None:
-    """Done and discarded are deleted, returned goes back, failed is tried again, permanent is buried."""
+    """Done, discarded and cancelled are deleted, returned goes back, failed is tried again, or is buried."""
     shelf = desk.shelf
     desk.settle(
         shelf.work("done"),
         shelf.work("known", AlreadyDone()),
         shelf.work("discarded", Discarded(reason="expired")),
+        shelf.work("cancelled", Cancelled()),
         shelf.work("returned", Returned(delay=30)),
         shelf.work("failed", failed(ValueError())),
         shelf.work("permanent", failed(PermanentError())),
     )
-    assert set(shelf.deleted) == {"done", "known", "discarded", "permanent"}
+    assert set(shelf.deleted) == {"done", "known", "discarded", "cancelled", "permanent"}
     assert set(shelf.returned) == {"returned", "failed"}
     assert shelf.returned["returned"] == 30
     assert desk.buried == ["permanent"]
