@@ -74,7 +74,7 @@ class Browser:
         wait_until(lambda: text in self.text(selector), f"{text!r} in {selector}", timeout)
 
     def click(self, selector: str) -> None:
-        """Click the first element that matches, as a person does; again where the page replaced it."""
+        """Click the first element that matches, once it is there; again where the page replaced it."""
         wait_until(lambda: self._clicked(selector), f"a click on {selector}")
 
     def type(self, selector: str, text: str) -> None:
@@ -103,7 +103,7 @@ class Browser:
         try:
             self._ask("POST", f"/element/{self._element(selector)}/click", {})
         except WebDriverError as error:
-            if "stale element" in str(error):
+            if "stale element" in str(error) or "no such element" in str(error):
                 return False
             raise
         return True

@@ -144,7 +144,7 @@ def test_a_job_submitted_in_the_browser_completes_live(shop: Shop, browser: Brow
     browser.wait_for("3 parts")
     assert browser.run("return document.querySelectorAll('tbody tr').length") == 3
     shop.open("/jobs?entity=order-7")
-    assert browser.text("#jobs tbody").count("complete") == 1
+    browser.wait_for("complete", "#jobs tbody")
     shop.open("/")
     browser.wait_for("live", "#connection")
     browser.wait_for("online")
@@ -209,7 +209,7 @@ def test_hostile_data_is_shown_as_text(shop: Shop, browser: Browser, tmp_path: P
     shown = {f"/jobs/{job_id}": data, "/jobs": HOSTILE, f"/dead-letters/{letter}": data}
     for path, text in {**shown, f"/dead-letters?job={job_id}": "onerror"}.items():
         shop.open(path)
-        assert text in browser.text(), path
+        browser.wait_for(text)
         assert browser.run("return [window.owned, document.querySelectorAll('img').length]") == [None, 0]
 
 

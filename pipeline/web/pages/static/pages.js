@@ -12,8 +12,24 @@
     shown.querySelector(".text").textContent = text;
   };
 
-  document.addEventListener("htmx:sseOpen", () => say("live", "live"));
+  let source = null;
+  document.addEventListener("htmx:sseOpen", (event) => {
+    source = event.detail.source;
+    say("live", "live");
+  });
   document.addEventListener("htmx:sseError", () => say("lost", "connection lost, trying again"));
+
+  // Browsers open six connections to a host: a page that nobody looks at gives its own back, and reads itself
+  // anew when somebody does.
+  const UNSEEN = 30_000;
+  let giveBack = null;
+
+  document.addEventListener("visibilitychange", () => {
+    if (!source) return;
+    clearTimeout(giveBack);
+    if (document.hidden) giveBack = setTimeout(() => source.close(), UNSEEN);
+    else if (source.readyState === EventSource.CLOSED) location.reload();
+  });
 
   // ─── An action may take seconds: it is seen to be under way, and is not sent twice ───
 
