@@ -91,11 +91,11 @@ def show(letter_id: str, url: str | None, as_json: bool) -> None:
     unseen = 0
     if url:
         told = Remote(url).letter(letter_id)
-        letter = told and told.fields()
+        letter = told.fields() if told else None
     else:
         with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
             found = next(look.letters(), None)
-            letter, unseen = found and found.fields(full=True), look.unseen()
+            letter, unseen = found.fields(full=True) if found else None, look.unseen()
     if letter is None:
         _say_unseen(unseen)
         raise click.UsageError(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from pipeline.cli.edge import REMARKS, clean, moment
 from pipeline.deadletters import DeadLetter
+from pipeline.web.model import LetterRow
 
 #: Characters of a reason, and of a task's or an exception's name, in a list.
 REASON_SHOWN, NAME_SHOWN = 80, 60
@@ -23,7 +25,7 @@ _WORDS = {
 }
 
 
-def table_of(letters: Sequence[DeadLetter]) -> None:
+def table_of(letters: Sequence[DeadLetter | LetterRow]) -> None:
     """Print a list, the oldest first."""
     table = Table(box=None, pad_edge=False)
     for column in ("id", "failed (UTC)", "what", "part", "job", "attempts", "exception", "reason"):
@@ -46,9 +48,9 @@ def table_of(letters: Sequence[DeadLetter]) -> None:
     console.print(table if letters else "There are no such dead letters.")
 
 
-def print_letter(letter: DeadLetter) -> None:
-    """Print one with all there is to it."""
-    shown = letter.fields(full=True)
+def print_letter(letter: Mapping[str, Any]) -> None:
+    """Print one with all there is to it, given as its fields."""
+    shown = dict(letter)
     data, headers, traceback = (shown.pop(name) for name in ("data", "headers", "traceback"))
     for name, value in shown.items():
         if value not in (None, ""):

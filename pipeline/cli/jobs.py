@@ -203,7 +203,7 @@ def sweep(idle: float, as_json: bool) -> None:
 def _read(store: JobStore, job_id: str) -> JobShown | None:
     """A job from the services."""
     found = store.progress(job_id)
-    return found and (found[0], in_order(found[1]), failure_fields(store, job_id))
+    return (found[0], in_order(found[1]), failure_fields(store, job_id)) if found else None
 
 
 def _told(remote: Remote, job_id: str) -> JobShown | None:

@@ -1,7 +1,7 @@
 """What the jobs page and its API show: frozen, with the moment it was read. Times are seconds since 1970."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pipeline.deadletters import Place
@@ -205,6 +205,11 @@ class LetterDetail:
     #: As text; JSON where it was JSON.
     data: str | None
     flower_url: str | None
+
+    def fields(self) -> dict[str, Any]:
+        """It as one JSON object, as ``DeadLetter.fields`` has it."""
+        about = {"traceback": self.traceback, "headers": self.headers, "data": self.data}
+        return {**asdict(self.row), **about}
 
 
 # ─── Actions ───

@@ -1,0 +1,94 @@
+"""``--url``: a command asks the API of a jobs page, and needs no access to Kafka, SQS and DynamoDB itself."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from config.vault import environment
+from pipeline.deadletters import Filter
+from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
+from pipeline.jobs import Job, JobState
+from pipeline.web.model import JobDetail, JobList, LetterDetail, LetterList
+
+#: Seconds that an answer is waited for: longer than the page waits for the services.
+TIMEOUT = 30.0
+
+#: Jobs asked for at once.
+PAGE = 200
+
+T = TypeVar("T")
+
+url_option = click.option(
+    "--url",
+    metavar="URL",
+    help="Ask the jobs page there (http://host:8080), with WEB_TOKEN, and no service itself.",
+)
+
+
+class Remote:
+    """The API of one jobs page. Raises a ServiceError when it is away, or refuses."""
+
+    def __init__(self, url: str) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise click.UsageError(f"--url {url} is no address: write http://host:port.")
+        self._url = url.rstrip("/")
+        self._token = environment().get("WEB_TOKEN", "")
+
+    def jobs(self, state: JobState | None) -> Iterator[Job]:
+        """Every job, the newest first; asked for page by page."""
+        query: dict[str, Any] = {"limit": PAGE} | ({"state": state.value} if state else {})
+        while True:
+            page = self._get("/jobs", JobList, query)
+            assert page is not None
+            yield from (row.job for row in page.rows)
+            if page.next is None:
+                return
+            query["before"] = page.next
+
+    def job(self, job_id: str) -> JobDetail | None:
+        """A job with its stages and the first of its failures; None when there is none."""
+        return self._get(f"/jobs/{quote(job_id, safe='')}", JobDetail)
+
+    def letters(self, wanted: Filter) -> LetterList:
+        """The dead letters that a look of a few seconds finds."""
+        given = {
+            name: getattr(wanted, name) for name in ("stage", "job_id", "error", "since", "before", "place")
+        }
+        found = self._get("/dead-letters", LetterList, {k: v for k, v in given.items() if v is not None})
+        assert found is not None
+        return found
+
+    def letter(self, letter_id: str) -> LetterDetail | None:
+        """One dead letter; None when there is none."""
+        return self._get(f"/dead-letters/{quote(letter_id, safe='')}", LetterDetail)
+
+    def _get(self, path: str, kind: type[T], query: Mapping[str, Any] | None = None) -> T | None:
+        url = f"{self._url}/api/v1{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http and https only, see above
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+                return TypeAdapter(kind).validate_json(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = _reason(error)
+            if error.code == 404 and reason:
+                return None
+            kind_of = ServiceUnavailableError if error.code == 503 else ServiceRefusedError
+            raise kind_of(f"{url} answered {error.code}: {reason or 'it is no jobs page'}") from error
+        except (OSError, ValidationError) as error:
+            raise ServiceUnavailableError(f"{url} does not answer as a jobs page does: {error}") from error
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What the API says of a problem; empty where it is not the API that speaks."""
+    try:
+        return str(json.loads(error.read())["error"])
+    except (ValueError, LookupError, TypeError):
+        return ""
