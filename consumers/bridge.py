@@ -17,8 +17,8 @@ from collections.abc import Iterable
 import structlog
 
 from config.settings import Settings
+from consumers.emptied import Emptied
 from consumers.gauges import Gauges
-from consumers.handover import Emptied, Handover
 from consumers.hands import Hands
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
@@ -78,21 +78,20 @@ class Bridge:
         client = sqs_client(settings)
         names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
         self._hands: Hands
+        self._emptied: Emptied | None = None
         if children is None:
             self._outbox = Outbox()
             queue = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
             self._hands = Senders(queue, self._outbox, self._tracker, self._load, store, rejects, patience)
             self._throttle = Throttle([queue(name) for name in names], self._tracker, self._load)
-            self._handover = Handover(None)
         else:
             self._outbox = Outbox(every_group=True)
             running = Running(settings, registry, store, self._producer, children, patience)
             self._hands = Runners(running, self._outbox, self._tracker, self._load, rejects)
             # What is repeated is looked up, however late: only how much it is counts.
             self._throttle = Throttle([], self._tracker, self._load, max_age=math.inf)
-            self._handover = Handover(Emptied(client, [settings.queue_url(name) for name in names]))
+            self._emptied = Emptied(client, [settings.queue_url(name) for name in names])
         self._stop_wait = STOP_WAIT if children is None else STOP_WAIT_RUNNING
-        self._holds = False
         self._gauges = Gauges(self._tracker, self._load)
         self._stop = threading.Event()
         self._next_commit = 0.0
@@ -147,24 +146,19 @@ class Bridge:
                 for topic, polled in Counter(message.topic for message in messages).items():
                     metrics.EVENTS_POLLED.labels(topic).inc(polled)
                 self._throttle.apply(self._consumer)
-                self._go_on_when_known()
+                self._go_on_when_emptied()
                 self._commit_when_due()
                 self._report_when_due()
             self._see_out()
         finally:
             # Before closing: the callback inside would wait for senders that may be gone.
-            self._forget(self._tracker.partitions())
+            self._tracker.revoke(self._tracker.partitions())
             self._consumer.close()
             log.info("bridge.stopped", events=self._load.passed)
 
-    def _hold(self) -> None:
-        self._outbox.hold()
-        self._holds = True
-
-    def _go_on_when_known(self) -> None:
-        """After partitions came or went: begin once it is known what their last bridge left."""
-        if self._holds and self._handover.is_over(self._consumer):
-            self._holds = False
+    def _go_on_when_emptied(self) -> None:
+        """After partitions came or went: begin once nothing that was sent to SQS can be left there."""
+        if self._emptied and self._outbox.held and self._emptied.answer():
             self._outbox.go_on()
 
     def _take(self, message: Message) -> None:
@@ -187,7 +181,7 @@ class Bridge:
         committable = self._tracker.committable()
         offsets = {partition: committable[partition] for partition in partitions if partition in committable}
         try:
-            self._consumer.commit(offsets, self._handover.note)
+            self._consumer.commit(offsets)
         except ServiceError as error:
             # Later; what is not committed is repeated, never lost.
             log.warning("bridge.commit_failed", error=str(error))
@@ -203,8 +197,9 @@ class Bridge:
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
         log.info("bridge.assigned", partitions=_names(partitions))
-        self._hold()
-        self._handover.assigned(partitions)
+        if self._emptied and partitions:
+            self._outbox.hold()
+            self._emptied.ask()
         self._tracker.assign(partitions)
         self._throttle.forget(partitions)
 
@@ -215,19 +210,14 @@ class Bridge:
             self._hands.drain(held, REVOKE_WAIT)
             self._commit(held)
         log.info("bridge.revoked", partitions=_names(partitions))
-        self._forget(partitions)
+        self._tracker.revoke(partitions)
+        self._throttle.forget(partitions)
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Another member has them already: nothing of them may be committed."""
         log.warning("bridge.lost", partitions=_names(partitions))
-        self._forget(partitions)
-
-    def _forget(self, partitions: list[Partition]) -> None:
         self._tracker.revoke(partitions)
         self._throttle.forget(partitions)
-        self._handover.gone(partitions)
-        # What drained goes on with what is left.
-        self._hold()
 
     def _report_when_due(self) -> None:
         now = time.monotonic()

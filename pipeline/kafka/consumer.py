@@ -135,35 +135,16 @@ class EventConsumer:
                 found[Partition(at.topic, at.partition)] = max(0, marks[1] - at.offset)
         return found
 
-    def committed(self, partitions: Collection[Partition]) -> dict[Partition, tuple[int, str]]:
-        """What is committed of these partitions: the next offset to read, and the note beside it.
-
-        A partition of which nothing is committed is left out. Waits ``COMMIT_TIMEOUT`` s at most; raises a
-        ServiceError.
-        """
-        try:
-            answers = self._consumer.committed(_theirs(partitions), timeout=COMMIT_TIMEOUT)
-        except KafkaException as error:
-            raise kafka_error(error, "read committed offsets") from error
-        found = {}
-        for at in answers:
-            if at.error is not None:
-                raise kafka_error(at.error, f"read the committed offset of {at.topic} [{at.partition}]")
-            if at.offset >= 0:
-                found[Partition(at.topic, at.partition)] = (at.offset, at.metadata or "")
-        return found
-
-    def commit(self, offsets: Mapping[Partition, int], note: str = "") -> None:
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit the next offset to read of each partition; waits ``COMMIT_TIMEOUT`` s at most.
 
-        ``note`` is kept beside it for whoever has the partition next. Raises a ServiceError; then none, some
-        or all are committed: committing again does no harm.
+        Raises a ServiceError; then none, some or all are committed: committing again does no harm.
         """
         if not offsets:
             return
         if self._is_committing():
             raise ServiceUnavailableError("Could not commit offsets: the last commit has no answer yet")
-        asked = [TopicPartition(*partition, offset, metadata=note) for partition, offset in offsets.items()]
+        asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
         try:
             answers = self._commit(asked) if self._in_callback else self._commit_within(asked)
         except TimeoutError as error:
