@@ -68,7 +68,8 @@ class Heartbeat:
             try:
                 self._beat()
             except Exception:
-                log.exception("heartbeat.failed")
+                if not self._stop.is_set():  # else its calls were called off
+                    log.exception("heartbeat.failed")
 
     def _beat(self) -> None:
         now = boottime()
