@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from config.settings import Settings
 from consumers.replay import Replay, ReplayId, Window
+from pipeline.cancelling import cancel_job
 from pipeline.deadletters import Filter, Look, Redriver, redrive_all, remove_all
 from pipeline.deadletters.told import is_told_id
 from pipeline.errors import InvalidEventError
@@ -70,8 +71,8 @@ class Actions:
         raise answer
 
     def cancel(self, job_id: str) -> Job | None:
-        """Cancel a job that runs; the job as it is then, None when there is none. See ``JobStore.cancel``."""
-        return self._store.cancel(job_id)
+        """Cancel a job that runs; the job as it is then, None when there is none."""
+        return cancel_job(self._settings, self._store, self._producer(), job_id)
 
     def replay(self, job: Job, stage_name: str, again: bool) -> ReplayTally:
         """Send a stage's task of a job again, from the event that its topic still has.

@@ -15,10 +15,12 @@ from urllib.parse import quote
 import hypothesis
 import pytest
 import schemathesis
+from click.testing import CliRunner
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from config.settings import load_settings
+from pipeline.cli import main
 from pipeline.health.server import WebServer
 from pipeline.jobs import JobState
 from pipeline.kafka import EventProducer
@@ -269,9 +271,10 @@ def test_a_job_is_replayed_from_a_stage(served: Served) -> None:
 
 
 def test_a_job_is_cancelled(served: Served) -> None:
-    """Its state says so, and a job that has ended stays as it is."""
+    """Its state says so and the jobs topic is told; a job that has ended stays as it is."""
     job_id = served.done("/jobs", {"start": "mend", "data": "x"}, 201)["job_id"]
     assert served.done(f"/jobs/{job_id}/cancel")["state"] == "cancelled"
+    assert job_id in [json.loads(message.value or b"")["job_id"] for message in served.world.records("jobs")]
     failed = served.world.give_up(mending.mend)
     assert served.done(f"/jobs/{failed}/cancel")["state"] == "failed"
 
@@ -377,6 +380,57 @@ def test_an_entity_may_be_called_anything(served: Served) -> None:
     served.done("/jobs", {"start": "mend", "data": "x", "entity_id": entity}, 201)
     rows = served.got(f"/jobs?entity_id={quote(entity)}")["rows"]
     assert [row["job"]["entity_id"] for row in rows] == [entity]
+
+
+# ─── The commands with --url ───
+
+
+def test_commands_tell_the_same_with_and_without_a_url(served: Served) -> None:
+    """Who has the page's address and its token needs no service to list and show jobs and dead letters."""
+    job_id = served.world.give_up(mending.mend, "from afar")
+    (row,) = served.got(f"/dead-letters?job_id={job_id}")["rows"]
+    for command in (
+        ["jobs", "list", "--state", "failed"],
+        ["jobs", "show", job_id],
+        ["dlq", "list", "--job", job_id],
+        ["dlq", "show", row["id"]],
+    ):
+        near = served.world.run(*command, "--json").stdout
+        afar = CliRunner().invoke(
+            main, [*command, "--json", "--url", served.server.url], env={"WEB_TOKEN": TOKEN}
+        )
+        assert afar.exit_code == 0, afar.output
+        assert [json.loads(line) for line in afar.stdout.splitlines()] == [
+            json.loads(line) for line in near.splitlines()
+        ]
+        shown = CliRunner().invoke(main, [*command, "--url", served.server.url], env={"WEB_TOKEN": TOKEN})
+        assert shown.exit_code == 0
+        assert job_id in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "token", "code", "said"),
+    [
+        (["jobs", "show", "nobody"], TOKEN, 2, "There is no job 'nobody'"),
+        (["dlq", "show", "nothing"], TOKEN, 2, "There is no dead letter 'nothing'"),
+        (["jobs", "list"], "wrong", 1, "Give WEB_TOKEN"),
+    ],
+)
+def test_what_a_page_refuses_is_told(
+    served: Served, command: list[str], token: str, code: int, said: str
+) -> None:
+    """With the reason that the page gives, and the exit code of the same without --url."""
+    result = CliRunner().invoke(main, [*command, "--url", served.server.url], env={"WEB_TOKEN": token})
+    assert result.exit_code == code, result.output
+    assert said in result.output
+
+
+def test_an_address_without_a_jobs_page_is_told(served: Served) -> None:
+    """Something else that answers there, or nothing, is no job list without jobs."""
+    for url in ("http://127.0.0.1:1", served.server.url + "/health", "jobs.example.com"):
+        result = CliRunner().invoke(main, ["jobs", "list", "--url", url], env={"WEB_TOKEN": TOKEN})
+        assert result.exit_code in (1, 2)
+        assert url in result.output
 
 
 # ─── Services that are away ───
