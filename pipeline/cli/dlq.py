@@ -3,8 +3,9 @@
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, TextIO
 
 import click
@@ -22,8 +23,10 @@ from pipeline.cli.edge import (
     read_stages,
     require_terminal,
 )
+from pipeline.cli.remote import Remote, url_option
 from pipeline.deadletters import DeadLetter, Filter, Look, Redriver, redrive_all, remove_all
 from pipeline.jobs import JobStore
+from pipeline.web.model import LetterRow
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a dead letter and line.")
 
@@ -48,16 +51,24 @@ Examples:
 )
 @filters
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@url_option
 @_json
-def list_letters(limit: int, as_json: bool, **wanted: Any) -> None:
-    """List dead letters: what failed, when and why."""
-    with Look(read_settings(), filter_of(wanted)) as look:
-        found, more = _first(look.letters(), limit)
-        unseen = look.unseen()
-    for letter in found if as_json else ():
-        print_json(letter.fields(full=False))
+def list_letters(limit: int, url: str | None, as_json: bool, **wanted: Any) -> None:
+    """List dead letters: what failed, when and why. With --url, those that a look of three seconds finds."""
+    rows: Sequence[DeadLetter | LetterRow]
+    if url:
+        told = Remote(url).letters(filter_of(wanted))
+        rows, more, unseen = told.rows[:limit], len(told.rows) > limit or not told.complete, told.unseen
+        for each in told.away:
+            REMARKS.print(f"{each.service} is away: {each.error}", markup=False)
+    else:
+        with Look(read_settings(), filter_of(wanted)) as look:
+            found, more = _first(look.letters(), limit)
+            rows, unseen = found, look.unseen()
+    for row in rows if as_json else ():
+        print_json(row.fields(full=False) if isinstance(row, DeadLetter) else asdict(row))
     if not as_json:
-        table_of(found)
+        table_of(rows)
     if more:
         REMARKS.print(f"There are more than {limit}: --limit shows more, --stage, --job and so on fewer.")
     _say_unseen(unseen)
@@ -70,22 +81,28 @@ Examples:
   pipeline dlq show kafka:0:17 --json | jq .data"""
 )
 @click.argument("letter_id", metavar="ID")
+@url_option
 @_json
-def show(letter_id: str, as_json: bool) -> None:
+def show(letter_id: str, url: str | None, as_json: bool) -> None:
     """Show one dead letter: its data, headers, reason and traceback.
 
     ID is its own, or that of its task, as logs and Flower show it.
     """
-    with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
-        letter = next(look.letters(), None)
-        unseen = look.unseen()
+    unseen = 0
+    if url:
+        told = Remote(url).letter(letter_id)
+        letter = told.fields() if told else None
+    else:
+        with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
+            found = next(look.letters(), None)
+            letter, unseen = found.fields(full=True) if found else None, look.unseen()
     if letter is None:
         _say_unseen(unseen)
         raise click.UsageError(
             f"There is no dead letter {letter_id!r}. pipeline dlq list shows those there are."
         )
     if as_json:
-        print_json(letter.fields(full=True))
+        print_json(letter)
     else:
         print_letter(letter)
 

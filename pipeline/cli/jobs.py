@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 import click
 from rich.console import Console
@@ -22,11 +23,15 @@ from pipeline.cli.edge import (
     require_terminal,
 )
 from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
+from pipeline.cli.remote import Remote, url_option
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 from pipeline.sweep import Sweep
 
 #: Jobs read at once for a list.
 PAGE = 100
+
+#: A job, its stages in order, and its failures.
+JobShown = tuple[Job, list[StageProgress], list[dict[str, Any]]]
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a job and line.")
 
@@ -41,14 +46,18 @@ def jobs() -> None:
     epilog="""\b
 Examples:
   pipeline jobs list
-  pipeline jobs list --state failed --limit 500 --json""",
+  pipeline jobs list --state failed --limit 500 --json
+  WEB_TOKEN=… pipeline jobs list --url https://jobs.example.com""",
 )
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@url_option
 @_json
-def list_jobs(state: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(state: str | None, limit: int, url: str | None, as_json: bool) -> None:
     """List jobs, the newest first."""
-    found = islice(_all_jobs(JobStore(read_settings()), JobState(state) if state else None), limit)
+    wanted = JobState(state) if state else None
+    every = Remote(url).jobs(wanted) if url else _all_jobs(JobStore(read_settings()), wanted)
+    found = islice(every, limit)
     if as_json:
         for job in found:
             print_json(job_fields(job))
@@ -71,15 +80,14 @@ Examples:
   pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json"""
 )
 @click.argument("job_id")
+@url_option
 @_json
-def show(job_id: str, as_json: bool) -> None:
-    """Show how far a job is, stage by stage, and why tasks of it failed."""
-    store = JobStore(read_settings())
-    found = store.progress(job_id)
+def show(job_id: str, url: str | None, as_json: bool) -> None:
+    """Show how far a job is, stage by stage, and why tasks of it failed (with --url, the first 20)."""
+    found = _told(Remote(url), job_id) if url else _read(JobStore(read_settings()), job_id)
     if found is None:
         raise _unknown(job_id)
-    job, stages = found[0], in_order(found[1])
-    failures = failure_fields(store, job_id)
+    job, stages, failures = found
     if as_json:
         print_json({**job_fields(job), "stages": [asdict(each) for each in stages], "failures": failures})
         return
@@ -190,6 +198,21 @@ def sweep(idle: float, as_json: bool) -> None:
     if not kinds and not as_json:
         click.echo(f"No job is open for longer than {idle:g} s, and every dead letter has its reason.")
     sys.exit(1 if kinds["lost"] or kinds["failed"] else 0)
+
+
+def _read(store: JobStore, job_id: str) -> JobShown | None:
+    """A job from the services."""
+    found = store.progress(job_id)
+    return (found[0], in_order(found[1]), failure_fields(store, job_id)) if found else None
+
+
+def _told(remote: Remote, job_id: str) -> JobShown | None:
+    """The same as a jobs page tells it."""
+    found = remote.job(job_id)
+    if found is None:
+        return None
+    stages = in_order(row.progress for row in found.stages)
+    return found.job, stages, [asdict(row.failure) for row in found.failures]
 
 
 def _all_jobs(store: JobStore, state: JobState | None) -> Iterator[Job]:
