@@ -149,22 +149,22 @@ class _Topics:
         self._name = settings.topic
         self._consumed = registry.consumed_topics
         self._emitted = [stage.emits for stage in registry.by_name.values() if stage.emits]
-        self._control = settings.control_topics
+        self._events, self._commands, self._replies = settings.control_topics
         self._every = [need.name for need in topic_needs(settings, registry)]
 
     def read(self, role: Role) -> list[str]:
         if role == "bridge":
             return self._names((*self._consumed, DLQ_TOPIC))
-        return list(self._control) if role == "worker" else self._every
+        return [self._commands] if role == "worker" else self._every
 
     def written(self, role: Role) -> list[str]:
         ends = (ERRORS_TOPIC, JOBS_TOPIC)
         if role == "bridge":
             return self._names((*ends, DLQ_TOPIC))
         if role == "worker":
-            return [*self._names((*self._emitted, *ends)), *self._control]
+            return [*self._names((*self._emitted, *ends)), self._events, self._replies]
         # Submissions, redriven events and their marks, what a sweep tells, commands to workers.
-        return [*self._names((*self._consumed, *ends, DLQ_TOPIC)), *self._control]
+        return [*self._names((*self._consumed, *ends, DLQ_TOPIC)), self._commands]
 
     def _names(self, topics: Iterable[str]) -> list[str]:
         return list(map(self._name, topics))

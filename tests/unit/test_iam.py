@@ -134,6 +134,24 @@ def test_msk_grants_each_process_its_topics_and_group() -> None:
     assert worker["kafka-cluster:Connect"] == {MSK["MSK_CLUSTER_ARN"]}
 
 
+def test_of_the_control_plane_each_has_what_the_table_of_flower_says() -> None:
+    """Only an operator commands workers; a worker reads commands, and writes events and replies."""
+    found = {}
+    for role in ROLES:
+        grants = _grants(_policy(role, **MSK))
+        for action in ("ReadData", "WriteData"):
+            topics = {each.rsplit("/", 1)[1] for each in grants[f"kafka-cluster:{action}"]}
+            found[role, action] = {each.split(".control.")[1] for each in topics if ".control." in each}
+    assert found == {
+        ("bridge", "ReadData"): set(),
+        ("bridge", "WriteData"): set(),
+        ("worker", "ReadData"): {"commands"},
+        ("worker", "WriteData"): {"events", "replies"},
+        ("operator", "ReadData"): {"commands", "events", "replies"},
+        ("operator", "WriteData"): {"commands"},
+    }
+
+
 def test_without_msks_own_access_control_kafka_is_not_in_it() -> None:
     """Kafka's ACLs are granted on Kafka."""
     assert not [action for role in ROLES for action in _grants(_policy(role)) if action.startswith("kafka")]
