@@ -104,7 +104,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     entities = max(each["entities"] for each in faults)
     held = sum(each["held"] for each in faults)
     terminalreporter.write_line(
-        f"{len(faults)} faults: {events:,} events of up to {entities:,} entities and {parts:,} parts, "
+        f"faults: {len(faults)}; {events:,} events of up to {entities:,} entities and {parts:,} parts, "
         f"{runs:,} runs of user code; all promises held in {held}"
     )
 

@@ -23,7 +23,12 @@ def test_followers_of_a_failing_head(world: World) -> None:
     """They are received with it time and again: none of their attempts, so each may still fail twice."""
     items = [world.load.item("arrivals", entity="queue", do="early-fail", fate="failed")]
     items += [world.load.item("arrivals", entity="queue", do="early-fail-twice") for _ in range(4)]
+    for worker in world.of("worker"):
+        world.stop(worker)
     world.load.produce(items)
+    # All are there before the first is received: SQS hands out those behind a head with it.
+    world.wait(lambda: world.observer.depth()[0] == len(items), "all are on the queue")
+    world.ready()
     world.load.send()
     world.verify()
 
