@@ -340,7 +340,7 @@ def test_no_input_breaks_it(served: Served) -> None:
     for operation in asked:
 
         @hypothesis.given(case=operation.as_strategy())
-        @hypothesis.settings(max_examples=15, deadline=None, derandomize=True, database=None)
+        @hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
         def ask(case: schemathesis.Case[Any]) -> None:
             # What a schema cannot say (which stages there are) may still be refused.
             case.call_and_validate(headers=BEARER, excluded_checks=[positive_data_acceptance])
