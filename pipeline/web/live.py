@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ from pipeline.web.model import Away, JobDetail, JobFilter, JobList, LetterDetail
 from pipeline.web.pipelineview import away_since, pipeline_view
 from pipeline.web.views import Views
 
-#: Seconds between two looks of one who watches, and how long what was read is given to all who ask.
-INTERVAL, LIFETIME = 2.0, 2.0
+#: Seconds that what was read is given to all who ask.
+LIFETIME = 2.0
 
 #: Seconds that dead letters are kept: looking at them hides them from others meanwhile.
 LETTERS_LIFETIME = 10.0
@@ -70,12 +70,6 @@ class Live:
         away = away_since(named, self._since, time.time())
         self._since = {each.service: each.since for each in away}
         return pipeline_view(self._settings, self._registry, named, self._stats.snapshot(), away)
-
-    async def watch(self) -> AsyncIterator[PipelineView]:
-        """The same, again and again, for one who watches."""
-        while True:
-            yield await self.pipeline()
-            await asyncio.sleep(INTERVAL)
 
     async def jobs(self, wanted: JobFilter, before: str | None = None, limit: int = 50) -> JobList:
         """A page of jobs, newest submission first; see ``Views.jobs``."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sysconfig
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,24 @@ def test_killed_processes_change_no_count(demo: Callable[..., Demo], local_progr
     assert fields["verified"] is True
     assert fields["jobs_completed"] == fields["documents"]
     wait_until(lambda: not running(run.below), f"the end of {run.below}")
+
+
+def test_the_jobs_page_is_there_until_ctrl_c(demo: Callable[..., Demo], tmp_path: Path) -> None:
+    """--web prints an address that shows the jobs also when all is done; Ctrl-C ends it."""
+    (tmp_path / "one.txt").write_text("one document")
+    run = demo(tmp_path, "--web", "--json")
+    [address] = run.wait_for(r"The jobs page: (http\S+)")
+    run.wait_for("(is still there)")
+    scheme, token, place = re.split("//me:|@", address)
+    request = urllib.request.Request(f"{scheme}//{place}/jobs")  # noqa: S310
+    request.add_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=20) as answer:  # noqa: S310
+        assert "complete" in answer.read().decode()
+    run.process.send_signal(signal.SIGINT)
+    code, output = run.end()
+    assert code == 0
+    assert result(output)["verified"] is True
+    wait_until(lambda: not running(run.below), f"the end of {running(run.below)}", 40)
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,18 @@ def test_local_services_are_stopped_with_dev(start: Start, tmp_path: Path) -> No
     wait_until(lambda: not running(servers), "the servers of a killed dev end", timeout=40)
 
 
+@pytest.mark.parametrize("token", [None, "own"])
+def test_the_address_of_the_jobs_page_is_printed(start: Start, token: str | None) -> None:
+    """A process called web gets the port that is printed, and a token where the environment has none."""
+    program = 'import os; print("web has", os.environ["WEB_PORT"], os.environ["WEB_TOKEN"])'
+    dev = start(environment={"WEB_TOKEN": token} if token else None, web=program)
+    address = _read_until(dev, "The jobs page: ").split("The jobs page: ")[1].split()[0]
+    port, made = _read_until(dev, "web has").split()[-2:]
+    assert address == (f"http://127.0.0.1:{port}" if token else f"http://me:{made}@127.0.0.1:{port}")
+    assert made == (token or made)
+    dev.communicate(timeout=30)
+
+
 def test_no_procfile_is_one_line(tmp_path: Path) -> None:
     """Without a Procfile, dev says where it looked and what belongs in it, and exits with 2."""
     dev = subprocess.run(

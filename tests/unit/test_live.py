@@ -87,12 +87,9 @@ def test_fifty_who_watch_cost_one_read() -> None:
         time.sleep(0.05)
         return QUEUES
 
-    async def watch(state: Live) -> PipelineView:
-        return await anext(state.watch())
-
     async def together() -> list[PipelineView]:
         state = watched(sqs=read)
-        return await asyncio.gather(*(watch(state) for _ in range(WATCHERS)))
+        return await asyncio.gather(*(state.pipeline() for _ in range(WATCHERS)))
 
     views = asyncio.run(together())
     assert asked == ["sqs"]
