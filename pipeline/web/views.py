@@ -26,6 +26,9 @@ BATCH, LOOKED_AT = 100, 1_000
 #: a page is to be there in 0.3.
 DAYS, TIME = 2, 0.15
 
+#: Characters of the longest job id.
+LONGEST_ID = 128
+
 #: Failures of a job that are shown.
 FAILURES = 20
 
@@ -66,8 +69,9 @@ class Views:
                 return self._page(found, cursor)
 
     def _named(self, wanted: JobFilter) -> Job | None:
-        """The job whose id is the text."""
-        job = self._store.job(wanted.text) if wanted.text else None
+        """The job whose id is the text, where it can be one: a key may not be as long as any text."""
+        text = wanted.text or ""
+        job = self._store.job(text) if text.isascii() and 0 < len(text) <= LONGEST_ID else None
         return job if job is not None and _matches(job, wanted) else None
 
     def _read(self, wanted: JobFilter, before: str | None, limit: int) -> JobPage:

@@ -160,6 +160,7 @@ def test_jobs_are_found_by_what_is_known_of_them(served: Served) -> None:
                 "stage=polish",
                 "entity_id=nobody",
                 "text=nothing-like-it",
+                f"text={quote('ä' * 900)}",
                 f"since={submitted + 1}",
                 f"until={submitted - 1}",
                 f"text={job_id}&state=complete",
