@@ -38,12 +38,8 @@ class Children:
         self._app.log.already_setup = True
         self._pool.start()
 
-    def run(self, lease: Lease, *, mark: bool, traceparent: str | None) -> Callable[[], Outcome]:
-        """Begin to run a task; what is returned waits for its outcome.
-
-        With ``mark`` the run is counted as an attempt before it begins, so that one that ends this process
-        too is counted. The message's receive count is the number of the attempt.
-        """
+    def run(self, lease: Lease, traceparent: str | None) -> Callable[[], Outcome]:
+        """Begin to run a task; what is returned waits for its outcome."""
         headers, task_id = lease.payload["headers"], str(lease.payload["headers"]["id"])
         task = self._app.tasks[headers["task"]]
         limit = task.time_limit or self._app.conf.task_time_limit
@@ -51,7 +47,6 @@ class Children:
             attempt=lease.attempts + 1,
             limit=limit,
             start_before=math.inf,
-            mark=(lease.message_id, lease.message.receive_count) if mark else None,
             traceparent=traceparent,
         )
         request = {

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import structlog
 
@@ -31,6 +31,17 @@ from pipeline.worker.spans import end_span, start_span
 from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
+
+
+#: What the name of a message ends with where its beginnings are counted, beside its failed attempts.
+BEGUN = ".begun"
+
+
+class Counts(NamedTuple):
+    """How often a message's task failed, and how often it was begun while that was recorded."""
+
+    attempts: int
+    begun: int
 
 
 class Running:
@@ -64,32 +75,51 @@ class Running:
         self._close(known.closings)
         return known
 
-    def attempts(self, leases: Sequence[Lease]) -> dict[str, int]:
-        """By message id, how often each failed before."""
-        messages = {(_task_id(lease), lease.message_id): lease for lease in leases}
-        counts = self.patience.one("look up attempts", lambda: self.store.attempts(list(messages)))
-        return {lease.message_id: counts.get(key, 0) for key, lease in messages.items()}
+    def counts(self, leases: Sequence[Lease]) -> dict[str, Counts]:
+        """By message id, how often each failed and how often it was begun, as far as that is recorded."""
+        messages = {lease.message_id: _task_id(lease) for lease in leases}
+        keys = [(task_id, name) for name, task_id in messages.items()]
+        keys += [(task_id, name + BEGUN) for name, task_id in messages.items()]
+        found = self.patience.one("look up attempts", lambda: self.store.attempts(keys))
+        return {
+            name: Counts(found.get((task_id, name), 0), found.get((task_id, name + BEGUN), 0))
+            for name, task_id in messages.items()
+        }
 
     # ─── Running ───
 
     def run(self, leases: Sequence[Lease], *, mark: bool) -> list[Work]:
         """Run these together; what came of each, not yet settled.
 
-        ``mark``: they may have run before, in a process that ended with them. Each is counted as an attempt
-        before it begins then, and those that were so counted before run one at a time, so that only the one
-        that ends the process is found to do so.
+        ``mark``: they may have been begun before, in a process that ended with them. That they are begun is
+        recorded before. Suspects run one at a time, so that only the one that ends the process is found to do
+        so, and are counted as an attempt before they begin.
         """
-        if mark and any(lease.attempts for lease in leases):
-            with self._alone:
-                return [work for lease in leases for work in self._run([lease], mark=True)]
-        return self._run(leases, mark=mark)
+        for lease in leases if mark else ():
+            self._record_attempt(lease, BEGUN)
+        if not any(lease.suspect for lease in leases):
+            return self._run(leases)
+        works = []
+        with self._alone:
+            for lease in leases:
+                if lease.suspect:
+                    self._record_attempt(lease)
+                works += self._run([lease])
+        return works
 
-    def _run(self, leases: Sequence[Lease], *, mark: bool) -> list[Work]:
+    def _record_attempt(self, lease: Lease, what: str = "") -> None:
+        message = lease.message
+        self.patience.one(
+            "count attempt",
+            lambda: self.store.add_attempt(_task_id(lease), message.message_id + what, message.receive_count),
+        )
+
+    def _run(self, leases: Sequence[Lease]) -> list[Work]:
         begun = []
         for lease in leases:
             metrics.TASKS_STARTED.labels(str(lease.payload["headers"]["task"])).inc()
             span = start_span(lease)
-            begun.append((lease, span, self.children.run(lease, mark=mark, traceparent=span.traceparent)))
+            begun.append((lease, span, self.children.run(lease, span.traceparent)))
         works = []
         for lease, span, wait in begun:
             outcome = wait()

@@ -19,7 +19,8 @@ from pipeline.worker.closing import gather_of
 from pipeline.worker.counting import count_failures
 from pipeline.worker.outcome import Failed, Succeeded, failed
 from pipeline.worker.retry import Retries, retries_of
-from pipeline.worker.running import Running, lease_of
+from pipeline.worker.running import Counts, Running, lease_of
+from pipeline.worker.screen import SUSPECT_BEYOND
 from pipeline.worker.work import Work, ref_of, split_ref
 
 
@@ -57,8 +58,8 @@ class StageRun:
         assert self._event.header is not None
         self._header: TaskHeader = self._event.header
         self._stage = running.registry.by_name[self._header.stage]
-        #: Failed runs of each message, as far as they are known.
-        self._attempts: dict[str, int] = {}
+        #: By message id, as far as they are known.
+        self._counts: dict[str, Counts] = {}
         #: By message id, what is not tried again.
         self._given_up: dict[str, Work] = {}
         #: Seconds until all that failed may be tried again; None when nothing is to be.
@@ -161,17 +162,22 @@ class StageRun:
         unsuccessful = [work for work in works if isinstance(work.outcome, Failed)]
         given_up = self._retries.again(unsuccessful)
         count_failures(unsuccessful, given_up)
-        self._attempts |= {work.lease.message_id: work.lease.attempts for work in unsuccessful}
+        for work in unsuccessful:
+            counts = self._counts[work.lease.message_id]
+            self._counts[work.lease.message_id] = Counts(work.lease.attempts, counts.begun + self._mark)
         self._note_given_up(given_up)
         return [work for work in works if isinstance(work.outcome, Succeeded)]
 
     def _startable(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Those with attempts left; each knows its number."""
-        self._look_up([lease for lease in leases if lease.message_id not in self._attempts])
+        """Those with attempts left; each knows its number, which none of its runs before had."""
+        if unknown := [lease for lease in leases if lease.message_id not in self._counts]:
+            self._counts |= self._running.counts(unknown)
         startable = []
         for lease in leases:
-            lease.attempts = attempts = self._attempts[lease.message_id]
-            lease.message = replace(lease.message, receive_count=attempts + 1)
+            attempts, begun = self._counts[lease.message_id]
+            lease.attempts = attempts
+            lease.message = replace(lease.message, receive_count=attempts + begun + 1)
+            lease.suspect = begun + 1 > attempts + SUSPECT_BEYOND
             if attempts > retries_of(lease, self._running.settings, self._running.registry):
                 used_up = Failed(
                     error="AttemptsUsedUp", message=f"all {attempts} attempts failed", permanent=True
@@ -180,10 +186,6 @@ class StageRun:
             else:
                 startable.append(lease)
         return startable
-
-    def _look_up(self, leases: Sequence[Lease]) -> None:
-        if leases:
-            self._attempts |= self._running.attempts(leases)
 
     def _settle(self, works: Sequence[Work]) -> None:
         if works:

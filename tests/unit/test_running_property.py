@@ -151,13 +151,10 @@ class Children:
     def end(self) -> None:
         """Nothing to end."""
 
-    def run(self, lease: Lease, *, mark: bool, traceparent: str | None) -> Callable[[], Outcome]:
+    def run(self, lease: Lease, traceparent: str | None) -> Callable[[], Outcome]:
         header = lease.header
         assert header
         data, attempt = data_of(lease.payload["body"]), lease.attempts + 1
-        if mark:
-            number = lease.message.receive_count
-            self._store.add_attempt(header.task_id, lease.message_id, number)
         return lambda: self._world.step(lambda: self._run(header, data, attempt))
 
     def _run(self, header: TaskHeader, data: str, attempt: int) -> Outcome:
@@ -296,7 +293,7 @@ def _expected(world: World, key: str, words: int) -> tuple[bool, int | None]:
 ROLES = ("run", "split", "gather", "0", "1", "2", "3")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     ordered=st.booleans(),
     letters=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 4)), min_size=1, max_size=4),
@@ -340,14 +337,14 @@ def _assert_ends(world: World, letters: list[tuple[str, int]], *, died: bool) ->
         key = f"e{number}"
         copied, total = _expected(world, key, words)
         if not died:
-            # A death counts as an attempt of what ran then, so what fails often may be given up sooner.
+            # A death may count as an attempt of what ran then: what fails often is given up sooner.
             assert (key in world.keys("copied")) == copied
             assert totals.get(key) == total
         else:
             assert copied or key not in world.keys("copied")
             assert total is not None or key not in totals
     for task, times in Counter((key, which) for key, which, _ in world.runs).items():
-        assert times <= RETRIES + 1, f"{task} ran {times} times"
+        assert times <= RETRIES + 1 + len(world.deaths), f"{task} ran {times} times"
     for entity in "ab":
         own = [f"e{number}" for number, (of, _) in enumerate(letters) if of == entity]
         emitted = [key for key in world.keys("copied") if key in own]
