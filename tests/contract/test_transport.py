@@ -448,7 +448,7 @@ def test_connections_that_fell_silent_cost_no_lease(
     services: Services, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does a return that hangs on one: what is held is extended in time on others."""
-    lease = 6
+    lease = 9
     direct = services.environment["AWS_ENDPOINT_URL_SQS"]
     with Proxy(direct) as proxy:
         settings = make_settings(services, SQS_LEASE_SECONDS=str(lease), AWS_ENDPOINT_URL_SQS=proxy.url)
