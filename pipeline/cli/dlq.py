@@ -35,7 +35,8 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one ob
 def dlq() -> None:
     """Dead letters: list, show, redrive, purge or export them.
 
-    Those of tasks are on the SQS dead-letter queue, those of events on the Kafka DLQ topic. Looking takes
+    Those of tasks are on the SQS dead-letter queue, which keeps them for 14 days, those of events on the
+    Kafka DLQ topic. --only errors: the tasks that the errors topic tells of, for 30 days. Looking takes
     nothing away: what is looked at on the queue is hidden from others while the command runs, and for a
     minute if it is killed. The live queue is never received from.
     """
@@ -279,7 +280,7 @@ def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run
     if missing:
         raise click.UsageError(
             f"There is no dead letter {', '.join(sorted(missing))}, or it is being looked at elsewhere. "
-            "pipeline dlq list shows those there are."
+            "pipeline dlq list shows those there are, with --only errors those that SQS dropped."
         )
     if count == 0:
         REMARKS.print("There are no such dead letters.")

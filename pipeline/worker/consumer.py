@@ -51,10 +51,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task that no module of this worker defines: another worker's, or in the end a dead letter."""
-        log.error("task.unknown", task=message.headers.get("task"), task_id=message.headers.get("id"))
+        log.warning("task.unknown", task=message.headers.get("task"), task_id=message.headers.get("id"))
         lease = Request.settlement.intake.finish(message.delivery_tag)
         if lease is not None:
-            self._submit(lease, self._unknown(lease))
+            self._submit(lease, self._unknown(lease), known=False)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         """Not a Celery message in any version."""
@@ -101,7 +101,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         if lease is not None:
             self._submit(lease, failed(error, permanent=True))
 
-    def _submit(self, lease: Lease, outcome: Outcome) -> None:
+    def _submit(self, lease: Lease, outcome: Outcome, *, known: bool = True) -> None:
         events = self.event_dispatcher
-        unrun = Unrun(lease, events.send if events else None)
+        unrun = Unrun(lease, events.send if events else None, known=known)
         Request.settlement.submit(Work(lease=lease, outcome=outcome, request=unrun))

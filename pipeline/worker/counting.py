@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.telemetry import metrics
 from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded
+from pipeline.worker.unrun import Unrun
 from pipeline.worker.work import Work
 
 _OUTCOMES = {
@@ -36,6 +37,8 @@ def count_failures(failed: Sequence[Work], given_up: Sequence[Work]) -> None:
 
 def _stage(work: Work) -> str:
     """The stage; for a plain task its name, one of those that the code defines."""
+    if isinstance(work.request, Unrun) and not work.request.known:
+        return "unknown"
     if work.header is not None:
         return work.header.stage
     return str(work.request.name) if work.request is not None else "unknown"

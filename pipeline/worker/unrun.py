@@ -12,9 +12,11 @@ SendEvent = Callable[..., Any]
 class Unrun:
     """Sends task events for a message that was given up, or was done before, without a run by this worker."""
 
-    def __init__(self, lease: Lease, send: SendEvent | None) -> None:
+    def __init__(self, lease: Lease, send: SendEvent | None, *, known: bool = True) -> None:
         self._headers = lease.payload.get("headers", {})
         self._send = send
+        #: Whether the code defines the task: one that it does not may have any name.
+        self.known = known
 
     @property
     def name(self) -> str:

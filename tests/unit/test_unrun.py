@@ -3,8 +3,12 @@
 from typing import Any
 
 from pipeline.sqs import ReceivedMessage
+from pipeline.telemetry import metrics
 from pipeline.transport.lease import Lease
+from pipeline.worker.counting import count
+from pipeline.worker.outcome import Returned
 from pipeline.worker.unrun import Unrun
+from pipeline.worker.work import Work
 
 
 def lease(headers: dict[str, Any]) -> Lease:
@@ -45,3 +49,10 @@ def test_what_is_no_task_or_has_nobody_to_tell_is_not_told() -> None:
     Unrun(lease({"id": "t", "task": "extract"}), None).send_event("task-failed")
     assert told == []
     assert Unrun(lease({}), None).name == "unknown"
+
+
+def test_a_name_that_no_code_defines_is_no_label() -> None:
+    """Whoever may send messages could otherwise make a series of each."""
+    made_up = lease({"id": "t", "task": "made-up"})
+    count(Work(lease=made_up, outcome=Returned(), request=Unrun(made_up, None, known=False)))
+    assert b"made-up" not in metrics.exposition()
