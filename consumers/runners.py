@@ -11,6 +11,7 @@ from consumers.rejects import Rejects
 from pipeline.kafka import Partition
 from pipeline.patience import Abandoned
 from pipeline.telemetry import metrics
+from pipeline.worker.cancelled import CancelledJobs
 from pipeline.worker.running import Running
 from pipeline.worker.stagerun import Again, StageRun
 
@@ -33,6 +34,9 @@ class Runners(Hands):
             outbox, tracker, load, running.store, rejects, running.patience, threads=threads, batch=1
         )
         self._running = running
+        self._cancelled = CancelledJobs(running.store)
+        self._cancelled.start()
+        running.cancelled_jobs = self._cancelled
         self._runs: dict[Entry, StageRun] = {}
 
     def drain(self, partitions: Collection[Partition], timeout: float) -> bool:
@@ -49,6 +53,7 @@ class Runners(Hands):
 
     def close(self) -> None:
         """End the children too."""
+        self._cancelled.close()
         self.end_runs()
         super().close()
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple, NoReturn
 
 import structlog
@@ -26,7 +26,7 @@ from pipeline.worker.counting import count
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.givenup import give_up
-from pipeline.worker.outcome import AlreadyDone, Succeeded, failed
+from pipeline.worker.outcome import AlreadyDone, Cancelled, Succeeded, failed
 from pipeline.worker.spans import end_span, start_span
 from pipeline.worker.work import Work
 
@@ -61,6 +61,8 @@ class Running:
         self.store = store
         self.children = children
         self.patience = patience
+        #: the ids of jobs of which nothing is started any more
+        self.cancelled_jobs: Container[str] = ()
         self._producer = producer
         dispatch = Dispatch(settings, _no_queue, patience)
         self._closer = Closer(settings, registry, store, producer, dispatch, patience)
@@ -142,6 +144,12 @@ class Running:
             if isinstance(work.outcome, Succeeded):
                 log.info("task.done", **work.log_fields(work.lease.attempts + 1))
         return refused
+
+    def skip(self, lease: Lease) -> None:
+        """What does not run, because its job is cancelled."""
+        work = Work(lease=lease, outcome=Cancelled())
+        count(work)
+        log.info("task.cancelled", **work.log_fields(lease.attempts))
 
     def settle_done(self, lease: Lease) -> None:
         """What was done before this run of it."""

@@ -78,12 +78,18 @@ class StageRun:
         if whole in self._running.done([whole]).refs:
             self._running.settle_done(self._event)
             return Ended()
+        if self._is_cancelled():
+            self._running.skip(self._event)
+            return Ended()
         try:
             if self._stage.is_split:
                 return self._run_split()
             return self._finish(self._event)
         except PermanentError as error:
             return Ended(failure=failed(error))
+
+    def _is_cancelled(self) -> bool:
+        return self._header.job_id in self._running.cancelled_jobs
 
     # ─── A split stage ───
 
@@ -97,6 +103,9 @@ class StageRun:
         if sealed is None:
             raise PermanentError(f"The split {self._header.split_id} ended without being sealed.")
         self._run_parts(sealed)
+        if self._is_cancelled():
+            self._running.skip(self._event)
+            return Ended()
         if self._delay is not None or (self._given_up and not self._goes_on(sealed)):
             return self._verdict()
         missing, self._given_up = self._given_up, {}
@@ -116,6 +125,8 @@ class StageRun:
         for page in self._pages(sealed):
             left = self._not_done([self._part(sealed, *part) for part in page])
             for start in range(0, len(left), together):
+                if self._is_cancelled():
+                    return
                 self._settle(self._try(left[start : start + together]))
                 if self._stage.ordered and self._delay is not None:
                     # Nothing that is behind it runs first.
