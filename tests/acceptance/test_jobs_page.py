@@ -23,6 +23,7 @@ TOKEN = "only-for-tests"
 
 #: An order is priced, unless it needs a file that is not there; then each of its lines is packed.
 SHOP = """\
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def price(order: dict[str, str]) -> dict[str, str]:
 
 @stage(consumes="order-priced", emits="order-packed")
 def pack(line: str) -> int:
+    if line == "slow":
+        time.sleep(3)
     return len(line)
 
 
@@ -173,14 +176,31 @@ def test_a_failed_job_is_found_read_redriven_and_completes(
     browser.wait_for("complete", "#job .head", 60)
 
 
+def test_a_job_is_replayed_and_another_cancelled(shop: Shop, browser: Browser) -> None:
+    """A replay that runs what is done leads to the new job; a job that runs is cancelled, and says so."""
+    shop.open(f"/jobs/{shop.order('two words')}")
+    browser.wait_for("complete", "#job .head", 60)
+    address = browser.url
+    browser.click("#act-replay")
+    browser.click("details[open] [name=again]")
+    browser.click("details[open] .sheet button")
+    browser.wait_for("was sent again")
+    assert browser.url.split("?")[0] != address
+    browser.wait_for("complete", "#job .head", 60)
+    shop.open(f"/jobs/{shop.order('slow ' * 20)}")
+    browser.click("#act-cancel")
+    browser.click("details[open] .sheet button")
+    browser.wait_for("cancelled", "#job .head .tag")
+    assert browser.run("return document.getElementById('act-cancel')") is None
+
+
 def test_dead_letters_are_chosen_and_redriven_and_the_rest_is_purged_by_name(
     shop: Shop, browser: Browser, tmp_path: Path
 ) -> None:
     """Those that are ticked go back; a purge does nothing until the queue's name was typed."""
     needed = tmp_path / "paper"
     jobs = [shop.order(f"number {at}", needs=needed) for at in range(2)]
-    for job_id in jobs:
-        wait_until(lambda job_id=job_id: _has_failed(shop, job_id), "the job fails", 60)
+    wait_until(lambda: all(_has_failed(shop, job_id) for job_id in jobs), "the jobs fail", 60)
     needed.touch()
     wait_until(lambda: _letters(shop, jobs[0]) == 1, "the dead letter is seen")
     browser.click("input[name=id]")
@@ -245,14 +265,14 @@ def test_the_keyboard_reaches_everything(shop: Shop, browser: Browser) -> None:
     assert reached == ["To the content", service, *pages, "start", "data", "entity", "Submit"]
 
 
-def test_a_service_that_is_away_is_told(
-    shop: Shop, browser: Browser, tmp_path: Path, make_environment: MakeEnvironment
+def test_a_service_that_is_away_is_told_and_a_page_may_be_read_only(
+    shop: Shop, browser: Browser, tmp_path: Path
 ) -> None:
-    """Without Kafka and DynamoDB there is a page at once, which says what is away; the rest is shown."""
+    """Without Kafka and DynamoDB the page says so, and shows the rest; WEB_READ_ONLY leaves no button."""
     away = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:1"}
     (tmp_path / "shop.py").write_text(SHOP)
     with children() as started:
-        url = start_page(started, tmp_path, {**shop.environment, **away}, "away")
+        url = start_page(started, tmp_path, {**shop.environment, **away, "WEB_READ_ONLY": "true"}, "away")
         browser.open(url)
         browser.wait_for("Kafka does not answer")
         browser.wait_for("DynamoDB does not answer")
@@ -261,10 +281,13 @@ def test_a_service_that_is_away_is_told(
         browser.wait_for("DynamoDB does not answer")
         browser.open(f"{url}/dead-letters")
         browser.wait_for("Kafka does not answer")
+        assert browser.run("return document.querySelectorAll('form[method=post] button').length") == 0
+        browser.open(f"{url}/submit")
+        browser.wait_for("WEB_READ_ONLY is true")
 
 
-def test_nobody_acts_without_the_password(shop: Shop, tmp_path: Path) -> None:
-    """Without WEB_TOKEN pages have no buttons, with it a browser is asked for it."""
+def test_nobody_looks_without_the_password(shop: Shop) -> None:
+    """A browser is asked for WEB_TOKEN, on a page that is as well kept as the others."""
     asked = urllib.request.Request(f"{shop.url}/jobs", headers={"Accept": "text/html"})  # noqa: S310
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(asked, timeout=10)  # noqa: S310
