@@ -3,9 +3,11 @@
 import contextlib
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from pipeline.errors import ServiceUnavailableError
 from pipeline.services.environment import Services
 from pipeline.services.keeper import kept
 from pipeline.services.local import LocalStack
@@ -14,6 +16,12 @@ from pipeline.services.servers import DynamoDb, ElasticMq, Kafka
 
 #: Seconds without a heartbeat until a member of a group is taken for dead; Kafka's own minimum is 45.
 SESSION = 6
+#: Seconds that services may take to come up: on a much too busy machine a killed Kafka took more than 60.
+START = 180.0
+
+
+def _silent(_line: str) -> None:
+    """Show no progress."""
 
 
 class WatchfulKafka(Kafka):
@@ -40,6 +48,16 @@ class FaultStack(LocalStack):
             DynamoDb(folder=self.folder, keep=False),
             self._kafka,
         )
+
+    def up(self, progress: Callable[[str], None] = _silent) -> Services:
+        """As ever; asked again while a busy machine takes its time."""
+        deadline = time.monotonic() + START
+        while True:
+            try:
+                return super().up(progress)
+            except ServiceUnavailableError:
+                if time.monotonic() > deadline:
+                    raise
 
     def stop_kafka(self, *, kill: bool) -> None:
         """Stop the broker, in order or as a power cut does. ``up`` starts it again with what it had."""
