@@ -77,7 +77,7 @@ class DeadLetters:
         self._sentry.close()
 
     def record(self, failed: Sequence[Failed], traces: Mapping[str, str] = NO_TRACES) -> None:
-        """Record dead letters as failed in their jobs and close what that ends; ``traces`` as in ``Closer``."""
+        """Record dead letters as failed in their jobs, close what that ends; ``traces``: see ``Closer``."""
         closings: list[Closing] = []
 
         def call(items: list[Failed]) -> Sequence[Exception | None]:
