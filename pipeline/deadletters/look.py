@@ -71,10 +71,10 @@ class Look:
 
     def _told(self) -> Iterator[DeadLetter]:
         """What the errors topic tells last of each task."""
-        topic = self._settings.topic(ERRORS_TOPIC)
-        newest = newest_of_each(scan(self._settings, topic))
+        topic, service = self._settings.topic(ERRORS_TOPIC), self._settings.service_name
+        newest = newest_of_each(service, scan(self._settings, topic))
         for message in scan(self._settings, topic):
-            letter = read_told(message)
+            letter = read_told(service, message)
             if letter is not None and letter.id in newest:
                 yield from self._filtered([letter])
 

@@ -27,19 +27,22 @@ def is_told_id(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def newest_of_each(messages: Iterable[Message]) -> frozenset[str]:
-    """The names of the last event of each task: what it was redriven as before is over."""
+def newest_of_each(service: str, messages: Iterable[Message]) -> frozenset[str]:
+    """The names of the last event of each task of a service: what it was redriven as before is over."""
     newest: dict[str, tuple[tuple[int, float], str]] = {}
     for message in messages:
-        if (event := _event(message)) is not None and event.task_id is not None:
+        if (event := _event(service, message)) is not None and event.task_id is not None:
             found = (event.generation, event.failed_at), told_id(message.partition, message.offset)
             newest[event.task_id] = max(found, newest.get(event.task_id, found))
     return frozenset(name for _, name in newest.values())
 
 
-def read_told(message: Message) -> DeadLetter | None:
-    """The task's failure in a record of the errors topic; None for another event, or what is none."""
-    event = _event(message)
+def read_told(service: str, message: Message) -> DeadLetter | None:
+    """The task's failure in a record of the errors topic; None for another event, or what is none.
+
+    Services may share the topic: None for a task of another one, too.
+    """
+    event = _event(service, message)
     if event is None:
         return None
     payload, header, _ = open_task(event.data or "")
@@ -73,9 +76,9 @@ def read_told(message: Message) -> DeadLetter | None:
     )
 
 
-def _event(message: Message) -> ErrorEvent | None:
+def _event(service: str, message: Message) -> ErrorEvent | None:
     try:
         event = ErrorEvent.model_validate_json(message.value or b"")
     except ValidationError:
         return None
-    return event if event.kind == "task" else None
+    return event if event.kind == "task" and event.service == service else None

@@ -465,12 +465,15 @@ def test_a_task_whose_dead_letter_sqs_dropped_is_redriven_from_the_errors_topic(
 
 
 def test_what_the_errors_topic_has_only_a_part_of_is_not_redriven(world: World) -> None:
-    """Nor what belongs to no job, since nothing would tell whether it was redriven. Other events are none."""
-    told = {"kind": "task", "service": "s", "error": "E", "message": "m", "failed_at": time.time()}
+    """Nor what belongs to no job, for nothing tells if it was redriven. Other services' are not shown."""
+    service = world.settings.service_name
+    told = {"kind": "task", "service": service, "error": "E", "message": "m", "failed_at": time.time()}
     values = [
         {**told, "task_id": "t-1", "data": "[", "cut": True},
         {**told, "task_id": "t-2", "data": "no task"},
         {**told, "kind": "job", "job_id": "j"},
+        # Services may share the topic.
+        {**told, "service": "another", "task_id": "t-3", "data": "no task"},
     ]
     topic = world.settings.topic(ERRORS_TOPIC)
     records = [
@@ -478,7 +481,7 @@ def test_what_the_errors_topic_has_only_a_part_of_is_not_redriven(world: World) 
     ]
     assert (
         world.producer.emit([*records, Record(topic=topic, key=b"k", value=b"{", headers=())], 10)
-        == [None] * 4
+        == [None] * 5
     )
     said = world.run("dlq", "redrive", "--only", "errors", "--yes", code=1).stderr
     assert "only a part of its data" in said
