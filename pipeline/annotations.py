@@ -47,6 +47,13 @@ class Codec:
         members = typing.get_args(self.annotation) if _is_union(self.annotation) else (self.annotation,)
         return any(member in (None, types.NoneType, Any, object) for member in members)
 
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema of what it reads; {} for what a schema cannot tell."""
+        try:
+            return self._adapter.json_schema()
+        except PydanticUserError:
+            return {}
+
     def load(self, data: str | bytes) -> Any:
         """The value that JSON text stands for; ``InvalidInputError`` where it is not of the annotation."""
         try:

@@ -158,6 +158,10 @@ class Stage(Generic[In, Out]):
         """An event's data as the split takes it, or the function where there is no split."""
         return (self._split or self._part).parameter(0).load(data)
 
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON Schema of the data of its events."""
+        return (self._split or self._part).parameter(0).schema()
+
     def dump_output(self, value: Any) -> str | None:
         """The data of the event that this stage emits. None: the path ends here, as the annotation allows."""
         codec = (self._gather or self._part).returned

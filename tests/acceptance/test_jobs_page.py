@@ -135,6 +135,7 @@ def browser(shop: Shop) -> Iterator[Browser]:
 def test_a_job_submitted_in_the_browser_completes_live(shop: Shop, browser: Browser) -> None:
     """The form leads to the job, which is seen to complete without a reload, with its stages and parts."""
     shop.open("/submit")
+    assert '"type": "object"' in browser.text("details[open] pre")
     browser.type("textarea", '{"name": "tea milk sugar"}')
     browser.type("[name=entity]", "order-7")
     browser.click("main button[type=submit]")

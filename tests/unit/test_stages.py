@@ -555,3 +555,12 @@ def test_what_has_no_parts_tolerates_none() -> None:
     made = make(work, tolerate=0.5)
     with pytest.raises(StageDefinitionError, match=r"tolerate=0\.5, and it has no parts that could fail"):
         made.check()
+
+
+def test_the_schema_of_a_stage_is_what_its_events_hold() -> None:
+    """Of a divided stage that is what its split takes."""
+    assert divided().input_schema()["properties"]["words"]["type"] == "array"
+
+    def keep(data: typing.Annotated[int, Field(ge=0)]) -> None: ...
+
+    assert make(keep).input_schema() == {"type": "integer", "minimum": 0}

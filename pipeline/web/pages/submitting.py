@@ -26,9 +26,11 @@ def submit_router(site: Site, pages: Pages) -> APIRouter:
     """``/submit``."""
     router = APIRouter(dependencies=[Depends(site.access.look)], default_response_class=HTMLResponse)
 
+    schemas = {name: stage.input_schema() for name, stage in site.registry.by_name.items()}
+
     def form_page(asked: Asked, wrong: str = "", status: int = 200) -> HTMLResponse:
         stages = stage_views(site.settings, site.registry)
-        return pages.page("submit.html", status, stages=stages, asked=asked, wrong=wrong)
+        return pages.page("submit.html", status, stages=stages, schemas=schemas, asked=asked, wrong=wrong)
 
     @router.get("/submit")
     async def form(request: Request) -> HTMLResponse:
