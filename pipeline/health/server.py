@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +20,20 @@ from pipeline.registry import Registry
 GRACE = 2
 
 
+class _Server(uvicorn.Server):
+    """Ends what would hold connections open before it waits for them: it would cut them off with an error."""
+
+    def __init__(self, config: uvicorn.Config, endings: Sequence[Callable[[], None]]) -> None:
+        super().__init__(config)
+        self._endings = endings
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """On the event loop, once it was asked to end."""
+        for end in self._endings:
+            end()
+        await super().shutdown(sockets)
+
+
 class WebServer:
     """One HTTP server. The port is taken when the object is made."""
 
@@ -31,11 +45,15 @@ class WebServer:
         port: int,
         extend: Callable[[FastAPI, Mapping[str, Probe]], None] | None = None,
     ) -> None:
-        """``extend`` adds what a process serves beside health and metrics; it may use their probes."""
+        """``extend`` adds what a process serves beside health and metrics; it may use their probes.
+
+        What it appends to the application's ``state.endings`` is called, on the event loop, when it ends.
+        """
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{host}:{self.port}"
         app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
+        app.state.endings = []
         probes = make_probes(settings, registry)
         app.include_router(health_router(settings, probes))
         app.include_router(metrics_router(settings, probes))
@@ -50,7 +68,7 @@ class WebServer:
             server_header=False,
             timeout_graceful_shutdown=GRACE,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config, app.state.endings)
         self._thread = threading.Thread(target=self.run, name="web", daemon=True)
         _servers.add(self)
 

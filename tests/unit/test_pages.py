@@ -238,3 +238,22 @@ def test_fifty_who_watch_are_one_read() -> None:
     assert all(each == seen[0] for each in seen)
     assert seen[0][0] == "event: beat\ndata: 1\ndata: lines\n\n"
     assert count <= 5
+
+
+def test_a_server_that_ends_lets_go_of_those_who_watch() -> None:
+    """Else it would wait for them, and cut them off with an error."""
+
+    async def make() -> str:
+        return event("beat", "")
+
+    async def watch(stream: Stream) -> int:
+        return len([each async for each in stream.watch()])
+
+    async def begin_and_end() -> list[int]:
+        stream = Stream(make, interval=0.02)
+        watching = [asyncio.create_task(watch(stream)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        stream.end()
+        return await asyncio.wait_for(asyncio.gather(*watching), 10)
+
+    assert all(count > 0 for count in asyncio.run(begin_and_end()))

@@ -20,7 +20,8 @@ def add_pages(app: FastAPI, site: Site) -> None:
     """Serve the pages at ``/``, and what goes wrong as a page to those who asked for one."""
     pages = Pages(site.settings, site.access)
     app.mount("/static", Static())
-    for make in (overview_router, jobs_router, letters_router, submit_router):
+    app.include_router(overview_router(site, pages, app.state.endings), include_in_schema=False)
+    for make in (jobs_router, letters_router, submit_router):
         app.include_router(make(site, pages), include_in_schema=False)
 
     @app.exception_handler(StarletteHTTPException)

@@ -16,8 +16,8 @@ from pipeline.web.site import Site
 EVENTS, PULSE = "/watch/pipeline", "/watch/pulse"
 
 
-def overview_router(site: Site, pages: Pages) -> APIRouter:
-    """``/``, and the streams that pages follow."""
+def overview_router(site: Site, pages: Pages, endings: list[Callable[[], None]]) -> APIRouter:
+    """``/``, and the streams that pages follow; ``endings`` takes what ends these."""
     router = APIRouter(dependencies=[Depends(site.access.look)])
 
     async def beat() -> str:
@@ -34,6 +34,7 @@ def overview_router(site: Site, pages: Pages) -> APIRouter:
 
     for address, stream in ((EVENTS, Stream(beat)), (PULSE, Stream(pulse))):
         router.add_api_route(address, _watch(stream))
+        endings.append(stream.end)
 
     return router
 

@@ -24,20 +24,27 @@ class Stream:
         """``make`` gives an event as ``event`` has it."""
         self._make = make
         self._interval = interval
-        self._watchers: set[asyncio.Queue[str]] = set()
+        self._watchers: set[asyncio.Queue[str | None]] = set()
         self._beat: asyncio.Task[None] | None = None
 
     async def watch(self) -> AsyncIterator[str]:
-        """Events for one who watches, from now on. One who is slow misses some."""
-        mine: asyncio.Queue[str] = asyncio.Queue(maxsize=1)
+        """Events for one who watches, from now on until ``end``. One who is slow misses some."""
+        mine: asyncio.Queue[str | None] = asyncio.Queue(maxsize=1)
         self._watchers.add(mine)
         if self._beat is None or self._beat.done():
             self._beat = asyncio.create_task(self._run())
         try:
-            while True:
-                yield await mine.get()
+            while (said := await mine.get()) is not None:
+                yield said
         finally:
             self._watchers.discard(mine)
+
+    def end(self) -> None:
+        """Let all who watch go: their browsers come again by themselves."""
+        for each in self._watchers:
+            if each.full():
+                each.get_nowait()
+            each.put_nowait(None)
 
     async def _run(self) -> None:
         while self._watchers:
