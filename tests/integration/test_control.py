@@ -433,6 +433,7 @@ def test_services_on_one_kafka_do_not_hear_each_other(
 
 def test_events_as_a_person_watches_them(fleet: Fleet) -> None:
     """celery events --dump shows the past from the log, then what happens."""
+    send(fleet, "add", 4, 4)
     process = fleet.start("events", "events", "--dump")
     wait_until(lambda: "task succeeded: tests.integration.chores.add" in fleet.log("events"), "the past", 30)
     before = fleet.log("events").count("task succeeded: tests.integration.chores.add")
