@@ -213,6 +213,10 @@ class KafkaAdmin:
         if asked == []:
             return {}
         request = ConsumerGroupTopicPartitions(group, asked)
+        if self._has_controller():
+            # Waits for the group's coordinator: while it loads, this answer ends the process (SIGSEGV in
+            # rd_kafka_handle_OffsetFetch, librdkafka 2.x). The mock cluster cannot describe groups.
+            self.group(group)
         answer = self._client.list_consumer_group_offsets([request], request_timeout=self._timeout)[group]
         offsets = self._result(answer, f"read the offsets of group {group}").topic_partitions or []
         return {Partition(at.topic, at.partition): at.offset for at in offsets if at.offset >= 0}
