@@ -92,7 +92,7 @@ def test_an_index_that_knows_no_entities_is_named(services: Services, make_setti
         TableName=settings.dynamodb_table,
         GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": index["IndexName"]}}],
     )
-    wait_until(lambda: "has no index" in JobStore(settings).inspect().differences[0], "the index to go")
+    wait_until(lambda: "has no index" in JobStore(settings).inspect().differences[0], "the index to go", 90)
     assert JobStore(settings).provision(update=True).outcome == "changed"
     assert JobStore(settings).inspect().outcome == "present"
 

@@ -116,7 +116,8 @@ def test_the_pipeline_is_shown_with_its_topics_and_queues(served: Served) -> Non
     """Each stage, each topic with its lag, each queue with what waits, and no service is away."""
     wait_until(lambda: served.got("/pipeline")["away"] == [], "all services to answer in time")
     view = served.got("/pipeline")
-    assert {stage["stage"] for stage in view["stages"]} == {"mend", "polish", "serve", "fix", "paint"}
+    # Those of other tests in this process are there, too.
+    assert {stage["stage"] for stage in view["stages"]} >= {"mend", "polish", "serve", "fix", "paint"}
     assert {topic["topic"] for topic in view["topics"] if topic["lag"] is not None} >= {"broken", "whole"}
     assert [queue["role"] for queue in view["queues"]] == ["tasks", "dlq"]
 
@@ -475,7 +476,7 @@ def test_services_that_are_away_are_named(served: Served) -> None:
         view = apart.got("/pipeline")
         assert {each["service"] for each in view["away"]} == {"Kafka", "SQS", "DynamoDB"}
         assert all(each["error"] and each["since"] for each in view["away"])
-        assert len(view["stages"]) == 5
+        assert {stage["stage"] for stage in view["stages"]} >= {"mend", "polish", "serve", "fix", "paint"}
         status, answer = apart.ask("/jobs")
         assert status == 503
         assert answer["error"]

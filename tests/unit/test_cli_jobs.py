@@ -30,7 +30,6 @@ def run(*arguments: str, text: str = "", **variables: str | None) -> Result:
         (["extract"], "Give either --data JSON or --file PATH"),
         (["extract", "--data", "1", "--file", "x"], "Give either --data JSON or --file PATH"),
         (["extrct", "--data", "{}"], "No stage is called 'extrct'"),
-        (["extrct", "--data", "{}"], "Stages: analyse, extract, summarise. Topics: document-analysed,"),
         (["document-summarised", "--data", "{}"], "none consumes a topic of that name"),
         (["extract", "--data", "{'path': 1}"], "--data: the value is not JSON"),
         (["extract", "--data", ""], "--data: the value is not JSON"),
@@ -47,6 +46,14 @@ def test_bad_input_is_refused(arguments: list[str], said: str) -> None:
     assert result.exit_code == 2
     assert said in result.stderr
     assert result.stdout == ""
+
+
+def test_a_name_that_is_unknown_is_answered_with_those_that_are() -> None:
+    """Every stage and every consumed topic there is."""
+    said = run("submit", "extrct", "--data", "{}").stderr
+    stages, topics = said.split("Stages: ")[1].split("Topics: ")
+    assert {"analyse", "extract", "summarise"} <= set(stages.strip(" .\n").split(", "))
+    assert "document-analysed" in topics
 
 
 def test_one_bad_line_submits_none(tmp_path: Path) -> None:
