@@ -22,6 +22,9 @@ from pipeline.transport.wakeup import Wakeup
 from tests.conftest import MakeSettings
 from tests.processes import wait_until
 
+#: Seconds that who asks waits for answers that do not come.
+ASK_FOR = 5.0
+
 
 @pytest.fixture
 def settings(services: Services, make_settings: MakeSettings) -> Settings:
@@ -154,7 +157,9 @@ def listening(app: PipelineApp, name: str) -> Iterator[list[dict[str, Any]]]:
 
     def listen() -> None:
         with app.connection_for_read() as connection:
-            node = app.control.mailbox.Node(name, handlers={"echo": echo}, channel=connection.channel())
+            node = app.control.mailbox.Node(
+                name, handlers={"echo": echo, "hello": lambda _: "hello"}, channel=connection.channel()
+            )
             with node.listen():
                 ready.set()
                 while not stop.is_set():
@@ -173,19 +178,26 @@ def listening(app: PipelineApp, name: str) -> Iterator[list[dict[str, Any]]]:
         thread.join(10)
 
 
-def echo(app: PipelineApp, *destination: str, **arguments: object) -> dict[str, Any]:
+def ask(app: PipelineApp, command: str, *destination: str, **arguments: object) -> dict[str, Any]:
+    """The answers of those named, by name."""
     replies = app.control.broadcast(
-        "echo", arguments=arguments, destination=list(destination), reply=True, timeout=5
+        command, arguments=arguments, destination=list(destination), reply=True, timeout=ASK_FOR
     )
     return {name: answer for reply in replies or () for name, answer in reply.items()}
+
+
+def echo(app: PipelineApp, *destination: str, **arguments: object) -> dict[str, Any]:
+    return ask(app, "echo", *destination, **arguments)
 
 
 def test_commands_reach_those_they_name(app: PipelineApp) -> None:
     """A command is carried out by those it names; who asked has its answers when the last has come."""
     with listening(app, "a") as at_a, listening(app, "b") as at_b:
+        # They listen at once, and hear once their readers have found the end of the topic.
+        wait_until(lambda: len(ask(app, "hello", "a", "b")) == 2, "both")
         began = time.monotonic()
         assert echo(app, "a", "b", n=1) == {"a": {"n": 1}, "b": {"n": 1}}
-        assert time.monotonic() - began < 4  # of the 5 s that it would wait
+        assert time.monotonic() - began < ASK_FOR - 1
         assert echo(app, "b", n=2) == {"b": {"n": 2}}
     assert (at_a, at_b) == ([{"n": 1}], [{"n": 1}, {"n": 2}])
 
