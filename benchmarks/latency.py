@@ -20,7 +20,7 @@ from pipeline.kafka import EventConsumer, EventProducer
 from pipeline.services.environment import Services
 
 #: Events that come before the measurement: processes start, pools and connections are warm after them.
-WARM_UP = 200
+WARM_UP = 3_000
 #: Seconds in which the last events must have become tasks.
 TIMEOUT = 120.0
 
@@ -37,12 +37,15 @@ def run(services: Services, rate: float, events: int, rtt: float) -> list[dict[s
         ):
             processes = {bridge_log: bridge, log: worker}
             waits = _Waits(ground, processes)
-            _emit(ground, rate, WARM_UP)
+            # One for both: a new one sends nothing for a second, until it has its id from the broker.
+            producer = EventProducer(ground.settings, "benchmark")
+            _emit(ground, producer, rate, WARM_UP)
             waits.read(WARM_UP)
-            emitting = threading.Thread(target=_emit, args=(ground, rate, events))
+            emitting = threading.Thread(target=_emit, args=(ground, producer, rate, events))
             emitting.start()
             seconds = waits.read(events)
             emitting.join()
+            producer.close(10.0)
             waits.close()
     return [_row(services, rtt, rate, seconds)]
 
@@ -62,15 +65,13 @@ def _row(services: Services, rtt: float, rate: float, seconds: Sequence[float]) 
     }
 
 
-def _emit(ground: Ground, rate: float, count: int) -> None:
+def _emit(ground: Ground, producer: EventProducer, rate: float, count: int) -> None:
     """Events at a steady rate, in the middle of their jobs, each saying when it was made."""
-    producer = EventProducer(ground.settings, "benchmark")
     began = time.monotonic()
     for number in range(count):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         event = first_event(wait.consumes, json.dumps(time.time()).encode())
         producer.produce(record(ground, replace(event, stage="moment")), _raise)
-    producer.close(10.0)
 
 
 def _raise(error: Exception | None) -> None:
