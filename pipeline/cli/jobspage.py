@@ -3,11 +3,15 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from config.settings import Settings
 from pipeline.errors import ConfigurationError
-from pipeline.health.server import WebServer
 from pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    # Needs what is not there without the extra "web".
+    from pipeline.health.server import WebServer
 
 
 def new_token() -> str:
@@ -21,7 +25,7 @@ def address(port: int, token: str) -> str:
 
 
 @contextmanager
-def jobs_page(settings: Settings, registry: Registry, host: str, port: int) -> Iterator[WebServer]:
+def jobs_page(settings: Settings, registry: Registry, host: str, port: int) -> "Iterator[WebServer]":
     """The server, not started, while the block runs; says how to install what it needs."""
     try:
         from pipeline.web.server import jobs_server

@@ -1,0 +1,29 @@
+"""The commands without the extras: what a command does not need may be missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+#: Refuses what the extras "web", "flower", "otel", "sentry", "vault" and "msk" bring.
+WITHOUT = """
+import sys
+for name in ("fastapi", "uvicorn", "jinja2", "flower", "opentelemetry", "sentry_sdk", "hvac",
+             "aws_msk_iam_sasl_signer"):
+    sys.modules[name] = None
+from pipeline.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "dev", "web", "submit", "jobs", "dlq", "replay", "check", "monitor", "provision", "stack"],
+)
+def test_every_command_is_there_without_the_extras(command: str) -> None:
+    """Its help is shown; only what it then needs can be missing."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT, command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
