@@ -89,6 +89,22 @@ def test_an_index_that_knows_no_entities_is_named(services: Services, make_setti
     assert "does not project just entity: delete it, and provision again" in report.differences[0]
 
 
+def test_an_index_that_is_missing_is_made(services: Services, make_settings: MakeSettings) -> None:
+    """Once the other index is deleted, and once only."""
+    settings = make_settings(services)
+    definition = table_definition(settings.dynamodb_table)
+    keys = {part["AttributeName"] for part in definition["KeySchema"]}
+    dynamodb_client().create_table(
+        TableName=settings.dynamodb_table,
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=definition["KeySchema"],
+        AttributeDefinitions=[x for x in definition["AttributeDefinitions"] if x["AttributeName"] in keys],
+    )
+    assert any("has no index" in each for each in JobStore(settings).inspect().differences)
+    assert JobStore(settings).provision(update=True).outcome == "changed"
+    assert JobStore(settings).inspect().outcome == "present"
+
+
 def test_looking_further_finds_every_job_once(store: JobStore) -> None:
     """A page looks at a few days: all pages together have every job, in order, though some are empty."""
     now, chance = time.time(), random.Random(7)
