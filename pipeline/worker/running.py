@@ -26,9 +26,9 @@ from pipeline.worker.counting import count
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.givenup import give_up
-from pipeline.worker.outcome import AlreadyDone, Cancelled, Succeeded, failed
+from pipeline.worker.outcome import AlreadyDone, Cancelled, Succeeded
 from pipeline.worker.spans import end_span, start_span
-from pipeline.worker.work import Work
+from pipeline.worker.work import Work, keep, traces_of
 
 log = structlog.get_logger(__name__)
 
@@ -135,10 +135,10 @@ class Running:
     def settle(self, works: Sequence[Work]) -> list[Work]:
         """Emit, record, close, as a worker does; those that never can be, with the failure as outcome."""
         refused: list[Work] = []
-        emitted = _keep(works, self._effects.emit(works), refused)
+        emitted = keep(works, self._effects.emit(works), refused)
         recorded, closings = self._effects.record(emitted)
-        kept = _keep(emitted, recorded, refused)
-        self._close(closings, {w.header.job_id: w.traceparent for w in kept if w.header and w.traceparent})
+        kept = keep(emitted, recorded, refused)
+        self._close(closings, traces_of(kept))
         for work in kept:
             count(work)
             if isinstance(work.outcome, Succeeded):
@@ -220,17 +220,6 @@ def lease_of(task: OutgoingMessage, queue: str) -> Lease:
 
 def _task_id(lease: Lease) -> str:
     return str(lease.payload["headers"]["id"])
-
-
-def _keep(works: Sequence[Work], errors: Sequence[Exception | None], refused: list[Work]) -> list[Work]:
-    kept = []
-    for work, error in zip(works, errors, strict=True):
-        if error is None:
-            kept.append(work)
-        else:
-            work.outcome = failed(error, permanent=True)
-            refused.append(work)
-    return kept
 
 
 def _no_queue(name: str) -> NoReturn:

@@ -21,9 +21,9 @@ from pipeline.worker.counting import count, count_failures
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.effects import Effects
 from pipeline.worker.errbacks import publish_errbacks
-from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded, failed
+from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded
 from pipeline.worker.retry import Retries
-from pipeline.worker.work import Work
+from pipeline.worker.work import Work, keep, traces_of
 
 log = structlog.get_logger(__name__)
 
@@ -143,14 +143,14 @@ class Settlement:
         if not done:
             return
         with timed("emit"):
-            emitted = self._keep(done, self._effects.emit(done), unsuccessful)
+            emitted = keep(done, self._effects.emit(done), unsuccessful)
         with timed("record"):
             recorded, closings = self._effects.record(emitted)
-        kept = self._keep(emitted, recorded, unsuccessful)
+        kept = keep(emitted, recorded, unsuccessful)
         for work in kept:
             self.intake.advance(work.lease)
         with timed("close"):
-            self._closer.close(closings, _traces(kept) if closings else {})
+            self._closer.close(closings, traces_of(kept) if closings else {})
         for work in kept:
             self._delete(work)
             count(work)
@@ -161,24 +161,6 @@ class Settlement:
                 # Done before this delivery, by a worker that may have died before it could tell Flower.
                 work.send_event("task-succeeded")
 
-    @staticmethod
-    def _keep(
-        works: Sequence[Work], errors: Sequence[Exception | None], unsuccessful: list[Work]
-    ) -> list[Work]:
-        kept = []
-        for work, error in zip(works, errors, strict=True):
-            if error is None:
-                kept.append(work)
-            else:
-                work.outcome = failed(error, permanent=True)
-                unsuccessful.append(work)
-        return kept
-
     def _delete(self, work: Work) -> None:
         self.intake.advance(work.lease)
         self._disposal.delete(work.lease)
-
-
-def _traces(works: Sequence[Work]) -> dict[str, str]:
-    """By job, the trace that goes on with what the works end."""
-    return {work.header.job_id: work.traceparent for work in works if work.header and work.traceparent}

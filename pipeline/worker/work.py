@@ -1,5 +1,6 @@
 """One piece of work for settlement: a message whose run is over, and what came of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +9,7 @@ from pipeline.taskmessage import TRACEPARENT, TaskHeader, trace_headers_of
 from pipeline.telemetry.fields import header_fields
 from pipeline.telemetry.tracing import Span
 from pipeline.transport.lease import Lease
-from pipeline.worker.outcome import Failed, Outcome, Succeeded
+from pipeline.worker.outcome import Failed, Outcome, Succeeded, failed
 
 
 @dataclass(eq=False, kw_only=True)
@@ -69,6 +70,23 @@ class Work:
         """Send a Celery task event about it, where events are on."""
         if self.request is not None:
             self.request.send_event(kind, **fields)
+
+
+def keep(works: Sequence[Work], errors: Sequence[Exception | None], refused: list[Work]) -> list[Work]:
+    """Those without an error. The others can never be settled: ``refused`` has them, with that as outcome."""
+    kept = []
+    for work, error in zip(works, errors, strict=True):
+        if error is None:
+            kept.append(work)
+        else:
+            work.outcome = failed(error, permanent=True)
+            refused.append(work)
+    return kept
+
+
+def traces_of(works: Sequence[Work]) -> dict[str, str]:
+    """By job, the trace that goes on with what the works end."""
+    return {work.header.job_id: work.traceparent for work in works if work.header and work.traceparent}
 
 
 def traceparent_of(lease: Lease) -> str | None:
