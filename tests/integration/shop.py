@@ -129,7 +129,8 @@ class Shop:
             ]
         )
         self.sent |= zip(job_ids, messages, strict=True)
-        assert self.queue.send(messages, one_per_group=stage.ordered) == [None] * len(messages)
+        # Of an ordered stage, too: a worker must not have the first of a group before the next is there.
+        assert self.queue.send(messages) == [None] * len(messages)
         return job_ids
 
     def send_again(self, job_id: str) -> None:

@@ -39,7 +39,8 @@ class Worker:
         self.app = Celery("test", set_as_current=False, task_cls=PlainTask)
         self.app.conf.task_time_limit = LIMIT
         self.app.conf.task_acks_late = True
-        self.task = self.app.task(name="note")(note)
+        # Celery would give it to every app of this process otherwise.
+        self.task = self.app.task(name="note", shared=False)(note)
         self.app.finalize()
         self.intake = Intake(on_ready=lambda: None, on_unwanted=lambda _: None)
         self.settled: list[Work] = []
