@@ -314,7 +314,8 @@ def test_what_runs_goes_on_over_a_reconnect(broker: Broker) -> None:
 
 
 def test_reconnects_leave_nothing_behind(broker: Broker) -> None:
-    """No descriptor and no thread more after ten than after one."""
+    """Twenty of them leave no twenty descriptors or threads; what the pools of connections grow by is a few."""
+    rounds = 20
 
     def reconnect() -> tuple[int, int]:
         broker.publish(1)
@@ -328,12 +329,12 @@ def test_reconnects_leave_nothing_behind(broker: Broker) -> None:
     reconnect()
     wait_until(lambda: not _receivers(), "the long poll is over")
     first = reconnect()
-    for _ in range(8):
+    for _ in range(rounds):
         reconnect()
     wait_until(lambda: not _receivers(), "the long polls are over")
     last = reconnect()
-    assert last[0] <= first[0] + 3
-    assert last[1] <= first[1] + 3
+    assert last[0] - first[0] < rounds / 2
+    assert last[1] - first[1] < rounds / 2
 
 
 def _receivers() -> list[str]:

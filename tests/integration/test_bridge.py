@@ -420,10 +420,12 @@ def test_a_bridge_with_a_name_comes_back_to_its_partitions(
 
     one, other = start("one"), start("other")
     wait_until(shared, "both have their share", 60)
+    service.emit([service.letter(n, entity=f"entity-{n}") for n in range(40)])
+    _while_alive(other, lambda: service.lag() == 0, "both have read from their share, so both know it")
     stopped_at = datetime.now(UTC)
     _stop(one)
     one = start("one")
-    service.emit([service.letter(n, entity=f"entity-{n}") for n in range(40)])
+    service.emit([service.letter(n, entity=f"entity-{n}") for n in range(40, 80)])
     _while_alive(one, lambda: service.lag() == 0, "all committed")
     assert shared()
     _stop(one)
