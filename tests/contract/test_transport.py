@@ -314,7 +314,7 @@ def test_what_runs_goes_on_over_a_reconnect(broker: Broker) -> None:
 
 
 def test_reconnects_leave_nothing_behind(broker: Broker) -> None:
-    """Twenty of them leave no twenty descriptors or threads; what the pools of connections grow by is a few."""
+    """Twenty leave no twenty descriptors or threads; what the pools of connections grow by is a few."""
     rounds = 20
 
     def reconnect() -> tuple[int, int]:
