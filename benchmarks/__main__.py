@@ -16,6 +16,7 @@ Examples:
   python -m benchmarks worker --services local     ElasticMQ instead of ministack
   python -m benchmarks bridge --events 5000        events to tasks
   python -m benchmarks units                       what a job costs in DynamoDB
+  python -m benchmarks split --parts 100000        one job with a large split
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
   python -m benchmarks outage                      the bridge while SQS is away for a minute
   python -m benchmarks soak                        200,000 tasks: does memory stay level?
@@ -75,7 +76,10 @@ def main() -> None:
 
 @main.command(epilog=EXAMPLES)
 @click.option(
-    "--peer", "peers", type=click.Choice(["ours", "one-group", "stock", "raw", "redis"]), multiple=True
+    "--peer",
+    "peers",
+    type=click.Choice(["ours", "events-off", "one-group", "stock", "raw", "redis"]),
+    multiple=True,
 )
 @click.option("--tasks", type=click.IntRange(min=100), default=2000, show_default=True, help="Tasks a round.")
 @rtt_option
@@ -124,6 +128,19 @@ def units(parts: int, jobs: int, services_name: str, as_json: bool) -> None:
 
     with running_services(services_name) as services:
         show(benchmark.run(services, parts, jobs), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--parts", type=click.IntRange(min=0), default=50_000, show_default=True, help="Side by side.")
+@click.option("--ordered", type=click.IntRange(min=0), default=2000, show_default=True, help="In order.")
+@local_option
+@json_option
+def split(parts: int, ordered: int, services_name: str, as_json: bool) -> None:
+    """One job with a large split, and one whose parts run in order; fails unless all ran once, in order."""
+    from benchmarks import split as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, parts, ordered), as_json)
 
 
 @main.command(epilog=EXAMPLES)

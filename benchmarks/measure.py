@@ -41,6 +41,7 @@ class Watched:
         self._parents = [psutil.Process(pid) for pid in pids]
         self._cpu: dict[int, float] = {}
         self.peak = 0.0
+        self.child_peak = 0.0
 
     def cpu(self) -> float:
         """CPU seconds of all of them together."""
@@ -56,6 +57,15 @@ class Watched:
         """Resident memory of the largest parent in MB, now."""
         now = max(parent.memory_info().rss for parent in self._parents) / 2**20
         self.peak = max(self.peak, now)
+        return now
+
+    def child_memory(self) -> float:
+        """Resident memory of the largest child in MB, now; 0 without one."""
+        now = 0.0
+        for process in _family(self._parents)[len(self._parents) :]:
+            with suppress(psutil.Error):
+                now = max(now, process.memory_info().rss / 2**20)
+        self.child_peak = max(self.child_peak, now)
         return now
 
 

@@ -1,6 +1,8 @@
 """The stages that are measured: functions so small that what is left is the system's own work."""
 
+import time
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from pipeline import stage
 
@@ -49,6 +51,24 @@ def numbers(count: int) -> Iterator[int]:
 def total(_count: int, squares: Iterable[int]) -> int:
     """All results in one."""
     return sum(squares)
+
+
+@stage(consumes="bench-queues", emits="bench-orders", ordered=True)
+def moment(_number: int) -> float:
+    """One part of an ordered split: when it ran, by a clock that all processes of a machine share."""
+    return time.monotonic()
+
+
+@moment.split
+def places(count: int) -> Iterator[int]:
+    """As many parts as the event says."""
+    return iter(range(count))
+
+
+@moment.gather
+def in_order(_count: int, moments: Iterable[float]) -> int:
+    """How many ran after the one before them; the first did."""
+    return 1 + sum(earlier < later for earlier, later in pairwise(moments))
 
 
 @stage(consumes="bench-waits")
