@@ -10,14 +10,12 @@ import click
 from benchmarks.compare import SQS_SERVERS, log_file
 from benchmarks.fill import send_all, stage_messages
 from benchmarks.ground import Ground, make_ground
-from benchmarks.measure import BenchmarkError, Watched, started, tail
+from benchmarks.measure import STUCK_AFTER, BenchmarkError, Watched, started, tail
 from benchmarks.peers.ours import WORKER
 from pipeline.services.environment import Services
 
 #: Tasks sent at once: the queue stays short, as emulators slow down with its length.
 WAVE = 2000
-#: Seconds within which a wave must be worked off.
-WAVE_TIMEOUT = 120.0
 #: Looks at memory that become figures: after this share of the tasks caches are full and pools warm.
 WARM = 0.1
 
@@ -54,9 +52,15 @@ def _row(services: Services, memory: list[tuple[int, float]], seconds: float) ->
 
 
 def _wait_empty(ground: Ground, ended: Callable[[], bool], log: Path) -> None:
-    deadline = time.monotonic() + WAVE_TIMEOUT
-    while (depth := ground.queue.depth()).available + depth.in_flight > 0:
-        if ended() or time.monotonic() > deadline:
-            left = depth.available + depth.in_flight
+    least, progress_at = WAVE + 1, time.monotonic()
+    while (left := _left(ground)) > 0:
+        if left < least:
+            least, progress_at = left, time.monotonic()
+        if ended() or time.monotonic() - progress_at > STUCK_AFTER:
             raise BenchmarkError(f"the worker left {left} tasks of a wave undone:\n{tail(log)}")
         time.sleep(0.1)
+
+
+def _left(ground: Ground) -> int:
+    depth = ground.queue.depth()
+    return depth.available + depth.in_flight
