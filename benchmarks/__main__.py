@@ -1,5 +1,7 @@
 """``python -m benchmarks``: the worker and the bridge against their peers, in one run on one machine."""
 
+import signal
+import sys
 from collections.abc import Sequence
 
 import click
@@ -72,6 +74,8 @@ class Benchmarks(click.Group):
 @click.group(cls=Benchmarks, epilog=EXAMPLES)
 def main() -> None:
     """Measure ours against its peers. Compare rows of one run only: machines differ."""
+    # As Ctrl-C: what was started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @main.command(epilog=EXAMPLES)

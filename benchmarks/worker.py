@@ -5,12 +5,13 @@ from functools import partial
 
 from benchmarks.compare import able, measured, rounds
 from benchmarks.peer import Working
-from benchmarks.peers import one_group, ours, raw, redis, stock
+from benchmarks.peers import events_off, one_group, ours, raw, redis, stock
 from benchmarks.rows import Row
 from pipeline.services.environment import Services
 
 PEERS: dict[str, Working] = {
     "ours": ours,
+    "events-off": events_off,
     "one-group": one_group,
     "stock": stock,
     "raw": raw,
