@@ -30,6 +30,9 @@ from pipeline.sweep import Sweep
 #: Jobs read at once for a list.
 PAGE = 100
 
+#: Failures that are shown to a person: each of many thousand parts may have one.
+FAILURES_LISTED = 20
+
 #: A job, its stages in order, and its failures.
 JobShown = tuple[Job, list[StageProgress], list[dict[str, Any]]]
 
@@ -83,8 +86,12 @@ Examples:
 @url_option
 @_json
 def show(job_id: str, url: str | None, as_json: bool) -> None:
-    """Show how far a job is, stage by stage, and why tasks of it failed (with --url, the first 20)."""
-    found = _told(Remote(url), job_id) if url else _read(JobStore(read_settings()), job_id)
+    """Show how far a job is, stage by stage, and why the first 20 tasks of it failed.
+
+    Without --url, --json has all that failed.
+    """
+    most = None if as_json else FAILURES_LISTED + 1
+    found = _told(Remote(url), job_id) if url else _read(JobStore(read_settings()), job_id, most)
     if found is None:
         raise _unknown(job_id)
     job, stages, failures = found
@@ -94,13 +101,15 @@ def show(job_id: str, url: str | None, as_json: bool) -> None:
     click.echo(clean(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}"))
     click.echo(f"submitted {moment(job.submitted_at)}  closed {moment(job.closed_at) or '-'} (UTC)")
     _print(_stages(stages), "")
-    for failure in failures:
+    for failure in failures[:FAILURES_LISTED]:
         click.echo(
             clean(
                 f"{failure['stage']} ({failure['part']}) failed, attempts {failure['attempts']}: "
                 f"{failure['error']}: {failure['message']}"
             )
         )
+    if len(failures) > FAILURES_LISTED:
+        click.echo("and more: --json shows all of them")
 
 
 @jobs.command(
@@ -200,10 +209,10 @@ def sweep(idle: float, as_json: bool) -> None:
     sys.exit(1 if kinds["lost"] or kinds["failed"] else 0)
 
 
-def _read(store: JobStore, job_id: str) -> JobShown | None:
-    """A job from the services."""
+def _read(store: JobStore, job_id: str, most: int | None) -> JobShown | None:
+    """A job from the services, with at most so many failures."""
     found = store.progress(job_id)
-    return (found[0], in_order(found[1]), failure_fields(store, job_id)) if found else None
+    return (found[0], in_order(found[1]), failure_fields(store, job_id, most)) if found else None
 
 
 def _told(remote: Remote, job_id: str) -> JobShown | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import click
@@ -114,6 +115,6 @@ def _print_failures(store: JobStore, job: Job | None) -> None:
         click.echo(clean(f"    {failure.stage} ({failure.part}): {failure.error}: {failure.message}"))
 
 
-def failure_fields(store: JobStore, job_id: str) -> list[dict[str, Any]]:
-    """Every failure of a job that was not redriven."""
-    return [asdict(failure) for failure in store.failures(job_id)]
+def failure_fields(store: JobStore, job_id: str, most: int | None) -> list[dict[str, Any]]:
+    """The failures of a job that were not redriven: the first ``most``, or all (None)."""
+    return [asdict(failure) for failure in islice(store.failures(job_id), most)]

@@ -1,13 +1,17 @@
-"""``pipeline submit`` and ``pipeline jobs``: what they refuse, before any service is asked."""
+"""``pipeline submit`` and ``pipeline jobs``: what they refuse before any service is asked, and what they show."""
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from config.settings import Settings
 from pipeline.cli import main
 from pipeline.cli.jobview import in_order
-from pipeline.jobs import StageProgress
+from pipeline.jobs import Failed, JobPlan, JobStore, NewJob, PartRef, StageProgress
+from pipeline.jobs.table import Table
+from tests.fakes.dynamodb import FakeDynamoDB
 from tests.ownstages import stages_of
 
 ENVIRONMENT = {
@@ -132,3 +136,35 @@ def test_stages_are_shown_in_the_order_of_their_work() -> None:
         for name, state, finished in given
     ]
     assert [each.stage for each in in_order(stages)] == ["check", "price", "audit", "bill", "mail"]
+
+
+def test_many_failures_do_not_fill_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person sees the first of what failed and that there is more; a program gets all of it."""
+    monkeypatch.setattr("pipeline.cli.jobs.JobStore", _store_with_failures)
+    shown = run("jobs", "show", "j").stdout
+    assert shown.count("failed, attempts 3") == 20
+    assert shown.endswith("and more: --json shows all of them\n")
+    assert len(json.loads(run("jobs", "show", "j", "--json").stdout)["failures"]) == 30
+
+
+def _store_with_failures(settings: Settings) -> JobStore:
+    """A job with 30 parts, all of them dead letters."""
+    wire = FakeDynamoDB()
+    store = JobStore(settings, table=Table("jobs", lambda: wire))  # type: ignore[arg-type,return-value]
+    plan = JobPlan(stages={"a": ("a",)})
+    store.open_job(NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0))
+    store.record_failed(
+        [
+            Failed(
+                ref=PartRef(job_id="j", stage="a", split_id="s", ordinal=ordinal, total=30),
+                task_id="task",
+                error="ValueError",
+                message="no",
+                attempts=3,
+                failed_at=1.0,
+                generation=0,
+            )
+            for ordinal in range(30)
+        ]
+    )
+    return store
