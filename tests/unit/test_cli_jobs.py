@@ -1,4 +1,4 @@
-"""``pipeline submit`` and ``pipeline jobs``: what they refuse before any service is asked, and what they show."""
+"""``pipeline submit`` and ``pipeline jobs``: what they refuse before any service is asked, and show after."""
 
 import json
 from pathlib import Path
