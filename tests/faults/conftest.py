@@ -92,17 +92,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much went through."""
+    """Say how much went through in each fault, and in all."""
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    figures = [
-        dict(report.user_properties) for report in reports if getattr(report, "when", "") == "teardown"
-    ]
-    faults = [each for each in figures if "events" in each]
+    figures = {
+        report.nodeid.removeprefix("tests/faults/"): dict(report.user_properties)
+        for report in reports
+        if getattr(report, "when", "") == "teardown"
+    }
+    faults = {name: each for name, each in figures.items() if "events" in each}
     if not faults:
         return
-    events, parts, runs = (sum(each[name] for each in faults) for name in ("events", "parts", "runs"))
-    entities = max(each["entities"] for each in faults)
-    held = sum(each["held"] for each in faults)
+    columns = ("events", "entities", "parts", "runs", "seconds", "held")
+    terminalreporter.write_line("".join(f"{column:>10}" for column in columns) + "  fault")
+    for name, each in faults.items():
+        terminalreporter.write_line("".join(f"{each[column]:>10,}" for column in columns) + f"  {name}")
+    events, parts, runs = (
+        sum(each[name] for each in faults.values()) for name in ("events", "parts", "runs")
+    )
+    entities = max(each["entities"] for each in faults.values())
+    held = sum(each["held"] for each in faults.values())
     terminalreporter.write_line(
         f"faults: {len(faults)}; {events:,} events of up to {entities:,} entities and {parts:,} parts, "
         f"{runs:,} runs of user code; all promises held in {held}"

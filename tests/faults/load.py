@@ -74,8 +74,9 @@ class Load:
                 "bootstrap.servers": self.bootstrap,
                 "enable.idempotence": True,
                 "linger.ms": 5,
-                # Topics decide what is too large.
+                # Topics decide what is too large, by what is left of it when it is compressed.
                 "message.max.bytes": 8_000_000,
+                "compression.type": "snappy",
                 # Silent: some faults take the broker away.
                 "log_level": 0,
             }

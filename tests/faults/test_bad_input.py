@@ -1,10 +1,29 @@
 """Input that cannot become a task, or no good one: kept, named, and nothing behind it waits."""
 
+import base64
 import json
+import random
+import re
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
-from tests.faults.load import Input
+from tests.faults.load import Fate, Input
 from tests.faults.world import World
+
+MEBIBYTE = 1 << 20
+#: Bytes by which the envelopes of two events may differ: digits of their offsets and numbers.
+DIGITS = 8
+#: When jobs are submitted of which envelopes are compared (seconds since 1970): as many digits for each.
+SUBMITTED = float(round(time.time()))
+#: A message of a Celery client for a task that no worker has.
+UNREGISTERED = {
+    "body": "[[], {}, {}]",
+    "content-type": "application/json",
+    "content-encoding": "utf-8",
+    "headers": {"id": "unregistered", "task": "no.such.task"},
+    "properties": {},
+}
 
 
 def test_malformed_events(world: World) -> None:
@@ -26,21 +45,75 @@ def test_data_that_fits_no_stage(world: World) -> None:
     world.verify(runs=1)
 
 
-def test_too_large_for_a_queue(world: World) -> None:
-    """A megabyte that Kafka took and SQS does not: rejected with its reason."""
-    sent = world.load.item("arrivals", entity="large", fate="rejected", filling="x" * 1_047_000)
-    world.load.produce([sent])
+def test_sizes_about_what_a_queue_takes(world: World) -> None:
+    """The largest that SQS takes is done, or given up on and redriven; more is rejected with its reason."""
+    measured = _sized(world, "a", MEBIBYTE, fate="rejected")
+    # Kafka takes all of it as it is, and an envelope is larger than what is in it.
+    filled = _sized(world, "b", 1_047_000, filling=_noise, fate="rejected")
+    quoting = _sized(world, "c", 600_000, filling=_quotes, fate="rejected")
+    world.load.produce([measured, _sized(world, "d", MEBIBYTE + 1, fate="rejected"), filled, quoting])
+    largest = MEBIBYTE - _over_the_limit(world, measured)
+    failing = _sized(world, "e", largest - DIGITS, do="early-fail-until-mended", fate="failed")
+    fitting = _sized(world, "f", largest - DIGITS)
+    world.load.produce([failing, fitting, _sized(world, "g", largest + DIGITS, fate="rejected")])
     world.load.send()
-    world.verify(runs=1)
+    world.verify()
+    world.mend()
+    world.redrive(failing)
+    world.load.expect("mended", failing)
+    world.verify()
 
 
 def test_garbage_on_the_queue(world: World) -> None:
-    """What is no task at all: a dead letter, and the workers go on."""
-    for body in ("no json", "[]", '{"headers": 1}', "[" * 10_000):
+    """What is no task, or one that nobody knows: a dead letter with its reason, and the workers go on."""
+    garbage = ["no json", "[]", '{"headers": 1}', "[" * 10_000, json.dumps(UNREGISTERED)]
+    for body in garbage:
         world.observer.send_raw(body)
     world.load.send()
     world.verify(runs=1)
-    assert len(world.observer.letters()) >= 4
+    reasons = {letter["Body"]: letter["MessageAttributes"]["reason"] for letter in world.observer.letters()}
+    assert set(garbage) <= set(reasons)
+    assert "no.such.task" in reasons[garbage[-1]]["StringValue"]
+
+
+def _sized(
+    world: World,
+    entity: str,
+    size: int,
+    *,
+    filling: Callable[[int], str] = "x".__mul__,
+    do: str = "",
+    fate: Fate = "complete",
+) -> Input:
+    """An event whose data has so many bytes; ``filling`` makes what stands in JSON with so many."""
+    sent = world.load.item("parcels", entity=entity, fate=fate, do=do, filling="", submitted_at=SUBMITTED)
+    assert sent.value is not None
+    data = json.loads(sent.value) | {"filling": filling(size - len(sent.value))}
+    return replace(sent, value=json.dumps(data).encode())
+
+
+def _noise(count: int) -> str:
+    """Nothing that Kafka's compression makes smaller."""
+    return base64.b64encode(random.randbytes(count))[:count].decode()
+
+
+def _quotes(count: int) -> str:
+    """Each is two bytes in JSON, and four in JSON within JSON."""
+    return '"' * (count // 2)
+
+
+def _over_the_limit(world: World, sent: Input) -> int:
+    """By how many bytes SQS's limit was passed, as the error event says."""
+    told: list[str] = []
+
+    def is_told() -> bool:
+        errors = world.observer.records("errors")
+        told[:] = [read.data["message"] for read in errors if read.data.get("entity_id") == sent.entity]
+        return bool(told)
+
+    world.wait(is_told, "an error event of what is too large")
+    size, limit, room = map(int, re.findall(r"\d+", told[0].partition("the message has")[2]))
+    return size + room - limit
 
 
 _MALFORMED: list[dict[str, object]] = [

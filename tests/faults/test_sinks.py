@@ -1,4 +1,4 @@
-"""Nobody listens any more: the log's reader is gone, Sentry does not answer, the health port is taken."""
+"""Nobody listens any more: Flower, the topic of task events, the log's reader, Sentry, the health port."""
 
 import os
 import socket
@@ -20,6 +20,20 @@ def test_logs_and_reports_go_nowhere(world: World) -> None:
     assert all(process.lives for process in deaf), "a process ended because nobody read its log"
     for process in deaf:
         world.kill(process)
+
+
+def test_nobody_takes_task_events(world: World) -> None:
+    """Flower freezes and is killed, and Kafka refuses the events: no task waits, and later ones are told."""
+    flower = world.start("flower")
+    world.wait(lambda: flower.at_work, "Flower at work")
+    # It has just asked the workers, which answer into the void from now on.
+    flower.pause()
+    world.load.send()
+    with world.task_events_refused():
+        assert flower.lives
+        world.kill(flower)
+        world.load.send()
+        world.verify(runs=1)
 
 
 def _with_a_reader_that_leaves(world: World, kind: str, health_port: str) -> Process:

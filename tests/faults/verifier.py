@@ -70,6 +70,8 @@ class _Seen:
     def __init__(self, inputs: Sequence[Input], outcome: Outcome) -> None:
         self.outcome = outcome
         self.inputs = {each.job_id: each for each in inputs}
+        #: Dead letters with their bodies, without the escapes of JSON within JSON.
+        self.letters = [(letter["Body"].replace("\\", ""), letter) for letter in outcome.letters]
         #: By topic and job.
         self.events: dict[tuple[str, str], list[Read]] = defaultdict(list)
         for topic, records in outcome.records.items():
@@ -226,10 +228,8 @@ def _never_back(steps: Iterable[tuple[str, int, str]]) -> Iterator[Violation]:
 
 def _innocent(seen: _Seen) -> Iterator[Violation]:
     guilty = [each for each in seen.inputs.values() if each.fate != "complete"]
-    for letter in seen.outcome.letters:
-        if _mentions(letter["Body"], seen) and not any(
-            f'"{each.key}"' in _plain(letter["Body"]) for each in guilty
-        ):
+    for body, letter in seen.letters:
+        if _mentions(body, seen.inputs.values()) and not _mentions(body, guilty):
             yield Violation(kind="innocent", about=letter["MessageId"], text=_reason(letter))
     for topic in ("errors", "dlq"):
         for record in seen.outcome.records[topic]:
@@ -239,13 +239,8 @@ def _innocent(seen: _Seen) -> Iterator[Violation]:
                 yield Violation(kind="innocent", about=each.key, text=f"on {topic}: {text}")
 
 
-def _mentions(body: str, seen: _Seen) -> bool:
-    return any(f'"{each.key}"' in _plain(body) for each in seen.inputs.values())
-
-
-def _plain(body: str) -> str:
-    """A body without the escapes of JSON within JSON."""
-    return body.replace("\\", "")
+def _mentions(body: str, inputs: Iterable[Input]) -> bool:
+    return any(f'"{each.key}"' in body for each in inputs)
 
 
 def _reason(letter: Mapping[str, Any]) -> str:
@@ -258,7 +253,7 @@ def _failed(each: Input, seen: _Seen) -> Iterator[Violation]:
     errors = [record.data["kind"] for record in seen.events["errors", each.job_id]]
     if "task" not in errors:
         yield Violation(kind="unseen", about=each.key, text="no error event of the task")
-    if not any(f'"{each.key}"' in _plain(letter["Body"]) for letter in seen.outcome.letters):
+    if not any(_mentions(body, [each]) for body, _ in seen.letters):
         yield Violation(kind="unseen", about=each.key, text="no dead letter")
     yield from _ended_failed(each, seen)
 

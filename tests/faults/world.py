@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from config.settings import load_settings
+from pipeline.kafka import KafkaAdmin
 from pipeline.provision import provision
 from pipeline.registry import Registry
 from pipeline.services.children import Children, children
@@ -29,11 +30,12 @@ CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
 COMMANDS = {
     "bridge": (*CELERY, "bridge"),
     "worker": (*CELERY, "worker", "--loglevel", "INFO", "-c", "2"),
+    "flower": (*CELERY, "flower", "--address=127.0.0.1", "--port=0"),
 }
 #: Seconds that a process may take until it is at work.
 START = 90.0
 #: What it says then.
-AT_WORK = {"bridge": "bridge.assigned", "worker": " ready."}
+AT_WORK = {"bridge": "bridge.assigned", "worker": " ready.", "flower": "Visit me at"}
 #: Lease seconds: as short as a lease may be with room for a busy machine, so that lost ones are back soon.
 LEASE = 5
 
@@ -57,7 +59,7 @@ class Scale:
 
 @dataclass(eq=False, kw_only=True)
 class Process:
-    """A bridge or a worker."""
+    """A bridge, a worker or a Flower."""
 
     kind: str
     name: str
@@ -120,6 +122,7 @@ class World:
     broken: bool = False
     _started: int = 0
     _verified: bool = True
+    _begun: float = 0.0
 
     # ─── Processes ───
 
@@ -240,6 +243,28 @@ class World:
         """Let a time limit of a service run out: there is nothing to see until it has."""
         time.sleep(seconds)
 
+    # ─── The control plane ───
+
+    def said(self, line: str) -> int:
+        """How often workers that run said so in their logs."""
+        return sum(worker.log.count(line) for worker in self.of("worker"))
+
+    @contextlib.contextmanager
+    def task_events_refused(self) -> Iterator[None]:
+        """Kafka takes no task events while the block runs: workers know it then, and know when it is over."""
+        settings = load_settings(self.environment)
+        topic, admin = settings.control_topics[0], KafkaAdmin(settings)
+        size = "max.message.bytes"
+        usual = admin.configs([topic])[topic][size]
+        lost, found = self.said("control.unreachable"), self.said("control.reachable_again")
+        admin.configure(topic, {size: "1"})
+        try:
+            self.wait(lambda: self.said("control.unreachable") > lost, "a refused event")
+            yield
+        finally:
+            admin.configure(topic, {size: usual})
+        self.wait(lambda: self.said("control.reachable_again") > found, "an event that is taken again")
+
     # ─── A person ───
 
     def mend(self) -> None:
@@ -278,6 +303,7 @@ class World:
         )
         (self.folder / "mended").unlink(missing_ok=True)
         self._verified = False
+        self._begun = time.monotonic()
 
     def verify(self, *, runs: int | None = None) -> None:
         """Wait until all is at rest; then every promise must hold. ``runs`` as in ``verifier.verify``."""
@@ -295,13 +321,14 @@ class World:
         return verify(self.load.ledger, self.observer.look(jobs), runs=runs)
 
     def figures(self) -> dict[str, int]:
-        """How much went through during this fault, and whether (1, 0) every promise held."""
+        """How much went through during this fault, how long it took, whether (1, 0) every promise held."""
         ledger = self.load.ledger
         return {
             "events": len(ledger),
             "entities": len({each.entity for each in ledger}),
             "parts": sum(each.parts for each in ledger),
             "runs": sum(line["what"] == "start" for line in self.observer.effects()),
+            "seconds": round(time.monotonic() - self._begun),
             "held": int(self._verified),
         }
 
@@ -331,6 +358,7 @@ def running_world(
         "KAFKA_GROUP_PROTOCOL": scale.group_protocol,
         "SQS_LEASE_SECONDS": str(LEASE),
         "MAX_RETRIES": "2",
+        "UNKNOWN_TASK_SECONDS": "2",
         "RETRY_DELAY": "0.3",
         "TASK_TIME_LIMIT": "60",
     }
