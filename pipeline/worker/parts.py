@@ -18,8 +18,8 @@ from pipeline.taskmessage import TaskHeader, TaskMessage
 from pipeline.worker.closing import gather_of
 from pipeline.worker.work import Work
 
-#: Parts that one page task sends, about: 26 requests, a quarter of a second at 10 ms round trip. Of an ordered
-#: stage 257: a request takes one message of a group.
+#: Parts that one page task sends, about: 26 requests, a quarter of a second at 10 ms round trip. In an
+#: ordered stage 257: a request takes one message of a group.
 PARTS = 256
 #: Pages that one page task reads at most, of 390 KB each (large parts are few to a page).
 PAGES = 32
