@@ -20,8 +20,9 @@ from pipeline.telemetry import logs, tracing
 from pipeline.transport import fifo
 from pipeline.worker import errbacks
 from pipeline.worker.healthstep import Health
+from pipeline.worker.refused import StartRefused
 from pipeline.worker.runoptions import running_options
-from pipeline.worker.steps import Preflight, Settling, StartRefused
+from pipeline.worker.steps import Preflight, Settling
 
 
 class PipelineApp(Celery):  # type: ignore[misc]

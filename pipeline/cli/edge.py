@@ -1,11 +1,11 @@
 """What every command does at its edge: read the settings, load the stages, print JSON or a table."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -31,10 +31,8 @@ def read_settings() -> Settings:
 
 
 def read_stages(settings: Settings) -> Registry:
-    """The stages of TASK_MODULES; the current folder may hold them, as it may for ``celery -A``."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    return load_stages(settings.task_modules)
+    """The stages of TASK_MODULES; the current folder may hold them, as it may for worker and bridge."""
+    return load_stages(settings.task_modules, Path.cwd())
 
 
 @contextmanager

@@ -1,17 +1,20 @@
 """Celery's loader: imports the task modules, checks the stages, and makes Celery tasks of them."""
 
+from pathlib import Path
 from typing import Any
 
 from celery import Celery
 from celery.loaders.app import AppLoader
 
 from config.settings import Settings
+from pipeline.errors import ConfigurationError, StageDefinitionError
 from pipeline.jobs import JobStore
 from pipeline.registry import Registry
 from pipeline.stages import Stage
 from pipeline.taskmessage import Role, celery_name
 from pipeline.taskmodules import load_stages
 from pipeline.worker.openflower import refuse_open_flower
+from pipeline.worker.refused import StartRefused
 from pipeline.worker.stagetask import StageTask
 
 
@@ -19,10 +22,16 @@ class Loader(AppLoader):  # type: ignore[misc]
     """Runs wherever the tasks must be known: worker, bridge, Flower, ``celery inspect``."""
 
     def import_default_modules(self) -> Any:
-        """Import TASK_MODULES; raises ``StageDefinitionError`` when the stages cannot work."""
+        """Import TASK_MODULES; raises ``StartRefused`` when the stages are not there, or cannot work."""
         refuse_open_flower()
         modules = super().import_default_modules()
-        register_stages(self.app, self.app.settings, load_stages(self.app.settings.task_modules))
+        settings = self.app.settings
+        try:
+            # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
+            registry = load_stages(settings.task_modules, Path.cwd())
+        except (ConfigurationError, StageDefinitionError) as error:
+            raise StartRefused(str(error)) from error
+        register_stages(self.app, settings, registry)
         return modules
 
 

@@ -2,18 +2,14 @@
 
 import click
 
+from pipeline.worker.refused import StartRefused
+
 #: Addresses that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-class OpenFlowerError(click.ClickException):
-    """Flower was to be started for everybody, without a password."""
-
-    exit_code = 2
-
-
 def refuse_open_flower() -> None:
-    """Raise ``OpenFlowerError`` where this process is a Flower that asks nobody who they are.
+    """Raise ``StartRefused`` where this process is a Flower that asks nobody who they are.
 
     Called when Flower loads the tasks: its options are read then, and it listens nowhere yet.
     """
@@ -25,7 +21,7 @@ def refuse_open_flower() -> None:
     # An empty variable makes Flower's list of passwords one empty string.
     asks = any(options.basic_auth or ()) or options.auth
     if not (asks or options.unix_socket or options.address in LOOPBACK):
-        raise OpenFlowerError(
+        raise StartRefused(
             "Flower can stop workers and run tasks, and would ask nobody who they are. Set "
             "FLOWER_BASIC_AUTH=name:password or Flower's OAuth, or --address=127.0.0.1 for this machine only."
         )

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import click
 import structlog
 from celery import bootsteps
 from celery.worker import state
@@ -27,6 +26,7 @@ from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.outcome import Failed
+from pipeline.worker.refused import StartRefused
 from pipeline.worker.request import Request
 from pipeline.worker.retry import Retries
 from pipeline.worker.screen import Screen
@@ -41,12 +41,6 @@ SETTLE_TIMEOUT, CLOSE_TIMEOUT = 30.0, 10.0
 
 #: Pools that cannot end a running task: a time limit would be ignored there.
 LIMITLESS_POOLS = ("solo", "thread")
-
-
-class StartRefused(click.ClickException):
-    """The worker will not start; one line says why and what mends it."""
-
-    exit_code = 2
 
 
 class Preflight(bootsteps.Step):  # type: ignore[misc]

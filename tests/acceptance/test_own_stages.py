@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +13,10 @@ from pipeline.services.children import children
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 
-PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
-CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+PIPELINE = SCRIPTS / "pipeline"
+#: The script that a user types, which unlike "python -m celery" has its own folder in the path only.
+CELERY = (str(SCRIPTS / "celery"), "-A", "pipeline")
 
 ORDERS = '''\
 """Prices an order, line by line."""

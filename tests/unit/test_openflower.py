@@ -6,7 +6,8 @@ import click
 import pytest
 from flower.options import options
 
-from pipeline.worker.openflower import OpenFlowerError, refuse_open_flower
+from pipeline.worker.openflower import refuse_open_flower
+from pipeline.worker.refused import StartRefused
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def flower() -> Iterator[None]:
 def test_an_open_flower_is_refused(flower: None, passwords: list[str], address: str) -> None:
     """Without a password, or with an empty one, on any address that others reach."""
     options.basic_auth, options.address = passwords, address
-    with pytest.raises(OpenFlowerError, match="FLOWER_BASIC_AUTH=name:password"):
+    with pytest.raises(StartRefused, match="FLOWER_BASIC_AUTH=name:password"):
         refuse_open_flower()
 
 

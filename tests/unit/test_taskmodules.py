@@ -1,13 +1,26 @@
 """TASK_MODULES: where stages are looked for."""
 
+import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.taskmodules import load_stages
+
+CELERY = Path(sysconfig.get_path("scripts")) / "celery"
+
+#: What must be set; nothing is asked before the stages are loaded.
+NEEDED = {
+    "SERVICE_NAME": "shop",
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+    "KAFKA_CONSUMER_GROUP": "shop",
+    "SQS_TASK_QUEUE_URL": "http://127.0.0.1:1/0/tasks.fifo",
+    "SQS_DLQ_URL": "http://127.0.0.1:1/0/dlq.fifo",
+}
 
 STAGE = """
 from pipeline import stage
@@ -65,3 +78,33 @@ def test_stages_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     )
     assert "StageDefinitionError" in done.stderr
     assert "loop -> loop" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "source", "said"),
+    [
+        (
+            "worker",
+            "import missing_library",
+            "TASK_MODULES names 'orders', which cannot be imported: No module",
+        ),
+        ("bridge", STAGE.format("bill").replace("data: int", "data"), "@stage function bill (orders:4): its"),
+    ],
+)
+def test_stages_that_cannot_be_loaded_keep_a_process_from_starting(
+    tmp_path: Path, command: str, source: str, said: str
+) -> None:
+    """The script ``celery`` finds a module of the current folder; what is wrong with it is one line."""
+    (tmp_path / "orders.py").write_text(source)
+    done = subprocess.run(
+        [CELERY, "-A", "pipeline", command],
+        cwd=tmp_path,
+        env={**os.environ, **NEEDED, "TASK_MODULES": "orders"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"Error: {said}" in done.stderr
+    assert "Traceback" not in done.stderr
