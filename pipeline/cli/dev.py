@@ -29,8 +29,19 @@ OPTIONAL = {"flower": "flower", "web": "fastapi"}
 #: What another terminal sources to use the same services; there while ``pipeline dev`` runs.
 ENVIRONMENT_FILE = Path(".pipeline/dev.env")
 
+#: What another terminal must have as well, where it is set: which stages there are, and their topics' names.
+STAGES_AND_TOPICS = ("TASK_MODULES", "TOPIC_", "KAFKA_TOPIC_")
 
-@click.command()
+
+@click.command(
+    epilog="""\b
+Examples:
+  pipeline dev
+  TASK_MODULES=shop pipeline dev --services local
+  . .pipeline/dev.env     in another terminal: the same services and stages
+
+A Procfile of this project runs bridge, worker, jobs page and Flower; docs/stages.md shows it."""
+)
 @click.option(
     "--services",
     type=click.Choice(["embedded", "local"]),
@@ -58,7 +69,8 @@ def _read_procfile() -> dict[str, str]:
         processes: dict[str, str] = dict(parse_procfile(PROCFILE.read_text()).processes)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"No Procfile in {Path.cwd()}: it lists what pipeline dev runs, one 'name: command' a line."
+            f"No Procfile in {Path.cwd()}: it lists what pipeline dev runs, one 'name: command' a line, as "
+            "'worker: celery -A pipeline worker'. docs/stages.md has one to begin with."
         ) from error
     for name, package in OPTIONAL.items():
         if name in processes and importlib.util.find_spec(package) is None:
@@ -94,7 +106,8 @@ def _services(name: str | None) -> Iterator[Mapping[str, str]]:
     else:
         _say("Starting the embedded services: memory only, what is in them is gone when this ends.")
         running = embedded_services()
-    with running as services, _environment_file(services.environment):
+    own = {name: value for name, value in os.environ.items() if name.startswith(STAGES_AND_TOPICS)}
+    with running as services, _environment_file({**own, **services.environment}):
         yield services.environment
 
 

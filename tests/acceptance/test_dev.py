@@ -77,6 +77,19 @@ def test_ctrl_c_ends_everything(start: Start, tmp_path: Path) -> None:
     assert not (tmp_path / ".pipeline" / "dev.env").exists()
 
 
+def test_another_terminal_knows_the_same_stages_and_topics(start: Start, tmp_path: Path) -> None:
+    """What names stages and topics is in the file to be sourced; what the services are, they say."""
+    own = {"TASK_MODULES": "shop", "KAFKA_TOPIC_ORDERS": "my orders", "TOPIC_REPLICATION_FACTOR": "3"}
+    dev = start(environment=own, one=STEADY)
+    _processes(dev, "one")
+    file = (tmp_path / ".pipeline" / "dev.env").read_text().splitlines()
+    assert "export TASK_MODULES=shop" in file
+    assert "export KAFKA_TOPIC_ORDERS='my orders'" in file
+    assert "export TOPIC_REPLICATION_FACTOR=1" in file
+    os.killpg(dev.pid, signal.SIGINT)
+    dev.communicate(timeout=30)
+
+
 def test_process_that_ends_is_named_and_stops_the_rest(start: Start) -> None:
     """Nothing is restarted silently: the process that ended is named with its exit code, dev exits with 1."""
     dev = start(steady=STEADY, brief="raise SystemExit(7)")

@@ -1,6 +1,7 @@
-"""Stages in a package of the user's own, named by TASK_MODULES: all that a user does, as a user does it."""
+"""Stages of one's own, those of docs/stages.md, named by TASK_MODULES: what a user does, as a user does it."""
 
 import json
+import re
 import subprocess
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -18,63 +19,7 @@ PIPELINE = SCRIPTS / "pipeline"
 #: The script that a user types, which unlike "python -m celery" has its own folder in the path only.
 CELERY = (str(SCRIPTS / "celery"), "-A", "pipeline")
 
-ORDERS = '''\
-"""Prices an order, line by line."""
-
-from collections.abc import Iterable, Iterator
-
-from pydantic import BaseModel
-
-from pipeline import PermanentError, current_task, stage
-
-
-class Line(BaseModel):
-    article: str
-    amount: int
-
-
-class Order(BaseModel):
-    customer: str
-    lines: list[Line]
-
-
-class Bill(BaseModel):
-    customer: str
-    total: int
-    entity: str
-
-
-@stage(consumes="order-placed", emits="order-priced", retries=0)
-def price(line: Line) -> int:
-    if line.amount < 0:
-        raise PermanentError(f"{line.article}: nobody can order {line.amount}")
-    return 10 * line.amount
-
-
-@price.split
-def lines(order: Order) -> Iterator[Line]:
-    yield from order.lines
-
-
-@price.gather
-def bill(order: Order, prices: Iterable[int]) -> Bill:
-    task = current_task()
-    return Bill(customer=order.customer, total=sum(prices), entity=task.entity_id if task else "")
-'''
-
-MAILS = '''\
-"""Sends the bill: a file stands for the mail."""
-
-from pathlib import Path
-
-from pipeline import stage
-from shop.orders import Bill
-
-
-@stage(consumes="order-priced", ordered=True)
-def mail(bill: Bill) -> None:
-    Path(f"{bill.customer}.mail").write_text(bill.model_dump_json())
-'''
+DOCS = Path(__file__).parents[2] / "docs" / "stages.md"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -82,10 +27,10 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def run(services: Services, make_environment: MakeEnvironment, tmp_path: Path) -> Iterator[Run]:
     """Runs a ``pipeline`` command beside a bridge and a worker that know the package ``shop``."""
-    package = tmp_path / "shop"
-    package.mkdir()
-    for name, source in (("__init__", ""), ("orders", ORDERS), ("mails", MAILS)):
-        (package / f"{name}.py").write_text(source)
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    for name, source in re.findall(r"```python\n# (shop/\w+\.py)\n(.*?)```", DOCS.read_text(), re.DOTALL):
+        (tmp_path / name).write_text(source)
     environment = make_environment(services, TASK_MODULES="shop")
 
     def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
