@@ -17,13 +17,14 @@ STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "bold red", 
 
 
 @click.command(
+    short_help="Execute the production checklist.",
     epilog="""\b
 Examples:
   pipeline check
   pipeline check --json | jq '.[] | select(.status == "FAIL")'
   pipeline check && deploy
 
-Nothing is changed: no event is sent, no message taken, no group joined. Exit code 1 when a line FAILs."""
+Nothing is changed: no event is sent, no message taken, no group joined. Exit code 1 when a line FAILs.""",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON list: id, section, title, status, evidence, mend."

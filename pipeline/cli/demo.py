@@ -27,12 +27,13 @@ from pipeline.services.local import local_services
 
 
 @click.command(
+    short_help="Count the words of documents with a bridge and a worker.",
     epilog="""\b
 Examples:
   pipeline demo
   pipeline demo ~/Documents/notes README.md
   pipeline demo --web
-  pipeline demo --services local --json"""
+  pipeline demo --services local --json""",
 )
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
 @click.option(

@@ -34,13 +34,14 @@ STAGES_AND_TOPICS = ("TASK_MODULES", "TOPIC_", "KAFKA_TOPIC_")
 
 
 @click.command(
+    short_help="Run what the Procfile lists, until Ctrl-C.",
     epilog="""\b
 Examples:
   pipeline dev
   TASK_MODULES=shop pipeline dev --services local
   . .pipeline/dev.env     in another terminal: the same services and stages
 
-A Procfile of this project runs bridge, worker, jobs page and Flower; docs/stages.md shows it."""
+A Procfile of this project runs bridge, worker, jobs page and Flower; docs/stages.md shows it.""",
 )
 @click.option(
     "--services",

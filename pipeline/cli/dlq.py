@@ -109,6 +109,7 @@ def show(letter_id: str, url: str | None, as_json: bool) -> None:
 
 
 @dlq.command(
+    short_help="Put dead letters back where they came from.",
     epilog="""\b
 Examples:
   pipeline dlq redrive 6f1c1e0a-3f39-4d4c-a7a2-7a3b9d7b9a55
@@ -117,7 +118,7 @@ Examples:
   pipeline dlq redrive --all --yes --rate 50
   pipeline dlq redrive --only errors --stage analyse --older-than 14d
 
-Exit code 1 when some could not be redriven: they are where they were. It may be interrupted and repeated."""
+Exit code 1 when some could not be redriven: they are where they were. It may be interrupted and repeated.""",
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @filters
@@ -225,10 +226,11 @@ def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
 
 
 @dlq.command(
+    short_help="Write dead letters as JSON lines; nothing is removed.",
     epilog="""\b
 Examples:
   pipeline dlq export > dead-letters.jsonl
-  pipeline dlq export --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --output one-job.jsonl"""
+  pipeline dlq export --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --output one-job.jsonl""",
 )
 @filters
 @click.option(

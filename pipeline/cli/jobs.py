@@ -39,7 +39,7 @@ JobShown = tuple[Job, list[StageProgress], list[dict[str, Any]]]
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a job and line.")
 
 
-@click.group()
+@click.group(short_help="List, show, wait for and cancel jobs; find what stopped.")
 def jobs() -> None:
     """List jobs, show one, wait for some, cancel them, or find those that stopped moving."""
 
@@ -77,10 +77,11 @@ def list_jobs(state: str | None, limit: int, url: str | None, as_json: bool) -> 
 
 
 @jobs.command(
+    short_help="Show how far a job is, and why tasks of it failed.",
     epilog="""\b
 Examples:
   pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
-  pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json"""
+  pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json""",
 )
 @click.argument("job_id")
 @url_option
@@ -113,10 +114,11 @@ def show(job_id: str, url: str | None, as_json: bool) -> None:
 
 
 @jobs.command(
+    short_help="Wait until jobs have ended.",
     epilog="""\b
 Examples:
   pipeline jobs wait 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 && echo done
-  pipeline jobs wait --timeout 600 --json 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11"""
+  pipeline jobs wait --timeout 600 --json 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11""",
 )
 @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
 @click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most.")
@@ -178,12 +180,13 @@ def _cancelled(job: Job) -> str:
 
 
 @jobs.command(
+    short_help="Find jobs that stopped moving, and mend what can be.",
     epilog="""\b
 Examples:
   pipeline jobs sweep
   pipeline jobs sweep --idle 1h --json | jq -r 'select(.kind == "lost").job_id'
 
-The bridge does the same every minute. Exit code 1 when something is lost, or could not be mended."""
+The bridge does the same every minute. Exit code 1 when something is lost, or could not be mended.""",
 )
 @click.option(
     "--idle", type=Duration(), default="5m", show_default=True, help="Look at jobs open for longer than this."

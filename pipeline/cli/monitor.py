@@ -39,6 +39,7 @@ def monitor() -> None:
 
 
 @monitor.command(
+    short_help="Topics, newest records, and consumer groups' lag.",
     epilog="""\b
 Examples:
   pipeline monitor kafka
@@ -47,7 +48,7 @@ Examples:
   pipeline monitor kafka --consumer-groups
   pipeline monitor kafka --list-all-topics --json
 
-Without an option: this service's topics and its consumer group."""
+Without an option: this service's topics and its consumer group.""",
 )
 @click.option("--topics", "prefix", metavar="PREFIX", help="Topics whose names start so.")
 @click.option("--list-all-topics", is_flag=True, help="Every topic of the cluster, a line each.")

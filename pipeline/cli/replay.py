@@ -27,6 +27,7 @@ _LINES = {
 
 
 @click.command(
+    short_help="Send a stage's tasks again, from what its topic still has.",
     epilog="""\b
 Examples:
   pipeline replay analyse --from '2h ago' --dry-run
@@ -34,7 +35,7 @@ Examples:
   pipeline replay analyse --from '1d ago' --entity order-7 --again --json
 
 TIME is ISO 8601, in UTC unless it says otherwise, or so long ago: 90s, 30m, 2h, 7d. Exit code 1 when SQS does
-not take one of the tasks; 130 after Ctrl-C. It may be interrupted and repeated."""
+not take one of the tasks; 130 after Ctrl-C. It may be interrupted and repeated.""",
 )
 @click.argument("stage")
 @click.option("--from", "begin", type=Moment(), required=True, help="Events that Kafka has since TIME.")

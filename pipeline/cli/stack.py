@@ -30,12 +30,17 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return data(as_json(command))
 
 
-@click.group()
+@click.group(short_help="Run Kafka, ElasticMQ and DynamoDB Local, without Docker.")
 def stack() -> None:
     """Run Apache Kafka, ElasticMQ and DynamoDB Local in the background (needs java and mvn)."""
 
 
-@stack.command()
+@stack.command(
+    epilog="""\b
+Examples:
+  pipeline stack up && eval "$(pipeline stack env)"
+  pipeline stack up --data /var/tmp/stack --json"""
+)
 @_options
 def up(data: Path, as_json: bool) -> None:
     """Start what does not run, and wait until all of it answers."""
@@ -53,7 +58,12 @@ def up(data: Path, as_json: bool) -> None:
         click.echo(f'Up. Point a shell at it with: eval "$(pipeline stack env{_data_option(data)})"')
 
 
-@stack.command()
+@stack.command(
+    epilog="""\b
+Examples:
+  pipeline stack down
+  pipeline stack down && rm -r .pipeline/stack     with the data"""
+)
 @_options
 def down(data: Path, as_json: bool) -> None:
     """Stop what runs, and wait until it has ended. The data stays."""
@@ -66,7 +76,12 @@ def down(data: Path, as_json: bool) -> None:
         click.echo(f"Nothing of {data} was running.")
 
 
-@stack.command()
+@stack.command(
+    epilog="""\b
+Examples:
+  pipeline stack status
+  pipeline stack status --json | jq -r 'to_entries[] | select(.value.ready | not).key'"""
+)
 @_options
 @click.pass_context
 def status(context: click.Context, data: Path, as_json: bool) -> None:
@@ -82,7 +97,13 @@ def status(context: click.Context, data: Path, as_json: bool) -> None:
     context.exit(0 if all(server.ready for server in servers.values()) else 1)
 
 
-@stack.command()
+@stack.command(
+    short_help="Print the variables that point a process at it.",
+    epilog="""\b
+Examples:
+  eval "$(pipeline stack env)"
+  pipeline stack env --json > environment.json""",
+)
 @_options
 def env(data: Path, as_json: bool) -> None:
     """Print the variables that point a process at the running stack, for a shell's eval."""

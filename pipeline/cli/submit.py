@@ -26,11 +26,12 @@ FAULTS_SHOWN = 5
 
 
 @click.command(
+    short_help="Start jobs, at a stage or with an event on a topic.",
     epilog="""\b
 Examples:
   pipeline submit extract --data '{"path": "/usr/share/dict/words"}' --wait
   pipeline submit document-received --file documents.jsonl --json
-  cat documents.jsonl | pipeline submit extract --file - --entity nightly"""
+  cat documents.jsonl | pipeline submit extract --file - --entity nightly""",
 )
 @click.argument("start", metavar="STAGE|TOPIC")
 @click.option("--data", help="The data of one job, as JSON.")

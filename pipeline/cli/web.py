@@ -8,13 +8,14 @@ from pipeline.telemetry.logs import log_to_stderr
 
 
 @click.command(
+    short_help="Serve the jobs page and the health endpoints.",
     epilog="""\b
 Examples:
   pipeline web
   pipeline web --host 0.0.0.0 --port 8080
   curl -f http://127.0.0.1:8080/health
 
-Bridge and worker serve the health endpoints themselves where HEALTH_PORT is set."""
+Bridge and worker serve the health endpoints themselves where HEALTH_PORT is set.""",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port to listen on."

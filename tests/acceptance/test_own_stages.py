@@ -1,4 +1,4 @@
-"""Stages of one's own, those of docs/stages.md, named by TASK_MODULES: what a user does, as a user does it."""
+"""The stages of docs/stages.md, in a package of one's own: all that a user does, as a user does it."""
 
 import json
 import re

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import click
@@ -21,7 +22,6 @@ def _run(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Result:
 
     module = ModuleType("a_broken_command")
     module.broken = broken  # type: ignore[attr-defined]
-    module.__spec__ = ModuleType("spec")  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(cli.COMMANDS, "broken", module.__name__)
     return CliRunner().invoke(cli.main, ["broken"])
@@ -65,13 +65,32 @@ def test_help_lists_the_commands() -> None:
         assert name in result.output
 
 
-def test_command_without_a_module_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table row whose module is missing breaks neither the help nor the other commands."""
-    monkeypatch.setitem(cli.COMMANDS, "later", "pipeline.cli.later")
-    result = CliRunner().invoke(cli.main, ["--help"])
-    assert result.exit_code == 0
-    assert "later" not in result.output
-    assert CliRunner().invoke(cli.main, ["later"]).exit_code == 2
+def _commands(
+    command: click.Command, name: str, above: click.Context | None = None
+) -> Iterator[tuple[str, click.Command, str]]:
+    """Each command and group below one, with its full name and what its ``--help`` says."""
+    context = click.Context(command, info_name=name, parent=above)
+    yield context.command_path, command, command.get_help(context)
+    for inner in command.list_commands(context) if isinstance(command, click.Group) else ():
+        found = command.get_command(context, inner) if isinstance(command, click.Group) else None
+        assert found is not None
+        yield from _commands(found, inner, context)
+
+
+def test_every_command_shows_how_it_is_used() -> None:
+    """Each has examples that begin as it is typed; what a list says of it is a whole sentence."""
+    for path, command, told in _commands(cli.main, "pipeline"):
+        listed = told.partition("Commands:")[2]
+        assert "..." not in listed, path
+        if not isinstance(command, click.Group):
+            assert "Examples:" in told, path
+            assert path in told.partition("Examples:")[2], path
+
+
+def test_help_is_there_under_its_short_name() -> None:
+    """``-h``, of the whole and of a command."""
+    for arguments in (["-h"], ["jobs", "show", "-h"]):
+        assert CliRunner().invoke(cli.main, arguments).output.startswith("Usage:")
 
 
 def test_modules_are_imported_when_used() -> None:
