@@ -254,7 +254,7 @@ def test_entities_do_not_wait_for_each_other(shop: Shop) -> None:
 def test_a_split_of_hundreds_of_parts_is_gathered_once(shop: Shop) -> None:
     """Every part runs, the gather sees them all, and the job is complete with one event."""
     job_id = shop.submit(workshop.pack, Batch(key="batch", parts=600))
-    shop.wait_job(job_id, timeout=60)
+    shop.wait_job(job_id, timeout=120)
     assert [line["total"] for line in shop.lines("batch", "gather")] == [600]
     ran = [x["key"] for x in shop.all_lines() if x["key"].startswith("batch/") and x["what"] == "end"]
     assert sorted(set(ran)) == sorted(f"batch/{n}" for n in range(600))
