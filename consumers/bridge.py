@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -43,8 +43,11 @@ log = structlog.get_logger(__name__)
 #: Messages of one poll, and the longest wait for the first (seconds): how late a commit or a stop may be.
 POLL_MESSAGES, POLL_SECONDS = 500, 0.2
 
-#: Seconds between commits.
-COMMIT_EVERY = 1.0
+#: Seconds until the next look where no more may be taken: a few hundred events are sent in it at most.
+FULL_SECONDS = 0.05
+
+#: Seconds between commits, and where a partition is half way to its span (``throttle.MAX_SPAN``).
+COMMIT_EVERY, COMMIT_SOON = 1.0, 0.1
 
 #: Seconds that a rebalance, and a stop, wait for what is in flight. What is not out then is repeated.
 REVOKE_WAIT, STOP_WAIT = 10.0, 10.0
@@ -94,7 +97,7 @@ class Bridge:
         self._stop_wait = STOP_WAIT if children is None else STOP_WAIT_RUNNING
         self._gauges = Gauges(self._tracker, self._load)
         self._stop = threading.Event()
-        self._next_commit = 0.0
+        self._committed_at = 0.0
         self._next_report = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -140,12 +143,11 @@ class Bridge:
         log.info("bridge.started", topics=sorted(self._translator.topics))
         try:
             while not self._stop.is_set() and self._hands.failure is None:
-                messages = self._consumer.poll(POLL_MESSAGES, POLL_SECONDS)
-                for message in messages:
-                    self._take(message)
-                for topic, polled in Counter(message.topic for message in messages).items():
-                    metrics.EVENTS_POLLED.labels(topic).inc(polled)
                 self._throttle.apply(self._consumer)
+                if self._throttle.full:
+                    time.sleep(FULL_SECONDS)
+                else:
+                    self._take_all(self._consumer.poll(POLL_MESSAGES, POLL_SECONDS))
                 self._go_on_when_emptied()
                 self._commit_when_due()
                 self._report_when_due()
@@ -161,6 +163,12 @@ class Bridge:
         if self._emptied and self._outbox.held and self._emptied.answer():
             self._outbox.go_on()
 
+    def _take_all(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            self._take(message)
+        for topic, polled in Counter(message.topic for message in messages).items():
+            metrics.EVENTS_POLLED.labels(topic).inc(polled)
+
     def _take(self, message: Message) -> None:
         ticket = self._tracker.take(Partition(message.topic, message.partition), message.offset)
         if ticket is None:
@@ -171,9 +179,9 @@ class Bridge:
             self._outbox.put(entry)
 
     def _commit_when_due(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_commit or self._throttle.wants_commit():
-            self._next_commit = now + COMMIT_EVERY
+        since = time.monotonic() - self._committed_at
+        if since >= (COMMIT_SOON if self._throttle.wants_commit() else COMMIT_EVERY):
+            self._committed_at = time.monotonic()
             self._gauges.note(self._consumer.unread())
             self._commit(self._tracker.partitions())
 

@@ -1,10 +1,13 @@
-"""When to stop fetching: too much held, too much that a crash would repeat, or queues too deep.
+"""When to take no more: too much held, too much that a crash would repeat, or queues too deep.
 
-Partitions are paused while polling goes on, so the bridge stays a member of its group.
+Usually that is over in a moment, and nothing is polled until then: a pause makes Kafka's client throw away
+what it has fetched. What lasts longer is paused while polling goes on, so the bridge stays a member of its
+group.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -26,6 +29,11 @@ MAX_DEPTH = 100_000
 #: Seconds between two looks at the queues.
 DEPTH_EVERY = 10.0
 
+#: Seconds over a limit after which a partition is paused. So long may a rebalance wait for the next poll, and
+#: the other partitions for one that is stuck. Once resumed, the client took up to 0.7 s to fetch again
+#: (measured), in which 500 events a second and more are sent from what is held.
+PAUSE_AFTER = 0.5
+
 #: What is paused is resumed when it is down to this share of its limit, so that it does not flutter.
 RESUME_AT = 0.5
 
@@ -34,14 +42,22 @@ class Throttle:
     """Pauses and resumes the partitions of a consumer."""
 
     def __init__(
-        self, queues: Sequence[SqsQueue], tracker: OffsetTracker, load: Load, max_age: float = MAX_AGE
+        self,
+        queues: Sequence[SqsQueue],
+        tracker: OffsetTracker,
+        load: Load,
+        max_age: float = MAX_AGE,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``max_age``: seconds between the committed offset and the newest event taken."""
         self._queues = queues
         self._max_age = max_age
         self._tracker = tracker
         self._load = load
+        self._clock = clock
         self._paused: set[Partition] = set()
+        #: Since when something that is not paused is over its limit.
+        self._full_since: float | None = None
         self._depth = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bridge-depth", daemon=True)
@@ -55,18 +71,30 @@ class Throttle:
         self._closed.set()
 
     def apply(self, consumer: EventConsumer) -> None:
-        """Pause what is over its limits, resume what is well below them."""
+        """Pause what was over its limit for too long, resume what is well below."""
         everywhere = max(self._load.share(), self._depth)
-        paused = {
+        over = {
             partition
             for partition in self._tracker.partitions()
             if max(everywhere, self._share(partition)) >= (RESUME_AT if partition in self._paused else 1.0)
         }
-        if paused == self._paused:
-            return
-        consumer.pause(paused - self._paused)
-        consumer.resume(self._paused - paused)
-        self._paused = paused
+        if well_below := self._paused - over:
+            consumer.resume(well_below)
+            self._paused -= well_below
+        full = over - self._paused
+        if not full:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = self._clock()
+        elif self._clock() - self._full_since >= PAUSE_AFTER:
+            consumer.pause(full)
+            self._paused |= full
+            self._full_since = None
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more may be polled now."""
+        return self._full_since is not None
 
     def forget(self, partitions: Iterable[Partition]) -> None:
         """These come or go: what comes is not paused."""

@@ -16,17 +16,18 @@ from datetime import UTC, datetime
 import pytest
 
 from config.settings import Settings, load_settings
+from consumers import load, throttle
 from consumers.bridge import Bridge
 from pipeline import events, identity
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.events import Event
 from pipeline.jobs import JobState, JobStore, NewJob
 from pipeline.jobs.model import JobPlan
-from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Record
+from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Partition, Record
 from pipeline.provision import provision
 from pipeline.registry import Registry
 from pipeline.services.environment import Services
-from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
+from pipeline.sqs import OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
 from pipeline.stages import stage
 from pipeline.telemetry import metrics
 from tests.conftest import MakeEnvironment, MakeSettings
@@ -255,6 +256,31 @@ def test_an_event_too_large_for_sqs_goes_to_both_topics(world: World) -> None:
     assert job
     assert job.state is JobState.FAILED
     assert world.lag() == 0
+
+
+def test_a_backlog_is_taken_without_a_pause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Full for a moment, the bridge keeps what Kafka's client has fetched: a pause would throw it away."""
+    paused: list[Partition] = []
+    sending = threading.Event()
+
+    def send(queue: SqsQueue, messages: list[OutgoingMessage]) -> list[None]:
+        assert sending.wait(60)
+        return [None] * len(messages)
+
+    def held() -> float:
+        metrics.exposition()
+        return metrics.REGISTRY.get_sample_value("pipeline_events_held") or 0.0
+
+    monkeypatch.setattr(SqsQueue, "send", send)
+    monkeypatch.setattr(throttle, "PAUSE_AFTER", 60.0)
+    monkeypatch.setattr(load, "MAX_EVENTS", 100)
+    monkeypatch.setattr(EventConsumer, "pause", lambda _, partitions: paused.extend(partitions))
+    world.emit([world.letter(n, entity=f"entity-{n}") for n in range(1000)])
+    with world.bridge():
+        wait_until(lambda: held() >= load.MAX_EVENTS, "more than it may hold", 30)
+        sending.set()
+        wait_until(lambda: world.lag() == 0, "all committed", 60)
+    assert paused == []
 
 
 def test_nothing_is_committed_while_sqs_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

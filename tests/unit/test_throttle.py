@@ -1,4 +1,4 @@
-"""Fetching stops where too much is held, too much would be repeated, or queues are too deep."""
+"""Taking stops where too much is held, too much would be repeated, or queues are too deep."""
 
 from typing import Any
 
@@ -20,8 +20,10 @@ class FakeConsumer:
 
     def __init__(self) -> None:
         self.paused: set[Partition] = set()
+        self.pauses = 0
 
     def pause(self, partitions: set[Partition]) -> None:
+        self.pauses += 1
         assert self.paused.isdisjoint(partitions)
         self.paused |= partitions
 
@@ -54,7 +56,7 @@ class World:
         self.queue = FakeQueue()
         self.consumer = FakeConsumer()
         queues: Any = [self.queue]
-        self.throttle = Throttle(queues, self.tracker, self.load)
+        self.throttle = Throttle(queues, self.tracker, self.load, clock=lambda: self.now)
 
     def take(self, partition: Partition, count: int) -> list[Ticket]:
         tickets = [self.tracker.take(partition, n) for n in range(count)]
@@ -65,9 +67,16 @@ class World:
             self.tracker.settle(ticket)
         self.tracker.committed(self.tracker.committable())
 
-    def paused(self) -> set[Partition]:
+    def full(self) -> bool:
         consumer: Any = self.consumer
         self.throttle.apply(consumer)
+        return self.throttle.full
+
+    def paused(self) -> set[Partition]:
+        """What is paused when this goes on."""
+        self.full()
+        self.now += throttle.PAUSE_AFTER
+        assert not self.full()
         return self.consumer.paused
 
 
@@ -86,11 +95,35 @@ def test_a_partition_pauses_at_its_span_and_resumes_at_half(world: World) -> Non
     assert world.paused() == set()
 
 
+def test_what_is_over_in_a_moment_pauses_nothing(world: World) -> None:
+    """A pause throws away what is fetched: nothing is polled for a moment instead, again and again."""
+    taken = world.take(P, throttle.MAX_SPAN)
+    for first in range(throttle.MAX_SPAN, 5 * throttle.MAX_SPAN, throttle.MAX_SPAN):
+        assert world.full()
+        world.now += throttle.PAUSE_AFTER * 0.9
+        world.settle(taken)
+        assert not world.full()
+        taken = [t for n in range(first, first + throttle.MAX_SPAN) if (t := world.tracker.take(P, n))]
+    assert world.consumer.pauses == 0
+
+
+def test_a_stuck_partition_holds_up_the_others_for_a_moment_only(world: World) -> None:
+    """Paused then, until it is well below its limit; the others go on."""
+    stuck = world.take(P, throttle.MAX_SPAN)
+    assert world.paused() == {P}
+    for _ in range(5):
+        world.now += throttle.PAUSE_AFTER
+        assert not world.full()
+    world.settle(stuck)
+    assert world.paused() == set()
+
+
 def test_a_partition_pauses_when_its_oldest_event_is_stuck(world: World) -> None:
     """One event that does not get out holds its partition after a minute."""
     tickets = world.take(Q, 1)
     world.now = throttle.MAX_AGE - 1
     assert world.paused() == set()
+    assert not world.full()
     world.now = throttle.MAX_AGE
     assert world.paused() == {Q}
     world.settle(tickets)
