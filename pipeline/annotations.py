@@ -10,11 +10,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from pipeline.errors import InvalidInputError, PermanentError, StageDefinitionError
 
 _STREAMS = (Iterator, Iterable, Generator)
+
+#: Characters of a faulty value that are shown.
+_SHOWN = 80
 
 
 class Codec:
@@ -202,8 +205,16 @@ def _is_union(annotation: Any) -> bool:
 def _reasons(error: ValidationError) -> str:
     """The first faults, short enough for a log line."""
     faults = [
-        f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}, it is {str(e['input'])[:80]!r}"
+        f"{'.'.join(map(str, e['loc'])) or 'the whole'}: {e['msg']}, it is {_shown(e['input'])}"
         for e in error.errors(include_url=False)[:3]
     ]
     more = error.error_count() - len(faults)
     return "; ".join(faults) + (f"; and {more} more" if more else "")
+
+
+def _shown(value: Any) -> str:
+    """A faulty value as it stands in the JSON, so that 1 and "1" differ; the beginning of a long one."""
+    if isinstance(value, bytes):
+        return repr(value[:_SHOWN])
+    text = to_json(value, fallback=repr, inf_nan_mode="constants").decode()
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from config.settings import Settings, load_settings
@@ -18,6 +19,10 @@ from pipeline.services.local import local_services as run_local_services
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+
+# A busy machine takes its time; how long one example took says nothing.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 class MakeEnvironment(Protocol):

@@ -19,9 +19,13 @@ def _flags(facts: Facts) -> Finding:
         "USE_SQS_TASK_PROCESSING": facts.settings.use_sqs_task_processing,
     }
     evidence = ", ".join(f"{name}={str(value).lower()}" for name, value in flags.items())
-    off = [name for name, value in flags.items() if not value]
-    if off:
-        return warned(f"{evidence}: no events become tasks", f"Set {' and '.join(off)} to true to go live.")
+    if not facts.settings.kafka_enabled:
+        return warned(f"{evidence}: nothing is taken from Kafka", "Set KAFKA_ENABLED=true to go live.")
+    if not facts.settings.use_sqs_task_processing:
+        return warned(
+            f"{evidence}: bridges run the stages themselves, and workers receive nothing",
+            'Set USE_SQS_TASK_PROCESSING=true to run them on workers (docs/operations.md, "Without SQS").',
+        )
     return passed(evidence)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.checklist import general, kafka, sqs
 from pipeline.checklist.facts import Facts
 from pipeline.checklist.line import Finding, Item, Line, failed, skipped
-from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.errors import ConfigurationError, ServiceRefusedError, ServiceUnavailableError
 
 ITEMS: tuple[Item, ...] = (*kafka.ITEMS, *sqs.ITEMS, *general.ITEMS)
 
@@ -31,9 +31,9 @@ def _find(item: Item, facts: Facts) -> Finding:
         return skipped("USE_SQS_TASK_PROCESSING=false: SQS is not asked", "Set USE_SQS_TASK_PROCESSING=true.")
     try:
         return item.check(facts)
-    except ServiceError as error:
+    except ServiceUnavailableError as error:
         return failed(str(error), "Make the service reachable to this process, and check again.")
-    except ConfigurationError as error:
+    except (ConfigurationError, ServiceRefusedError) as error:
         return failed(str(error), "Correct what the message names.")
     except ImportError as error:
         return failed(str(error), "pip install 'pipeline[web]'")

@@ -3,16 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    MetadataRetrievalError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from pipeline.aws import UNAVAILABLE, WHO_MENDS, sdk_mend
 from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves. Source: "Error handling with DynamoDB" in its developer guide.
@@ -37,18 +31,10 @@ RETRYABLE_CODES = frozenset(
 )
 
 #: What a person can do about a refusal.
-_MENDS = {
-    "ResourceNotFoundException": 'run "pipeline provision", or correct DYNAMODB_TABLE',
+_MENDS = WHO_MENDS | {
+    "ResourceNotFoundException": 'run "pipeline provision", or correct DYNAMODB_TABLE or AWS_DEFAULT_REGION',
     "AccessDeniedException": "allow the action on the table and its index to this process's role",
 }
-
-_UNAVAILABLE = (
-    HTTPClientError,  # connection refused, timed out, closed, proxy and TLS errors
-    ConnectionError,
-    CredentialRetrievalError,
-    MetadataRetrievalError,
-    ResponseParserError,  # an answer that is not DynamoDB's: a proxy or load balancer spoke
-)
 
 VendorError = ClientError | BotoCoreError | ResponseParserError
 VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
@@ -57,8 +43,8 @@ VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 def table_error(error: VendorError, action: str) -> ServiceError:
     """The error of a call. ``action`` says what was being done, with the table's name."""
     if not isinstance(error, ClientError):
-        kind = ServiceUnavailableError if isinstance(error, _UNAVAILABLE) else ServiceRefusedError
-        return kind(f"Could not {action}: {error}")
+        kind = ServiceUnavailableError if isinstance(error, UNAVAILABLE) else ServiceRefusedError
+        return kind(f"Could not {action}: {error}{sdk_mend(error)}")
     code = error_code(error)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     passes = status >= 500 or status == 429 or code in RETRYABLE_CODES

@@ -3,16 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    MetadataRetrievalError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from pipeline.aws import UNAVAILABLE, WHO_MENDS, sdk_mend
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves, as normalised by ``error_code``.
@@ -39,21 +33,13 @@ RETRYABLE_CODES = frozenset(
 )
 
 #: What a person can do about a refusal.
-_MENDS = {
-    "QueueDoesNotExist": 'run "pipeline provision", or correct the queue\'s URL',
-    "NonExistentQueue": 'run "pipeline provision", or correct the queue\'s URL',
+_MENDS = WHO_MENDS | {
+    "QueueDoesNotExist": 'run "pipeline provision", or correct the queue\'s URL or AWS_DEFAULT_REGION',
+    "NonExistentQueue": 'run "pipeline provision", or correct the queue\'s URL or AWS_DEFAULT_REGION',
     "AccessDenied": "allow the action on the queue to this process's role",
     "AccessDeniedException": "allow the action on the queue to this process's role",
     "ReceiptHandleIsInvalid": "nothing to mend: the lease is lost, the message is or will be received again",
 }
-
-_UNAVAILABLE = (
-    HTTPClientError,  # connection refused, timed out, closed, proxy and TLS errors
-    ConnectionError,
-    CredentialRetrievalError,
-    MetadataRetrievalError,
-    ResponseParserError,  # an answer that is not SQS's: a proxy or load balancer spoke
-)
 
 
 def error_code(code: str) -> str:
@@ -68,8 +54,8 @@ def sqs_error(error: ClientError | BotoCoreError | ResponseParserError, action: 
     """The error of a whole call. ``action`` says what was being done, with the queue's name."""
     if isinstance(error, ClientError):
         return _answered(error, action)
-    kind = ServiceUnavailableError if isinstance(error, _UNAVAILABLE) else ServiceRefusedError
-    return kind(f"Could not {action}: {error}")
+    kind = ServiceUnavailableError if isinstance(error, UNAVAILABLE) else ServiceRefusedError
+    return kind(f"Could not {action}: {error}{sdk_mend(error)}")
 
 
 def entry_error(failed: Mapping[str, Any], action: str) -> ServiceError:

@@ -168,6 +168,19 @@ def test_data_of_another_shape_is_permanent(data: str | bytes) -> None:
         make(work).run(data)
 
 
+def test_a_faulty_value_is_shown_as_it_stands_in_the_json() -> None:
+    """A number is told from a text, and a long value is cut."""
+
+    def work(data: dict[str, int | None]) -> None: ...
+
+    with pytest.raises(InvalidInputError) as raised:
+        make(work).run('{"a": "one", "b": {"c": "1"}, "d": "' + 200 * "x" + '"}')
+    told = str(raised.value)
+    assert 'it is "one";' in told
+    assert 'it is {"c":"1"};' in told
+    assert told.endswith(f'it is "{79 * "x"}…')
+
+
 @pytest.mark.parametrize("value", ["text", {"total": 1}, Counts(n=1), "\ud800"])
 def test_a_result_of_another_shape_is_permanent(value: Any) -> None:
     """A wrong result is found where it is made, not in the next stage."""
