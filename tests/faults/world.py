@@ -45,7 +45,7 @@ class Scale:
     """How much goes through, and how long it may take."""
 
     mix: Mix
-    #: Seconds until all that went in has come out.
+    #: Seconds that a step may take; for all to come out, seconds since the newest event that was emitted.
     quiet: float
     #: What the bridges speak; the local services' default is "classic".
     group_protocol: str
@@ -220,9 +220,12 @@ class World:
 
     def settle(self) -> None:
         """Wait until nothing is under way: no lag, nothing on the queue, no job that runs."""
-        deadline = time.monotonic() + self.scale.quiet
+        written, deadline = -1, 0.0
         while not self.is_quiet():
-            if time.monotonic() > deadline:
+            so_far, now = self.observer.written_so_far(), time.monotonic()
+            if so_far != written:
+                written, deadline = so_far, now + self.scale.quiet
+            if now > deadline:
                 return  # the verifier says what is missing
             time.sleep(0.2)
 
