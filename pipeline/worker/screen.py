@@ -58,7 +58,9 @@ class Screen:
                 ref = refs.get(id(lease))
                 if ref in found.refs:
                     lease.verdict = AlreadyDone(closings=_closings_of(ref, found.closings))
-        messages = {_key(lease): lease for lease in suspects if lease.verdict is None}
+        # What is received for the first time never failed, and a job may have 100,000 parts that are late.
+        again = [each for each in suspects if each.verdict is None and each.message.receive_count > 1]
+        messages = {_key(lease): lease for lease in again}
         counts = self._patience.one("look up attempts", lambda: self._store.attempts(list(messages)))
         for key, lease in messages.items():
             self._judge(lease, counts.get(key, 0))

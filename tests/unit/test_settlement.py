@@ -331,6 +331,7 @@ class Table:
         self.done: set[Any] = set()
         self.failures: dict[tuple[str, str], int] = {}
         self.asked: list[str] = []
+        self.counted: list[tuple[str, str]] = []
         self.away = 0
 
     def already_done(self, refs: Any) -> Known:
@@ -341,6 +342,7 @@ class Table:
         return Known(refs=frozenset(self.done))
 
     def attempts(self, messages: Any) -> dict[tuple[str, str], int]:
+        self.counted += messages
         return self.failures
 
 
@@ -371,6 +373,13 @@ def test_what_may_have_run_is_looked_up(known: Table, about: dict[str, Any]) -> 
     known.done = {StageRef(job_id="j", stage="strict")}
     (held,) = screened(known, staged("a", **about))
     assert isinstance(held.verdict, AlreadyDone)
+
+
+def test_what_comes_for_the_first_time_has_no_attempts(known: Table) -> None:
+    """Of a job that runs for hours nearly every task is late: only whether it is done is looked up."""
+    screened(known, staged("a", sent_at=1_300), staged("b", sent_at=1_300, receive_count=2))
+    assert known.asked == ["strict", "strict"]
+    assert known.counted == [("t-b", "b")]
 
 
 def test_attempts_used_up_are_not_run_again(known: Table) -> None:
