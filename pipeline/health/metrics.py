@@ -33,11 +33,14 @@ def metrics_router(settings: Settings, probes: Mapping[str, Probe]) -> APIRouter
 
 
 def _set_lag(report: Report) -> None:
+    # What cannot be told now is not told as it was.
+    metrics.LAG.clear()
     for topic, events in report.get("lag_by_topic", {}).items():
         metrics.LAG.labels(topic).set(events)
 
 
 def _set_depths(report: Report) -> None:
+    metrics.QUEUE_MESSAGES.clear()
     if "messages_available" not in report:
         return
     for name, depths in {report["queue"]: report, **report.get("other_queues", {})}.items():
