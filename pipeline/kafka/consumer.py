@@ -70,9 +70,9 @@ def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
 class EventConsumer:
     """A member of a consumer group. One thread calls it.
 
-    Nothing is committed by itself. ``on_assigned``, ``on_revoked`` and ``on_lost`` run inside ``poll`` and
-    ``close``. While ``on_revoked`` runs the partitions are still held: commit there. After ``on_lost``
-    another member has them: their offsets must not be committed.
+    Nothing is committed by itself, and what comes is not paused. ``on_assigned``, ``on_revoked`` and
+    ``on_lost`` run inside ``poll`` and ``close``. While ``on_revoked`` runs the partitions are still held:
+    commit there. After ``on_lost`` another member has them: their offsets must not be committed.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class EventConsumer:
         self._in_callback = False
         self._consumer.subscribe(
             list(topics),
-            on_assign=self._calling(on_assigned),
+            on_assign=self._calling(self._unpaused(on_assigned)),
             on_revoke=self._calling(on_revoked),
             on_lost=self._calling(on_lost),
         )
@@ -183,6 +183,15 @@ class EventConsumer:
 
     def _commit(self, asked: list[TopicPartition]) -> list[TopicPartition]:
         return self._consumer.commit(offsets=asked, asynchronous=False)
+
+    def _unpaused(self, on_assigned: OnPartitions) -> OnPartitions:
+        """librdkafka (2.16) keeps the pause of a partition that goes: come back, nobody would read it."""
+
+        def call(partitions: list[Partition]) -> None:
+            self.resume(partitions)
+            on_assigned(partitions)
+
+        return call
 
     def _calling(self, callback: OnPartitions) -> Callable[[Consumer, list[TopicPartition]], None]:
         """While a callback runs, the client answers no other thread: it must commit on its own."""

@@ -260,10 +260,14 @@ def test_a_paused_partition_is_silent_until_it_is_resumed(
 def test_two_members_share_and_commit_while_revoking(
     settings: Settings, topic: str, producer: EventProducer, admin: KafkaAdmin
 ) -> None:
-    """A second member takes partitions over; what the first commits in on_revoked holds."""
+    """A second member takes partitions over; what the first commits in on_revoked holds.
+
+    What the first had paused when it went is read again when it comes back.
+    """
     producer.emit(_records(topic, 40), 10)
     with Member(settings, topic) as first:
         first.poll_until(lambda: len(first.read) == 40)
+        first.consumer.pause(first.assigned)
         ends = {Partition(m.topic, m.partition): m.offset + 1 for m in first.read}
         first.on_revoked = lambda partitions: first.consumer.commit(
             {at: ends[at] for at in partitions if at in ends}
@@ -280,6 +284,8 @@ def test_two_members_share_and_commit_while_revoking(
                 reading.result()
             taken = set(second.assigned)
         assert second.read == []
+        producer.emit(_records(topic, 40), 10)
+        first.poll_until(lambda: {Partition(m.topic, m.partition) for m in first.read[40:]} == taken, 40)
     committed = admin.committed(settings.kafka_consumer_group, ends)
     assert {at: committed.get(at) for at in taken & ends.keys()} == {
         at: ends[at] for at in taken & ends.keys()

@@ -23,7 +23,7 @@ SHORT_SCALE = Scale(
     group_protocol="consumer",
     large_split=300,
     backlog=200,
-    session=SESSION,
+    frozen=SESSION,
 )
 LONG_SCALE = Scale(
     mix=Mix(entities=300, arrivals=1_200, parcels=600, crates=200, pieces=8),
@@ -31,8 +31,8 @@ LONG_SCALE = Scale(
     group_protocol="classic",
     large_split=1_000,
     backlog=5_000,
-    # pipeline/kafka/consumer.py
-    session=15,
+    # Over the minute after which a bridge takes no more behind what it holds (consumers/throttle.py).
+    frozen=65,
 )
 
 

@@ -22,7 +22,7 @@ def test_a_frozen_bridge_comes_back(world: World) -> None:
         world.pass_time(1.0)
         zombie.pause()
     heir = world.start("bridge", client="heir")
-    world.pass_time(world.scale.session)
+    world.pass_time(world.scale.frozen)
     world.load.send()
     world.wait(lambda: heir.at_work and not any(world.observer.lag().values()), "the heir does all")
     zombie.resume()

@@ -53,8 +53,8 @@ class Scale:
     large_split: int
     #: Events of the group that has most.
     backlog: int
-    #: Seconds until Kafka takes a silent bridge for dead.
-    session: float
+    #: Seconds that a bridge is frozen: Kafka takes it for dead meanwhile.
+    frozen: float
 
 
 @dataclass(eq=False, kw_only=True)
