@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from tests.integration.browser import find_chromium
 from tests.processes import wait_until
 
 #: The key under which the protocol gives an element (WebDriver, section 12.2).
@@ -50,6 +49,11 @@ class Browser:
         """As a person who prefers "light" or "dark"."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._devtools("Emulation.setEmulatedMedia", {"features": features})
+
+    @property
+    def source(self) -> str:
+        """The document as it is now, with what is not in view."""
+        return str(self._ask("GET", "/source"))
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script in the page returns."""
@@ -124,7 +128,7 @@ def browsing(folder: Path) -> Iterator[Browser]:
     """A browser with a profile of its own in ``folder``, while the block runs."""
     with _driver(folder / "chromedriver.log") as driver:
         options = {
-            "binary": find_chromium(),
+            "binary": _program("chromium", "google-chrome"),
             "args": [
                 "--headless",
                 "--no-sandbox",
@@ -146,12 +150,7 @@ def browsing(folder: Path) -> Iterator[Browser]:
 @contextmanager
 def _driver(log: Path) -> Iterator[str]:
     """The address of a running chromedriver."""
-    found = shutil.which("chromedriver")
-    if found is None:
-        reason = "the jobs page needs Debian's package chromium-driver, not found on PATH"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    found = _program("chromedriver")
     with log.open("wb") as output:
         process = subprocess.Popen([found, "--port=0"], stdout=output, stderr=output)
     try:
@@ -160,6 +159,17 @@ def _driver(log: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def _program(*names: str) -> str:
+    """Where the first of these is; skips the test without one, fails it where CI=true promises one."""
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        reason = f"pages need Debian's packages chromium and chromium-driver: no {names[0]} on PATH"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
 
 
 def _port(log: Path) -> int | None:

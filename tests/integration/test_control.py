@@ -4,7 +4,7 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.sqs.queues import make_queue
 from pipeline.submission import Submission, SubmittedJob, Submitter
 from tests.conftest import MakeEnvironment
-from tests.integration.browser import read_page
 from tests.integration.fleet import AUTH, WORKERS, Fleet, Flower, run_fleet
 from tests.processes import wait_until
+from tests.webdriver import Browser, browsing
 
 NAMES = {f"{name}@test" for name in WORKERS}
 
@@ -384,19 +384,28 @@ def test_pages_in_a_browser(fleet: Fleet, flower: Flower, tmp_path: Path) -> Non
     """Workers, tasks, a failed task and a worker, as a browser shows them; the broker tab says no."""
     task_id = send(fleet, "fail", "the oven is cold")
     wait_until(lambda: flower.task(task_id).get("state") == "FAILURE", "failed", 30)
-    site = flower.url.replace("http://", f"http://{AUTH}@")
-    workers = read_page(f"{site}/workers", tmp_path)
-    assert all(name in workers for name in NAMES)
-    assert "Online" in workers
-    tasks = read_page(f"{site}/tasks", tmp_path)
-    assert task_id in tasks
-    task = read_page(f"{site}/task/{task_id}", tmp_path)
-    assert "the oven is cold" in task
-    assert "Traceback" in task
-    worker = read_page(f"{site}/worker/prefork@test", tmp_path)
-    assert "celery.concurrency.prefork:TaskPool" in worker.lower().replace("taskpool", "TaskPool")
-    assert fleet.settings.task_queue in worker
-    assert "'fifo' broker is not supported" in read_page(f"{site}/broker", tmp_path)
+    taken = "celery.concurrency.prefork:taskpool"
+    with browsing(tmp_path) as browser:
+        browser.sign_in(*AUTH.split(":"))
+        for path, said in {
+            "workers": (*NAMES, "Online"),
+            "tasks": (task_id,),
+            f"task/{task_id}": ("the oven is cold", "Traceback"),
+            "worker/prefork@test": (fleet.settings.task_queue, taken),
+            "broker": ("'fifo' broker is not supported",),
+        }.items():
+            browser.open(f"{flower.url}/{path}")
+            _wait_for_all(browser, said)
+
+
+def _wait_for_all(browser: Browser, said: Collection[str]) -> None:
+    """Return once the document has all of these, in any case."""
+
+    def shown() -> bool:
+        source = browser.source.lower()
+        return all(each.lower() in source for each in said)
+
+    wait_until(shown, f"{said} on {browser.url}")
 
 
 def test_flower_needs_a_password(flower: Flower) -> None:
