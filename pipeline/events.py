@@ -251,11 +251,11 @@ def _plain(key: bytes | None, data: bytes, at: Coordinates, redrive: Redrive | N
 
 def _json_headers(headers: _Headers) -> dict[str, str]:
     """The headers that matter, by lower-case name; of two with one name the last, as Kafka's clients do."""
-    found = {
-        name.lower(): _text(name, value)
-        for name, value in headers
-        if name.lower().startswith(PREFIX) or name.lower() == CONTENT_TYPE
-    }
+    found = {}
+    for name, value in headers:
+        lower = name.lower()
+        if lower.startswith(PREFIX) or lower == CONTENT_TYPE:
+            found[lower] = _text(name, value)
     media = found.pop(CONTENT_TYPE, JSON_TYPE).partition(";")[0].strip().lower()
     if media.startswith("application/cloudevents"):
         raise InvalidEventError(
@@ -269,7 +269,8 @@ def _json_headers(headers: _Headers) -> dict[str, str]:
 
 def _trace(headers: _Headers) -> tuple[str | None, dict[str, str]]:
     """The trace that a tracing library wrote into a producer's headers, and what it put beside it."""
-    return trace_of({name: value.decode("ascii", "replace") for name, value in headers if value})
+    named = {name: value for name, value in headers if value and name.lower() in _TRACING}
+    return trace_of({name: value.decode("ascii", "replace") for name, value in named.items()})
 
 
 def _text(name: str, value: bytes | None) -> str:

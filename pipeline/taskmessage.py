@@ -105,14 +105,18 @@ class TaskHeader(BaseModel):
         return identity.task_id(self.event_source, self.event_id, self.stage, None)
 
     @property
+    def made_for(self) -> identity.Part:
+        """Which of the tasks that come of an event it is; None for the one that the event itself made."""
+        if self.role == "gather":
+            return "gather"
+        if self.page is not None:
+            return f"page-{self.page}"
+        return self.part.ordinal if self.part else None
+
+    @property
     def task_id(self) -> str:
         """The id of this task."""
-        part: identity.Part = self.part.ordinal if self.part else None
-        if self.role == "gather":
-            part = "gather"
-        elif self.page is not None:
-            part = f"page-{self.page}"
-        return identity.task_id(self.event_source, self.event_id, self.stage, part)
+        return identity.task_id(self.event_source, self.event_id, self.stage, self.made_for)
 
     @classmethod
     def read(cls, headers: Mapping[str, Any]) -> Self | None:
@@ -307,19 +311,21 @@ def trace_headers_of(headers: Mapping[str, Any], traceparent: str | None) -> dic
 
 
 def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mapping[str, str]) -> TaskMessage:
-    task_id, name = header.task_id, celery_name(header.stage, header.role)
+    root_id, name = header.split_id, celery_name(header.stage, header.role)
+    # An id costs a hash: of most tasks it is the same.
+    task_id = root_id if header.made_for is None else header.task_id
     return TaskMessage(
         task_id=task_id,
         name=name,
         body=_BEFORE + data + _AFTER,
-        headers={**_headers(header, task_id, name, data), **trace},
+        headers={**_headers(header, task_id, root_id, name, data), **trace},
         group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
         deduplication_id=task_id,
         queue=stage.queue,
     )
 
 
-def _headers(header: TaskHeader, task_id: str, name: str, data: str) -> dict[str, Any]:
+def _headers(header: TaskHeader, task_id: str, root_id: str, name: str, data: str) -> dict[str, Any]:
     part = f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
     if header.page is not None:
         part = f"page {header.page}"
@@ -328,8 +334,8 @@ def _headers(header: TaskHeader, task_id: str, name: str, data: str) -> dict[str
         "lang": "py",
         "task": name,
         "id": task_id,
-        "root_id": header.split_id,
-        "parent_id": None if task_id == header.split_id else header.split_id,
+        "root_id": root_id,
+        "parent_id": None if task_id == root_id else root_id,
         "group": None,
         "shadow": None,
         "eta": None,
