@@ -71,6 +71,7 @@ class Hands(ABC):
         self._patience.end()
         for thread in self._threads:
             thread.join(JOIN_TIMEOUT)
+        self._rejects.close()
 
     @abstractmethod
     def _deliver(self, entries: Sequence[Entry]) -> None:

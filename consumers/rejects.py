@@ -1,4 +1,4 @@
-"""Events that cannot become a task: kept on the DLQ topic, told on the errors topic, failed in their job."""
+"""The end of an event that becomes no task, or fails where stages run here: topics, its job, Sentry."""
 
 import time
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from pipeline.kafka import EventProducer, Headers, Message, Record
 from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.telemetry import metrics
+from pipeline.telemetry.sentry import Sentry
 from pipeline.worker.closing import job_complete_record
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class Rejects:
         self._store = store
         self._producer = producer
         self._patience = patience
+        self._sentry = Sentry(settings)
         self._names = {settings.topic(name): name for name in registry.consumed_topics}
 
     def bury(self, entries: Sequence[Entry]) -> None:
@@ -58,6 +60,10 @@ class Rejects:
         for entry, rejection in rejected:
             self._log(entry, rejection)
             self._fail_job(entry, rejection)
+
+    def close(self) -> None:
+        """Let go, after the last burial."""
+        self._sentry.close()
 
     def _keep(self, rejected: Sequence[tuple[Entry, Rejection]]) -> None:
         letters = [self._dead_letter(entry.source, rejection) for entry, rejection in rejected]
@@ -175,17 +181,22 @@ class Rejects:
             if error is not None:
                 raise error
 
-    @staticmethod
-    def _log(entry: Entry, rejection: Rejection) -> None:
+    def _log(self, entry: Entry, rejection: Rejection) -> None:
         metrics.EVENTS_REJECTED.labels(entry.source.topic).inc()
-        log.error(
-            "event.rejected",
-            job_id=entry.job_id,
-            stage=rejection.stage,
-            entity_id=_text(entry.source.key),
-            error=rejection.error,
-            reason=rejection.message,
+        fields = {
+            "job_id": entry.job_id,
+            "stage": rejection.stage,
+            "entity_id": _text(entry.source.key),
             **_place(entry.source),
+        }
+        log.error("event.rejected", **fields, error=rejection.error, reason=rejection.message)
+        known = {name: value for name, value in fields.items() if value is not None}
+        self._sentry.report(
+            error=rejection.error,
+            message=rejection.message,
+            traceback=rejection.traceback,
+            stage=rejection.stage,
+            tags={**known, "attempts": rejection.attempts},
         )
 
 

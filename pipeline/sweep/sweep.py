@@ -16,7 +16,7 @@ from pipeline.deadletters.explain import Explainer
 from pipeline.deadletters.filters import Filter
 from pipeline.deadletters.letter import DeadLetter
 from pipeline.deadletters.look import Look
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.jobs import Closing, Failed, Job, JobState, JobStore, SplitFilled, StageProgress
 from pipeline.kafka import EventProducer
 from pipeline.patience import Patience
@@ -46,6 +46,13 @@ class Sweep:
     """Goes through the dead-letter queue and the open jobs. What it learns of the queue it keeps."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
+        if not settings.use_sqs_task_processing:
+            raise ConfigurationError(
+                "USE_SQS_TASK_PROCESSING is false: there is nothing to sweep where the bridge runs the stages, as "
+                "it commits an event only when nothing is left of it. For a job that does not end, look at "
+                '"pipeline monitor kafka" (is there lag, is a bridge running?) and the bridge\'s log. For tasks '
+                "sent to SQS before, sweep with USE_SQS_TASK_PROCESSING=true while their workers run."
+            )
         self._settings = settings
         self._registry = registry
         self._store = JobStore(settings)

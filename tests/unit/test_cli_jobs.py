@@ -35,6 +35,14 @@ def run(*arguments: str, text: str = "", **variables: str | None) -> Result:
     return CliRunner().invoke(main, arguments, input=text, env={**ENVIRONMENT, **variables})
 
 
+def test_a_sweep_without_sqs_is_refused() -> None:
+    """Exit code 2, and what to look at instead: where the bridge runs the stages nothing is to be swept."""
+    result = run("jobs", "sweep", USE_SQS_TASK_PROCESSING="false")
+    assert result.exit_code == 2
+    assert "USE_SQS_TASK_PROCESSING is false" in result.stderr
+    assert "pipeline monitor kafka" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -81,6 +81,8 @@ class FakeRejects:
     def bury(self, entries: Sequence[Entry]) -> None:
         self.buried += entries
 
+    def close(self) -> None: ...
+
 
 class World:
     """Senders around fakes."""
