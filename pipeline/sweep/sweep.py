@@ -49,9 +49,9 @@ class Sweep:
         if not settings.use_sqs_task_processing:
             raise ConfigurationError(
                 "USE_SQS_TASK_PROCESSING is false: where the bridge runs the stages there is nothing to sweep, "
-                "since it commits an event only when nothing is left of it. For a job that does not end, look "
-                'at "pipeline monitor kafka" (is there lag, is a bridge running?) and the bridge\'s log. For '
-                "tasks sent to SQS before, sweep with USE_SQS_TASK_PROCESSING=true while their workers run."
+                "as it commits an event only when nothing is left of it. For a job that does not end, look at "
+                '"pipeline monitor kafka" (is there lag, is a bridge running?) and the bridge\'s log. For tasks '
+                "sent to SQS before, sweep with USE_SQS_TASK_PROCESSING=true while their workers run."
             )
         self._settings = settings
         self._registry = registry
