@@ -1,5 +1,6 @@
 """Workers that are stopped, killed and restarted; other pools; workers that must not start."""
 
+import json
 import signal
 import subprocess
 import threading
@@ -8,13 +9,20 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 
+from pipeline.cli import main
 from pipeline.jobs import JobState
+from pipeline.jobs.keys import Key, Keys
+from pipeline.jobs.table import Table
 from pipeline.services.environment import Services
+from pipeline.taskmessage import TaskHeader, sealed_header
+from pipeline.worker.parts import page_tasks
+from pipeline.worker.work import split_ref
 from tests.conftest import MakeEnvironment
 from tests.integration import workshop, workshop_limits
 from tests.integration.shop import WORKER, Shop, open_shop
-from tests.integration.workshop import Batch, Order
+from tests.integration.workshop import Batch, Order, Part
 from tests.proxies import Proxy
 
 
@@ -189,6 +197,34 @@ def test_a_large_split_survives_kills(shop: Shop) -> None:
     assert len(shop.lines("large", "split")) == 1
     assert [x["total"] for x in shop.lines("large", "gather")] == [1_500]
     assert shop.stop(worker) == 0
+
+
+def test_parts_that_could_not_be_sent_are_sent_by_a_redrive(shop: Shop) -> None:
+    """The page task is a dead letter and its job failed; redriven, it sends them, and one gather has all."""
+    job_id = shop.submit(workshop.pack, Batch(key="torn", parts=600))
+    page, table = _sealed_page(shop, job_id), Table(shop.settings.dynamodb_table)
+    torn = table.get(page)
+    table.put_many({page: None})
+    worker = shop.start()
+    shop.wait_job(job_id, JobState.FAILED, timeout=120)
+    table.put_many({page: torn})
+    redrive = CliRunner().invoke(main, ["dlq", "redrive", "--job", job_id, "--yes"], env=shop.environment)
+    assert redrive.exit_code == 0, redrive.output
+    shop.wait_job(job_id, timeout=120)
+    assert [x["total"] for x in shop.lines("torn", "gather")] == [600]
+    assert [data["total"] for _, data in shop.events("packed")] == [600]
+    assert shop.stop(worker) == 0
+
+
+def _sealed_page(shop: Shop, job_id: str) -> Key:
+    """Seal a job's split, as a worker that died then; the key of the page that its last page task sends."""
+    header = TaskHeader.read(json.loads(shop.sent[job_id].body)["headers"])
+    assert header is not None
+    parts = [Part(order=Order(key=f"torn/{n}")).model_dump_json() for n in range(600)]
+    data = Batch(key="torn", parts=600).model_dump_json()
+    sealed = shop.store.seal(split_ref(header), sealed_header(header, {}), data, parts)
+    assert list(page_tasks(sealed, 0)) == [2]
+    return Keys(service=shop.settings.service_name).page(sealed.split.split_id, sealed.run, 2)
 
 
 def _parts_done(shop: Shop, job_id: str) -> int:
