@@ -1,6 +1,7 @@
 """``pipeline jobs``: what became of jobs."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
 from pipeline.cli.remote import Remote, url_option
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 from pipeline.sweep import Sweep
+from pipeline.web.model import JobFilter
 
 #: Jobs read at once for a list.
 PAGE = 100
@@ -49,16 +51,30 @@ def jobs() -> None:
     epilog="""\b
 Examples:
   pipeline jobs list
-  pipeline jobs list --state failed --limit 500 --json
+  pipeline jobs list --state failed --newer-than 2h --json
+  pipeline jobs list --entity order-7
   WEB_TOKEN=… pipeline jobs list --url https://jobs.example.com""",
 )
 @click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
+@click.option("--entity", help="Only those of this entity.")
+@click.option("--newer-than", type=Duration(), help="Submitted since so long ago: 30m, 2h, 7d.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
 @url_option
 @_json
-def list_jobs(state: str | None, limit: int, url: str | None, as_json: bool) -> None:
+def list_jobs(
+    state: str | None,
+    entity: str | None,
+    newer_than: float | None,
+    limit: int,
+    url: str | None,
+    as_json: bool,
+) -> None:
     """List jobs, the newest first."""
-    wanted = JobState(state) if state else None
+    wanted = JobFilter(
+        state=JobState(state) if state else None,
+        entity_id=entity,
+        since=None if newer_than is None else time.time() - newer_than,
+    )
     every = Remote(url).jobs(wanted) if url else _all_jobs(JobStore(read_settings()), wanted)
     found = islice(every, limit)
     if as_json:
@@ -72,7 +88,10 @@ def list_jobs(state: str | None, limit: int, url: str | None, as_json: bool) -> 
             job.job_id, job.state, moment(job.submitted_at), seconds, clean(job.entity_id), job.topic
         )
     _print(
-        table, "There are no such jobs." if state else "There are no jobs yet: pipeline submit starts one."
+        table,
+        "There are no jobs yet: pipeline submit starts one."
+        if wanted == JobFilter()
+        else "There are no such jobs.",
     )
 
 
@@ -227,10 +246,12 @@ def _told(remote: Remote, job_id: str) -> JobShown | None:
     return found.job, stages, [asdict(row.failure) for row in found.failures]
 
 
-def _all_jobs(store: JobStore, state: JobState | None) -> Iterator[Job]:
+def _all_jobs(store: JobStore, wanted: JobFilter) -> Iterator[Job]:
     before = None
     while True:
-        page = store.jobs(state, limit=PAGE, before=before)
+        page = store.jobs(
+            wanted.state, limit=PAGE, before=before, entity_id=wanted.entity_id, since=wanted.since
+        )
         yield from page.jobs
         before = page.next
         if before is None:

@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -13,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from config.vault import environment
 from pipeline.deadletters import Filter
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
-from pipeline.jobs import Job, JobState
-from pipeline.web.model import JobDetail, JobList, LetterDetail, LetterList
+from pipeline.jobs import Job
+from pipeline.web.model import JobDetail, JobFilter, JobList, LetterDetail, LetterList
 
 #: Seconds that an answer is waited for: longer than the page waits for the services.
 TIMEOUT = 30.0
@@ -40,9 +41,9 @@ class Remote:
         self._url = url.rstrip("/")
         self._token = environment().get("WEB_TOKEN", "")
 
-    def jobs(self, state: JobState | None) -> Iterator[Job]:
-        """Every job, the newest first; asked for page by page."""
-        query: dict[str, Any] = {"limit": PAGE} | ({"state": state.value} if state else {})
+    def jobs(self, wanted: JobFilter) -> Iterator[Job]:
+        """Every such job, the newest first; asked for page by page."""
+        query = {"limit": PAGE} | _given(asdict(wanted))
         while True:
             page = self._get("/jobs", JobList, query)
             assert page is not None
@@ -57,10 +58,9 @@ class Remote:
 
     def letters(self, wanted: Filter) -> LetterList:
         """The dead letters that a look of a few seconds finds."""
-        given = {
-            name: getattr(wanted, name) for name in ("stage", "job_id", "error", "since", "before", "place")
-        }
-        found = self._get("/dead-letters", LetterList, {k: v for k, v in given.items() if v is not None})
+        names = ("stage", "job_id", "error", "since", "before", "place")
+        query = _given({name: getattr(wanted, name) for name in names})
+        found = self._get("/dead-letters", LetterList, query)
         assert found is not None
         return found
 
@@ -84,6 +84,11 @@ class Remote:
             raise kind_of(f"{url} answered {error.code}: {reason or 'it is no jobs page'}") from error
         except (OSError, ValidationError) as error:
             raise ServiceUnavailableError(f"{url} does not answer as a jobs page does: {error}") from error
+
+
+def _given(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What a filter asks for."""
+    return {name: value for name, value in wanted.items() if value is not None}
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

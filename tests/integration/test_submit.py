@@ -122,6 +122,22 @@ def test_a_job_is_recorded_and_its_event_sent(run: Run, settings: Settings) -> N
     assert (listed["job_id"], listed["state"]) == (job["job_id"], "running")
 
 
+def test_a_list_has_the_jobs_that_are_meant(run: Run) -> None:
+    """Of an entity, of a time, of a state, and of all at once."""
+    mine, others = (
+        run("submit", "extract", "--data", '{"path": "/a"}', "--entity", entity).stdout.split()
+        for entity in ("me", "you")
+    )
+
+    def listed(*options: str) -> list[str]:
+        return [job["job_id"] for job in objects(run("jobs", "list", "--json", *options))]
+
+    assert listed("--entity", "me") == listed("--entity", "me", "--newer-than", "1h") == mine
+    assert sorted(listed("--newer-than", "1h", "--state", "running")) == sorted(mine + others)
+    assert listed("--entity", "nobody") == listed("--newer-than", "0s") == []
+    assert listed("--entity", "me", "--state", "failed") == []
+
+
 def test_a_file_is_a_job_a_line(run: Run, settings: Settings, tmp_path: Any) -> None:
     """Every line is submitted, in order, and printed in that order."""
     file = tmp_path / "documents.jsonl"

@@ -395,7 +395,7 @@ def test_commands_tell_the_same_with_and_without_a_url(served: Served) -> None:
     job_id = served.world.give_up(mending.mend, "from afar")
     (row,) = served.got(f"/dead-letters?job_id={job_id}")["rows"]
     for command in (
-        ["jobs", "list", "--state", "failed"],
+        ["jobs", "list", "--state", "failed", "--newer-than", "1h"],
         ["jobs", "show", job_id],
         ["dlq", "list", "--job", job_id],
         ["dlq", "show", row["id"]],
