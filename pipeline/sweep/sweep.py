@@ -48,10 +48,11 @@ class Sweep:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         if not settings.use_sqs_task_processing:
             raise ConfigurationError(
-                "USE_SQS_TASK_PROCESSING is false: where the bridge runs the stages there is nothing to sweep, "
-                "as it commits an event only when nothing is left of it. For a job that does not end, look at "
-                '"pipeline monitor kafka" (is there lag, is a bridge running?) and the bridge\'s log. For tasks '
-                "sent to SQS before, sweep with USE_SQS_TASK_PROCESSING=true while their workers run."
+                "USE_SQS_TASK_PROCESSING is false: where the bridge runs the stages there is nothing to "
+                "sweep, as it commits an event only when nothing is left of it. For a job that does not "
+                'end, look at "pipeline monitor kafka" (is there lag, is a bridge running?) and the '
+                "bridge's log. For tasks sent to SQS before, sweep with USE_SQS_TASK_PROCESSING=true "
+                "while their workers run."
             )
         self._settings = settings
         self._registry = registry
