@@ -131,6 +131,7 @@ def test_no_service_at_all_fails_in_time(check: Check) -> None:
     assert lines["kafka.error-topic"]["status"] == "FAIL"
     assert lines["sqs.fifo"]["status"] == "FAIL"
     assert f"Could not reach 127.0.0.1:{port}" in lines["kafka.error-topic"]["evidence"]
+    assert "correct KAFKA_BOOTSTRAP_SERVERS" in lines["kafka.error-topic"]["evidence"]
     assert lines["kafka.idempotent-producer"]["status"] == "PASS"
     assert lines["general.job-tracking"]["status"] == "PASS"
 
