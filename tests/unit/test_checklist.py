@@ -132,3 +132,19 @@ def test_plaintext_on_this_machine_is_a_warning() -> None:
     assert CHECKS["kafka.tls"](facts(local)).status is Status.WARN
     mixed = local.model_copy(update={"kafka_bootstrap_servers": "localhost:9092,broker:9092"})
     assert CHECKS["kafka.tls"](facts(mixed)).status is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("kafka", "sqs", "status", "said"),
+    [
+        (True, True, "PASS", "KAFKA_ENABLED=true, USE_SQS_TASK_PROCESSING=true"),
+        (False, True, "WARN", "nothing is taken from Kafka"),
+        (True, False, "WARN", "bridges run the stages themselves"),
+    ],
+)
+def test_what_a_switch_that_is_off_means(kafka: bool, sqs: bool, status: str, said: str) -> None:
+    """Each has its own meaning, and is a warning."""
+    switched = {"kafka_enabled": kafka, "use_sqs_task_processing": sqs}
+    found = CHECKS["general.feature-flags"](facts(SETTINGS.model_copy(update=switched)))
+    assert found.status == status
+    assert said in found.evidence
