@@ -41,6 +41,14 @@ local_option = click.option(
     show_default=True,
     help="What serves. ministack (embedded) answers waiting polls up to 0.1 s late and slows over time.",
 )
+six_option = click.option(
+    "--services",
+    "services_name",
+    type=click.Choice(["embedded", "local"]),
+    default="local",
+    show_default=True,
+    help="What serves. Topics have 6 partitions, on the mock cluster of embedded 4, whatever is asked for.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="One line of JSON a row.")
 rtt_option = click.option(
     "--rtt",
@@ -108,7 +116,7 @@ def worker(
 )
 @rtt_option
 @repeat_option
-@services_option
+@six_option
 @json_option
 def bridge(
     peers: Sequence[str], events: int, rtts: Sequence[float], repeat: int, services_name: str, as_json: bool

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -57,7 +58,9 @@ def measured(
             processes = [
                 stack.enter_context(started(ready.command, environment, log)) for _ in range(ready.copies)
             ]
+            bringing = stack.enter_context(ThreadPoolExecutor(1)).submit(ready.bring)
             run = watch(processes, count, ready.done, lambda: proxy.counts()[counted].total, log)
+            bringing.result()
     return Row(
         benchmark=benchmark,
         peer=peer.name,

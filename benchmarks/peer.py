@@ -21,6 +21,8 @@ class Ready:
     environment: Callable[[Mapping[str, str]], Mapping[str, str]]
     #: How much is done. Asked for past the proxy.
     done: Callable[[], int]
+    #: Brings what is to be done, once its processes run; by default it is there before.
+    bring: Callable[[], None] = lambda: None
 
 
 class Peer(Protocol):
@@ -47,10 +49,20 @@ class Sending(Peer, Protocol):
         """It puts that many tasks on the queue."""
 
 
-def on_sqs(ground: Ground, command: Sequence[str], servers: Sequence[str], done: Callable[[], int]) -> Ready:
+def on_sqs(
+    ground: Ground,
+    command: Sequence[str],
+    servers: Sequence[str],
+    done: Callable[[], int],
+    *,
+    copies: int = 1,
+    bring: Callable[[], None] = lambda: None,
+) -> Ready:
     """A peer that uses ``servers`` of the ground ("sqs" first)."""
     return Ready(
         command=command,
+        copies=copies,
+        bring=bring,
         servers={name: ground.servers[name] for name in servers},
         environment=ground.environment_through,
         done=done,

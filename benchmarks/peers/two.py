@@ -1,14 +1,22 @@
 """Two: two bridges of ours that share the partitions."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
+from benchmarks.fill import emit_all, middle_events
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready
-from benchmarks.peers import ours
+from benchmarks.measure import BenchmarkError
+from benchmarks.peer import Ready, arrived, on_sqs
+from benchmarks.peers.ours import BRIDGE
+from pipeline.kafka.admin import KafkaAdmin
 
 name = "ours-2"
+
+COPIES = 2
+
+#: Seconds that they may take to share the partitions.
+TIMEOUT = 60.0
 
 
 def missing() -> str | None:
@@ -18,6 +26,26 @@ def missing() -> str | None:
 
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
-    """The same events, and one bridge more."""
-    with ours.sending(ground, events) as ready:
-        yield replace(ready, copies=2)
+    """The same events as ours, on Kafka once both have their share: one alone would begin, and lose time."""
+    sent = middle_events(events)
+
+    def bring() -> None:
+        _wait_shared(ground)
+        emit_all(ground, sent)
+
+    yield on_sqs(ground, BRIDGE, ("sqs", "dynamodb"), arrived(ground), copies=COPIES, bring=bring)
+
+
+def _wait_shared(ground: Ground) -> None:
+    if ground.services == "embedded":
+        # librdkafka's mock cluster does not tell the members of a group.
+        return
+    admin, group = KafkaAdmin(ground.settings), ground.settings.kafka_consumer_group
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        found = admin.group(group)
+        shares = [len(member.partitions) for member in found.members]
+        if found.state == "STABLE" and len(shares) == COPIES and all(shares):
+            return
+        time.sleep(0.2)
+    raise BenchmarkError(f"the bridges did not share the partitions in {TIMEOUT:g} s: {found}")
