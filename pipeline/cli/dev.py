@@ -53,7 +53,7 @@ def dev(services: str | None) -> None:
     """Run what the Procfile lists until Ctrl-C, or until one of it ends."""
     processes = _read_procfile()
     with _services(services) as variables, children() as started:
-        supervisor = Supervisor(started)
+        supervisor = Supervisor(started, terminal=sys.stdout.isatty())
         # Flower without a password serves this machine only; what the environment says comes first.
         environment = {"FLOWER_ADDRESS": "127.0.0.1", **os.environ, **variables, "PATH": _path()}
         environment["PYTHONUNBUFFERED"] = "1"

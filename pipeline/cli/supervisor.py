@@ -18,6 +18,7 @@ from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
 from pipeline.services.children import GRACE, Children
+from pipeline.telemetry.logs import readable
 
 SYSTEM = "system"
 
@@ -49,8 +50,10 @@ class _Signal:
 class Supervisor:
     """The commands, and what is known of them."""
 
-    def __init__(self, children: Children) -> None:
+    def __init__(self, children: Children, terminal: bool) -> None:
+        """``terminal``: people read along, so what the commands log as JSON is laid out for them."""
         self._children = children
+        self._terminal = terminal
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         # Its put() may be called from a signal handler in the middle of another put().
         self._events: queue.SimpleQueue[_Line | _Ended | _Signal] = queue.SimpleQueue()
@@ -92,7 +95,7 @@ class Supervisor:
             return
         match event:
             case _Line():
-                self._print(event.name, event.data, self._colours[event.name])
+                self._print_line(event)
             case _Ended():
                 self._handle_end(event)
             case _Signal():
@@ -140,6 +143,13 @@ class Supervisor:
         with process.stdout:
             for line in process.stdout:
                 self._events.put(_Line(name=name, data=line))
+
+    def _print_line(self, line: _Line) -> None:
+        if not self._terminal:
+            self._print(line.name, line.data, self._colours[line.name])
+            return
+        for text in readable(line.data.decode(errors="replace").rstrip("\n")).splitlines():
+            self._print(line.name, text.encode(), self._colours[line.name])
 
     def _say(self, text: str) -> None:
         self._print(SYSTEM, text.encode(), None)

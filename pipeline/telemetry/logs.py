@@ -3,6 +3,7 @@
 Our own loggers, Celery's and those of user code end in the same formatter, so a log is one kind of line.
 """
 
+import json
 import logging
 import sys
 from typing import Any
@@ -49,20 +50,32 @@ def configure() -> None:
 
 def formatter(terminal: bool) -> logging.Formatter:
     """The formatter of a handler: readable for a terminal, JSON for everything else."""
-    rendering: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-        if terminal
-        else [structlog.processors.JSONRenderer(default=repr)]
-    )
+    rendering = _console() if terminal else structlog.processors.JSONRenderer(default=repr)
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_SHARED],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             redact_event,
-            *rendering,
+            rendering,
         ],
     )
+
+
+def readable(line: str) -> str:
+    """A line that a process logged as JSON, as a terminal has it, without its time; any other as it is."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+        return line
+    event.pop("timestamp", None)
+    return str(_console()(None, "", event))
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
 
 def format_handlers(logger: logging.Logger) -> None:

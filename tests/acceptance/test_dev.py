@@ -1,6 +1,8 @@
 """``pipeline dev`` as a person uses it: one log, Ctrl-C, and no process left behind however it ends."""
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -36,7 +38,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def start(
-        *arguments: str, environment: dict[str, str] | None = None, **programs: str
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        output: int = subprocess.PIPE,
+        **programs: str,
     ) -> "subprocess.Popen[str]":
         lines = []
         for name, program in programs.items():
@@ -49,7 +54,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             cwd=tmp_path,
             env={**inherited, **(environment or {})},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
             # The terminal's foreground group, which Ctrl-C signals as a whole.
@@ -141,6 +146,26 @@ def test_environment_that_names_kafka_is_used_as_it_is(start: Start) -> None:
     dev.send_signal(signal.SIGTERM)
     dev.communicate(timeout=30)
     assert dev.returncode == 143
+
+
+def test_on_a_terminal_logs_are_laid_out(start: Start) -> None:
+    """Elsewhere they stay the JSON that they are."""
+    program = """print('{"event": "task.done", "level": "info", "exception": "Traceback:\\\\n  No"}')"""
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092"}
+    dev = start(environment=environment, one=program)
+    assert "{" in _read_until(dev, "task.done")
+    dev.communicate(timeout=30)
+    reading, terminal = pty.openpty()
+    dev = start(environment=environment, output=terminal, one=program)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError), open(reading, "rb", buffering=0) as shown:  # which ends with an error
+        while more := shown.read(1_000):
+            seen += more
+    assert dev.wait(timeout=30) == 1
+    lines = seen.decode().splitlines()
+    assert any("task.done" in line and "{" not in line for line in lines)
+    assert any(line.endswith("  No") for line in lines)
 
 
 def test_services_asked_for_win_over_the_environment(start: Start) -> None:

@@ -91,3 +91,14 @@ def test_libraries_do_not_tell_where_credentials_are(written: io.StringIO) -> No
     """botocore says so as information at every start."""
     logging.getLogger("botocore.credentials").info("Found credentials in /secret/place")
     assert written.getvalue() == ""
+
+
+def test_a_line_of_another_process_is_laid_out_for_people() -> None:
+    """What is JSON of this project is as on a terminal, with its traceback in lines; anything else stays."""
+    line = '{"event": "task.retry", "level": "warning", "job_id": "j1", "exception": "Traceback:\\n  No"}'
+    shown = logs.readable(line).splitlines()
+    assert "task.retry" in shown[0]
+    assert "j1" in shown[0]
+    assert shown[-2:] == ["Traceback:", "  No"]
+    for other in ("worker ready", "", "[1]", '{"price": 3}', '{"event": 7}'):
+        assert logs.readable(other) == other
