@@ -18,11 +18,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 
 
 class Abandoned(Exception):  # noqa: N818 - a decision, not an error
-    """The worker is stopping and will not wait longer; redelivery repairs what is left."""
+    """The process is stopping and will not wait longer; redelivery repairs what is left."""
 
 
 class Patience:
-    """Waits for services on behalf of settlement. One for a worker; threads share it."""
+    """Waits for services that work may not go on without. One for a process; threads share it."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -63,7 +63,7 @@ class Patience:
 
     def _pause(self, what: str, tries: int, waiting: int, error: Exception | None) -> None:
         if tries == 1:  # the second failure in a row: not a passing one
-            log.warning("settlement.waiting", step=what, waiting=waiting, error=str(error))
+            log.warning("service.unanswered", step=what, waiting=waiting, error=str(error))
         seconds = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries))  # noqa: S311 - jitter
         if self._stop.wait(seconds):
             raise Abandoned

@@ -366,7 +366,7 @@ def test_while_dynamodb_is_away_results_wait_and_stay_ours(
         shop.wait_line("n0", "start")
         proxy.cut()
         shop.wait_line("v0", "end")
-        shop.wait(lambda: "settlement.waiting" in shop.log(), "says so")
+        shop.wait(lambda: "service.unanswered" in shop.log(), "says so")
         away = time.monotonic()
         while time.monotonic() < away + 10:
             assert shop.queue.depth().in_flight == 4
