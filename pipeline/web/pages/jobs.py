@@ -63,8 +63,13 @@ class Asked:
 def jobs_router(site: Site, pages: Pages) -> APIRouter:
     """``/jobs``, ``/jobs/<id>`` and below."""
     router = APIRouter(dependencies=[Depends(site.access.look)], default_response_class=HTMLResponse)
-    acting = Annotated[Actor, Depends(site.access.act)]
+    _add_list(router, site, pages)
+    _add_job(router, site, pages)
+    _add_actions(router, site, pages)
+    return router
 
+
+def _add_list(router: APIRouter, site: Site, pages: Pages) -> None:
     @router.get("/jobs")
     async def jobs(request: Request) -> HTMLResponse:
         asked = Asked.of(request.query_params)
@@ -93,11 +98,17 @@ def jobs_router(site: Site, pages: Pages) -> APIRouter:
             values["further"] = asked.address(found.next)
         return pages.page("jobs.html", away=None, list=found, trigger=", ".join(beats), **values)
 
+
+def _add_job(router: APIRouter, site: Site, pages: Pages) -> None:
     @router.get("/jobs/{job_id}")
     async def job(job_id: str, request: Request) -> HTMLResponse:
         view = await site.live.job(job_id)
         if view is None:
-            return _no_job(job_id)
+            return pages.error(
+                404,
+                "No such job",
+                f"{job_id} was never submitted here, or is longer ago than JOB_EXPIRY_DAYS.",
+            )
         return pages.page(
             "job.html",
             live=PULSE,
@@ -115,7 +126,9 @@ def jobs_router(site: Site, pages: Pages) -> APIRouter:
             return pages.error(404, "No such parts", f"Stage {stage} of job {job_id} has not been split.")
         return pages.page("parts.html", view=view, job_id=job_id, stage=stage, after=after)
 
-    # ─── Actions ───
+
+def _add_actions(router: APIRouter, site: Site, pages: Pages) -> None:
+    acting = Annotated[Actor, Depends(site.access.act)]
 
     @router.post("/jobs/{job_id}/redrive")
     async def redrive(job_id: str, request: Request, actor: acting) -> RedirectResponse:
@@ -155,12 +168,3 @@ def jobs_router(site: Site, pages: Pages) -> APIRouter:
         return pages.go(
             f"/jobs/{job_id}", Said(kind="waits", title="Not cancelled", text="It has ended already.")
         )
-
-    def _no_job(job_id: str) -> HTMLResponse:
-        return pages.error(
-            404,
-            "No such job",
-            f"{job_id} was never submitted here, or is longer ago than JOB_EXPIRY_DAYS.",
-        )
-
-    return router
