@@ -30,6 +30,9 @@ INLINE_BYTES = 32_000
 #: Pages written in one request: 16 MB is the most (BatchWriteItem, API reference).
 PAGES_AT_ONCE = 8
 
+#: Of a part's result, for the gather: half its CPU for all of them.
+_RESULT = ("sk", "result")
+
 #: Keeps JSON texts apart, as in RFC 7464: no JSON text contains it.
 SEPARATOR = "\x1e"
 
@@ -118,7 +121,7 @@ class Splits:
         for leaf in range(-(-total // FAN_OUT)):
             last = min(total, (leaf + 1) * FAN_OUT)
             expected = [each for each in range(leaf * FAN_OUT, last) if each not in missing]
-            for item in self._table.query(self._keys.results(split.split_id, leaf)):
+            for item in self._table.query(self._keys.results(split.split_id, leaf), attributes=_RESULT):
                 ordinal = int(item["sk"])
                 if ordinal in missing:
                     continue
