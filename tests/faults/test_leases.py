@@ -1,5 +1,10 @@
 """Leases are lost: a task outlives its visibility, a worker is frozen, and others take over meanwhile."""
 
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
 import pytest
 
 from tests.faults.marks import long_only
@@ -31,16 +36,26 @@ def test_a_task_outlives_its_visibility(world: World, script: Script) -> None:
 @pytest.mark.parametrize("topic", ["arrivals", pytest.param("parcels", marks=long_only)])
 def test_a_worker_is_frozen_beyond_its_leases(world: World, topic: str) -> None:
     """SIGSTOP under load: another worker does its tasks; thawed, it starts nothing that is not its own."""
-    frozen = world.worker
-    slow = world.load.send_one(topic, entity=0, seconds=1)
+    for worker in world.of("worker"):
+        world.stop(worker)
+    held = [world.load.item(topic, entity="held", seconds=seconds) for seconds in (2, 0, 0, 0)]
+    world.load.produce(held)
+    # All are there before the first is received: the next of its group comes with it, and waits behind it.
+    world.wait(lambda: world.observer.depth()[0] == len(held), "all are on the queue")
     world.load.send(seconds=0.05)
-    world.wait_effect("start", slow)
+    frozen = world.start("worker")
+    world.wait_effect("start", held[0])
     frozen.pause()
-    # Two leases: all that it held was given to the other, and most of it is done.
-    world.wait_effect("end", slow, timeout=None)
-    world.pass_time(2 * LEASE)
+    world.start("worker")
+    for each in held:
+        world.wait_effect("end", each)
+    thawed, children = time.time(), {child.pid for child in frozen.children()}
     frozen.resume()
     world.verify()
+    starts = [line for line in world.observer.effects() if line["what"] == "start"]
+    elsewhere = {_task(line): line["at"] for line in reversed(starts) if line["pid"] not in children}
+    late = [line for line in starts if line["pid"] in children and line["at"] > thawed]
+    assert [line for line in late if elsewhere.get(_task(line), math.inf) < line["at"]] == []
 
 
 def test_a_child_is_frozen_with_a_task_on_its_way(world: World) -> None:
@@ -57,3 +72,7 @@ def test_a_child_is_frozen_with_a_task_on_its_way(world: World) -> None:
     frozen.resume()
     world.load.send()
     world.verify(runs=1)
+
+
+def _task(line: Mapping[str, Any]) -> tuple[str, str, int | None]:
+    return line["stage"], line["key"], line["part"]

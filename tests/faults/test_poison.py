@@ -21,8 +21,11 @@ def test_a_task_always_fails(world: World, do: str) -> None:
 
 def test_followers_of_a_failing_head(world: World) -> None:
     """They are received with it time and again: none of their attempts, so each may still fail twice."""
-    items = [world.load.item("arrivals", entity="queue", do="early-fail", fate="failed")]
-    items += [world.load.item("arrivals", entity="queue", do="early-fail-twice") for _ in range(4)]
+    # A group for each worker, and one more: whichever of them is received with those behind its head.
+    items = []
+    for group in ("first", "second", "third"):
+        items.append(world.load.item("arrivals", entity=group, do="early-fail", fate="failed"))
+        items += [world.load.item("arrivals", entity=group, do="early-fail-twice") for _ in range(3)]
     for worker in world.of("worker"):
         world.stop(worker)
     world.load.produce(items)

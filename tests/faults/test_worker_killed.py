@@ -32,16 +32,19 @@ def test_after_the_effect(world: World) -> None:
 )
 def test_between_steps(world: World, actions: tuple[str, ...], holding: str, after: bool) -> None:
     """Killed while its request, or the answer, is on the way: the next goes on from what is recorded."""
-    world.stop(world.worker)
+    for worker in world.of("worker"):
+        world.stop(worker)
     victim = world.start("worker", client="victim")
     world.wait(lambda: victim.at_work, "at work")
     hold = Hold(after=after)
     with world.wire.rule(hold, *actions, client="victim", holding=holding):
         world.load.send()
         hold.wait()
+        # Time for a delete that must not be.
+        world.pass_time(1)
         world.kill(victim)
         hold.let_go()
-    world.start("worker")
+    world.ready()
     world.verify()
 
 

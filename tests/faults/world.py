@@ -81,18 +81,19 @@ class Process:
         """Whether it has begun to take work."""
         return AT_WORK[self.kind] in self.log
 
+    def children(self) -> list[psutil.Process]:
+        """A worker's pool."""
+        return psutil.Process(self.popen.pid).children(recursive=True)
+
     def signal(self, number: signal.Signals) -> None:
         """Signal it and all its children."""
-        for pid in (
-            self.popen.pid,
-            *(child.pid for child in psutil.Process(self.popen.pid).children(recursive=True)),
-        ):
+        for pid in (self.popen.pid, *(child.pid for child in self.children())):
             with contextlib.suppress(ProcessLookupError):
                 psutil.Process(pid).send_signal(number)
 
     def pause_children(self) -> None:
         """SIGSTOP to a worker's pool alone."""
-        for child in psutil.Process(self.popen.pid).children(recursive=True):
+        for child in self.children():
             child.send_signal(signal.SIGSTOP)
 
     def pause(self) -> None:
