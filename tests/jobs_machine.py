@@ -82,9 +82,8 @@ class JobsMachine(RuleBasedStateMachine):
         self.world = World(stages=stages, store=store, doomed=doomed, doom=doom, cancellable=cancellable)
         self.workers: list[Worker] = []
         self.seen: list[JobState] = []
-        assert store.open_job(
-            NewJob(job_id=JOB, entity_id="e", topic="t", plan=self.world.plan, submitted_at=self.time)
-        )
+        job = NewJob(job_id=JOB, entity_id="e", topic="t", plan=self.world.plan, submitted_at=self.time)
+        assert store.open_jobs([job]) == [True]
         self.world.event("a")
 
     def clock(self) -> float:

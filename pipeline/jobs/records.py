@@ -45,12 +45,8 @@ class Records:
         self._expiry = expiry
         self._clock = clock
 
-    def open(self, job: NewJob) -> bool:
-        """Write a job's record. False: it was there, and stays as it is."""
-        return self._table.put_new(self._keys.meta(job.job_id), self._new_item(job), unless="plan") is None
-
     def open_many(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
-        """Open many at once; an error stands in the place of the job it is about."""
+        """Write jobs' records. False: it was there, and stays; an error stands in the place of its job."""
         return self._table.insert_many([(self._keys.meta(job.job_id), self._new_item(job)) for job in jobs])
 
     def _new_item(self, job: NewJob) -> Item:

@@ -84,12 +84,11 @@ class JobStore:
 
     # ─── Jobs ───
 
-    def open_job(self, job: NewJob) -> bool:
-        """Write a job's record before its first event is sent or committed. False: it was there already."""
-        return self._records.open(job)
-
     def open_jobs(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
-        """Open many at once; an error stands in the place of the job it is about."""
+        """Write jobs' records, before the first event of each is sent or committed.
+
+        False: it was there already, and stays as it is. An error stands in the place of the job it is about.
+        """
         return self._records.open_many(jobs)
 
     def job(self, job_id: str) -> Job | None:

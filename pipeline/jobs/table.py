@@ -82,7 +82,7 @@ class Table:
         answer = self._ask("get_item", f"read {key}", Key=_key(key), ConsistentRead=True, **fields)
         return load_item(answer["Item"]) if answer.get("Item") else None
 
-    def put_new(self, key: Key, item: Item, unless: str = "pk") -> Item | None:
+    def put_new(self, key: Key, item: Item, unless: str) -> Item | None:
         """Put an item unless there is one with the attribute ``unless``: then that one is returned."""
         request = Expression()
         condition = missing(unless)(request)

@@ -55,7 +55,7 @@ def store_fixture(services: Services, make_settings: MakeSettings) -> JobStore:
 def opened(store: JobStore, submitted_at: float | None = None) -> str:
     """A job that is open."""
     job_id = uuid.uuid4().hex
-    assert store.open_job(new_job(job_id, submitted_at))
+    assert store.open_jobs([new_job(job_id, submitted_at)]) == [True]
     return job_id
 
 
@@ -208,8 +208,8 @@ assert store.job("7")
 def test_a_job_is_opened_once(store: JobStore) -> None:
     """The second to open a job changes nothing of it."""
     job = new_job("once")
-    assert store.open_job(job)
-    assert not store.open_job(new_job("once", submitted_at=1.0))
+    assert store.open_jobs([job]) == [True]
+    assert store.open_jobs([new_job("once", submitted_at=1.0)]) == [False]
     read = store.job("once")
     assert read
     assert (read.state, read.entity_id, read.topic, read.plan, read.submitted_at) == (
@@ -228,9 +228,9 @@ def test_two_services_share_a_table(services: Services, make_settings: MakeSetti
     first.provision()
     shared = make_settings(services).model_copy(update={"dynamodb_table": first.inspect().name})
     second = JobStore(shared)
-    assert first.open_job(new_job("same"))
+    assert first.open_jobs([new_job("same")]) == [True]
     assert second.job("same") is None
-    assert second.open_job(new_job("same"))
+    assert second.open_jobs([new_job("same")]) == [True]
     assert len(second.jobs().jobs) == 1
 
 

@@ -214,14 +214,16 @@ def test_a_replayed_event_makes_no_second_task(world: World) -> None:
 def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -> None:
     """Its bytes and headers are kept, an error event says why, its job fails, and the next event passes."""
     store = JobStore(world.settings)
-    store.open_job(
-        NewJob(
-            job_id="job-1",
-            entity_id="ada",
-            topic="letters",
-            plan=JobPlan(stages=world.registry.plan("letters")),
-            submitted_at=time.time(),
-        )
+    store.open_jobs(
+        [
+            NewJob(
+                job_id="job-1",
+                entity_id="ada",
+                topic="letters",
+                plan=JobPlan(stages=world.registry.plan("letters")),
+                submitted_at=time.time(),
+            )
+        ]
     )
     bad = Record(topic=world.topic, key=b"ada", value=b"\xff no json", headers=(("ce_jobid", b"job-1"),))
     world.emit([bad, world.letter(1)])

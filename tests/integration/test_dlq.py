@@ -102,7 +102,7 @@ class World:
             plan=JobPlan(stages=registry.plan(stage.consumes)),
             submitted_at=time.time() - 1,
         )
-        self.store.open_job(job)
+        self.store.open_jobs([job])
         return job
 
     def send(self, stage: Stage[Any, Any], data: object, entity: str | None = None) -> str:

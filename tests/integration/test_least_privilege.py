@@ -261,8 +261,7 @@ def _spoil(office: Office) -> None:
     settings, registry = office.settings, load_stages((MODULE,))
     plan = JobPlan(stages=registry.plan("lists"))
     waiting = NewJob(job_id="waiting", entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
-    assert JobStore(settings).open_job(waiting)
-    assert JobStore(settings).open_job(replace(waiting, job_id="lost"))
+    assert JobStore(settings).open_jobs([waiting, replace(waiting, job_id="lost")]) == [True, True]
     producer = EventProducer(settings, "test")
     headers = ((), (("ce_jobid", b"waiting"),))
     topic = settings.topic("lists")

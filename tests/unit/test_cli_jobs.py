@@ -160,7 +160,7 @@ def _store_with_failures(settings: Settings) -> JobStore:
     wire = FakeDynamoDB()
     store = JobStore(settings, table=Table("jobs", lambda: wire))  # type: ignore[arg-type,return-value]
     plan = JobPlan(stages={"a": ("a",)})
-    store.open_job(NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0))
+    store.open_jobs([NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0)])
     store.record_failed(
         [
             Failed(

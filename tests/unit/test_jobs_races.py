@@ -53,7 +53,7 @@ def store_fixture(wire: FakeDynamoDB) -> JobStore:
     table = SequentialTable("jobs", lambda: Wire(wire, lambda: None))  # type: ignore[arg-type,return-value]
     store = JobStore(settings, table=table, clock=lambda: 1_700_000_000.0)
     plan = JobPlan(stages={"a": ("b", "c"), "b": ("b",), "c": ("c",)})
-    store.open_job(NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0))
+    store.open_jobs([NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0)])
     return store
 
 

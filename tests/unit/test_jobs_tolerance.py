@@ -41,7 +41,7 @@ def store() -> JobStore:
     wire = FakeDynamoDB()
     store = JobStore(SETTINGS, table=Table("jobs", lambda: wire))  # type: ignore[arg-type,return-value]
     plan = JobPlan(stages={"a": ("a",)})
-    store.open_job(NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0))
+    store.open_jobs([NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0)])
     return store
 
 
