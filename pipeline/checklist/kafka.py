@@ -136,6 +136,15 @@ def _creation(facts: Facts) -> Finding:
     if wrong:
         return failed("; ".join(wrong), _PROVISION)
     evidence = f"all {len(facts.topic_needs)} topics are there"
+    needed = {need.name for need in facts.topic_needs}
+    strange = [
+        f"{TOPIC_VARIABLE}{name}" for name, topic in facts.settings.topics.items() if topic not in needed
+    ]
+    if strange:
+        return warned(
+            f"{evidence}, but {', '.join(sorted(strange))} is of none of them",
+            f"Take it out, or write {TOPIC_VARIABLE} and a stage's topic in capitals, with _ for - and dot.",
+        )
     if not facts.topic_configs:
         return skipped(f"{evidence}; this cluster does not tell how they are configured")
     evidence += " with the partitions, replication and retention of the settings"

@@ -7,11 +7,13 @@ import pytest
 from config.settings import Settings
 from pipeline.checklist import Facts, Status
 from pipeline.checklist.kafka import ITEMS as KAFKA
+from pipeline.checklist.line import Finding
 from pipeline.checklist.run import ITEMS
 from pipeline.checklist.sqs import ITEMS as SQS
 from pipeline.kafka import Cluster, consumer_configuration, producer_configuration
 from pipeline.registry import Registry
 from pipeline.stages import stage
+from pipeline.topology import topic_needs
 
 SETTINGS = Settings(
     service_name="orders",
@@ -148,3 +150,25 @@ def test_what_a_switch_that_is_off_means(kafka: bool, sqs: bool, status: str, sa
     found = CHECKS["general.feature-flags"](facts(SETTINGS.model_copy(update=switched)))
     assert found.status == status
     assert said in found.evidence
+
+
+def test_a_variable_of_no_topic_is_told() -> None:
+    """Misspelt, it would leave a stage on a topic to which nobody writes."""
+    registry = Registry()
+
+    def pay(order: dict[str, int]) -> None: ...
+
+    stage(consumes="order-placed", registry=registry)(pay)
+
+    def found(**topics: str) -> Finding:
+        settings = SETTINGS.model_copy(update={"topics": topics})
+        there = [need.name for need in topic_needs(settings, registry)]
+        cluster = Cluster(brokers={1: "broker:9094"}, topics=dict.fromkeys(there, ()))
+        return CHECKS["kafka.topic-creation"](
+            Facts(settings, registry, {}, cluster=cluster, topic_configs={})
+        )
+
+    assert found(ORDER_PLACED="shop.orders").status is Status.SKIP  # a cluster that tells no configuration
+    wrong = found(ORDERPLACED="shop.orders")
+    assert wrong.status is Status.WARN
+    assert "KAFKA_TOPIC_ORDERPLACED is of none of them" in wrong.evidence
