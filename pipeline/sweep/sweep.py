@@ -108,9 +108,11 @@ class Sweep:
             if self._stop.is_set():
                 return
             try:
-                yield self._look_at(job, under_way)
+                finding = self._look_at(job, under_way)
             except PipelineError as error:
-                yield Finding(kind="failed", job_id=job.job_id, text=str(error))
+                finding = Finding(kind="failed", job_id=job.job_id, text=str(error))
+            if finding is not None:
+                yield finding
 
     # ─── The dead-letter queue ───
 
@@ -157,7 +159,8 @@ class Sweep:
             if page.next is None:
                 return
 
-    def _look_at(self, job: Job, under_way: Callable[[], Traffic]) -> Finding:
+    def _look_at(self, job: Job, under_way: Callable[[], Traffic]) -> Finding | None:
+        """None when it ended by itself meanwhile."""
         closings = self._store.resume(job.job_id)
         if closings:
             return self._close(job, closings)
@@ -166,7 +169,7 @@ class Sweep:
             return recorded
         found = self._store.progress(job.job_id)
         if found is None or found[0].state is not JobState.RUNNING:
-            return Finding(kind="closed", job_id=job.job_id, text="it ended meanwhile")
+            return None
         unfinished = [stage for stage in found[1] if stage.state != "done"]
         words = under_way().of(self._settings, self._registry, (stage.stage for stage in unfinished))
         where = _where(unfinished)
