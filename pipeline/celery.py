@@ -34,7 +34,7 @@ class PipelineApp(Celery):  # type: ignore[misc]
         try:
             return load_settings(environment())
         except PipelineError as error:
-            raise StartRefused(str(error)) from error
+            raise StartRefused(error) from error
 
     @cached_property
     def job_store(self) -> JobStore:

@@ -30,7 +30,7 @@ class Loader(AppLoader):  # type: ignore[misc]
             # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
             registry = load_stages(settings.task_modules, Path.cwd())
         except (ConfigurationError, StageDefinitionError) as error:
-            raise StartRefused(str(error)) from error
+            raise StartRefused(error) from error
         register_stages(self.app, settings, registry)
         return modules
 

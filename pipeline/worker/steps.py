@@ -54,7 +54,7 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
             # Before the pool forks.
             tracing.start(worker.app.settings.service_name, os.environ)
         except (ConfigurationError, ServiceError) as error:
-            raise StartRefused(str(error)) from error
+            raise StartRefused(error) from error
 
 
 def pool_name(pool: Any) -> str:

@@ -1,0 +1,28 @@
+"""A process of Celery's that will not start: the exit code tells whether another start may help."""
+
+import pytest
+
+from pipeline.errors import (
+    ConfigurationError,
+    PipelineError,
+    ServiceRefusedError,
+    ServiceUnavailableError,
+    StageDefinitionError,
+)
+from pipeline.worker.refused import StartRefused
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigurationError("no name"), 2),
+        (StageDefinitionError("no annotation"), 2),
+        (ServiceUnavailableError("Kafka is away"), 1),
+        (ServiceRefusedError("access denied"), 1),
+    ],
+)
+def test_the_exit_code_tells_a_setting_from_a_service(error: PipelineError, code: int) -> None:
+    """2: only a change of settings or stages helps. 1: it may be over by the next start."""
+    refused = StartRefused(error)
+    assert refused.exit_code == code
+    assert refused.format_message() == str(error)
