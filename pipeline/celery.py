@@ -20,7 +20,7 @@ from pipeline.telemetry import logs, tracing
 from pipeline.transport import fifo
 from pipeline.worker import errbacks
 from pipeline.worker.healthstep import Health
-from pipeline.worker.refused import StartRefused
+from pipeline.worker.refused import start_refused
 from pipeline.worker.runoptions import running_options
 from pipeline.worker.steps import Preflight, Settling
 
@@ -34,7 +34,7 @@ class PipelineApp(Celery):  # type: ignore[misc]
         try:
             return load_settings(environment())
         except PipelineError as error:
-            raise StartRefused(error) from error
+            raise start_refused(error) from error
 
     @cached_property
     def job_store(self) -> JobStore:

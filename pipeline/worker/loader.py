@@ -14,7 +14,7 @@ from pipeline.stages import Stage
 from pipeline.taskmessage import Role, celery_name
 from pipeline.taskmodules import load_stages
 from pipeline.worker.openflower import refuse_open_flower
-from pipeline.worker.refused import StartRefused
+from pipeline.worker.refused import start_refused
 from pipeline.worker.stagetask import StageTask
 
 
@@ -30,7 +30,7 @@ class Loader(AppLoader):  # type: ignore[misc]
             # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
             registry = load_stages(settings.task_modules, Path.cwd())
         except (ConfigurationError, StageDefinitionError) as error:
-            raise StartRefused(error) from error
+            raise start_refused(error) from error
         register_stages(self.app, settings, registry)
         return modules
 

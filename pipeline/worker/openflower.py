@@ -2,7 +2,6 @@
 
 import click
 
-from pipeline.errors import ConfigurationError
 from pipeline.worker.refused import StartRefused
 
 #: Addresses that only this machine reaches.
@@ -23,9 +22,6 @@ def refuse_open_flower() -> None:
     asks = any(options.basic_auth or ()) or options.auth
     if not (asks or options.unix_socket or options.address in LOOPBACK):
         raise StartRefused(
-            ConfigurationError(
-                "Flower can stop workers and run tasks, and would ask nobody who they are. Set "
-                "FLOWER_BASIC_AUTH=name:password or Flower's OAuth, or --address=127.0.0.1 for this machine "
-                "only."
-            )
+            "Flower can stop workers and run tasks, and would ask nobody who they are. Set "
+            "FLOWER_BASIC_AUTH=name:password or Flower's OAuth, or --address=127.0.0.1 for this machine only."
         )

@@ -6,11 +6,17 @@ from pipeline.errors import PipelineError, ServiceError
 
 
 class StartRefused(click.ClickException):
-    """The process will not start; one line says why and what mends it.
+    """The process will not start until something is changed; one line says why and what mends it."""
 
-    Exit code 1 where a service did not answer or refused, so that another start may help; else 2.
-    """
+    exit_code = 2
 
-    def __init__(self, error: PipelineError) -> None:
-        super().__init__(str(error))
-        self.exit_code = 1 if isinstance(error, ServiceError) else 2
+
+class StartRefusedByService(StartRefused):
+    """A service did not answer, or refused: another start may help."""
+
+    exit_code = 1
+
+
+def start_refused(error: PipelineError) -> StartRefused:
+    """What to raise where this error keeps a process from starting."""
+    return (StartRefusedByService if isinstance(error, ServiceError) else StartRefused)(str(error))

@@ -26,7 +26,7 @@ from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.outcome import Failed
-from pipeline.worker.refused import StartRefused
+from pipeline.worker.refused import start_refused
 from pipeline.worker.request import Request
 from pipeline.worker.retry import Retries
 from pipeline.worker.screen import Screen
@@ -54,7 +54,7 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
             # Before the pool forks.
             tracing.start(worker.app.settings.service_name, os.environ)
         except (ConfigurationError, ServiceError) as error:
-            raise StartRefused(error) from error
+            raise start_refused(error) from error
 
 
 def pool_name(pool: Any) -> str:

@@ -9,7 +9,7 @@ from pipeline.errors import (
     ServiceUnavailableError,
     StageDefinitionError,
 )
-from pipeline.worker.refused import StartRefused
+from pipeline.worker.refused import start_refused
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,6 @@ from pipeline.worker.refused import StartRefused
 )
 def test_the_exit_code_tells_a_setting_from_a_service(error: PipelineError, code: int) -> None:
     """2: only a change of settings or stages helps. 1: it may be over by the next start."""
-    refused = StartRefused(error)
+    refused = start_refused(error)
     assert refused.exit_code == code
     assert refused.format_message() == str(error)
