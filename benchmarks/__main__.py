@@ -110,9 +110,15 @@ def worker(
 
 
 @main.command(epilog=EXAMPLES)
-@click.option("--peer", "peers", type=click.Choice(["ours", "ours-2", "raw", "stock"]), multiple=True)
 @click.option(
-    "--events", type=click.IntRange(min=100), default=3000, show_default=True, help="Events a round."
+    "--peer", "peers", type=click.Choice(["ours", "ours-2", "raw", "raw-8", "stock"]), multiple=True
+)
+@click.option(
+    "--events",
+    type=click.IntRange(min=100),
+    default=20_000,
+    show_default=True,
+    help="Events a round. With few, much of the work is done before the part that is measured.",
 )
 @rtt_option
 @repeat_option

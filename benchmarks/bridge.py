@@ -4,12 +4,17 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from benchmarks.compare import able, measured, rounds
+from benchmarks.fill import send_all, stage_messages
+from benchmarks.ground import make_ground
 from benchmarks.peer import Sending
-from benchmarks.peers import ours, raw, stock, two
+from benchmarks.peers import ours, raw, raw_wide, stock, two
 from benchmarks.rows import Row
 from pipeline.services.environment import Services
 
-PEERS: dict[str, Sending] = {"ours": ours, "ours-2": two, "raw": raw, "stock": stock}
+PEERS: dict[str, Sending] = {peer.name: peer for peer in (ours, two, raw, raw_wide, stock)}
+
+#: Messages that a server of SQS is sent before the measurement.
+WARM_UP = 5000
 
 #: The most events of peers that are slow at a distance.
 MOST = {"stock": 1000}
@@ -20,6 +25,8 @@ def run(
 ) -> Iterator[list[Row]]:
     """For each round trip the rows of all peers that can run."""
     peers = able([PEERS[name] for name in names])
+    # Or who comes first would wait for a server that has compiled nothing yet.
+    send_all(make_ground(services), stage_messages(WARM_UP))
     for rtt in rtts:
         yield rounds(
             rtt,

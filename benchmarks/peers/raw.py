@@ -1,6 +1,6 @@
 """Raw: boto3 alone, ten at a time on four threads: receive and delete, or send. What SQS itself allows.
 
-``python -m benchmarks.peers.raw receive`` and ``… send COUNT`` are the processes that do it.
+``python -m benchmarks.peers.raw receive`` and ``… send COUNT THREADS`` are the processes that do it.
 """
 
 import os
@@ -42,7 +42,12 @@ def working(ground: Ground, tasks: int) -> Iterator[Ready]:
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
     """The messages are the same as ours, made before the first is sent."""
-    yield on_sqs(ground, (*COMMAND, "send", str(events)), ("sqs",), arrived(ground))
+    yield send_ready(ground, events, THREADS)
+
+
+def send_ready(ground: Ground, events: int, threads: int) -> Ready:
+    """Sending on so many threads."""
+    return on_sqs(ground, (*COMMAND, "send", str(events), str(threads)), ("sqs",), arrived(ground))
 
 
 def _consume(client: Any, url: str) -> None:
@@ -72,22 +77,22 @@ def _send(client: Any, url: str, messages: Sequence[OutgoingMessage]) -> None:
         )
 
 
-def _main(order: str, count: int) -> None:
-    client = boto3.client("sqs", config=Config(max_pool_connections=THREADS))
+def _main(order: str, count: int = 0, threads: int = THREADS) -> None:
+    client = boto3.client("sqs", config=Config(max_pool_connections=threads))
     url = os.environ["SQS_TASK_QUEUE_URL"]
     messages = stage_messages(count)
     work = [
         partial(_consume, client, url)
         if order == "receive"
-        else partial(_send, client, url, messages[number::THREADS])
-        for number in range(THREADS)
+        else partial(_send, client, url, messages[number::threads])
+        for number in range(threads)
     ]
-    threads = [threading.Thread(target=each, daemon=True) for each in work]
-    for thread in threads:
+    running = [threading.Thread(target=each, daemon=True) for each in work]
+    for thread in running:
         thread.start()
-    for thread in threads:
+    for thread in running:
         thread.join()
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    _main(sys.argv[1], *map(int, sys.argv[2:]))
