@@ -148,7 +148,7 @@ class Bridge:
                     time.sleep(FULL_SECONDS)
                 else:
                     self._take_all(self._consumer.poll(POLL_MESSAGES, POLL_SECONDS))
-                self._go_on_when_emptied()
+                self._unpark_when_emptied()
                 self._commit_when_due()
                 self._report_when_due()
             self._see_out()
@@ -158,10 +158,10 @@ class Bridge:
             self._consumer.close()
             log.info("bridge.stopped", events=self._load.passed)
 
-    def _go_on_when_emptied(self) -> None:
-        """After partitions came or went: begin once nothing that was sent to SQS can be left there."""
-        if self._emptied and self._outbox.held and self._emptied.answer():
-            self._outbox.go_on()
+    def _unpark_when_emptied(self) -> None:
+        """Begin what came of new partitions once nothing that was sent to SQS can be left there."""
+        if self._emptied and self._outbox.parked and self._emptied.answer():
+            self._outbox.unpark()
 
     def _take_all(self, messages: Sequence[Message]) -> None:
         for message in messages:
@@ -206,7 +206,8 @@ class Bridge:
     def _on_assigned(self, partitions: list[Partition]) -> None:
         log.info("bridge.assigned", partitions=_names(partitions))
         if self._emptied and partitions:
-            self._outbox.hold()
+            # Those that stay cannot have tasks there: only the bridge that has a partition sends its tasks.
+            self._outbox.park(partitions)
             self._emptied.ask()
         self._tracker.assign(partitions)
         self._throttle.forget(partitions)
@@ -220,6 +221,8 @@ class Bridge:
         log.info("bridge.revoked", partitions=_names(partitions))
         self._tracker.revoke(partitions)
         self._throttle.forget(partitions)
+        if held:
+            self._outbox.go_on()
 
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Another member has them already: nothing of them may be committed."""

@@ -5,7 +5,7 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from consumers.offsets import Ticket
@@ -110,19 +110,28 @@ class Outbox:
         #: What was taken and is neither out nor put back.
         self._given: set[Entry] = set()
         self._held = False
+        #: Partitions of which nothing is given out yet, and what came of them.
+        self._parked: set[Partition] = set()
+        self._waiting: list[Entry] = []
         self._closed = False
 
     def put(self, entry: Entry) -> None:
         """Add an entry behind those of its group."""
         with self._changed:
-            lane = self._lane(entry)
-            if lane is not None and lane in self._followers:
-                self._followers[lane].append(entry)
-                self._hurry(entry.destination)
-                return
-            if lane is not None:
-                self._followers[lane] = deque()
-            self._offer(entry)
+            if entry.ticket.ticket.partition in self._parked:
+                self._waiting.append(entry)
+            else:
+                self._add(entry)
+
+    def _add(self, entry: Entry) -> None:
+        lane = self._lane(entry)
+        if lane is not None and lane in self._followers:
+            self._followers[lane].append(entry)
+            self._hurry(entry.destination)
+            return
+        if lane is not None:
+            self._followers[lane] = deque()
+        self._offer(entry)
 
     def take(self, limit: int) -> list[Entry]:
         """Up to ``limit`` entries of one destination, waiting for the first; empty when closed."""
@@ -208,6 +217,24 @@ class Outbox:
         with self._changed:
             self._held = False
             self._changed.notify_all()
+
+    def park(self, partitions: Iterable[Partition]) -> None:
+        """Give out nothing of what comes of these until ``unpark``; all else goes on."""
+        with self._changed:
+            self._parked.update(partitions)
+
+    @property
+    def parked(self) -> bool:
+        """Whether there are partitions of which nothing is given out."""
+        return bool(self._parked)
+
+    def unpark(self) -> None:
+        """Give out what came of them, in the order in which it came."""
+        with self._changed:
+            self._parked.clear()
+            for entry in self._waiting:
+                self._add(entry)
+            self._waiting.clear()
 
     def close(self) -> None:
         """Give out nothing more; what is inside is read from Kafka again, by whoever comes next."""

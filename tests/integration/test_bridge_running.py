@@ -19,7 +19,7 @@ from pipeline import events, identity
 from pipeline.cli import main
 from pipeline.events import Event
 from pipeline.jobs import Job, JobState
-from pipeline.kafka import EventProducer, KafkaAdmin, Record
+from pipeline.kafka import EventProducer, KafkaAdmin, Partition, Record
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.integration.shop import Shop, open_shop
@@ -309,6 +309,55 @@ def test_a_second_bridge_takes_its_share(mill: Mill) -> None:
             if line["key"].startswith(entity) and line["what"] == "end"
         ]
         assert ends == [f"{entity}.{turn:02}" for turn in range(12)]
+
+
+def test_what_a_bridge_keeps_goes_on_while_what_comes_waits(
+    local_services: Services, make_environment: MakeEnvironment, tmp_path: Path
+) -> None:
+    """Given the share of one that leaves, a bridge runs that once the queue is empty, its own meanwhile."""
+    with open_shop(local_services, make_environment, tmp_path) as shop:
+        mill = Mill(shop, EventProducer(shop.settings, "test"))
+        topics = ("orders", "visits")
+
+        def shares() -> list[set[Partition]]:
+            names = {shop.settings.topic(topic) for topic in topics}
+            return [{each for each in member.partitions if each.topic in names} for member in mill.members()]
+
+        mill.start()
+        shop.wait(lambda: len(shares()) == 1, "one bridge", 60)
+        second = mill.start()
+        shop.wait(lambda: [bool(share) for share in shares()] == [True, True], "two shares", 60)
+        (early,) = mill.submit("orders", Order(key="early"))
+        mill.wait_job(early)
+        before = shares()
+        shop.send_raw("somebody's")
+        assert shop.stop(second) == 0
+        shop.wait(lambda: len(shares()) == 1 and shares()[0] == set.union(*before), "all are the first's", 60)
+        late = [
+            job
+            for topic in topics
+            for job in mill.submit(topic, *(Order(key=uuid.uuid4().hex) for _ in range(40)))
+        ]
+        whence = {
+            identity.job_id("test", dict(message.headers)["ce_id"].decode()): Partition(
+                message.topic, message.partition
+            )
+            for topic in topics
+            for message, _ in shop.events(topic)
+        }
+
+        def done() -> set[str]:
+            jobs = {job: shop.store.job(job) for job in late}
+            return {name for name, job in jobs.items() if job and job.state is JobState.COMPLETE}
+
+        kept = [{job for job in late if whence[job] in share} for share in before]
+        shop.wait(lambda: done() in kept, "those that it had are done", 60)
+        shop.purge()
+        for job in late:
+            mill.wait_job(job)
+        mill.wait_committed()
+        mill.kill_all()
+        mill.producer.close(5)
 
 
 def test_switching_back_and_forth(

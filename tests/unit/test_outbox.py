@@ -12,10 +12,16 @@ from pipeline.sqs import OutgoingMessage
 P = Partition("letters", 0)
 
 
-def _entry(name: str, group: str = "", ordered: bool = False, destination: str = "tasks.fifo") -> Entry:
+def _entry(
+    name: str,
+    group: str = "",
+    ordered: bool = False,
+    destination: str = "tasks.fifo",
+    partition: Partition = P,
+) -> Entry:
     tracker = OffsetTracker()
-    tracker.assign([P])
-    ticket = tracker.take(P, 0)
+    tracker.assign([partition])
+    ticket = tracker.take(partition, 0)
     assert ticket
     message = Message(topic="t", partition=0, offset=0, timestamp_ms=1, key=None, value=b"", headers=())
     task = OutgoingMessage(body=name, group_id=group or name, deduplication_id=name)
@@ -189,3 +195,23 @@ def test_while_it_is_held_nothing_is_given_out() -> None:
     outbox.go_on()
     taker.join(10)
     assert taken == [entries[2:]]
+
+
+def test_what_comes_of_a_parked_partition_waits_and_all_else_goes() -> None:
+    """What came of it before goes too; unparked, the rest follows in its order."""
+    outbox = Outbox()
+    outbox.put(_entry("early", "a", ordered=True))
+    outbox.park([P])
+    assert outbox.parked
+    for name in ("a1", "a2"):
+        outbox.put(_entry(name, "a", ordered=True))
+    outbox.put(_entry("other", partition=Partition("letters", 1)))
+    first = outbox.take(10)
+    assert _bodies(first) == ["early", "other"]
+    outbox.out(first)
+    outbox.unpark()
+    assert not outbox.parked
+    second = outbox.take(10)
+    assert _bodies(second) == ["a1"]
+    outbox.out(second)
+    assert _bodies(outbox.take(10)) == ["a2"]
