@@ -73,4 +73,4 @@ class ServiceRefusedError(ServiceError):
 
 
 class MessageRefusedError(ServiceRefusedError):
-    """The service refused one message (or handle) for what it is; others go through."""
+    """The service refused one message (or handle, or item) for what it is; others go through."""

@@ -72,7 +72,8 @@ class PartOf(BaseModel):
     split_id: str
     #: From 0.
     ordinal: int = Field(ge=0)
-    total: int = Field(ge=1)
+    #: An ordinal has nine digits where results are in order.
+    total: int = Field(ge=1, le=1_000_000_000)
 
 
 class TaskHeader(BaseModel):
@@ -81,7 +82,7 @@ class TaskHeader(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     job_id: str
-    stage: str
+    stage: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
     #: "run": the function on an event's data. "split", "part", "gather": of a stage that divides its work.
     role: Role
     #: Source and id of the event that the task comes from: with stage and part they are its identity.
@@ -203,7 +204,7 @@ def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
         return None
     if (
         headers["task"] != celery_name(header.stage, header.role)
-        or (header.role == "part") != (header.part is not None)
+        or not _is_part_of_its_split(header)
         or (header.page is not None and header.role != "split")
         or not 0 < len(header.job_id) <= LONGEST_JOB_ID
     ):
@@ -212,6 +213,13 @@ def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
             f"{header.job_id[:LONGEST_JOB_ID]!r} is not one of task {headers['task']!r}"
         )
     return header
+
+
+def _is_part_of_its_split(header: TaskHeader) -> bool:
+    part = header.part
+    if part is None or header.role != "part":
+        return part is None and header.role != "part"
+    return part.split_id == header.split_id and part.ordinal < part.total
 
 
 def generation_of(attributes: Mapping[str, str]) -> int:

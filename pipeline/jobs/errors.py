@@ -7,7 +7,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from pipeline.aws import UNAVAILABLE, WHO_MENDS, sdk_mend
-from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves. Source: "Error handling with DynamoDB" in its developer guide.
 RETRYABLE_CODES = frozenset(
@@ -36,8 +36,21 @@ _MENDS = WHO_MENDS | {
     "AccessDeniedException": "allow the action on the table and its index to this process's role",
 }
 
+#: What is wrong with one request, such as a key that is too long; others go through. Source: as above.
+_MALFORMED = "ValidationException"
+
 VendorError = ClientError | BotoCoreError | ResponseParserError
 VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
+
+
+class NoRecordError(ServiceRefusedError):
+    """A job has no record here: it expired, or is another service's. So nobody waits for its end here."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(
+            f"Job {job_id} has no record in the table: it expired, or it was opened under another "
+            "SERVICE_NAME or DYNAMODB_TABLE than this process has"
+        )
 
 
 def table_error(error: VendorError, action: str) -> ServiceError:
@@ -50,9 +63,8 @@ def table_error(error: VendorError, action: str) -> ServiceError:
     passes = status >= 500 or status == 429 or code in RETRYABLE_CODES
     reason = error.response.get("Error", {}).get("Message") or f"HTTP {status}"
     mend = f" ({_MENDS[code]})" if code in _MENDS else ""
-    return (ServiceUnavailableError if passes else ServiceRefusedError)(
-        f"Could not {action}: {code}: {reason}{mend}"
-    )
+    refused = MessageRefusedError if code == _MALFORMED else ServiceRefusedError
+    return (ServiceUnavailableError if passes else refused)(f"Could not {action}: {code}: {reason}{mend}")
 
 
 #: Codes of one statement of a batch that pass by themselves (BatchStatementError, API reference).

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Climb, Counter, Ended, Marks, Node, leaf_of, top_of
+from pipeline.jobs.errors import NoRecordError
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
 from pipeline.jobs.model import (
     AlreadyDone,
@@ -212,22 +213,26 @@ class Outcomes:
     def _resume(
         self, done: set[Ref], keys: Mapping[Ref, Key], items: Mapping[Key, Item]
     ) -> Sequence[Closing]:
-        """Climb on from what is recorded; raise the first error, for the check to be made again."""
+        """Climb on from what is recorded; raise the first error, for the check to be made again.
+
+        What is done stays done where its job has no record: then there is nothing to close.
+        """
         errors: dict[int, ServiceError] = {}
-        closings: list[Closing] = []
-        for ref in done:
-            if isinstance(ref, StageRef):
-                ends_path = items[keys[ref]]["ends_path"]
-                closings += (
-                    self._records.end_paths(ref.job_id, {ref.stage})
-                    if ends_path
-                    else self._records.recheck(ref.job_id)
-                )
-        leaves = {leaf_of(ref): frozenset({0}) for ref in done if isinstance(ref, PartRef)}
-        closings += self.after_climb(self._counter.resume(leaves, items), errors)
+        stages = [ref for ref in done if isinstance(ref, StageRef)]
+        answers = self._table.each(lambda ref: self._resume_stage(ref, items[keys[ref]]), stages)
+        closings = _collect((((origin,), answer) for origin, answer in enumerate(answers)), errors)
+        leaves = dict.fromkeys(leaf_of(ref) for ref in done if isinstance(ref, PartRef))
+        origins = {leaf: frozenset({origin}) for origin, leaf in enumerate(leaves, start=len(stages))}
+        closings += self.after_climb(self._counter.resume(origins, items), errors)
         for error in errors.values():
-            raise error
+            if not isinstance(error, NoRecordError):
+                raise error
         return closings
+
+    def _resume_stage(self, ref: StageRef, item: Item) -> list[Closing]:
+        if item["ends_path"]:
+            return self._records.end_paths(ref.job_id, {ref.stage})
+        return self._records.recheck(ref.job_id)
 
 
 def _is_done(ref: Ref, item: Item) -> bool:

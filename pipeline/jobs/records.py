@@ -13,7 +13,8 @@ ends in one way. What is final has ``closed_at``, whichever way it ended.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.errors import ServiceError
+from pipeline.jobs.errors import NoRecordError
 from pipeline.jobs.keys import Keys
 from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobPlan, JobState, NewJob, Ref, SplitRef
 from pipeline.jobs.table import Table, Updated
@@ -92,7 +93,7 @@ class Records:
         """Take what failed as running again. False: the job's end is final, nothing is to be redriven."""
         job = self.get(job_id)
         if job is None:
-            raise _no_record(job_id)
+            raise NoRecordError(job_id)
         if job.is_final:
             return False
         updated = self._table.update(
@@ -157,7 +158,7 @@ class Records:
             when=all_of(present("plan"), *grows),
         )
         if "plan" not in updated.item:
-            raise _no_record(job_id)
+            raise NoRecordError(job_id)
         return updated.item
 
     def _settle(self, item: Item) -> list[Closing]:
@@ -249,10 +250,3 @@ def read_job(item: Item) -> Job:
 
 def _failed_stages(item: Item) -> Sequence[str]:
     return [name.split(":", 2)[2] for name, phase in item.items() if name.startswith("x:") and phase % 2]
-
-
-def _no_record(job_id: str) -> ServiceError:
-    return ServiceRefusedError(
-        f"Job {job_id} has no record in the table: it expired, or it was opened under another SERVICE_NAME "
-        "or DYNAMODB_TABLE than this process has"
-    )

@@ -36,7 +36,10 @@ class Receiver:
         take_in: Callable[[Sequence[Lease]], None],
         on_refused: Callable[[ServiceError], None],
     ) -> None:
-        """``take_in`` gets what was received; ``on_refused`` the error that ends it."""
+        """``take_in`` gets what was received; ``on_refused`` the error that ends it.
+
+        That is a refusal of the queue, or one of ``take_in`` that the next messages would meet as well.
+        """
         self._intake = intake
         self._queue = queue
         self._wait_seconds = wait_seconds

@@ -7,7 +7,7 @@ workers.
 from collections.abc import Sequence
 
 from config.settings import Settings
-from pipeline.errors import InvalidInputError
+from pipeline.errors import InvalidInputError, MessageRefusedError
 from pipeline.jobs import Closing, JobFilled, JobStore, PartRef, Ref, SplitFilled
 from pipeline.patience import Abandoned, Patience
 from pipeline.registry import Registry
@@ -45,10 +45,24 @@ class Screen:
         suspects = [lease for lease in leases if _may_have_run(lease)]
         if suspects:
             try:
-                self._look_up(suspects)
+                self._look_up_all(suspects)
             except Abandoned:
                 return []
         return leases
+
+    def _look_up_all(self, suspects: Sequence[Lease]) -> None:
+        """Look up together. One that the table refuses for what stands in it is no task; the others may be.
+
+        Raises the ServiceRefusedError of a table that refuses whatever it is asked.
+        """
+        try:
+            self._look_up(suspects)
+        except MessageRefusedError as error:
+            if len(suspects) > 1:
+                for lease in suspects:
+                    self._look_up_all([lease])
+                return
+            suspects[0].header, suspects[0].problem = None, str(error)
 
     def _look_up(self, suspects: Sequence[Lease]) -> None:
         refs = {id(lease): ref_of(lease.header) for lease in suspects if lease.header is not None}

@@ -47,10 +47,11 @@ class FakeDynamoDB:
         return {"Attributes": copy.deepcopy(item)}
 
     def batch_get_item(self, *, RequestItems: Raw) -> Raw:
-        """Items by key; refuses a key given twice, as DynamoDB does."""
+        """Items by key; refuses a key given twice or too long, as DynamoDB does."""
         ((table, request),) = RequestItems.items()
         keys = [_key(key) for key in request["Keys"]]
         _refuse_duplicates(keys)
+        _refuse_long(keys)
         found = [copy.deepcopy(self.items[key]) for key in keys if key in self.items]
         return {"Responses": {table: found}, "UnprocessedKeys": {}}
 
@@ -168,3 +169,9 @@ def _refuse_duplicates(keys: list[tuple[str, str]]) -> None:
     if len(set(keys)) < len(keys):
         answer = {"Error": {"Code": "ValidationException", "Message": "Provided list contains duplicates"}}
         raise ClientError(answer, "Batch")  # type: ignore[arg-type]
+
+
+def _refuse_long(keys: list[tuple[str, str]]) -> None:
+    if any(len(pk.encode()) > 2048 or len(sk.encode()) > 1024 for pk, sk in keys):
+        message = "One or more parameter values were invalid: Size of hashkey has exceeded the maximum size"
+        raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "Batch")

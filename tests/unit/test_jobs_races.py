@@ -324,3 +324,19 @@ def test_a_cancel_cut_short_is_finished_by_the_next(store: JobStore) -> None:
     assert (state(store), store.cancelled_since(0)) == (JobState.CANCELLED, set())
     assert store.cancel("j")
     assert store.cancelled_since(0) == {"j"}
+
+
+@pytest.mark.parametrize("failed_too", [False, True], ids=["stage", "split with a failed part"])
+def test_what_is_done_in_a_job_without_a_record_has_nothing_to_close(
+    store: JobStore, wire: FakeDynamoDB, failed_too: bool
+) -> None:
+    """Its record expired, or is another service's: its tasks that are done are, whoever asks how often."""
+    refs: list[Ref] = [part(0), B] if failed_too else [B]
+    if failed_too:
+        store.record([PartDone(ref=part(n)) for n in range(4)])
+        store.record_failed([failed(part(4))])
+    del wire.items["test/J#j", "META"]
+    (error,) = store.record([done(B)]).errors
+    assert error is not None
+    known = store.already_done(refs)
+    assert (known.refs, list(known.closings)) == (frozenset(refs), [])

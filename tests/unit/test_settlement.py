@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
+from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from config.settings import Settings
 from pipeline.errors import PermanentError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.jobs import AlreadyDone as Known
 from pipeline.jobs import StageRef
+from pipeline.jobs.errors import table_error
 from pipeline.patience import Patience
 from pipeline.registry import Registry
 from pipeline.sqs import ReceivedMessage
@@ -84,6 +87,12 @@ def pipeline_header(**changes: Any) -> dict[str, Any]:
         "offset": 0,
         "submitted_at": 1000.0,
     } | changes
+
+
+def part_of(ordinal: int, **changes: Any) -> dict[str, Any]:
+    """The part in such a header."""
+    split_id = TaskHeader.model_validate(pipeline_header()).split_id
+    return {"split_id": split_id, "ordinal": ordinal, "total": 1} | changes
 
 
 def lease(name: str, headers: dict[str, Any] | None = None, **about: Any) -> Lease:
@@ -323,6 +332,10 @@ def test_a_task_that_names_its_delay_gets_it(desk: Desk) -> None:
 
 # ─── Screen ───
 
+KEY_TOO_LONG = ClientError(
+    {"Error": {"Code": "ValidationException", "Message": "key too long"}}, "BatchGetItem"
+)
+
 
 class Table:
     """A job store that knows what a test says."""
@@ -333,8 +346,12 @@ class Table:
         self.asked: list[str] = []
         self.counted: list[tuple[str, str]] = []
         self.away = 0
+        #: jobs whose keys it refuses, and with them whatever is asked for together
+        self.refused: set[str] = set()
 
     def already_done(self, refs: Any) -> Known:
+        if self.refused & {ref.job_id for ref in refs}:
+            raise table_error(KEY_TOO_LONG, "read 2 items in table jobs")
         if self.away:
             self.away -= 1
             raise ServiceUnavailableError("away")
@@ -413,7 +430,11 @@ def test_received_much_more_often_than_failed_is_a_suspect(known: Table) -> None
         (pipeline_header(role="gather"), "strict"),
         (pipeline_header(job_id=""), "strict"),
         (pipeline_header(job_id="x" * 5_000), "strict"),
-        (pipeline_header(part={"split_id": "s", "ordinal": 0, "total": 1}), "strict"),
+        (pipeline_header(part=part_of(0)), "strict"),
+        (pipeline_header(role="part", part=part_of(0, split_id="x" * 5_000)), "strict"),
+        (pipeline_header(role="part", part=part_of(2, total=2)), "strict"),
+        (pipeline_header(role="part", part=part_of(10**30, total=10**31)), "strict"),
+        (pipeline_header(stage="x" * 65), "x" * 65),
     ],
 )
 def test_a_header_that_is_not_its_tasks_is_refused(known: Table, header: Any, task: str) -> None:
@@ -432,3 +453,24 @@ def test_while_the_table_is_away_the_screen_asks_again(known: Table) -> None:
     stopping = Patience()
     stopping.end()
     assert screened(known, staged("a", receive_count=2), patience=stopping) == []
+
+
+def test_what_the_table_refuses_of_one_message_holds_up_no_other(known: Table) -> None:
+    """A refusal of what stands in it is that message's end, not the worker's: the others go on."""
+    known.refused = {"bad"}
+    known.done = {StageRef(job_id="j", stage="strict")}
+    bad = staged("a", pipeline_header(job_id="bad"), receive_count=2)
+    held, fine = screened(known, bad, staged("b", receive_count=2))
+    assert "key too long" in (held.problem or "")
+    assert held.header is None, "nor is its job told: it would be refused again"
+    assert isinstance(fine.verdict, AlreadyDone)
+
+
+def test_a_table_that_refuses_all_ends_the_worker(known: Table) -> None:
+    """Denied or gone: nothing could be recorded, so the receiver gets the error that stops it."""
+    denied = ServiceRefusedError("AccessDenied")
+    with (
+        patch.object(known, "already_done", side_effect=denied),
+        pytest.raises(ServiceRefusedError, match="AccessDenied"),
+    ):
+        screened(known, staged("a", receive_count=2), staged("b", receive_count=2))
