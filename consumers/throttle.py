@@ -109,7 +109,11 @@ class Throttle:
 
     def _watch(self) -> None:
         while not self._closed.wait(DEPTH_EVERY):
-            self.look()
+            try:
+                self.look()
+            except Exception:
+                # The next look is made all the same: a queue that was deep would pause the bridge for ever.
+                log.exception("bridge.depth_failed")
 
     def look(self) -> None:
         """Ask the queues how deep they are."""

@@ -1,6 +1,8 @@
 """What AWS's SDK says whichever service is asked: which of its errors pass, and what mends the others."""
 
 from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
     ConnectionError,
     CredentialRetrievalError,
     HTTPClientError,
@@ -12,6 +14,12 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+#: All that a call of the SDK may raise. It refreshes credentials within the call, and what that meets is no
+#: error of its own: ``RuntimeError`` where a role's new credentials are expired already (a clock that is
+#: wrong, a stale answer), ``OSError`` where the token file of a Kubernetes service account is away.
+VendorError = ClientError | BotoCoreError | ResponseParserError | RuntimeError | OSError
+VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError, OSError)
+
 #: Errors of the SDK itself, without an answer of the service, that pass by themselves.
 UNAVAILABLE = (
     HTTPClientError,  # connection refused, timed out, closed, proxy and TLS errors
@@ -19,6 +27,8 @@ UNAVAILABLE = (
     CredentialRetrievalError,
     MetadataRetrievalError,
     ResponseParserError,  # an answer that is not the service's: a proxy or load balancer spoke
+    RuntimeError,
+    OSError,
 )
 
 _CREDENTIALS = "give this process a role, or name a profile in AWS_PROFILE"

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
-from pipeline.aws import UNAVAILABLE, WHO_MENDS, sdk_mend
+from pipeline.aws import UNAVAILABLE, WHO_MENDS, VendorError, sdk_mend
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves. Source: "Error handling with DynamoDB" in its developer guide.
@@ -38,9 +37,6 @@ _MENDS = WHO_MENDS | {
 
 #: What is wrong with one request, such as a key that is too long; others go through. Source: as above.
 _MALFORMED = "ValidationException"
-
-VendorError = ClientError | BotoCoreError | ResponseParserError
-VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 
 class NoRecordError(ServiceRefusedError):

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.aws import VENDOR_ERRORS
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.jobs.client import dynamodb_client
-from pipeline.jobs.errors import VENDOR_ERRORS, table_error
+from pipeline.jobs.errors import table_error
 from pipeline.jobs.table import INDEX, PROJECTED
 
 if TYPE_CHECKING:

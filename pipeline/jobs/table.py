@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
+from pipeline.aws import VENDOR_ERRORS
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.jobs.client import dynamodb_client, request_pool
-from pipeline.jobs.errors import VENDOR_ERRORS, error_code, old_item, table_error
+from pipeline.jobs.errors import error_code, old_item, table_error
 from pipeline.jobs.inserts import chunks, insert_statement, inserted
 from pipeline.jobs.keys import Key
 from pipeline.jobs.wire import Condition, Expression, Item, dump_item, load_item, missing

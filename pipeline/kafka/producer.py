@@ -221,7 +221,11 @@ class _Client:
 
     def _poll(self) -> None:
         while not self._stop.is_set():
-            self._producer.poll(_POLL)
+            try:
+                self._producer.poll(_POLL)
+            except Exception:
+                # Reports that nobody takes would let every emit wait for ever.
+                log.exception("kafka.poll_failed")
 
     def _report(self, topic: str, error: KafkaError | KafkaException | None, on_delivery: OnDelivery) -> None:
         """Runs on the poll thread, which must outlive whatever a callback raises."""

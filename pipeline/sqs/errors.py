@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
+from botocore.exceptions import ClientError
 
-from pipeline.aws import UNAVAILABLE, WHO_MENDS, sdk_mend
+from pipeline.aws import UNAVAILABLE, WHO_MENDS, VendorError, sdk_mend
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves, as normalised by ``error_code``.
@@ -50,7 +49,7 @@ def error_code(code: str) -> str:
     return code.rsplit("#", 1)[-1].removeprefix("AWS.SimpleQueueService.").removeprefix("KMS.")
 
 
-def sqs_error(error: ClientError | BotoCoreError | ResponseParserError, action: str) -> ServiceError:
+def sqs_error(error: VendorError, action: str) -> ServiceError:
     """The error of a whole call. ``action`` says what was being done, with the queue's name."""
     if isinstance(error, ClientError):
         return _answered(error, action)

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-
+from pipeline.aws import VENDOR_ERRORS
 from pipeline.clock import boottime
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs.errors import entry_error, sqs_error
@@ -21,8 +19,6 @@ from pipeline.sqs.packing import pack
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-
-VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError)
 
 #: All that ``ReceivedMessage`` holds, and no more: each costs bytes and parsing on the hot path.
 RECEIVED_ATTRIBUTES = (

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
+from pipeline.aws import VENDOR_ERRORS
 from pipeline.errors import ConfigurationError, ServiceUnavailableError
 from pipeline.sqs.errors import error_code, sqs_error
-from pipeline.sqs.queue import VENDOR_ERRORS
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -44,7 +44,11 @@ class CancelledJobs:
 
     def _work(self) -> None:
         while not self._stop.wait(self._every):
-            self._read()
+            try:
+                self._read()
+            except Exception:
+                # The next look is made all the same: a worker without looks well.
+                log.exception("cancelled_jobs.failed")
 
     def _read(self) -> None:
         now = time.time()

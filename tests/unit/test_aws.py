@@ -1,9 +1,14 @@
 """What AWS's SDK says at either door ends in what a person can do about it."""
 
 from collections.abc import Callable
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -12,9 +17,12 @@ from botocore.exceptions import (
     NoRegionError,
     ProfileNotFound,
 )
+from botocore.session import Session
 
 from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.jobs.errors import table_error
+from pipeline.jobs.table import Table
+from pipeline.sqs import SqsQueue
 from pipeline.sqs.errors import sqs_error
 
 Convert = Callable[[Any, str], ServiceError]
@@ -51,3 +59,43 @@ def test_what_passes_has_no_mend(convert: Convert) -> None:
     told = convert(EndpointConnectionError(endpoint_url="http://x"), "read it")
     assert isinstance(told, ServiceUnavailableError)
     assert str(told) == 'Could not read it: Could not connect to the endpoint URL: "http://x"'
+
+
+def still_expired() -> dict[str, str]:
+    """What a role answers to a process whose clock is ahead."""
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    return {"access_key": "a", "secret_key": "b", "token": "c", "expiry_time": past.isoformat()}
+
+
+def token_file_away() -> dict[str, str]:
+    """What is read for a role of a Kubernetes service account."""
+    return {"token": Path("/nowhere/token").read_text()}
+
+
+def client(service: str, refresh: Callable[[], dict[str, str]]) -> BaseClient:
+    """A client whose credentials are to be refreshed at its next call."""
+    past = datetime.now(UTC) - timedelta(seconds=1)
+    session: Any = Session()
+    session._credentials = RefreshableCredentials("a", "b", "c", past, refresh, "role")
+    return session.create_client(
+        service,
+        region_name="eu-west-1",
+        endpoint_url="http://127.0.0.1:9",
+        config=Config(parameter_validation=False),
+    )
+
+
+@pytest.mark.parametrize(
+    ("refresh", "why"), [(still_expired, "still expired"), (token_file_away, "/nowhere/token")]
+)
+def test_credentials_that_cannot_be_refreshed_now_are_a_service_that_is_away(
+    refresh: Callable[[], dict[str, str]], why: str
+) -> None:
+    """botocore raises what is no error of its own then; at either door it is one that passes."""
+    queue = SqsQueue(cast(Any, client("sqs", refresh)), "http://127.0.0.1:9/1/a.fifo")
+    table = Table("jobs", lambda: cast(Any, client("dynamodb", refresh)))
+    (answer,) = queue.delete(["handle"])
+    assert isinstance(answer, ServiceUnavailableError)
+    assert why in str(answer)
+    with pytest.raises(ServiceUnavailableError, match=why):
+        table.get(("p", "-"))

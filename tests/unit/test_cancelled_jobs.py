@@ -4,7 +4,9 @@ from typing import cast
 
 from pipeline.errors import ServiceUnavailableError
 from pipeline.jobs import JobStore
+from pipeline.worker import cancelled as cancelled_module
 from pipeline.worker.cancelled import CLOCKS_DIFFER, CancelledJobs
+from tests.loglines import log_lines
 from tests.processes import wait_until
 
 
@@ -15,11 +17,14 @@ class Store:
         self.jobs: set[str] = set()
         self.asked: list[float] = []
         self.away = False
+        self.broken = False
 
     def cancelled_since(self, moment: float) -> set[str]:
         self.asked.append(moment)
         if self.away:
             raise ServiceUnavailableError("away")
+        if self.broken:
+            raise KeyError("nobody expected it")
         return set(self.jobs) if moment == 0 else self.jobs - {"old"}
 
 
@@ -57,5 +62,21 @@ def test_while_dynamodb_is_away_what_is_known_holds() -> None:
         read = len(store.asked)
         wait_until(lambda: len(store.asked) > read + 1, "it is asked again")
         assert store.asked[-1] > CLOCKS_DIFFER
+    finally:
+        cancelled.close()
+
+
+def test_what_nobody_expected_is_said_and_the_next_look_is_made() -> None:
+    """A worker in which the looking ended unseen would run what is cancelled for as long as it lives."""
+    store = Store()
+    cancelled = CancelledJobs(cast(JobStore, store), every=0.01)
+    cancelled.start()
+    try:
+        with log_lines(cancelled_module) as lines:
+            store.broken = True
+            wait_until(lambda: lines, "it is said")
+            store.jobs, store.broken = {"j"}, False
+            wait_until(lambda: "j" in cancelled, "it is heard of")
+        assert lines[0]["event"] == "cancelled_jobs.failed"
     finally:
         cancelled.close()

@@ -11,6 +11,8 @@ from consumers.throttle import Throttle
 from pipeline.errors import ServiceUnavailableError
 from pipeline.kafka import Partition
 from pipeline.sqs import QueueDepth
+from tests.loglines import log_lines
+from tests.processes import wait_until
 
 P, Q = Partition("letters", 0), Partition("letters", 1)
 
@@ -38,10 +40,13 @@ class FakeQueue:
     def __init__(self) -> None:
         self.messages = 0
         self.away = False
+        self.broken = False
 
     def depth(self) -> QueueDepth:
         if self.away:
             raise ServiceUnavailableError("away")
+        if self.broken:
+            raise KeyError("nobody expected it")
         return QueueDepth(available=self.messages, in_flight=0, delayed=0)
 
 
@@ -154,6 +159,25 @@ def test_all_pause_when_a_queue_is_deep(world: World) -> None:
     world.queue.messages = throttle.MAX_DEPTH // 3
     world.throttle.look()
     assert world.paused() == set()
+
+
+def test_what_nobody_expected_is_said_and_the_next_look_is_made(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue that was deep when the looking ended unseen would pause the bridge for as long as it lives."""
+    monkeypatch.setattr(throttle, "DEPTH_EVERY", 0.01)
+    world.queue.messages = throttle.MAX_DEPTH
+    world.throttle.look()
+    world.queue.broken = True
+    with log_lines(throttle) as lines:
+        world.throttle.start()
+        try:
+            wait_until(lambda: lines, "it is said")
+            world.queue.messages, world.queue.broken = 0, False
+            wait_until(lambda: not world.paused(), "the queue is found empty")
+        finally:
+            world.throttle.close()
+    assert lines[0]["event"] == "bridge.depth_failed"
 
 
 def test_a_partition_that_comes_back_is_not_taken_for_paused(world: World) -> None:
