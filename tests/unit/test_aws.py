@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.credentials import RefreshableCredentials
 from botocore.exceptions import (
@@ -72,7 +71,7 @@ def token_file_away() -> dict[str, str]:
     return {"token": Path("/nowhere/token").read_text()}
 
 
-def client(service: str, refresh: Callable[[], dict[str, str]]) -> BaseClient:
+def client(service: str, refresh: Callable[[], dict[str, str]]) -> Any:
     """A client whose credentials are to be refreshed at its next call."""
     past = datetime.now(UTC) - timedelta(seconds=1)
     session: Any = Session()
@@ -92,8 +91,8 @@ def test_credentials_that_cannot_be_refreshed_now_are_a_service_that_is_away(
     refresh: Callable[[], dict[str, str]], why: str
 ) -> None:
     """botocore raises what is no error of its own then; at either door it is one that passes."""
-    queue = SqsQueue(cast(Any, client("sqs", refresh)), "http://127.0.0.1:9/1/a.fifo")
-    table = Table("jobs", lambda: cast(Any, client("dynamodb", refresh)))
+    queue = SqsQueue(client("sqs", refresh), "http://127.0.0.1:9/1/a.fifo")
+    table = Table("jobs", lambda: client("dynamodb", refresh))
     (answer,) = queue.delete(["handle"])
     assert isinstance(answer, ServiceUnavailableError)
     assert why in str(answer)
