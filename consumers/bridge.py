@@ -95,7 +95,7 @@ class Bridge:
             self._throttle = Throttle([], self._tracker, self._load, max_age=math.inf)
             self._emptied = Emptied(client, [settings.queue_url(name) for name in names])
         self._stop_wait = STOP_WAIT if children is None else STOP_WAIT_RUNNING
-        self._gauges = Gauges(self._tracker, self._load)
+        self._gauges = Gauges(self._tracker, self._load, self._translator.topics, ages=children is None)
         self._stop = threading.Event()
         self._committed_at = 0.0
         self._next_report = 0.0

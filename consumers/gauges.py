@@ -1,6 +1,6 @@
 """What a bridge holds and how far behind it is, shown when its metrics are read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from consumers.load import Load
 from consumers.offsets import OffsetTracker
@@ -11,10 +11,16 @@ from pipeline.telemetry import metrics
 class Gauges:
     """Reads what the bridge counts anyway; only ``note`` is on the bridge's own way."""
 
-    def __init__(self, tracker: OffsetTracker, load: Load) -> None:
+    def __init__(self, tracker: OffsetTracker, load: Load, topics: Iterable[str], *, ages: bool) -> None:
+        """``ages``: an event that is not committed is late, and not at work, as where stages run here."""
         self._tracker = tracker
         self._load = load
+        self._ages = ages
         self._lag: Mapping[Partition, int] = {}
+        for topic in topics:
+            # From 0 on: the first one is an increase.
+            metrics.EVENTS_POLLED.labels(topic)
+            metrics.EVENTS_REJECTED.labels(topic)
 
     def note(self, lag: Mapping[Partition, int]) -> None:
         """The events of each partition that are still to be read."""
@@ -26,10 +32,13 @@ class Gauges:
         metrics.EVENTS_HELD.set(events)
         metrics.EVENT_BYTES_HELD.set(size)
         metrics.UNCOMMITTED.clear()
+        metrics.UNCOMMITTED_SECONDS.clear()
         metrics.PARTITION_LAG.clear()
         lag = self._lag
         for partition in self._tracker.partitions():
             labels = partition.topic, str(partition.number)
             metrics.UNCOMMITTED.labels(*labels).set(self._tracker.span(partition))
+            if self._ages:
+                metrics.UNCOMMITTED_SECONDS.labels(*labels).set(self._tracker.age(partition))
             if partition in lag:
                 metrics.PARTITION_LAG.labels(*labels).set(lag[partition])

@@ -4,6 +4,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import get_args
 
 import structlog
 
@@ -12,7 +13,9 @@ from pipeline.errors import PipelineError
 from pipeline.jobs import JobStore
 from pipeline.patience import Abandoned
 from pipeline.registry import Registry
+from pipeline.sweep.finding import Kind
 from pipeline.sweep.sweep import IDLE, Sweep
+from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +30,9 @@ def sweeping(
     settings: Settings, registry: Registry, every: float = EVERY, idle: float = IDLE
 ) -> Iterator[None]:
     """Sweep now and then on a thread while the block runs."""
+    for kind in get_args(Kind):
+        # From 0 on: the first one is an increase.
+        metrics.SWEEP_FINDINGS.labels(kind)
     sweep, stop = Sweep(settings, registry), threading.Event()
     thread = threading.Thread(
         target=_work, args=(sweep, JobStore(settings), stop, every, idle), name="sweep", daemon=True
@@ -50,12 +56,15 @@ def _work(sweep: Sweep, store: JobStore, stop: threading.Event, every: float, id
         except Abandoned:
             return
         except PipelineError as error:
+            metrics.SWEEP_FINDINGS.labels("failed").inc()
             log.warning("sweep.failed", error=str(error))
         except Exception:
+            metrics.SWEEP_FINDINGS.labels("failed").inc()
             log.exception("sweep.failed")
 
 
 def _once(sweep: Sweep, idle: float) -> None:
     for finding in sweep.run(idle, MOST):
+        metrics.SWEEP_FINDINGS.labels(finding.kind).inc()
         if finding.kind != "waiting":
             log.warning(f"sweep.{finding.kind}", job_id=finding.job_id, text=finding.text)

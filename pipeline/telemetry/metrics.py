@@ -96,6 +96,12 @@ UNCOMMITTED = Gauge(
     ["topic", "partition"],
     registry=REGISTRY,
 )
+UNCOMMITTED_SECONDS = Gauge(
+    "pipeline_uncommitted_seconds",
+    "Since the oldest of them was read, where tasks go to SQS.",
+    ["topic", "partition"],
+    registry=REGISTRY,
+)
 PARTITION_LAG = Gauge(
     "pipeline_partition_lag",
     "Events of a partition that its bridge has not read.",
@@ -116,6 +122,12 @@ QUEUE_MESSAGES = Gauge(
 )
 LAG = Gauge(
     "pipeline_consumer_lag", "Events the bridges' group has not committed.", ["topic"], registry=REGISTRY
+)
+
+# ─── The sweep: one bridge at a time ───
+#: kind: as ``pipeline.sweep.finding.Kind``
+SWEEP_FINDINGS = Counter(
+    "pipeline_sweep_findings", "What sweeps found, each time they did.", ["kind"], registry=REGISTRY
 )
 
 _at_scrape: dict[str, Callable[[], None]] = {}

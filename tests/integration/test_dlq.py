@@ -44,6 +44,7 @@ from pipeline.stages import Stage
 from pipeline.sweep import sweeping
 from pipeline.taskmessage import TaskHeader
 from pipeline.taskmodules import load_stages
+from pipeline.telemetry import metrics
 from pipeline.worker.closing import Closer
 from pipeline.worker.deadletter import DeadLetters
 from pipeline.worker.dispatch import Dispatch
@@ -741,9 +742,15 @@ def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPat
     one, two = (sweeping(world.settings, registry, every=0.4, idle=0.0) for _ in range(2))
     with one, two:
         wait_until(lambda: world.state(job_id) is JobState.FAILED, "the job is found to have failed")
+        wait_until(lambda: _found("recorded"), "what was found is counted")
+    assert _found("lost") == 0.0, "counted from 0 on"
     assert not [thread for thread in threading.enumerate() if thread.name == "sweep"]
     assert [world.store.take_turn("x", 60) for _ in range(2)] == [True, False]
     assert len(world.listed()) == 1
+
+
+def _found(kind: str) -> float | None:
+    return metrics.REGISTRY.get_sample_value("pipeline_sweep_findings_total", {"kind": kind})
 
 
 def _raising(error: type[BaseException]) -> Callable[..., Any]:

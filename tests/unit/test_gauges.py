@@ -21,22 +21,43 @@ def _shown(name: str) -> dict[str, float]:
 
 def test_they_follow_the_bridge() -> None:
     """Held, uncommitted, unread: and nothing of a partition that was given away."""
-    tracker, load = OffsetTracker(), Load()
-    gauges = Gauges(tracker, load)
+    now = [0.0]
+    tracker, load = OffsetTracker(lambda: now[0]), Load()
+    gauges = Gauges(tracker, load, [], ages=True)
     tracker.assign([MINE, OTHER])
     for offset in range(3):
         assert tracker.take(MINE, offset)
         load.add(100)
     gauges.note({MINE: 7, OTHER: 2})
+    now[0] = 90.0
     gauges.show()
     assert _shown("pipeline_events_held") == {"": 3}
     assert _shown("pipeline_event_bytes_held") == {"": 300}
     assert _shown("pipeline_uncommitted_events") == {"0": 3, "1": 0}
+    assert _shown("pipeline_uncommitted_seconds") == {"0": 90, "1": 0}
     assert _shown("pipeline_partition_lag") == {"0": 7, "1": 2}
     tracker.revoke([OTHER])
     gauges.show()
     assert _shown("pipeline_uncommitted_events") == {"0": 3}
+    assert _shown("pipeline_uncommitted_seconds") == {"0": 90}
     assert _shown("pipeline_partition_lag") == {"0": 7}
     tracker.revoke([MINE])
     gauges.show()
     assert _shown("pipeline_partition_lag") == {}
+
+
+def test_an_event_at_work_here_is_not_late() -> None:
+    """Where the bridge runs the stages an event is as old as they take: no age that an alert asks for."""
+    tracker = OffsetTracker()
+    tracker.assign([MINE])
+    assert tracker.take(MINE, 0)
+    Gauges(tracker, Load(), [], ages=False).show()
+    assert _shown("pipeline_uncommitted_events") == {"0": 1}
+    assert _shown("pipeline_uncommitted_seconds") == {}
+
+
+def test_the_counters_of_a_topic_are_there_before_it_has_an_event() -> None:
+    """Prometheus sees no increase in what begins with the first one."""
+    Gauges(OffsetTracker(), Load(), ["never-read"], ages=True)
+    for name in ("pipeline_events_polled_total", "pipeline_events_rejected_total"):
+        assert f'{name}{{topic="never-read"}} 0.0' in metrics.exposition().decode()
