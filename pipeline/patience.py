@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -40,33 +41,54 @@ class Patience:
         """
         results: list[Exception | None] = [None] * len(items)
         left = list(range(len(items)))
-        tries = 0
+        wait = _Wait(what, self._stop)
         while left:
             answers = call([items[at] for at in left])
             for at, error in zip(left, answers, strict=True):
                 results[at] = error
             left = [at for at in left if isinstance(results[at], ServiceUnavailableError)]
             if left:
-                self._pause(what, tries, len(left), results[left[0]])
-            tries += 1
+                wait.pause(len(left), results[left[0]])
+        wait.end()
         return results
 
     def one(self, what: str, call: Callable[[], T]) -> T:
         """Call until it does not raise ``ServiceUnavailableError``; what it returns."""
-        tries = 0
+        wait = _Wait(what, self._stop)
         while True:
             try:
-                return call()
+                answer = call()
             except ServiceUnavailableError as error:
-                self._pause(what, tries, 1, error)
-                tries += 1
+                wait.pause(1, error)
+            else:
+                wait.end()
+                return answer
 
-    def _pause(self, what: str, tries: int, waiting: int, error: Exception | None) -> None:
-        if tries == 1:  # the second failure in a row: not a passing one
-            log.warning("service.unanswered", step=what, waiting=waiting, error=str(error))
-        seconds = random.uniform(0, min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries))  # noqa: S311 - jitter
-        if self._stop.wait(seconds):
+
+class _Wait:
+    """The tries of one call, and what the log says of them."""
+
+    def __init__(self, what: str, stop: threading.Event) -> None:
+        self._what = what
+        self._stop = stop
+        self._since = time.monotonic()
+        self._failures = 0
+        self._pause = FIRST_PAUSE
+
+    def pause(self, waiting: int, error: Exception | None) -> None:
+        """It was not answered: wait a little longer than the last time."""
+        self._failures += 1
+        if self._failures == 2:  # in a row: not a passing one
+            log.warning("service.unanswered", step=self._what, waiting=waiting, error=str(error))
+        if self._stop.wait(random.uniform(0, self._pause)):  # noqa: S311 - jitter
             raise Abandoned
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def end(self) -> None:
+        """It was answered."""
+        if self._failures >= 2:
+            seconds = round(time.monotonic() - self._since, 1)
+            log.warning("service.answered", step=self._what, seconds=seconds)
 
 
 def raise_first(errors: Sequence[Exception | None]) -> None:
