@@ -111,6 +111,9 @@ class Intake:
         held = self._held.get(lease.message_id)
         if held is None:
             return False
+        if not lease.startable():
+            # It was looked up for longer than its lease, and came again meanwhile: the handle held is newer.
+            return True
         if held.phase is Phase.RETURNING:
             # Given back, and here again before the answer to that was.
             self._drop(held)

@@ -34,13 +34,14 @@ class Worker:
         self.old_tags: list[str] = []
 
     def receive(self, most: int) -> None:
-        messages = self.queue.receive(most, LEASE)
-        self.intake.hold(
-            [
-                Lease(message=message, queue="q", payload={}, deadline=message.requested_at + LEASE)
-                for message in messages
-            ]
-        )
+        self.intake.hold(self.ask(most))
+
+    def ask(self, most: int) -> list[Lease]:
+        """What a receiver has in hand before it is held: it may be looked up for long."""
+        return [
+            Lease(message=message, queue="q", payload={}, deadline=message.requested_at + LEASE)
+            for message in self.queue.receive(most, LEASE)
+        ]
 
     def finish(self, tag: str) -> Lease | None:
         lease = self.intake.finish(tag)
@@ -96,6 +97,8 @@ class LanesMachine(RuleBasedStateMachine):
         self.sent: dict[str, list[str]] = {}
         self.done: set[str] = set()
         self.elsewhere: list[str] = []
+        #: received, and being looked up
+        self.in_hand: list[list[Lease]] = []
         self.lost_time = False
 
     def teardown(self) -> None:
@@ -141,6 +144,15 @@ class LanesMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 10))
     def receive(self, most: int) -> None:
         self.worker.receive(most)
+
+    @rule(most=st.integers(1, 4))
+    def receive_and_look_up(self, most: int) -> None:
+        self.in_hand.append(self.worker.ask(most))
+
+    @rule(data=st.data())
+    def a_look_up_is_answered(self, data: st.DataObject) -> None:
+        if self.in_hand:
+            self.worker.intake.hold(self.in_hand.pop(data.draw(st.integers(0, len(self.in_hand) - 1))))
 
     @rule(starts=st.booleans())
     def deliver(self, starts: bool) -> None:
@@ -311,6 +323,24 @@ def test_a_message_handed_out_again_while_it_runs_is_not_started_twice(queue: Fi
     assert worker.intake.delivered(running.tag) is running
     assert running.message.receipt_handle != old_handle
     assert queue.holds(running.message.receipt_handle)
+
+
+def test_what_is_looked_up_for_longer_than_its_lease_changes_nothing(queue: FifoQueue) -> None:
+    """The table was away: the message came again meanwhile and runs, under a handle that is good."""
+    worker = Worker(queue)
+    queue.send("a")
+    late = worker.ask(1)
+    queue.now += LEASE + 1
+    worker.receive(1)
+    running = worker.intake.take()
+    assert running is not None
+    worker.intake.hold(late)
+    assert queue.holds(running.message.receipt_handle)
+    assert running.startable()
+    worker.beat(frozenset())
+    queue.now += LEASE - 1
+    worker.beat(frozenset())
+    assert queue.receive(1, LEASE) == [], "nobody else gets it while it runs"
 
 
 def test_a_lost_connection_gives_back_what_did_not_start(queue: FifoQueue) -> None:
