@@ -48,6 +48,9 @@ DEAD_GROUP: Final = "dead-"
 
 #: Bytes of an SQS message that a task leaves free, so that it can become a dead letter with its reason.
 ATTRIBUTE_ROOM: Final = 2_048
+#: Bytes more that a split leaves free: its gather has the same data, and says whose it is, of how many parts
+#: and in which trace. Where it did not fit, a job's parts would run and its end never come.
+GATHER_ROOM: Final = 256
 
 Role = Literal["run", "split", "part", "gather"]
 
@@ -160,6 +163,8 @@ class TaskMessage:
     queue: str | None
     #: How often the dead letter that it comes from was redriven.
     generation: int = 0
+    #: Bytes of an SQS message that it leaves free.
+    room: int = ATTRIBUTE_ROOM
 
     def to_sqs(self) -> SqsFields:
         """The SQS message: kombu's envelope, a group and a deduplication id.
@@ -185,7 +190,7 @@ class TaskMessage:
             group_id=self.group_id,
             deduplication_id=self.deduplication_id,
             attributes={GENERATION: str(self.generation)} if self.generation else {},
-            room=ATTRIBUTE_ROOM,
+            room=self.room,
         )
 
 
@@ -330,6 +335,7 @@ def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mappi
         group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
         deduplication_id=task_id,
         queue=stage.queue,
+        room=ATTRIBUTE_ROOM + (GATHER_ROOM if header.role == "split" else 0),
     )
 
 

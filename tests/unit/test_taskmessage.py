@@ -15,6 +15,7 @@ from kombu import serialization
 from pipeline import identity
 from pipeline.errors import InvalidInputError
 from pipeline.events import Coordinates, Event
+from pipeline.sqs import OutgoingMessage
 from pipeline.stages import Registry, Stage, stage
 from pipeline.taskmessage import (
     TaskHeader,
@@ -296,3 +297,15 @@ def test_a_generation_that_is_none_counts_as_the_first(text: str) -> None:
 def test_a_task_leaves_room_for_its_reason() -> None:
     """A message that fills SQS's limit could not become a dead letter that says why."""
     assert for_event(whole_stage(), EVENT, "j", 1).to_sqs()["room"] > 1_000
+
+
+def test_where_a_split_fits_its_gather_does() -> None:
+    """It is refused before its parts run, not after: then their job could never end."""
+    event = replace(EVENT, traceparent=None)
+    split = for_event(split_stage(), event, "j", 1)
+    header = TaskHeader.model_validate(split.headers["pipeline"])
+    # Of as many parts as there can be, and in a trace that began with the split.
+    sealed = sealed_header(header, trace_headers_of(split.headers, TRACE))
+    gather = for_gather(split_stage(), sealed, 10**9, event.data.decode())
+    sent, joined = (OutgoingMessage(**message.to_sqs()) for message in (split, gather))
+    assert joined.size + joined.room <= sent.size + sent.room
