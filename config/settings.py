@@ -139,18 +139,27 @@ class Settings(BaseModel):
         return f"{self.sqs_task_queue_url.rsplit('/', 1)[0]}/{name}"
 
     @property
+    def control_names(self) -> tuple[str, str, str]:
+        """Logical topics of Celery's control plane: events, commands, replies. Each service has its own."""
+        control = f"{self.service_name}.control"
+        return f"{control}.events", f"{control}.commands", f"{control}.replies"
+
+    @property
     def control_topics(self) -> tuple[str, str, str]:
-        """The topics of Celery's control plane: events, commands, replies. Each service has its own."""
-        events, commands, replies = (
-            self.topic(f"{self.service_name}.control.{name}") for name in ("events", "commands", "replies")
-        )
+        """The Kafka topics of ``control_names``."""
+        events, commands, replies = map(self.topic, self.control_names)
         return events, commands, replies
 
     def topic(self, name: str) -> str:
         """The Kafka topic of a logical name: ``KAFKA_TOPIC_<NAME>``, or the default for it."""
-        variable = name.upper().replace("-", "_").replace(".", "_")
         defaults = {ERRORS_TOPIC: "processing-errors", DLQ_TOPIC: f"{self.service_name}-dlq"}
+        variable = topic_variable(name).removeprefix(TOPIC_VARIABLE)
         return self.topics.get(variable) or self.topic_prefix + defaults.get(name, name)
+
+
+def topic_variable(name: str) -> str:
+    """The variable that names the Kafka topic of a logical name."""
+    return TOPIC_VARIABLE + name.upper().replace("-", "_").replace(".", "_")
 
 
 def security_faults(settings: Settings) -> list[str]:

@@ -14,6 +14,7 @@ from pipeline.jobs import Failed, JobPlan, JobStore, NewJob, StageRef
 from pipeline.kafka import EventProducer, Record
 from pipeline.registry import Registry
 from pipeline.telemetry import tracing
+from pipeline.topology import check_topics
 
 #: Seconds for Kafka to acknowledge: what the producer itself tries for, and a little.
 EMIT_TIMEOUT = 65.0
@@ -48,7 +49,11 @@ class Submitter:
     def __init__(
         self, settings: Settings, registry: Registry, store: JobStore, producer: EventProducer, start: str
     ) -> None:
-        """``start`` names a stage or a topic; ``InvalidEventError`` for one that nobody knows."""
+        """``start`` names a stage or a topic; ``InvalidEventError`` for one that nobody knows.
+
+        ``ConfigurationError`` where events would be taken for something else (``check_topics``).
+        """
+        check_topics(settings, registry)
         self._settings = settings
         self._registry = registry
         self._store = store

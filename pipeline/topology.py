@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings
+from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings, topic_variable
 from pipeline.errors import ConfigurationError
 from pipeline.registry import Registry
 
@@ -62,8 +62,30 @@ class QueueNeed:
         return self.url.rsplit("/", 1)[1]
 
 
+def check_topics(settings: Settings, registry: Registry) -> None:
+    """Refuse two topics of a service under one Kafka name: each would be read as the other.
+
+    An error event would become a task, which fails and makes an error event, for ever; or what one stage
+    emits would pass by the next.
+    """
+    names: dict[str, str] = {}
+    for name in (*registry.topics, ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC, *settings.control_names):
+        topic = settings.topic(name)
+        other = names.setdefault(topic, name)
+        if other != name:
+            raise ConfigurationError(
+                f"The topics {other} ({topic_variable(other)}) and {name} ({topic_variable(name)}) are both "
+                f"{topic} on Kafka: what is written to one would be read as the other. Set one of these "
+                "variables to a topic of its own."
+            )
+
+
 def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
-    """Every topic of a service: its stages', those for failures and ends of jobs, the control plane's."""
+    """Every topic of a service: its stages', those for failures and ends of jobs, the control plane's.
+
+    Raises ConfigurationError where two of them are one.
+    """
+    check_topics(settings, registry)
     retention = int(settings.topic_retention_days * DAY_MS)
     needs = [
         _topic(settings, name, retention, ordered=_ordered_readers(registry, name))
@@ -72,8 +94,7 @@ def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
     needs += [
         _topic(settings, name, ERRORS_RETENTION_MS, largest=ERROR_BYTES) for name in (ERRORS_TOPIC, DLQ_TOPIC)
     ]
-    needs += _control_topics(settings)
-    return list({need.name: need for need in needs}.values())
+    return needs + _control_topics(settings)
 
 
 def queue_needs(settings: Settings, registry: Registry) -> list[QueueNeed]:

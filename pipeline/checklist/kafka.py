@@ -110,12 +110,6 @@ def _error_topic(facts: Facts) -> Finding:
 
 def _dlq_topic(facts: Facts) -> Finding:
     name, service = facts.settings.topic(DLQ_TOPIC), facts.settings.service_name
-    others = {facts.settings.topic(other) for other in (*facts.registry.topics, ERRORS_TOPIC)}
-    if name in others:
-        return failed(
-            f"the DLQ topic {name} is also another topic of this service",
-            f"Set {TOPIC_VARIABLE}DLQ to a topic of its own.",
-        )
     if name not in facts.cluster.topics:
         return failed(f"there is no topic {name}", _PROVISION)
     if service not in name:

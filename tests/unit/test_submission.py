@@ -7,7 +7,13 @@ import pytest
 
 from config.settings import Settings, load_settings
 from pipeline import identity
-from pipeline.errors import InvalidEventError, InvalidInputError, ServiceError, ServiceUnavailableError
+from pipeline.errors import (
+    ConfigurationError,
+    InvalidEventError,
+    InvalidInputError,
+    ServiceError,
+    ServiceUnavailableError,
+)
 from pipeline.events import Coordinates, decode
 from pipeline.jobs import Failed, JobStore, NewJob, StageRef
 from pipeline.kafka import EventProducer, Record
@@ -151,3 +157,12 @@ def test_what_could_only_fail_is_found_before(data: bytes, error: type[Exception
     """Data that is not JSON, or not what a stage takes, is refused before anything is written."""
     with pytest.raises(error):
         make_submitter(Wires()).check(Submission(data=data))
+
+
+def test_nothing_is_submitted_where_two_topics_are_one() -> None:
+    """Its error event would come back as a task, which fails, for ever: refused before a job is opened."""
+    settings = SETTINGS.model_copy(update={"topics": {"ERRORS": "test-order-placed"}})
+    wires = Wires()
+    with pytest.raises(ConfigurationError, match=r"KAFKA_TOPIC_ORDER_PLACED.*KAFKA_TOPIC_ERRORS"):
+        Submitter(settings, make_registry(), cast(JobStore, wires), cast(EventProducer, wires), "price")
+    assert wires.calls == []

@@ -1,0 +1,58 @@
+"""What a service needs: each of its topics is one of its own."""
+
+import pytest
+
+from config.settings import load_settings
+from pipeline.errors import ConfigurationError
+from pipeline.registry import Registry
+from pipeline.stages import stage
+from pipeline.topology import check_topics, topic_needs
+from tests.unit.test_settings import REQUIRED
+
+
+@pytest.fixture
+def registry() -> Registry:
+    registry = Registry()
+
+    @stage(consumes="letters", emits="words", registry=registry)
+    def read(letter: str) -> str:
+        return letter
+
+    @stage(consumes="words", registry=registry)
+    def count(word: str) -> None: ...
+
+    return registry
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"KAFKA_TOPIC_ERRORS": "letters"}, ("KAFKA_TOPIC_LETTERS", "KAFKA_TOPIC_ERRORS", "letters")),
+        ({"KAFKA_TOPIC_WORDS": "letters"}, ("KAFKA_TOPIC_LETTERS", "KAFKA_TOPIC_WORDS", "letters")),
+        (
+            {"KAFKA_TOPIC_DLQ": "mail", "KAFKA_TOPIC_JOBS": "mail"},
+            ("KAFKA_TOPIC_DLQ", "KAFKA_TOPIC_JOBS", "mail"),
+        ),
+        (
+            {"KAFKA_TOPIC_ORDERS_CONTROL_REPLIES": "orders-dlq"},
+            ("KAFKA_TOPIC_DLQ", "KAFKA_TOPIC_ORDERS_CONTROL_REPLIES", "orders-dlq"),
+        ),
+    ],
+)
+def test_two_topics_under_one_name_are_refused(
+    registry: Registry, variables: dict[str, str], named: tuple[str, str, str]
+) -> None:
+    """Stages', errors, dead letters, ends of jobs, control plane: both variables and the name are told."""
+    settings = load_settings({**REQUIRED, **variables})
+    for needed in (check_topics, topic_needs):
+        with pytest.raises(ConfigurationError) as caught:
+            needed(settings, registry)
+        assert all(each in str(caught.value) for each in named)
+
+
+def test_a_topic_of_several_stages_is_one(registry: Registry) -> None:
+    """What one stage emits and the next consumes is no clash; nor is a variable that says the default."""
+    settings = load_settings({**REQUIRED, "KAFKA_TOPIC_WORDS": "words"})
+    names = [need.name for need in topic_needs(settings, registry)]
+    assert names[:5] == ["letters", "words", "jobs", "processing-errors", "orders-dlq"]
+    assert len(names) == len(set(names)) == 8
