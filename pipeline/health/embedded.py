@@ -5,7 +5,7 @@ endpoint, never the process: several workers of one machine may share an environ
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def health_server(settings: Settings, registry: Registry) -> "WebServer | None":
-    """The server, not started; None where there is none to start."""
+def health_server(
+    settings: Settings, registry: Registry, stuck: Callable[[], str | None] = lambda: None
+) -> "WebServer | None":
+    """The server, not started; None where there is none to start. ``stuck`` as for ``health_router``."""
     if settings.health_port is None:
         return None
     try:
         # FastAPI takes half a second to import, and is an extra.
         from pipeline.health.server import WebServer
 
-        server = WebServer(settings, registry, settings.health_host, settings.health_port)
+        server = WebServer(settings, registry, settings.health_host, settings.health_port, stuck=stuck)
     except ImportError as error:
         log.error("health.not_served", reason=f"{error}: pip install 'pipeline[web]'")
         return None

@@ -1,7 +1,7 @@
 """The health endpoints: each dependency by itself, all of them, and what an orchestrator asks."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -24,10 +24,13 @@ def make_probes(settings: Settings, registry: Registry) -> dict[str, Probe]:
     }
 
 
-def health_router(settings: Settings, probes: Mapping[str, Probe]) -> APIRouter:
+def health_router(
+    settings: Settings, probes: Mapping[str, Probe], stuck: Callable[[], str | None]
+) -> APIRouter:
     """``/kafka/health``, ``/sqs/health``, ``/health``, ``/live`` and ``/ready``.
 
-    503 when what was asked for is unhealthy, else 200.
+    503 when what was asked for is unhealthy, else 200. ``stuck`` says what keeps the process from its work
+    until it is started anew; None while nothing does.
     """
     router = APIRouter()
 
@@ -58,17 +61,21 @@ def health_router(settings: Settings, probes: Mapping[str, Probe]) -> APIRouter:
 
     @router.get("/live")
     async def live() -> JSONResponse:
-        """The process answers: a dependency that is away is no reason to restart it."""
+        """The process works: a dependency that is away is no reason to restart it."""
+        if reason := stuck():
+            return JSONResponse({"status": "stuck", "reason": reason}, status_code=503)
         return JSONResponse({"status": "live"})
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
-        """Work can be done: no dependency is unhealthy."""
+        """Work can be done: the process works, and no dependency is unhealthy."""
         reasons = {
             name: report.get("error")
             for name, report in (await ask_all()).items()
             if report["status"] == UNHEALTHY
         }
+        if reason := stuck():
+            reasons["process"] = reason
         if reasons:
             return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503)
         return JSONResponse({"status": "ready"})

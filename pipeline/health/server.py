@@ -44,10 +44,12 @@ class WebServer:
         host: str,
         port: int,
         extend: Callable[[FastAPI, Mapping[str, Probe]], None] | None = None,
+        stuck: Callable[[], str | None] = lambda: None,
     ) -> None:
         """``extend`` adds what a process serves beside health and metrics; it may use their probes.
 
         What it appends to the application's ``state.endings`` is called, on the event loop, when it ends.
+        ``stuck`` as for ``health_router``.
         """
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
@@ -55,7 +57,7 @@ class WebServer:
         app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
         app.state.endings = []
         probes = make_probes(settings, registry)
-        app.include_router(health_router(settings, probes))
+        app.include_router(health_router(settings, probes, stuck))
         app.include_router(metrics_router(settings, probes))
         if extend is not None:
             extend(app, probes)
@@ -66,6 +68,9 @@ class WebServer:
             log_level="warning",
             access_log=False,
             server_header=False,
+            # Who may ask, and what the audit says, goes by where a connection comes from: a client writes
+            # X-Forwarded-For as it likes.
+            proxy_headers=False,
             timeout_graceful_shutdown=GRACE,
         )
         self._server = _Server(config, app.state.endings)

@@ -45,7 +45,8 @@ class Heartbeat:
         self._sign_of_life = boottime()
         #: False for a pool that runs tasks on the event loop itself, which then gives no sign by design
         self.watches_loop = True
-        self._wedged = False
+        #: the event loop gives no sign of life, and nothing is held for it any more
+        self.wedged = False
         self._unanswered = False
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="heartbeat")
@@ -74,9 +75,9 @@ class Heartbeat:
     def _beat(self) -> None:
         now = boottime()
         wedged = self.watches_loop and now - self._sign_of_life > WEDGED_AFTER * self._lease_seconds
-        if wedged != self._wedged:
+        if wedged != self.wedged:
             # Nor would it help to receive them again here.
-            self._wedged = self._intake.paused = wedged
+            self.wedged = self._intake.paused = wedged
             log.error("heartbeat.loop_wedged" if wedged else "heartbeat.loop_recovered")
         if wedged:
             return

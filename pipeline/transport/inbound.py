@@ -9,6 +9,7 @@ import structlog
 from config.settings import Settings
 from pipeline.errors import ServiceError
 from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.telemetry import metrics
 from pipeline.transport.disposal import Disposal
 from pipeline.transport.heartbeat import Heartbeat, answer_within
 from pipeline.transport.intake import Intake
@@ -76,8 +77,15 @@ class Inbound:
                 take_in=lambda leases: self._take_in(name, leases),
                 on_refused=lambda error: self.on_refused(error),
             )
+            # From 0 on: the first one is an increase.
+            metrics.TASKS_RECEIVED.labels(name)
+            metrics.LEASES_LOST.labels(name)
             # Known before it starts: what it brings at once would be taken for a cancelled one's.
             self._receivers[name].start()
+
+    def stuck(self) -> str | None:
+        """Why nothing is received or run here until the process is started anew; None while it works."""
+        return "the worker's event loop gives no sign of life" if self.heartbeat.wedged else None
 
     def cancel(self, name: str) -> None:
         """Stop receiving from a queue; what did not start goes back."""
@@ -125,6 +133,11 @@ def inbound(settings: Settings) -> Inbound:
     if _inbound is None:
         _inbound = Inbound(settings, on_ready=lambda: None)
     return _inbound
+
+
+def stuck() -> str | None:
+    """``Inbound.stuck`` of this process's receiving side; None where there is none."""
+    return _inbound.stuck() if _inbound else None
 
 
 def close_inbound(timeout: float) -> None:

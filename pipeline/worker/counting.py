@@ -1,6 +1,6 @@
 """Counts what settlement is through with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pipeline.telemetry import metrics
 from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded
@@ -14,6 +14,13 @@ _OUTCOMES = {
     Discarded: "discarded",
     Cancelled: "cancelled",
 }
+
+
+def begin(stages: Iterable[str]) -> None:
+    """What should not happen is shown from 0 on: the first one is an increase."""
+    for stage in stages:
+        metrics.TASKS_FAILED.labels(stage)
+        metrics.TASKS_SETTLED.labels(stage, "dead")
 
 
 def count(work: Work) -> None:

@@ -6,6 +6,7 @@ from celery import bootsteps
 
 from pipeline.health.embedded import health_server
 from pipeline.registry import REGISTRY
+from pipeline.transport.inbound import stuck
 
 
 class Health(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -20,4 +21,4 @@ class Health(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def create(self, worker: Any) -> Any:
         """What Celery starts and stops; None leaves the step out."""
-        return health_server(worker.app.settings, REGISTRY)
+        return health_server(worker.app.settings, REGISTRY, stuck)

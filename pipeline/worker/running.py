@@ -22,7 +22,7 @@ from pipeline.transport.envelope import open_envelope
 from pipeline.transport.lease import Lease
 from pipeline.worker.children import HOSTNAME, Children
 from pipeline.worker.closing import EMIT_TIMEOUT, Closer
-from pipeline.worker.counting import count
+from pipeline.worker.counting import begin, count
 from pipeline.worker.dispatch import Dispatch
 from pipeline.worker.effects import Effects
 from pipeline.worker.givenup import give_up
@@ -68,6 +68,7 @@ class Running:
         self._closer = Closer(settings, registry, store, producer, dispatch, patience)
         self._effects = Effects(settings, registry, store, producer, dispatch, patience, HOSTNAME)
         self._alone = threading.Lock()
+        begin(registry.by_name)
 
     # ─── Looking ───
 

@@ -18,7 +18,7 @@ from pipeline.registry import REGISTRY
 from pipeline.telemetry import metrics, tracing
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import Lease
-from pipeline.worker import timers
+from pipeline.worker import counting, timers
 from pipeline.worker.cancelled import CancelledJobs
 from pipeline.worker.closing import Closer
 from pipeline.worker.consumer import EVENTS_EVERY
@@ -117,6 +117,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         self._cancelled = CancelledJobs(store)
         self._cancelled.start()
         Request.cancelled_jobs = self._cancelled
+        counting.begin(REGISTRY.by_name)
         metrics.at_scrape("held", lambda: show_held(receiving.intake.counts()))
         receiving.screen = Screen(settings, REGISTRY, store, patience)
         receiving.on_unrunnable = partial(self._settle_unrun, consumer)

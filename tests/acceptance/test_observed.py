@@ -21,6 +21,15 @@ from tests.processes import wait_until
 
 PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 
+#: What should not happen, as it stands before anything does.
+COUNTED_FROM_0 = {
+    "bridge": ('pipeline_sweep_findings_total{kind="lost"}',),
+    "worker": (
+        'pipeline_tasks_failed_total{stage="price"}',
+        'pipeline_tasks_settled_total{outcome="dead",stage="price"}',
+    ),
+}
+
 SHOP = """\
 import logging
 
@@ -124,6 +133,14 @@ def test_a_task_can_be_followed_through_the_logs(
                     folder=tmp_path,
                 )
         wait_until(lambda: all(map(ready, ports.values())), "bridge and worker are ready", 60)
+        # Prometheus sees no increase in what begins with the first one.
+        for name, counted in COUNTED_FROM_0.items():
+            for series in counted:
+                wait_until(
+                    lambda name=name, series=series: f"{series} 0.0" in read_metrics(ports[name]),  # type: ignore[misc]
+                    f"{name} shows {series}",
+                    20,
+                )
         job_id = submit('{"lines": 3}', code=0)
         failed = submit('{"lines": -1}', code=1)
         wait_until(lambda: reports, "Sentry is told")

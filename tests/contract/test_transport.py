@@ -20,6 +20,7 @@ from pipeline.registry import Registry
 from pipeline.services.environment import Services
 from pipeline.sqs import QueueDepth, SqsQueue, sqs_client
 from pipeline.stages import stage
+from pipeline.telemetry import metrics
 from pipeline.transport import fifo
 from pipeline.transport.inbound import Inbound, close_inbound, inbound
 from tests.conftest import MakeSettings
@@ -250,6 +251,14 @@ def test_what_the_first_poll_brings_at_once_is_not_given_back(
     broker.wait_depth(0, 0)
 
 
+def test_what_is_counted_of_a_queue_is_there_before_it_happens(broker: Broker) -> None:
+    """Prometheus sees no increase in what begins with the first one."""
+    broker.consume()
+    for name in ("pipeline_tasks_received_total", "pipeline_leases_lost_total"):
+        labels = {"queue": broker.settings.task_queue}
+        assert metrics.REGISTRY.get_sample_value(name, labels) == 0.0
+
+
 def test_a_wedged_event_loop_lets_its_messages_go(broker: Broker) -> None:
     """When nothing is delivered for some leases, the heartbeat no longer holds what others could do."""
     broker.publish(1)
@@ -257,12 +266,15 @@ def test_a_wedged_event_loop_lets_its_messages_go(broker: Broker) -> None:
     broker.drain(lambda: broker.got)
     broker.inbound.heartbeat._sign_of_life -= 4 * LEASE
     # Received again here, it would be held again.
+    assert broker.inbound.stuck() is None
     wait_until(lambda: broker.inbound.intake.paused, "nothing more is asked for", LEASE)
+    assert "event loop" in (broker.inbound.stuck() or "")
     wait_until(
         lambda: broker.queue.receive(wait_seconds=0, visibility_seconds=1), "free for others", 3 * LEASE
     )
     broker.idle(LEASE)
     assert not broker.inbound.intake.paused
+    assert broker.inbound.stuck() is None
 
 
 def test_a_cancelled_consumer_gives_back_at_once_what_did_not_start(

@@ -178,6 +178,44 @@ def _open(server: WebServer, headers: dict[str, str]) -> Any:
     return urllib.request.urlopen(request, timeout=6)  # noqa: S310
 
 
+def test_what_a_client_says_of_its_address_is_not_believed(
+    embedded_services: Services,
+    make_settings: MakeSettings,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A header that any client can send makes nobody this machine, or another, whatever uvicorn is told."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    with served(make_settings(embedded_services), registry) as server:
+        forged = {"X-Forwarded-For": "10.0.0.7"}
+        # Believed, it would be another machine's, and refused.
+        with _open(server, forged) as answer:
+            assert answer.status == 200
+
+
+def test_a_process_that_only_a_restart_mends_says_so(
+    embedded_services: Services, make_settings: MakeSettings, registry: Registry
+) -> None:
+    """/live and /ready answer 503 with the reason for as long as it lasts, with its dependencies in order."""
+    settings = make_settings(embedded_services)
+    list(provision(settings, registry))
+    stuck: list[str] = []
+    server = WebServer(settings, registry, "127.0.0.1", 0, stuck=lambda: stuck[0] if stuck else None)
+    server.start()
+    try:
+        assert ask(server, "/live") == (200, {"status": "live"})
+        stuck.append("the event loop stands")
+        assert ask(server, "/live") == (503, {"status": "stuck", "reason": "the event loop stands"})
+        assert ask(server, "/ready") == (
+            503,
+            {"status": "not ready", "reasons": {"process": "the event loop stands"}},
+        )
+        stuck.clear()
+        assert ask(server, "/ready") == (200, {"status": "ready"})
+    finally:
+        server.stop()
+
+
 def test_a_taken_port_costs_the_endpoint_and_not_the_process(
     embedded_services: Services, make_settings: MakeSettings, registry: Registry
 ) -> None:
