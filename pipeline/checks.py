@@ -11,9 +11,9 @@ from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
 from pipeline.provision import make_missing, redrive_policy
 from pipeline.registry import Registry
-from pipeline.sqs import sqs_client
+from pipeline.sqs import QUEUE_RETENTION, sqs_client
 from pipeline.sqs.queues import queue_attributes
-from pipeline.topology import FIFO, QUEUE_RETENTION, QueueNeed, queue_needs, topic_needs
+from pipeline.topology import FIFO, QueueNeed, queue_needs, topic_needs
 
 log = structlog.get_logger(__name__)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings, topic_variable
 from pipeline.errors import ConfigurationError
 from pipeline.registry import Registry
+from pipeline.sqs import QUEUE_RETENTION
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -23,9 +24,6 @@ EVENT_BYTES = 1_048_588
 #: An error event holds an original event and why it failed, so it must be allowed to be larger than one;
 #: else the way out of a failure would fail itself.
 ERROR_BYTES = 8 * 1024 * 1024
-
-#: SQS's longest retention. Its default, 4 days, is a long weekend's outage.
-QUEUE_RETENTION = 14 * 86_400
 
 #: The highest maxReceiveCount that SQS takes.
 MAX_RECEIVE_COUNT = 1000

@@ -2,11 +2,18 @@
 
 from pipeline.sqs.client import sqs_client
 from pipeline.sqs.credentials import credentials_source
-from pipeline.sqs.messages import MAX_MESSAGE_BYTES, OutgoingMessage, QueueDepth, ReceivedMessage
+from pipeline.sqs.messages import (
+    MAX_MESSAGE_BYTES,
+    QUEUE_RETENTION,
+    OutgoingMessage,
+    QueueDepth,
+    ReceivedMessage,
+)
 from pipeline.sqs.queue import SqsQueue
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
+    "QUEUE_RETENTION",
     "OutgoingMessage",
     "QueueDepth",
     "ReceivedMessage",

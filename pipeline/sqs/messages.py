@@ -8,6 +8,10 @@ from typing import Any
 #: Bytes of one message and of one request's messages together: body and attributes (SQS quotas, 1 MiB).
 MAX_MESSAGE_BYTES = 1_048_576
 
+#: Seconds that a queue keeps a message from when it was sent: SQS's longest. Then it is gone without a word.
+#: SQS's default, 4 days, is a long weekend's outage.
+QUEUE_RETENTION = 14 * 86_400
+
 #: Messages, handles or changes in one request (SQS quotas).
 MAX_ENTRIES = 10
 

@@ -17,8 +17,8 @@ from vine import promise
 
 from config.settings import Settings
 from pipeline import identity
-from pipeline.errors import ConfigurationError, ServiceError
-from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.errors import ConfigurationError, MessageRefusedError, ServiceError
+from pipeline.sqs import QUEUE_RETENTION, OutgoingMessage, SqsQueue, sqs_client
 from pipeline.taskmessage import ATTRIBUTE_ROOM
 from pipeline.transport.envelope import PARSED
 from pipeline.transport.inbound import Inbound, inbound
@@ -32,6 +32,9 @@ log = structlog.get_logger(__name__)
 GROUP_HEADER = "message_group"
 #: A task due later than this (seconds) goes back to the queue until then.
 PARK_BEYOND = 1.0
+DAY = 86_400
+#: A task due later than this (seconds) is refused. It leaves a day to run and be tried again in.
+LATEST = QUEUE_RETENTION - DAY
 #: How long a message whose delivery raised stays hidden (seconds).
 AFTER_DELIVERY_ERROR = 30
 
@@ -127,6 +130,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         headers = message["headers"]
         if message["properties"].get("priority"):
             _warn_of_priority()
+        _refuse_too_late(queue, headers.get("eta"))
         task_id = headers.get("id") or message["properties"]["delivery_tag"]
         outgoing = OutgoingMessage(
             body=json.dumps(message, separators=(",", ":")),
@@ -156,6 +160,14 @@ class Channel(virtual.Channel):  # type: ignore[misc]
 
     def _delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
         """Queues are made and removed by provisioning only."""
+
+
+def _refuse_too_late(queue: str, eta: Any) -> None:
+    if (delay := seconds_until(eta)) > LATEST:
+        raise MessageRefusedError(
+            f"Could not send to {queue}: the task is due in {delay / DAY:.1f} days ({eta}), and a queue "
+            f"keeps a message for {QUEUE_RETENTION // DAY}: publish it at most {LATEST // DAY} days before"
+        )
 
 
 @cache

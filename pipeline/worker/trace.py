@@ -91,7 +91,8 @@ def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:
     if state == states.RETRY and isinstance(error, CeleryRetry):
         return Discarded(reason="retried by its own publish")
     if isinstance(error, Reject):
-        # Celery rejects so when the publish of a retry failed.
-        passing = error.requeue or isinstance(error.reason, ServiceUnavailableError)
+        # Celery rejects so when the publish of a retry failed; behind kombu's error is the queue's.
+        said = getattr(error.reason, "__cause__", None) or error.reason
+        passing = error.requeue or isinstance(said, ServiceUnavailableError)
         return failed(error, seconds, permanent=not passing)
     return failed(error, seconds)

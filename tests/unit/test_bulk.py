@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, group
-from kombu.exceptions import EncodeError
+from celery.exceptions import Reject
+from celery.states import REJECTED
+from kombu.exceptions import EncodeError, OperationalError
 
 from config.settings import Settings
 from pipeline.celery import PipelineApp, make_app
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs import OutgoingMessage
 from pipeline.transport import bulk, fifo, publish_many
+from pipeline.worker import trace
+from pipeline.worker.outcome import Failed
 
 SETTINGS = Settings(
     service_name="s",
@@ -138,3 +142,30 @@ def test_chains_and_groups_are_published_as_celery_would(app: PipelineApp, queue
     assert chained.task_id in queue.taken[0].body
     assert (chained.error, alone.error, alone.task_id) == (None, None, "own")
     assert isinstance(grouped.error, MessageRefusedError)
+
+
+def test_what_sqs_would_drop_before_it_is_due_is_refused(app: PipelineApp, queue: FakeQueue) -> None:
+    """Published alone or with others: a queue keeps a message for 14 days, and nobody hears of its end."""
+    sign(app, "a", countdown=12 * 86_400).apply_async()
+    publish_many([sign(app, "b", countdown=12 * 86_400)])
+    late = sign(app, "c", countdown=14 * 86_400)
+    with pytest.raises(OperationalError, match=r"due in 14\.0 days"):
+        late.apply_async()
+    with pytest.raises(OperationalError, match=r"due in 14\.0 days"):
+        publish_many([sign(app, "d"), late])
+    assert marks(queue) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "permanent"), [(ServiceUnavailableError("away"), False), (MessageRefusedError("late"), True)]
+)
+def test_a_retry_that_is_not_published_is_tried_again_unless_it_never_can_be(
+    app: PipelineApp, queue: FakeQueue, answer: ServiceError, permanent: bool
+) -> None:
+    """``self.retry`` publishes; what kept it from that stands behind kombu's own error."""
+    queue.failing["<a>"] = (answer, 9)
+    with pytest.raises(OperationalError) as raised:
+        sign(app, "a").apply_async()
+    outcome = trace._unsuccessful(REJECTED, Reject(raised.value, requeue=False), 0.0)
+    assert isinstance(outcome, Failed)
+    assert outcome.permanent is permanent
