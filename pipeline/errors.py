@@ -48,7 +48,7 @@ class InvalidEventError(PipelineError):
 class Retry(PipelineError):  # noqa: N818 - the field's own word, as in celery.exceptions.Retry
     """Raise it in a stage to be tried again after ``delay`` seconds instead of the computed backoff.
 
-    It counts as an attempt.
+    It counts as an attempt. SQS hides a message for 12 hours at most, so more than 11 h 55 min is that.
     """
 
     def __init__(self, delay: float, reason: str = "") -> None:

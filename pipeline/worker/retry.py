@@ -32,13 +32,16 @@ class Retries:
         give_back: Callable[[Lease, float], None],
         store: JobStore,
         patience: Patience,
+        *,
+        longest: float,
     ) -> None:
-        """``give_back`` lets a message come again after so many seconds."""
+        """``give_back`` lets a message come again after so many seconds, ``longest`` at most."""
         self._settings = settings
         self._registry = registry
         self._give_message_back = give_back
         self._store = store
         self._patience = patience
+        self._longest = longest
 
     @property
     def pause(self) -> float:
@@ -72,11 +75,13 @@ class Retries:
         )
 
     def _give_back(self, work: Work, failure: Failed, attempts: int) -> None:
-        delay = failure.delay if failure.delay is not None else self._backoff(work, attempts)
+        asked = failure.delay if failure.delay is not None else self._backoff(work, attempts)
+        delay = min(asked, self._longest)
         log.warning(
             "task.retry",
             **work.log_fields(attempts),
             delay=round(delay, 1),
+            **({"asked": asked} if asked > delay else {}),
             error=failure.error,
             message=failure.message,
             exception=failure.traceback,

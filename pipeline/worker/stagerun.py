@@ -5,6 +5,7 @@ done and does the rest. It is over only when nothing is left of its event: the r
 gather. So nothing that is due lives in memory alone, and its offset may be committed when it is over.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -65,7 +66,12 @@ class StageRun:
         #: Seconds until all that failed may be tried again; None when nothing is to be.
         self._delay: float | None = None
         self._retries = Retries(
-            running.settings, running.registry, self._try_later, running.store, running.patience
+            running.settings,
+            running.registry,
+            self._try_later,
+            running.store,
+            running.patience,
+            longest=math.inf,
         )
 
     def proceed(self) -> Again | Ended:

@@ -17,7 +17,7 @@ from pipeline.patience import Patience
 from pipeline.registry import REGISTRY
 from pipeline.telemetry import metrics, tracing
 from pipeline.transport.inbound import close_inbound, inbound
-from pipeline.transport.lease import Lease
+from pipeline.transport.lease import LONGEST_HOLD, Lease
 from pipeline.worker import counting, timers
 from pipeline.worker.cancelled import CancelledJobs
 from pipeline.worker.closing import Closer
@@ -109,7 +109,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
             receiving,
             Effects(settings, REGISTRY, store, producer, dispatch, patience, worker),
             closer,
-            Retries(settings, REGISTRY, receiving.disposal.give_back, store, patience),
+            Retries(settings, REGISTRY, receiving.disposal.give_back, store, patience, longest=LONGEST_HOLD),
             dead_letters,
             patience,
         )

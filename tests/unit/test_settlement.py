@@ -22,7 +22,8 @@ from pipeline.sqs import ReceivedMessage
 from pipeline.stages import stage
 from pipeline.taskmessage import HEADER, TaskHeader
 from pipeline.transport.intake import Intake
-from pipeline.transport.lease import Lease, Phase
+from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
+from pipeline.worker import retry
 from pipeline.worker.outcome import (
     AlreadyDone,
     Cancelled,
@@ -37,6 +38,7 @@ from pipeline.worker.retry import LONGEST_BACKOFF, Retries
 from pipeline.worker.screen import SUSPECT_BEYOND, Screen
 from pipeline.worker.settlement import Settlement
 from pipeline.worker.work import Work
+from tests.loglines import log_lines
 
 SUCCESS = Succeeded(result=None, summary="", seconds=0)
 SETTINGS = Settings(
@@ -161,7 +163,8 @@ class Desk:
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
         patience = Patience()
-        retries = Retries(SETTINGS, Registry(), self.shelf.disposal.give_back, cast(Any, self), patience)
+        give_back = self.shelf.disposal.give_back
+        retries = Retries(SETTINGS, Registry(), give_back, cast(Any, self), patience, longest=LONGEST_HOLD)
         self.settlement = Settlement(
             cast(Any, self.shelf),
             cast(Any, self.effects),
@@ -319,7 +322,7 @@ def test_attempts_are_counted_by_what_was_received(desk: Desk) -> None:
 @given(attempts=st.integers(1, 5_000))
 def test_the_backoff_is_within_its_bounds(attempts: int) -> None:
     """Between nothing and the doubled delay, never above the cap, however many attempts."""
-    retries = Retries(SETTINGS, registry(), lambda *_: None, cast(Any, None), Patience())
+    retries = Retries(SETTINGS, registry(), lambda *_: None, cast(Any, None), Patience(), longest=0)
     plain = retries._backoff(Work(lease=lease("a"), outcome=SUCCESS), attempts)
     assert 0 <= plain <= min(LONGEST_BACKOFF, 5 * 2 ** min(attempts - 1, 20))
 
@@ -328,6 +331,15 @@ def test_a_task_that_names_its_delay_gets_it(desk: Desk) -> None:
     """Above the cap of the computed backoff too."""
     desk.settle(desk.shelf.work("a", Failed(error="e", message="", delay=5_000)))
     assert desk.shelf.returned == {"a": 5_000}
+
+
+def test_a_delay_longer_than_sqs_hides_a_message_is_said_to_be_cut(desk: Desk) -> None:
+    """It comes sooner than it asked; whoever reads the log is told when, and Flower too."""
+    with log_lines(retry) as lines:
+        desk.settle(desk.shelf.work("a", Failed(error="e", message="", delay=86_400)))
+    assert desk.shelf.returned == {"a": LONGEST_HOLD}
+    (line,) = lines
+    assert (line["delay"], line["asked"]) == (LONGEST_HOLD, 86_400)
 
 
 # ─── Screen ───
