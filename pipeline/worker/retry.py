@@ -1,7 +1,9 @@
 """Retry: a failed task's message stays where it is, hidden for the backoff, while it has attempts left."""
 
 import random
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -9,6 +11,7 @@ from config.settings import Settings
 from pipeline.jobs import JobStore
 from pipeline.patience import Patience
 from pipeline.registry import Registry
+from pipeline.sqs import QUEUE_RETENTION
 from pipeline.transport.lease import Lease
 from pipeline.worker.outcome import Failed
 from pipeline.worker.work import Work
@@ -17,6 +20,9 @@ log = structlog.get_logger(__name__)
 
 #: The longest computed backoff (seconds). A task may ask for more with ``Retry``.
 LONGEST_BACKOFF = 900.0
+#: Seconds from when a message was sent in which it is tried again: what its queue keeps it, less an hour.
+LONGEST_LIFE = QUEUE_RETENTION - 3600
+DROPPED = "not tried again: its queue would have dropped it by then"
 
 
 class Retries:
@@ -61,10 +67,14 @@ class Retries:
                 continue
             attempts = self._attempts(work)
             work.lease.attempts = attempts
+            asked = failure.delay if failure.delay is not None else self._backoff(work, attempts)
             if attempts > retries_of(work.lease, self._settings, self._registry):
                 given_up.append(work)
+            elif time.time() + min(asked, self._longest) > work.lease.message.sent_at + LONGEST_LIFE:
+                work.outcome = replace(failure, message=f"{failure.message} ({DROPPED})")
+                given_up.append(work)
             else:
-                self._give_back(work, failure, attempts)
+                self._give_back(work, failure, attempts, asked)
         return given_up
 
     def _attempts(self, work: Work) -> int:
@@ -74,8 +84,7 @@ class Retries:
             lambda: self._store.add_attempt(work.task_id, message.message_id, message.receive_count),
         )
 
-    def _give_back(self, work: Work, failure: Failed, attempts: int) -> None:
-        asked = failure.delay if failure.delay is not None else self._backoff(work, attempts)
+    def _give_back(self, work: Work, failure: Failed, attempts: int, asked: float) -> None:
         delay = min(asked, self._longest)
         log.warning(
             "task.retry",

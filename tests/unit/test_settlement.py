@@ -1,5 +1,6 @@
 """Settlement, retry and screen, with fakes in place of the services: who is deleted, given back, buried."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from pipeline.jobs import StageRef
 from pipeline.jobs.errors import table_error
 from pipeline.patience import Patience
 from pipeline.registry import Registry
-from pipeline.sqs import ReceivedMessage
+from pipeline.sqs import QUEUE_RETENTION, ReceivedMessage
 from pipeline.stages import stage
 from pipeline.taskmessage import HEADER, TaskHeader
 from pipeline.transport.intake import Intake
@@ -114,8 +115,8 @@ class Shelf:
         self.intake.slots = 1_000
         self.disposal = SimpleNamespace(delete=self._delete, give_back=self._give_back)
 
-    def work(self, name: str, outcome: Outcome = SUCCESS) -> Work:
-        self.intake.hold([lease(name)])
+    def work(self, name: str, outcome: Outcome = SUCCESS, age: float = 0) -> Work:
+        self.intake.hold([lease(name, sent_at=time.time() - age)])
         taken = self.intake.take()
         assert taken is not None
         finished = self.intake.finish(taken.tag)
@@ -160,6 +161,7 @@ class Desk:
         self.shelf = Shelf()
         self.effects = Effects(self.shelf.log)
         self.buried: list[str] = []
+        self.reasons: list[str] = []
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
         patience = Patience()
@@ -188,6 +190,7 @@ class Desk:
         for work in works:
             self.on_bury(work)
         self.buried += [work.lease.message_id for work in works]
+        self.reasons += [work.outcome.message for work in works if isinstance(work.outcome, Failed)]
 
 
 @pytest.fixture
@@ -331,6 +334,16 @@ def test_a_task_that_names_its_delay_gets_it(desk: Desk) -> None:
     """Above the cap of the computed backoff too."""
     desk.settle(desk.shelf.work("a", Failed(error="e", message="", delay=5_000)))
     assert desk.shelf.returned == {"a": 5_000}
+
+
+def test_what_its_queue_would_drop_before_its_next_try_is_a_dead_letter(desk: Desk) -> None:
+    """After 14 days a message is gone without a word, and its job would wait for ever."""
+    almost = QUEUE_RETENTION - 2 * 3600
+    for name, delay in (("in time", 60), ("too late", 3 * 3600)):
+        desk.settle(desk.shelf.work(name, Failed(error="e", message="no", delay=delay), age=almost))
+    assert desk.shelf.returned == {"in time": 60}
+    assert desk.buried == ["too late"]
+    assert desk.reasons == ["no (not tried again: its queue would have dropped it by then)"]
 
 
 def test_a_delay_longer_than_sqs_hides_a_message_is_said_to_be_cut(desk: Desk) -> None:
