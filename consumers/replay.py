@@ -222,7 +222,7 @@ class Replay:
 
     def _as_new(self, found: Found, event: Event, again: ReplayId) -> Found:
         """The event as another one, of a job of its own, that nothing remembers."""
-        job_id = self._replayed(event.job_id or identity.job_id(event.source, event.id))
+        job_id = self._replayed(event.job_in(self._settings.service_name)[0])
         job = NewJob(
             job_id=job_id,
             entity_id=event.entity_id,

@@ -1,12 +1,11 @@
 """From a Kafka record to what leaves the bridge: a task for each stage, or a rejection."""
 
-import re
 import time
 from collections.abc import Callable
 
 from config.settings import Settings
 from consumers.outbox import REJECTED, Entry, Rejection, SharedTicket
-from pipeline import events, identity, taskmessage
+from pipeline import events, taskmessage
 from pipeline.errors import InvalidEventError
 from pipeline.events import Coordinates, Event, redrive_of
 from pipeline.jobs import JobPlan, NewJob
@@ -14,12 +13,6 @@ from pipeline.kafka import Message
 from pipeline.registry import Registry
 from pipeline.sqs import OutgoingMessage
 from pipeline.telemetry import tracing
-
-#: The CloudEvents extension that names the job, and the one that names the stage an event comes from.
-JOB_HEADER, STAGE_HEADER = "ce_jobid", "ce_stage"
-
-#: What a job id may be; a header that is something else names no job.
-_JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _DAY = 86_400
 
@@ -64,11 +57,10 @@ class Translator:
     def job_of(self, event: Event, message: Message) -> tuple[str, float, NewJob | None]:
         """An event's job: its id, when it was submitted, and the job to open where the event is its first."""
         topic = self.topics[message.topic]
-        job_id = event.job_id or identity.job_id(event.source, event.id)
+        job_id, begins = event.job_in(self._settings.service_name)
         submitted_at = self._submitted_at(event, message)
-        if event.stage is None or event.job_id is None:
-            return job_id, submitted_at, self._new_job(job_id, event.entity_id, topic, submitted_at)
-        return job_id, submitted_at, None
+        job = self._new_job(job_id, event.entity_id, topic, submitted_at) if begins else None
+        return job_id, submitted_at, job
 
     def _entries(self, message: Message, event: Event, ticket: SharedTicket) -> list[Entry]:
         topic = self.topics[message.topic]
@@ -113,13 +105,11 @@ class Translator:
 
     def _reject(self, message: Message, ticket: SharedTicket, error: Exception, *, expired: bool) -> Entry:
         ticket.span.fail(type(error).__name__, str(error))
-        headers = {name.lower(): value.decode(errors="replace") for name, value in message.headers}
-        named = headers.get(JOB_HEADER, "")
-        job_id = named if _JOB_ID.fullmatch(named) else None
+        job_id, begins = events.job_named(self._settings.service_name, message.headers)
         rejection = Rejection(error=type(error).__name__, message=str(error))
         job = None
-        if job_id and STAGE_HEADER not in headers and not expired:
-            # The first event of its job: without a record, nobody would see the job fail.
+        if job_id and begins and not expired:
+            # Without a record nobody would see the job fail.
             entity_id = (message.key or b"").decode(errors="replace") or job_id
             submitted_at = min(self._clock(), message.timestamp_ms / 1000)
             job = self._new_job(job_id, entity_id, self.topics[message.topic], submitted_at)

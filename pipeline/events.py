@@ -78,7 +78,7 @@ class Event:
     entity_id: str
     #: The data as JSON text in UTF-8, unchanged.
     data: bytes
-    #: The job it belongs to; None where the producer knows of no job.
+    #: The job it names; ``job_in`` says which it belongs to.
     job_id: str | None = None
     #: The stage that emitted it; None for the first event of a job.
     stage: str | None = None
@@ -92,6 +92,10 @@ class Event:
     coordinates: Coordinates | None = None
     #: How often it was redriven from the DLQ topic.
     generation: int = 0
+
+    def job_in(self, service: str) -> tuple[str, bool]:
+        """Its job's id in a service, and whether it begins that job there."""
+        return _job_in(service, source=self.source, event_id=self.id, stage=self.stage, job_id=self.job_id)
 
     def continuing(self, traceparent: str | None) -> Self:
         """The same event with another hop's ``traceparent``."""
@@ -124,7 +128,7 @@ class EventAttributes(BaseModel):
     source: str = Field(min_length=1, max_length=1024)
     type: str = Field(min_length=1, max_length=255)
     time: AwareDatetime | None = None
-    #: Extension: the job. It becomes a key in the job store and a part of URLs.
+    #: Extension: the job, of the service whose stage emitted it. It becomes a key, and a part of URLs.
     jobid: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
     #: Extension: the stage that emitted the event.
     stage: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
@@ -191,6 +195,35 @@ def decode(
         coordinates=coordinates,
         generation=redrive.generation if redrive else 0,
     )
+
+
+def source_of(service: str, stage: str) -> str:
+    """The ``source`` of the events that a stage of a service emits."""
+    return f"/{service}/{stage}"
+
+
+def job_named(service: str, headers: _Headers) -> tuple[str | None, bool]:
+    """The same as ``Event.job_in`` of a record that may be no event; None where it does not say enough."""
+    named = {name.lower(): value or b"" for name, value in headers if name.lower().startswith(PREFIX)}
+    try:
+        texts = {name[len(PREFIX) :]: value.decode() for name, value in named.items()}
+        known = EventAttributes.model_validate({"specversion": "1.0", "type": "unknown", **texts})
+    except ValueError:
+        return None, False
+    return _job_in(service, source=known.source, event_id=known.id, stage=known.stage, job_id=known.jobid)
+
+
+def _job_in(
+    service: str, *, source: str, event_id: str, stage: str | None, job_id: str | None
+) -> tuple[str, bool]:
+    """What one of the service's stages emitted goes on with the job it names. Any other event begins one.
+
+    Under an id of its own: the job that it names is another service's, or other events may name it too, and a
+    job runs a stage once.
+    """
+    if job_id is not None and stage is not None and source == source_of(service, stage):
+        return job_id, False
+    return identity.job_id(source, event_id), True
 
 
 def carried_of(headers: Mapping[str, Any]) -> dict[str, str]:

@@ -1,12 +1,10 @@
 """Reads an event's dead letter: a record on the Kafka DLQ topic, and the marks of those that were handled."""
 
 import re
-from collections.abc import Mapping
 
-from pipeline import identity
 from pipeline.deadletters.letter import DeadLetter
 from pipeline.errors import InvalidEventError
-from pipeline.events import PREFIX, Coordinates, Event, decode, redrive_of
+from pipeline.events import Coordinates, Event, decode, job_named, redrive_of
 from pipeline.kafka import Headers, Message, Record
 
 #: Headers that the bridge adds to a dead letter after its own: where it was read, and why it is here.
@@ -23,8 +21,6 @@ DLQ_HEADERS = (
 HANDLED, HOW = "dlq_handled", "dlq_how"
 
 _NAME = re.compile(r"kafka:(\d{1,9}):(\d{1,18})", re.ASCII)
-#: What a job id may be; a header that is something else names no job.
-_JOB_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def letter_id(partition: int, offset: int) -> str:
@@ -67,18 +63,19 @@ def origin(message: Message) -> Coordinates | None:
     return Coordinates(topic=topic, partition=partition, offset=offset, timestamp_ms=timestamp or -1)
 
 
-def read_event(message: Message) -> DeadLetter:
-    """The dead letter in a record of the topic. What cannot be read is told, never raised."""
+def read_event(message: Message, service: str) -> DeadLetter:
+    """The dead letter in a record of a service's topic. What cannot be read is told, never raised."""
     headers, at = _last(message.headers), origin(message)
     event = _decoded(message, at)
     redrive = redrive_of(own_headers(message))
+    job_id, _ = event.job_in(service) if event else job_named(service, own_headers(message))
     return DeadLetter(
         id=letter_id(message.partition, message.offset),
         place="kafka",
         error=headers.get("dlq_error") or "unknown",
         reason=headers.get("dlq_reason") or "no bridge of this project put it here",
         source=at.topic if at else None,
-        job_id=_job_id(headers, event),
+        job_id=job_id,
         stage=headers.get("dlq_stage") or None,
         entity_id=event.entity_id if event else _text(message.key),
         generation=redrive.generation if redrive else 0,
@@ -100,14 +97,6 @@ def _decoded(message: Message, at: Coordinates | None) -> Event | None:
         return decode(key=message.key, value=message.value, headers=own_headers(message), coordinates=at)
     except InvalidEventError:
         return None
-
-
-def _job_id(headers: Mapping[str, str], event: Event | None) -> str | None:
-    """The job it names, or the one that the event started."""
-    if event is not None:
-        return event.job_id or identity.job_id(event.source, event.id)
-    named = {name.lower(): value for name, value in headers.items()}.get(f"{PREFIX}jobid", "")
-    return named if _JOB_ID.fullmatch(named) else None
 
 
 def _last(headers: Headers) -> dict[str, str]:

@@ -67,7 +67,7 @@ class Look:
         handled = {name for message in scan(self._settings, topic) if (name := marked(message))}
         for message in scan(self._settings, topic):
             if not marked(message) and letter_id(message.partition, message.offset) not in handled:
-                yield from self._filtered([read_event(message)])
+                yield from self._filtered([read_event(message, self._settings.service_name)])
 
     def _told(self) -> Iterator[DeadLetter]:
         """What the errors topic tells last of each task."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from config.settings import Settings
 from pipeline import events, identity
 from pipeline.errors import PermanentError
-from pipeline.events import Event, carried_of
+from pipeline.events import Event, carried_of, source_of
 from pipeline.jobs import (
     Closing,
     Done,
@@ -144,7 +144,7 @@ class Effects:
             return None
         return Event(
             id=identity.emitted_event_id(header.task_id),
-            source=f"/{self._settings.service_name}/{header.stage}",
+            source=source_of(self._settings.service_name, header.stage),
             type=topic,
             time=datetime.now(UTC),
             entity_id=header.entity_id,

@@ -13,6 +13,9 @@ from confluent_kafka import Producer
 #: What is to become of an input. "mended": it failed, was redriven, and is complete.
 Fate = Literal["complete", "failed", "rejected", "mended"]
 
+#: Ids of jobs are UUIDs of what begins them, in this namespace (docs/stages.md).
+NAMESPACE = uuid.UUID("5a4ad0a6-9d0e-4c55-8a32-0f6d5f3c7f11")
+
 #: Seconds that Kafka has to acknowledge all of it.
 FLUSH = 120.0
 
@@ -118,21 +121,20 @@ class Load:
         name = f"{self._run}-{entity}"
         seq = next(self._places.setdefault(f"{topic}/{name}", itertools.count()))
         key = f"{self._run}-{number}"
-        job_id = f"job-{key}"
+        event_id, source = f"event-{key}", "/faults"
         content = {"key": key, "entity": name, "seq": seq, "parts": parts, **data}
         headers = {
             "ce_specversion": "1.0",
-            "ce_id": f"event-{key}",
-            "ce_source": "/faults",
+            "ce_id": event_id,
+            "ce_source": source,
             "ce_type": topic,
-            "ce_jobid": job_id,
             "content-type": "application/json",
         }
         if submitted_at is not None:
             headers["ce_submittedat"] = repr(submitted_at)
         return Input(
             key=key,
-            job_id=job_id,
+            job_id=str(uuid.uuid5(NAMESPACE, json.dumps(["job", source, event_id], separators=(",", ":")))),
             topic=topic,
             entity=name,
             seq=seq,

@@ -225,7 +225,8 @@ def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -
             )
         ]
     )
-    bad = Record(topic=world.topic, key=b"ada", value=b"\xff no json", headers=(("ce_jobid", b"job-1"),))
+    headers = tuple((f"ce_{name}", value.encode()) for name, value in _emitted(world, "job-1").items())
+    bad = Record(topic=world.topic, key=b"ada", value=b"\xff no json", headers=headers)
     world.emit([bad, world.letter(1)])
     with world.bridge():
         assert [_data(task) for task in world.receive(1)] == [1]
@@ -233,7 +234,7 @@ def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -
         said = {
             json.loads(m.value or b"")["kind"]: json.loads(m.value or b"") for m in world.read("errors", 2)
         }
-    assert (letter.key, letter.value, letter.headers[0]) == (b"ada", bad.value, ("ce_jobid", b"job-1"))
+    assert (letter.key, letter.value, letter.headers[:4]) == (b"ada", bad.value, headers)
     assert dict(letter.headers)["dlq_topic"] == world.topic.encode()
     assert said["event"]["error"] == "InvalidEventError"
     assert (said["event"]["topic"], said["event"]["job_id"]) == (world.topic, "job-1")
@@ -242,6 +243,16 @@ def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -
     assert job
     assert job.state is JobState.FAILED
     assert world.lag() == 0
+
+
+def _emitted(world: World, job_id: str) -> dict[str, str]:
+    """What an event of one of the service's own stages says of itself."""
+    return {
+        "id": "e-1",
+        "source": f"/{world.settings.service_name}/before",
+        "stage": "before",
+        "jobid": job_id,
+    }
 
 
 def test_an_event_too_large_for_sqs_goes_to_both_topics(world: World) -> None:

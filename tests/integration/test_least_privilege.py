@@ -263,7 +263,8 @@ def _spoil(office: Office) -> None:
     waiting = NewJob(job_id="waiting", entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
     assert JobStore(settings).open_jobs([waiting, replace(waiting, job_id="lost")]) == [True, True]
     producer = EventProducer(settings, "test")
-    headers = ((), (("ce_jobid", b"waiting"),))
+    emitted = {"id": "e", "source": f"/{settings.service_name}/before", "stage": "before", "jobid": "waiting"}
+    headers = ((), tuple((f"ce_{name}", value.encode()) for name, value in emitted.items()))
     topic = settings.topic("lists")
     records = [Record(topic=topic, key=b"k", value=b"no JSON", headers=each) for each in headers]
     try:

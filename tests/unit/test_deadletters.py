@@ -155,7 +155,7 @@ def test_any_record_can_be_read() -> None:
     """Without the bridge's headers, with strange ones, with bytes that are no text, with no value."""
     strange = (("dlq_topic", b"\xff"), ("dlq_partition", b"x"), ("a", b"\xfe"))
     for each in (record(), record(*strange), record(value=None), record(value=b"\xff")):
-        read = read_event(each)
+        read = read_event(each, "shop")
         assert (read.id, read.place, read.error, read.source) == ("kafka:3:17", "kafka", "unknown", None)
     assert is_letter_id(letter_id(3, 17))
     assert not is_letter_id("m-1")
@@ -167,12 +167,12 @@ def test_only_the_bridges_own_headers_are_taken_off() -> None:
     added = tuple((name, b"2") for name in DLQ_HEADERS)
     read = record(*own, ("dlq_topic", b"forged"), *added)
     assert own_headers(read) == own
-    assert read_event(read).source == "2"
+    assert read_event(read, "shop").source == "2"
 
 
 def test_a_mark_names_what_it_is_about() -> None:
     """And is no dead letter itself."""
-    made = mark(read_event(record()), "redriven")
+    made = mark(read_event(record(), "shop"), "redriven")
     stored = replace(record(*made.headers), value=made.value)
     assert (made.topic, marked(stored), marked(record())) == ("shop-dlq", "kafka:3:17", None)
 

@@ -82,7 +82,7 @@ class World:
     ) -> None:
         event = Event(
             id=f"e-{number}",
-            source="/tests",
+            source="/post/before" if job_id else "/tests",
             type="letters",
             time=datetime.now(UTC),
             entity_id=f"entity-{number % 3}",

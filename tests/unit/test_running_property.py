@@ -21,7 +21,7 @@ from consumers.outbox import Outbox, SharedTicket
 from consumers.rejects import Rejects
 from consumers.runners import Runners
 from consumers.translator import Translator
-from pipeline import events
+from pipeline import events, identity
 from pipeline.events import Event
 from pipeline.jobs import JobState, JobStore
 from pipeline.jobs.outcomes import _is_done
@@ -251,7 +251,6 @@ def _event(number: int, entity: str, words: int) -> Record:
             time=datetime.now(UTC),
             entity_id=entity,
             data=json.dumps(data).encode(),
-            job_id=f"j{number}",
         )
     )
     return Record(topic="inbox", key=key, value=value, headers=headers)
@@ -272,11 +271,11 @@ def _assert_over(world: World, store: JobStore, record: Record) -> None:
     key = json.loads(record.value or b"")["key"]
     for name, topic in (("copy", "copied"), ("count", "counted")):
         assert key in world.keys(topic) or key in _dead(world, name), f"{key} of {name} is lost"
-    job = store.job(f"j{key[1:]}")
+    job = store.job(identity.job_id("test", key))
     assert job is not None
     assert job.state is not JobState.RUNNING, f"the job of {key} hangs"
     if job.state is JobState.COMPLETE:
-        assert f"j{key[1:]}" in str(world.topics["jobs"])
+        assert job.job_id in str(world.topics["jobs"])
 
 
 def _expected(world: World, key: str, words: int) -> tuple[bool, int | None]:

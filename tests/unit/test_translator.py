@@ -1,6 +1,7 @@
 """An event becomes a task for each stage that reads its topic, or a rejection that says why."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -118,21 +119,12 @@ def test_the_event_is_out_with_the_last_task(translator: Translator) -> None:
 
 
 def test_a_first_event_opens_its_job(translator: Translator) -> None:
-    """Without a job id of its own the job is the event's, always the same; its plan has all it can reach."""
+    """The job's id is the event's, always the same; its plan has all it can reach."""
     job = _translate(translator, _event())[0].job
     assert job
     assert job.job_id == identity.job_id("/submit", "e-1")
     assert (job.topic, job.entity_id) == ("letters", "ada")
     assert job.plan.terminals == {"count", "archive"}
-    named = _translate(translator, _event(job_id="j-9"))[0]
-    assert named.job
-    assert named.job.job_id == named.job_id == "j-9"
-
-
-def test_a_later_event_opens_none(translator: Translator) -> None:
-    """What a stage emitted belongs to a job that is there."""
-    entry = _translate(translator, _event(job_id="j-9", stage="read"))[0]
-    assert (entry.job_id, entry.job) == ("j-9", None)
 
 
 def test_no_clock_hides_a_replay(translator: Translator) -> None:
@@ -162,25 +154,44 @@ def test_what_is_no_event_is_rejected_whole(translator: Translator, value: bytes
     assert entry.ticket.release()
 
 
-def test_a_rejected_first_event_fails_the_job_it_names(translator: Translator) -> None:
+def test_a_rejected_first_event_fails_the_job_it_begins(translator: Translator) -> None:
     """The job gets a record, so that its failure is seen; one of a later event has its record."""
-    (first,) = _translate(translator, _message(b"no json", (("ce_jobid", b"j-9"),)))
-    assert first.job_id == "j-9"
+    named = (("ce_id", b"e-1"), ("ce_jobid", b"j-9"))
+    (first,) = _translate(translator, _message(b"no json", (("ce_source", b"/shop"), *named)))
+    assert first.job_id == identity.job_id("/shop", "e-1")
     assert first.job
-    assert first.job.job_id == "j-9"
-    (later,) = _translate(translator, _message(b"no json", (("ce_jobid", b"j-9"), ("ce_stage", b"read"))))
+    assert first.job.job_id == first.job_id
+    emitted = (("ce_source", b"/post/read"), ("ce_stage", b"read"), *named)
+    (later,) = _translate(translator, _message(b"no json", emitted, topic="my-words"))
     assert (later.job_id, later.job) == ("j-9", None)
-    (wrong,) = _translate(translator, _message(b"no json", (("ce_jobid", b"not a job id \xff"),)))
+    (wrong,) = _translate(translator, _message(b"no json", (("ce_id", b"\xff"), ("ce_source", b"/shop"))))
     assert (wrong.job_id, wrong.job) == (None, None)
+
+
+def test_what_a_stage_of_this_service_emits_goes_on_with_its_job(translator: Translator) -> None:
+    """Any other event begins one: of another service by a stage of that name, too, and all that name one."""
+    words = {"type": "words", "job_id": "j-9", "stage": "read"}
+
+    def job_of(source: str, event_id: str) -> tuple[str | None, bool]:
+        sent = _event(**words, source=source, id=event_id)
+        (entry,) = _translate(translator, replace(sent, topic="my-words"))
+        assert entry.task
+        header = json.loads(entry.task.body)["headers"]["pipeline"]
+        assert header["job_id"] == entry.job_id
+        return entry.job_id, entry.job is not None
+
+    assert job_of("/post/read", "e-1") == ("j-9", False)
+    assert job_of("/office/read", "e-1") == (identity.job_id("/office/read", "e-1"), True)
+    assert job_of("/office/read", "e-2") == (identity.job_id("/office/read", "e-2"), True)
 
 
 def test_an_event_older_than_all_records_is_rejected(translator: Translator) -> None:
     """Its counters may be gone and would count anew; nothing is opened for it."""
-    event = _event(job_id="j-9")
+    event = _event()
     (old,) = _translate(translator, _message(event.value, event.headers, written=NOW - 46 * DAY))
     assert old.rejection
     assert "JOB_EXPIRY_DAYS" in old.rejection.message
-    assert (old.job_id, old.job) == ("j-9", None)
+    assert (old.job_id, old.job) == (identity.job_id("/submit", "e-1"), None)
     assert len(_translate(translator, _message(event.value, event.headers, written=NOW - 44 * DAY))) == 2
 
 
