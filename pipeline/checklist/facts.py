@@ -122,8 +122,8 @@ class Facts:
 
     @once
     def depths(self) -> Reading:
-        """What the task queue and the dead-letter queue hold."""
-        return SqsMonitor(self.settings).read()
+        """What each queue holds."""
+        return SqsMonitor(self.settings).read(self.registry)
 
     @once
     def credentials(self) -> str | None:

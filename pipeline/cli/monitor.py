@@ -11,7 +11,7 @@ import click
 from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
 from pipeline.cli.monitorview import print_kafka, print_sqs
 from pipeline.errors import ServiceError
-from pipeline.monitoring.kafka import KafkaMonitor, TopicView
+from pipeline.monitoring.kafka import GroupView, KafkaMonitor, TopicView
 from pipeline.monitoring.sqs import (
     LIVE_WARNING,
     Reading,
@@ -87,17 +87,22 @@ def kafka(
             return looking.topics(prefix or "")
         return looking.service_topics(read_stages(settings))
 
+    def group(name: str) -> GroupView:
+        if name == settings.kafka_consumer_group:
+            return looking.service_group(read_stages(settings))
+        return looking.group(name)
+
     def look() -> View:
         found = topics()
         name = consumer_groups or (
             "" if prefix is not None or list_all_topics else settings.kafka_consumer_group
         )
-        groups = looking.groups() if name == ALL else [looking.group(name)] if name else []
+        names = looking.group_names() if name == ALL else [name] if name else []
         return {
             "bootstrap_servers": settings.kafka_bootstrap_servers,
             "brokers": looking.brokers(),
             "topics": [_topic(looking, topic, show_messages) for topic in found],
-            "groups": [asdict(group) for group in groups],
+            "groups": [asdict(group(each)) for each in names],
         }
 
     _show(look, lambda view: print_kafka(view, brief=list_all_topics), watch, as_json)
@@ -134,12 +139,12 @@ def sqs(profile: str | None, region: str | None, sample: int, live: bool, watch:
     os.environ.update(_given(AWS_PROFILE=profile, AWS_DEFAULT_REGION=region))
     if live:
         REMARKS.print(f"Warning: {LIVE_WARNING}", style="yellow")
-    looking = SqsMonitor(settings)
+    looking, registry = SqsMonitor(settings), read_stages(settings)
     earlier: Reading | None = None
 
     def look() -> View:
         nonlocal earlier
-        now = looking.read()
+        now = looking.read(registry)
         dead = looking.dead_letters(sample) if now.dlq_depth else []
         view = _sqs_view(earlier, now, dead)
         if live:

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -117,12 +117,20 @@ class KafkaMonitor:
         """The newest records of a topic over all its partitions, the oldest of them first."""
         return [_message_view(message) for message in newest_messages(self._settings, topic, count)]
 
-    def groups(self) -> list[GroupView]:
-        """All groups that the cluster tells of, by name."""
-        return [self.group(name) for name in self._admin.groups()]
+    def group_names(self) -> list[str]:
+        """All groups that the cluster tells of."""
+        return self._admin.groups()
 
-    def group(self, name: str) -> GroupView:
-        """A group: its members, and its lag in each partition that it holds or has committed."""
+    def service_group(self, registry: Registry) -> GroupView:
+        """The group of this service's bridges, which is to read every topic that its stages consume."""
+        topics = [self._settings.topic(name) for name in registry.consumed_topics]
+        return self.group(self._settings.kafka_consumer_group, topics)
+
+    def group(self, name: str, topics: Collection[str] = ()) -> GroupView:
+        """A group: its members, and its lag in each partition that it holds or has committed.
+
+        And in those of ``topics``, all that is kept where it has committed nothing: nobody reads them yet.
+        """
         try:
             found = self._admin.group(name)
             state, members = found.state, found.members
@@ -131,8 +139,8 @@ class KafkaMonitor:
             state, members = "unknown", ()
         committed = self._admin.committed(name)
         holders = {partition: member.client_id for member in members for partition in member.partitions}
-        partitions = sorted({*committed, *holders})
-        marks = self._admin.watermarks(sorted({partition.topic for partition in partitions}))
+        marks = self._admin.watermarks({*topics, *(each.topic for each in (*committed, *holders))})
+        partitions = sorted({*committed, *holders, *(each for each in marks if each.topic in topics)})
         views = tuple(
             _group_partition(partition, marks[partition], committed.get(partition), holders.get(partition))
             for partition in partitions

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from config.settings import Settings
+from pipeline.registry import Registry
 from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
 from pipeline.taskmessage import ATTEMPTS, HEADER
 
@@ -43,6 +44,11 @@ class Reading:
     #: Seconds since 1970.
     at: float
     queues: tuple[QueueReading, ...]
+
+    @property
+    def tasks(self) -> tuple[QueueReading, ...]:
+        """Those that tasks wait on, the task queue first."""
+        return tuple(queue for queue in self.queues if queue.role == "tasks")
 
     @property
     def dlq_depth(self) -> int:
@@ -91,13 +97,20 @@ class SqsMonitor:
     """Looks at a service's queues."""
 
     def __init__(self, settings: Settings) -> None:
-        client = sqs_client(settings)
-        self._tasks = SqsQueue(client, settings.sqs_task_queue_url)
-        self._dlq = SqsQueue(client, settings.sqs_dlq_url)
+        self._settings = settings
+        self._client = sqs_client(settings)
+        self._tasks = SqsQueue(self._client, settings.sqs_task_queue_url)
+        self._dlq = SqsQueue(self._client, settings.sqs_dlq_url)
 
-    def read(self) -> Reading:
-        """Depths now."""
-        return Reading(at=time.time(), queues=(_reading(self._tasks, "tasks"), _reading(self._dlq, "dlq")))
+    def read(self, registry: Registry) -> Reading:
+        """Depths now: the task queue's, those of stages' own queues, the dead-letter queue's."""
+        own = {stage.queue for stage in registry.by_name.values() if stage.queue}
+        others = [
+            SqsQueue(self._client, self._settings.queue_url(name))
+            for name in sorted(own - {self._settings.task_queue})
+        ]
+        tasks = [_reading(queue, "tasks") for queue in (self._tasks, *others)]
+        return Reading(at=time.time(), queues=(*tasks, _reading(self._dlq, "dlq")))
 
     def dead_letters(self, count: int) -> list[Sample]:
         """Up to ``count`` (at most 10) dead letters, which stay where they are."""

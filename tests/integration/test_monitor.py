@@ -14,8 +14,10 @@ from config.settings import Settings, load_settings
 from pipeline.cli import main
 from pipeline.kafka import EventConsumer, EventProducer, Message, Partition, Record
 from pipeline.provision import provision
+from pipeline.registry import Registry
 from pipeline.services.environment import Services
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.stages import stage
 from pipeline.taskmodules import load_stages
 from tests.conftest import MakeEnvironment
 
@@ -124,6 +126,16 @@ def test_kafka_shows_the_service_without_an_option(run: Run, settings: Settings)
     assert "leader" not in brief
 
 
+def test_a_group_that_never_began_is_behind_by_all_there_is(run: Run, settings: Settings) -> None:
+    """Nothing committed and no member is no lag of 0: every topic that the stages consume counts."""
+    topic = settings.topic("document-received")
+    emit(settings, topic, [b"1", b"2", b"3"])
+    for options in ((), ("--consumer-groups", settings.kafka_consumer_group)):
+        [group] = view(run("kafka", *options, "--json"))["groups"]
+        assert group["lag"] == 3
+        assert {each["committed"] for each in group["partitions"] if each["topic"] == topic} == {None}
+
+
 def test_groups_can_be_listed(run: Run, settings: Settings, services: Services) -> None:
     """--consumer-groups without a name shows every group."""
     if services.name == "embedded":
@@ -162,6 +174,27 @@ def test_sqs_shows_dead_letters_and_leaves_them(run: Run, settings: Settings) ->
     text = run("sqs").stdout
     assert "dead letters: 3" in text
     assert "attempts of these: 1 with 1, 2 with 4" in text
+
+
+def test_a_queue_of_a_stage_s_own_is_shown(
+    run: Run, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is where tasks wait that no worker takes, as nobody started one with -Q."""
+    registry, name = Registry(), f"{settings.service_name}-slow.fifo"
+
+    @stage(consumes="document-received", queue=name, registry=registry)
+    def ponder(data: int) -> None: ...
+
+    list(provision(settings, registry))
+    slow = SqsQueue(sqs_client(settings), settings.queue_url(name))
+    assert slow.send([OutgoingMessage(body="x", group_id="g", deduplication_id="d")]) == [None]
+    monkeypatch.setattr("pipeline.cli.monitor.read_stages", lambda _: registry)
+    shown = view(run("sqs", "--json"))["queues"]
+    assert [(queue["name"], queue["role"], queue["available"]) for queue in shown] == [
+        (settings.task_queue, "tasks", 0),
+        (name, "tasks", 1),
+        (settings.sqs_dlq_url.rsplit("/", 1)[1], "dlq", 0),
+    ]
 
 
 def test_the_live_queue_is_looked_at_only_with_a_warning(run: Run, settings: Settings) -> None:
