@@ -21,6 +21,7 @@ from pipeline.registry import Registry
 from pipeline.services.embedded import embedded_services as run_embedded_services
 from pipeline.services.environment import Services
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
+from pipeline.stages import stage
 from pipeline.taskmodules import load_stages
 from tests.conftest import MakeEnvironment, MakeSettings
 
@@ -176,6 +177,29 @@ def test_metrics_are_for_those_who_may(
 def _open(server: WebServer, headers: dict[str, str]) -> Any:
     request = urllib.request.Request(server.url + "/metrics", headers=headers)  # noqa: S310
     return urllib.request.urlopen(request, timeout=6)  # noqa: S310
+
+
+def test_a_stage_s_queue_that_is_missing_hides_no_other(
+    embedded_services: Services, make_settings: MakeSettings
+) -> None:
+    """It is named; what waits on the others, and is dead, is told all the same."""
+    settings = make_settings(embedded_services)
+    registry, there, gone = Registry(), *(f"{settings.service_name}-{name}.fifo" for name in ("z", "a"))
+
+    @stage(consumes="a", queue=there, registry=registry)
+    def first(data: int) -> None: ...
+
+    list(provision(settings, registry))
+
+    @stage(consumes="a", queue=gone, registry=registry)
+    def second(data: int) -> None: ...
+
+    with served(settings, registry) as server:
+        code, sqs = ask(server, "/sqs/health")
+        assert (code, sqs["status"]) == (200, "degraded")
+        assert gone in sqs["error"]
+        assert set(sqs["other_queues"]) == {there}
+        assert sqs["dlq_depth"] == 0
 
 
 def test_what_a_client_says_of_its_address_is_not_believed(
