@@ -32,14 +32,13 @@ class Translator:
 
     def translate(self, message: Message, ticket: SharedTicket) -> list[Entry]:
         """The entries of one record, at least one; ``ticket`` is shared among them."""
+        expired = True
         try:
             self.check_age(message)
-        except InvalidEventError as error:
-            return [self._reject(message, ticket, error, expired=True)]
-        try:
+            expired = False
             entries = self._entries(message, event_of(message), ticket)
         except Exception as error:  # noqa: BLE001 - also a mistake of ours must not block a partition
-            return [self._reject(message, ticket, error, expired=False)]
+            return [self._reject(message, ticket, error, expired=expired)]
         ticket.share(len(entries))
         return entries
 
@@ -58,7 +57,7 @@ class Translator:
         """An event's job: its id, when it was submitted, and the job to open where the event is its first."""
         topic = self.topics[message.topic]
         job_id, begins = event.job_in(self._settings.service_name)
-        submitted_at = self._submitted_at(event, message)
+        submitted_at = self._submitted_at(message, event.submitted_at)
         job = self._new_job(job_id, event.entity_id, topic, submitted_at) if begins else None
         return job_id, submitted_at, job
 
@@ -85,13 +84,13 @@ class Translator:
             )
         return entries
 
-    def _submitted_at(self, event: Event, message: Message) -> float:
+    def _submitted_at(self, message: Message, claimed: float | None = None) -> float:
         """When the job was submitted, never later than its event was written.
 
         How long ago that is decides whether a task may be a replay; a producer's own clock or claim of a
         later moment must not hide one.
         """
-        known = [self._clock(), event.submitted_at, _first_written(message)]
+        known = [self._clock(), claimed, _first_written(message)]
         return min(moment for moment in known if moment is not None and moment > 0)
 
     def _new_job(self, job_id: str, entity_id: str, topic: str, submitted_at: float) -> NewJob:
@@ -110,9 +109,9 @@ class Translator:
         job = None
         if job_id and begins and not expired:
             # Without a record nobody would see the job fail.
-            entity_id = (message.key or b"").decode(errors="replace") or job_id
-            submitted_at = min(self._clock(), message.timestamp_ms / 1000)
-            job = self._new_job(job_id, entity_id, self.topics[message.topic], submitted_at)
+            entity_id = (message.key or b"").decode(errors="replace")[: events.ENTITY_LIMIT] or job_id
+            topic = self.topics[message.topic]
+            job = self._new_job(job_id, entity_id, topic, self._submitted_at(message))
         return Entry(
             source=message,
             event=None,

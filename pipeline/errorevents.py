@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from config.settings import ERRORS_TOPIC, Settings
 from pipeline import events, identity
 from pipeline.errors import MessageRefusedError
-from pipeline.events import TRACEPARENT, Event
+from pipeline.events import ENTITY_LIMIT, TRACEPARENT, Event
 from pipeline.jobs import Job
 from pipeline.kafka import Record
 from pipeline.telemetry.redaction import redact, redact_values
@@ -23,8 +23,8 @@ DATA_LIMIT = 2_000_000
 #: Bytes of the largest error event: a character of data may become six in JSON, and what the topic refuses
 #: would block the way out of a failure.
 ERROR_LIMIT = 8_000_000
-#: Characters kept of an entity's id (a Kafka key may be anything), and of the data in the brief version.
-ENTITY_LIMIT, BRIEF_LIMIT = 1_024, 2_000
+#: Characters kept of the data in the brief version.
+BRIEF_LIMIT = 2_000
 
 Emit = Callable[[Sequence[Record]], Sequence[Exception | None]]
 

@@ -38,9 +38,18 @@ CARRIED: Final = (
 #: Characters of each: what the W3C recommends to carry of a tracestate, and the most that ddtrace writes.
 CARRIED_LIMIT: Final = 512
 
+#: Stands for all headers of a record where the client cannot read them; why is its value.
+UNREADABLE: Final = "unreadable-headers"
+
+#: The most characters of an entity (a Kafka key may be anything): it is in all that is recorded of its jobs.
+ENTITY_LIMIT: Final = 1_024
+
 #: Containers within containers that data may have: the parser's own bound, at which it stops without
 #: touching the stack. Input for stages is validated by the same parser.
 MAX_DEPTH: Final = 201
+
+#: Milliseconds from 1970 to where calendars of Python end.
+_YEAR_9999: Final = 253_402_300_800_000
 
 #: W3C Trace Context, version 00. Anything else is dropped, as the recommendation asks.
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -111,7 +120,8 @@ class Redrive(BaseModel):
     topic: str = Field(min_length=1, max_length=249)
     partition: int = Field(ge=0)
     offset: int = Field(ge=0)
-    timestamp_ms: int
+    #: As ``Coordinates`` have it, of a time that a clock can show.
+    timestamp_ms: int = Field(lt=_YEAR_9999)
 
     def header(self) -> tuple[str, bytes]:
         """The header to be produced."""
@@ -172,12 +182,13 @@ def decode(
     """Read a Kafka record; raise ``InvalidEventError`` where it cannot become a task."""
     headers = list(headers or ())
     header = _json_headers(headers)
+    entity_id = _entity(key)
     data = checked_json(value)
     redrive = redrive_of(headers)
     attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
     traceparent, carried = _trace(headers)
     if not attributes:
-        plain = _plain(key, data, coordinates, redrive)
+        plain = _plain(entity_id, data, coordinates, redrive)
         return replace(plain, traceparent=traceparent, carried=carried)
     known = _checked_attributes(attributes)
     return Event(
@@ -185,7 +196,7 @@ def decode(
         source=known.source,
         type=known.type,
         time=known.time or _time(coordinates),
-        entity_id=_entity(key) or known.id,
+        entity_id=entity_id or known.id,
         data=data,
         job_id=known.jobid,
         stage=known.stage,
@@ -266,7 +277,7 @@ def checked_json(value: bytes | None) -> bytes:
     return value
 
 
-def _plain(key: bytes | None, data: bytes, at: Coordinates, redrive: Redrive | None) -> Event:
+def _plain(entity_id: str, data: bytes, at: Coordinates, redrive: Redrive | None) -> Event:
     # A redriven event is the one it was, so its place is where it was read the first time.
     first = redrive or at
     event_id = identity.plain_event_id(first.topic, first.partition, first.offset, first.timestamp_ms)
@@ -275,7 +286,7 @@ def _plain(key: bytes | None, data: bytes, at: Coordinates, redrive: Redrive | N
         source=f"kafka:{first.topic}",
         type=first.topic,
         time=_time(at),
-        entity_id=_entity(key) or event_id,
+        entity_id=entity_id or event_id,
         data=data,
         coordinates=at,
         generation=redrive.generation if redrive else 0,
@@ -286,6 +297,8 @@ def _json_headers(headers: _Headers) -> dict[str, str]:
     """The headers that matter, by lower-case name; of two with one name the last, as Kafka's clients do."""
     found = {}
     for name, value in headers:
+        if name == UNREADABLE:
+            raise InvalidEventError(f"its headers cannot be read: {_text(name, value)}")
         lower = name.lower()
         if lower.startswith(PREFIX) or lower == CONTENT_TYPE:
             found[lower] = _text(name, value)
@@ -330,9 +343,15 @@ def _reason(error: Any) -> str:
 def _entity(key: bytes | None) -> str:
     """The key as text; a key that is no text (a number written by another serializer) as hexadecimal."""
     try:
-        return (key or b"").decode()
+        text = (key or b"").decode()
     except UnicodeDecodeError:
-        return (key or b"").hex()
+        text = (key or b"").hex()
+    if len(text) > ENTITY_LIMIT:
+        raise InvalidEventError(
+            f"the key, which is the entity, has {len(text)} characters and may have {ENTITY_LIMIT}; "
+            f"it begins {text[:60]!r}"
+        )
+    return text
 
 
 def _time(at: Coordinates) -> datetime:

@@ -11,6 +11,7 @@ from confluent_kafka import Message as VendorMessage
 
 from config.settings import Settings
 from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.events import UNREADABLE
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import Message
@@ -238,7 +239,12 @@ def received(answer: VendorMessage) -> Message:
 
 
 def _headers(answer: VendorMessage) -> Iterable[tuple[str, bytes]]:
-    headers = answer.headers() or []
+    try:
+        headers = answer.headers() or []
+    except (SystemError, UnicodeDecodeError) as error:
+        # Brokers take any bytes as a header's name, the client (2.16) only UTF-8: no reader may end of it.
+        yield UNREADABLE, str(error.__cause__ or error).encode()
+        return
     for name, value in headers.items() if isinstance(headers, dict) else headers:
         yield name, value.encode() if isinstance(value, str) else value or b""
 

@@ -1,15 +1,19 @@
 """What every part of this project relies on Kafka for, on the embedded and on the local services."""
 
+import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import confluent_kafka
 import pytest
 
 from config.settings import Settings
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.events import UNREADABLE
 from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Partition, Record
 from pipeline.services.environment import Services
 from tests.conftest import MakeSettings
@@ -377,3 +381,38 @@ class TestOnRealKafka:
             MessageRefusedError,
             type(None),
         ]
+
+
+def _produce_with_header(settings: Settings, topic: str, name: bytes, value: bytes) -> None:
+    """What a client in C may write: a header's name in any bytes. Python's clients cannot."""
+    (path,) = Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka*")
+    kafka, pointer, text = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.create_string_buffer(512)
+    kafka.rd_kafka_conf_new.restype = kafka.rd_kafka_new.restype = pointer
+    configuration = pointer(kafka.rd_kafka_conf_new())
+    servers = settings.kafka_bootstrap_servers.encode()
+    assert kafka.rd_kafka_conf_set(configuration, b"bootstrap.servers", servers, text, 512) == 0, text.value
+    producer = pointer(kafka.rd_kafka_new(0, configuration, text, 512))
+    assert producer, text.value
+    size = ctypes.c_size_t
+    try:
+        # RD_KAFKA_V_TOPIC, _VALUE, _MSGFLAGS (copy the value), _HEADER, _END: rdkafka.h.
+        arguments = (1, topic.encode(), 4, value, size(len(value)), 7, 2, 9, name, b"1", size(1), 0)
+        assert kafka.rd_kafka_producev(producer, *arguments) == 0
+        assert kafka.rd_kafka_flush(producer, 30_000) == 0
+    finally:
+        kafka.rd_kafka_destroy(producer)
+
+
+def test_a_header_that_the_client_cannot_read_stops_no_reader(
+    settings: Settings, topic: str, producer: EventProducer
+) -> None:
+    """A name that is not UTF-8: the record comes with its value, and what cannot be read is said."""
+    _produce_with_header(settings, topic, b"caf\xe9", b"odd")
+    assert producer.emit([Record(topic=topic, key=b"k", value=b"even", headers=(("a", b"1"),))], 30) == [None]
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: len(member.read) == 2)
+    read = {message.value: message.headers for message in member.read}
+    assert read[b"even"] == (("a", b"1"),)
+    ((name, why),) = read[b"odd"]
+    assert name == UNREADABLE
+    assert b"utf-8" in why

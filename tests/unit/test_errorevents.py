@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from config.settings import Settings, load_settings
-from pipeline import errorevents
+from pipeline import errorevents, events
 from pipeline.errorevents import ErrorEvent, emit_errors, error_record
 from pipeline.errors import MessageRefusedError, ServiceRefusedError
 from pipeline.kafka import Record
@@ -82,7 +82,7 @@ def test_no_error_event_is_larger_than_its_topic_takes(settings: Settings) -> No
     huge = ERROR.model_copy(update={"data": "\x01" * 2_000_000, "entity_id": "k" * 1_000_000})
     record = error_record(settings, "e-1", huge)
     assert len(record.value or b"") < errorevents.ERROR_LIMIT
-    assert len(record.key or b"") <= errorevents.ENTITY_LIMIT
+    assert len(record.key or b"") <= events.ENTITY_LIMIT
     told = json.loads(record.value or b"")
     assert (told["cut"], len(told["data"]), told["message"]) == (True, errorevents.BRIEF_LIMIT, "no")
 

@@ -154,6 +154,28 @@ def test_what_is_no_event_is_rejected_whole(translator: Translator, value: bytes
     assert entry.ticket.release()
 
 
+def test_a_key_or_header_that_nothing_can_hold_is_rejected(translator: Translator) -> None:
+    """No record in the table, and no clock, takes these; what is recorded of the failure is cut."""
+    named = (("ce_id", b"e-1"), ("ce_source", b"/shop"))
+    (long,) = _translate(translator, _message(b"7", named, key=b"k" * 1_025))
+    assert long.rejection
+    assert "1025 characters" in long.rejection.message
+    assert long.job
+    assert len(long.job.entity_id) == 1_024
+    (unread,) = _translate(translator, _message(b"7", ((events.UNREADABLE, b"not UTF-8"),)))
+    assert unread.rejection
+    assert "not UTF-8" in unread.rejection.message
+    longest = _translate(translator, _message(b"7", key=b"k" * 1_024))
+    assert [entry.rejection for entry in longest] == [None, None]
+
+
+def test_a_header_of_a_redrive_in_no_time_is_nothing_of_ours(translator: Translator) -> None:
+    """It was read where it is."""
+    header = b'{"generation":1,"topic":"t","partition":0,"offset":0,"timestamp_ms":1' + b"0" * 400 + b"}"
+    entries = _translate(translator, _message(b"7", ((events.REDRIVE, header),)))
+    assert [entry.event and entry.event.generation for entry in entries] == [0, 0]
+
+
 def test_a_rejected_first_event_fails_the_job_it_begins(translator: Translator) -> None:
     """The job gets a record, so that its failure is seen; one of a later event has its record."""
     named = (("ce_id", b"e-1"), ("ce_jobid", b"j-9"))
