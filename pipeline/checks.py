@@ -11,7 +11,7 @@ from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
 from pipeline.provision import make_missing, redrive_policy
 from pipeline.registry import Registry
-from pipeline.sqs import QUEUE_RETENTION, sqs_client
+from pipeline.sqs import MAX_MESSAGE_BYTES, QUEUE_RETENTION, sqs_client
 from pipeline.sqs.queues import queue_attributes
 from pipeline.topology import FIFO, QueueNeed, queue_needs, topic_needs
 
@@ -58,13 +58,14 @@ def _check_queues(settings: Settings, registry: Registry) -> None:
 
 def _check_task_queues(settings: Settings, dead_letters: QueueNeed, queues: Iterable[QueueNeed]) -> None:
     client = sqs_client(settings)
-    target = _check_queue(dead_letters, queue_attributes(client, dead_letters.url))["QueueArn"]
+    target = check_queue(dead_letters, queue_attributes(client, dead_letters.url))["QueueArn"]
     for need in queues:
-        present = _check_queue(need, queue_attributes(client, need.url))
+        present = check_queue(need, queue_attributes(client, need.url))
         _check_redrive(need, present.get("RedrivePolicy"), target)
 
 
-def _check_queue(need: QueueNeed, present: dict[str, str] | None) -> dict[str, str]:
+def check_queue(need: QueueNeed, present: dict[str, str] | None) -> dict[str, str]:
+    """The attributes of a queue that is there; ConfigurationError where messages would be lost or refused."""
     if present is None:
         raise ConfigurationError(f"SQS queue {need.url} does not exist. {_MAKE}")
     if present.get(FIFO) != "true":
@@ -72,12 +73,16 @@ def _check_queue(need: QueueNeed, present: dict[str, str] | None) -> dict[str, s
             f"SQS queue {need.name} is a standard queue: it would keep no order and run tasks twice. "
             "Name a FIFO queue in SQS_TASK_QUEUE_URL, SQS_DLQ_URL or the stage's queue."
         )
-    # Emulators that keep messages for ever do not give the attribute; SQS always does.
-    retention = int(present.get("MessageRetentionPeriod", QUEUE_RETENTION))
-    if retention < QUEUE_RETENTION:
+    lacking = need.lacking(present)
+    if "MessageRetentionPeriod" in lacking:
         raise ConfigurationError(
-            f"SQS queue {need.name} keeps messages {retention} s, then drops them for good: should be "
-            f'{QUEUE_RETENTION} (14 days). Run "pipeline provision --update".'
+            f"SQS queue {need.name} keeps messages {present['MessageRetentionPeriod']} s, then drops them "
+            f'for good: should be {QUEUE_RETENTION} (14 days). Run "pipeline provision --update".'
+        )
+    if "MaximumMessageSize" in lacking:
+        raise ConfigurationError(
+            f"SQS queue {need.name} takes no message over {present['MaximumMessageSize']} bytes: "
+            f'should be {MAX_MESSAGE_BYTES}. Run "pipeline provision --update".'
         )
     return present
 
@@ -106,5 +111,7 @@ def _check_table(settings: Settings) -> None:
     report = JobStore(settings).inspect()
     if report.outcome == "missing":
         raise ConfigurationError(f"DynamoDB table {report.name} does not exist. {_MAKE}")
+    if report.faults:
+        raise ConfigurationError(f"DynamoDB table {report.name}: {'; '.join(report.faults)}.")
     for difference in report.differences:
         log.warning("table.differs", table=report.name, difference=difference)

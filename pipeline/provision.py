@@ -91,13 +91,13 @@ class _Topics:
         )
 
     def _compare(self, need: TopicNeed, topic: Topic, config: Mapping[str, str], update: bool) -> Result:
-        wrong = {key: value for key, value in need.config.items() if config and config.get(key) != value}
+        wrong = need.lacking(config, topic.replication) if config else {}
         differences = [
             _Difference(text=f"{key} is {config.get(key)}, should be {value}") for key, value in wrong.items()
         ]
         partitions = _partition_difference(need, topic)
         differences += [partitions] if partitions else []
-        if topic.replication != need.replication:
+        if topic.replication < need.replication:
             differences.append(_replication_difference(need, topic))
         if update and wrong:
             self._admin.configure(need.name, wrong)
@@ -107,12 +107,10 @@ class _Topics:
 
 
 def _partition_difference(need: TopicNeed, topic: Topic) -> _Difference | None:
-    if topic.partitions == need.partitions:
+    if topic.partitions >= need.partitions:
         return None
     kept = None
-    if topic.partitions > need.partitions:
-        kept = f"Kafka cannot take partitions away; set TOPIC_PARTITIONS={topic.partitions}"
-    elif need.ordered:
+    if need.ordered:
         kept = (
             f"{', '.join(need.ordered)} reads it in order, and a key's later events would go to another "
             "partition while earlier ones wait; drain it, then make a new topic"
@@ -152,7 +150,7 @@ class _Queues:
             yield self._compare(need, present, update)
 
     def _make(self, need: QueueNeed) -> Result:
-        present = make_queue(self._client, need.url, self._wanted(need))
+        present = make_queue(self._client, need.url, {**need.attributes, **self._redrive(need)})
         self._remember(need, present)
         return Result(kind="queue", name=need.name, outcome="made")
 
@@ -160,19 +158,17 @@ class _Queues:
         if need.url == self._settings.sqs_dlq_url:
             self._dead_letters = present["QueueArn"]
 
-    def _wanted(self, need: QueueNeed) -> dict[str, str]:
-        wanted = dict(need.attributes)
-        if need.max_receive_count:
-            policy = {"deadLetterTargetArn": self._dead_letters, "maxReceiveCount": need.max_receive_count}
-            wanted["RedrivePolicy"] = json.dumps(policy)
-        return wanted
+    def _redrive(self, need: QueueNeed) -> dict[str, str]:
+        if not need.max_receive_count:
+            return {}
+        policy = {"deadLetterTargetArn": self._dead_letters, "maxReceiveCount": need.max_receive_count}
+        return {"RedrivePolicy": json.dumps(policy)}
 
     def _compare(self, need: QueueNeed, present: Mapping[str, str], update: bool) -> Result:
-        wrong = {
-            key: value
-            for key, value in self._wanted(need).items()
-            if not _agrees(key, present.get(key), value)
-        }
+        wrong = need.lacking(present)
+        wanted = self._redrive(need)
+        if not _leads(present.get("RedrivePolicy"), wanted.get("RedrivePolicy")):
+            wrong |= wanted
         if update and wrong:
             change_queue(self._client, need.url, wrong)
         differences = [
@@ -182,12 +178,10 @@ class _Queues:
         return _result("queue", need.name, differences, update)
 
 
-def _agrees(key: str, present: str | None, wanted: str) -> bool:
-    if key != "RedrivePolicy":
-        # Emulators leave out attributes that they do not act on; SQS itself gives all of these.
-        return present is None or present == wanted
+def _leads(present: str | None, wanted: str | None) -> bool:
+    """Whether a RedrivePolicy is as good as the wanted one, where one is wanted."""
     here, there = redrive_policy(wanted), redrive_policy(present)
-    return here[0] == there[0] and there[1] >= here[1]
+    return wanted is None or (here[0] == there[0] and there[1] >= here[1])
 
 
 def redrive_policy(text: str | None) -> tuple[str, int]:

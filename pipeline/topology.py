@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings, topic_variable
 from pipeline.errors import ConfigurationError
 from pipeline.registry import Registry
-from pipeline.sqs import QUEUE_RETENTION
+from pipeline.sqs import MAX_MESSAGE_BYTES, QUEUE_RETENTION
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -28,6 +28,10 @@ ERROR_BYTES = 8 * 1024 * 1024
 #: The highest maxReceiveCount that SQS takes.
 MAX_RECEIVE_COUNT = 1000
 
+#: What of a topic's configuration may be more than is needed: it keeps records longer, takes larger ones, or
+#: has them on more brokers before it says so.
+_AT_LEAST = ("retention.ms", "max.message.bytes", "min.insync.replicas")
+
 #: Attributes of a queue that exist or not when it is made, and cannot be changed.
 FIFO = "FifoQueue"
 
@@ -42,6 +46,17 @@ class TopicNeed:
     config: Mapping[str, str]
     #: The ordered stages that read it: their order rests on which partition a key is on.
     ordered: tuple[str, ...] = ()
+
+    def lacking(self, present: Mapping[str, str], replication: int) -> dict[str, str]:
+        """What a topic's configuration lacks, with the values it needs; more than that is as good.
+
+        As long as there are too few replicas, how many must be in sync is not asked for: it would keep the
+        topic from taking anything.
+        """
+        asked = dict(self.config)
+        if replication < self.replication:
+            asked.pop("min.insync.replicas", None)
+        return {key: value for key, value in asked.items() if not _topic_has(present.get(key), key, value)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +73,17 @@ class QueueNeed:
     def name(self) -> str:
         """The last part of the URL."""
         return self.url.rsplit("/", 1)[1]
+
+    def lacking(self, present: Mapping[str, str]) -> dict[str, str]:
+        """What a queue's attributes lack, with the values they need; of a number more is as good.
+
+        What is not given is not judged: emulators leave out what they do not act on, SQS itself gives all.
+        """
+        return {
+            key: value
+            for key, value in self.attributes.items()
+            if key in present and not _queue_has(present[key], value)
+        }
 
 
 def check_topics(settings: Settings, registry: Registry) -> None:
@@ -103,6 +129,20 @@ def queue_needs(settings: Settings, registry: Registry) -> list[QueueNeed]:
         retries = settings.max_retries if stage.retries is None else stage.retries
         queues.setdefault(stage.queue or settings.task_queue, []).append(retries)
     return [dead_letters] + [_task_queue(settings, registry, name, max(r)) for name, r in queues.items()]
+
+
+def _topic_has(present: str | None, key: str, value: str) -> bool:
+    if present is None or present == value:
+        return present == value
+    if key == "compression.type":
+        # As it comes from the producers, which compress with snappy.
+        return present == "producer"
+    # -1: for ever.
+    return key in _AT_LEAST and (int(present) >= int(value) or int(present) == -1)
+
+
+def _queue_has(present: str, value: str) -> bool:
+    return int(present) >= int(value) if value.isdigit() else present == value
 
 
 def _ordered_readers(registry: Registry, topic: str) -> tuple[str, ...]:
@@ -183,6 +223,8 @@ def _attributes(settings: Settings, registry: Registry) -> dict[str, str]:
         # High throughput: limits count for each message group, not for the queue.
         "DeduplicationScope": "messageGroup",
         "FifoThroughputLimit": "perMessageGroupId",
+        # What senders reckon with. Queues made before August 2025, or by Terraform's default, take a quarter.
+        "MaximumMessageSize": str(MAX_MESSAGE_BYTES),
         "MessageRetentionPeriod": str(QUEUE_RETENTION),
         "ReceiveMessageWaitTimeSeconds": str(settings.sqs_wait_time_seconds),
         # The longest run. The worker asks for less at each receive and extends what it holds; this is for

@@ -63,6 +63,8 @@ def _jobs(facts: Facts) -> Finding:
     table = facts.table
     if table.outcome == "missing":
         return failed(f"there is no DynamoDB table {table.name}", 'Run "pipeline provision".')
+    if table.faults:
+        return failed(f"{table.name}: {'; '.join(table.faults)}", "Correct what it names.")
     if table.differences:
         return warned(f"{table.name}: {'; '.join(table.differences)}", 'Run "pipeline provision --update".')
     return passed(f"DynamoDB table {table.name} is there, with its index and time to live")
@@ -72,11 +74,11 @@ def _monitoring(facts: Facts) -> Finding:
     read = []
     # Each side is asked for its basics first: a service that is known to be away is not waited for again.
     if facts.settings.kafka_enabled and facts.cluster:
-        group = KafkaMonitor(facts.settings).group(facts.settings.kafka_consumer_group)
+        group = KafkaMonitor(facts.settings).service_group(facts.registry)
         read.append(f'"pipeline monitor kafka" reads group {group.name}: {group.state}, lag {group.lag}')
     if facts.settings.use_sqs_task_processing:
-        tasks = facts.depths.queues[0]
-        read.append(f'"pipeline monitor sqs" reads {tasks.name}: {tasks.depth} messages')
+        depths = ", ".join(f"{queue.name}: {queue.depth} messages" for queue in facts.depths.tasks)
+        read.append(f'"pipeline monitor sqs" reads {depths}')
     if not read:
         return skipped("both sides are switched off")
     return passed("; ".join(read))

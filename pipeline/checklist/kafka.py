@@ -2,8 +2,10 @@
 
 import socket
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from config.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 from pipeline.checklist.facts import Facts
@@ -18,9 +20,6 @@ _DOOR = "It is set in pipeline/kafka: undo what changed it."
 
 #: librdkafka's own default; whatever processes long needs more.
 DEFAULT_POLL_INTERVAL_MS = 300_000
-
-#: Hosts of one machine, where nothing can listen in between.
-LOOPBACK = ("localhost", "127.", "[::1]")
 
 
 def _properties(
@@ -39,10 +38,10 @@ def _idempotent(facts: Facts) -> Finding:
 def _acks(facts: Facts) -> Finding:
     found = _properties("producer", facts.producer, {"acks": "all"})
     replication = facts.settings.topic_replication_factor
-    if found.status == "PASS" and replication < 2:
+    if found.status == "PASS" and replication < 3:
         return warned(
-            f"{found.evidence}, but TOPIC_REPLICATION_FACTOR={replication}: all replicas are one",
-            "Set TOPIC_REPLICATION_FACTOR=3 where the cluster has three brokers.",
+            f"{found.evidence}, but TOPIC_REPLICATION_FACTOR={replication}: all that are in sync may be one",
+            "Set TOPIC_REPLICATION_FACTOR=3 where there are three brokers: min.insync.replicas is then 2.",
         )
     return found
 
@@ -82,7 +81,7 @@ def _tls(facts: Facts) -> Finding:
     if "SSL" not in protocol:
         evidence = f"KAFKA_SECURITY_PROTOCOL={protocol} to {servers}"
         mend = "Set KAFKA_SECURITY_PROTOCOL=SSL and name the brokers' TLS listeners."
-        local = all(server.strip().startswith(LOOPBACK) for server in servers.split(","))
+        local = all(_is_here(server.strip()) for server in servers.split(","))
         return warned(f"{evidence}, this machine", mend) if local else failed(evidence, mend)
     authorities = facts.settings.ssl_ca_location
     if authorities and not Path(authorities).is_file():
@@ -93,6 +92,15 @@ def _tls(facts: Facts) -> Finding:
         f"KAFKA_SECURITY_PROTOCOL={protocol}, certificates checked against "
         f"{authorities or 'the system CA bundle'}; {len(facts.cluster.brokers)} brokers answered over it"
     )
+
+
+def _is_here(server: str) -> bool:
+    """Whether a broker is on this machine, where nothing can listen in between."""
+    host = urlsplit(f"//{server.rpartition('://')[2]}").hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _error_topic(facts: Facts) -> Finding:
@@ -154,14 +162,14 @@ def _differences(facts: Facts, need: TopicNeed) -> list[str]:
     partitions, config = facts.cluster.topics[need.name], facts.topic_configs.get(need.name)
     if config is None:
         return []
-    found = {"partitions": str(len(partitions)), **config}
-    found["replication"] = str(min((len(each.replicas) for each in partitions), default=0))
-    wanted = {"partitions": str(need.partitions), "replication": str(need.replication), **need.config}
-    return [
-        f"{need.name}: {name} is {found.get(name)}, should be {value}"
-        for name, value in wanted.items()
-        if found.get(name) != value
-    ]
+    replication = min((len(each.replicas) for each in partitions), default=0)
+    found: dict[str, object] = {"partitions": len(partitions), "replication": replication, **config}
+    wanted: dict[str, object] = dict(need.lacking(config, replication))
+    if len(partitions) < need.partitions:
+        wanted["partitions"] = need.partitions
+    if replication < need.replication:
+        wanted["replication"] = need.replication
+    return [f"{need.name}: {name} is {found.get(name)}, should be {value}" for name, value in wanted.items()]
 
 
 def _health(facts: Facts) -> Finding:

@@ -13,7 +13,7 @@ ITEMS: tuple[Item, ...] = (*kafka.ITEMS, *sqs.ITEMS, *general.ITEMS)
 def run_checklist(facts: Facts) -> Iterator[Line]:
     """Each line in the checklist's order. A service that does not answer fails the lines that ask it."""
     for item in ITEMS:
-        found = _find(item, facts)
+        found = find(item, facts)
         yield Line(
             id=item.id,
             section=item.section,
@@ -24,7 +24,8 @@ def run_checklist(facts: Facts) -> Iterator[Line]:
         )
 
 
-def _find(item: Item, facts: Facts) -> Finding:
+def find(item: Item, facts: Facts) -> Finding:
+    """What a line's check finds, also where the answer is an error."""
     if item.asks == "kafka" and not facts.settings.kafka_enabled:
         return skipped("KAFKA_ENABLED=false: Kafka is not asked", "Set KAFKA_ENABLED=true.")
     if item.asks == "sqs" and not facts.settings.use_sqs_task_processing:

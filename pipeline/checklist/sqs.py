@@ -2,6 +2,7 @@
 
 from pipeline.checklist.facts import Facts
 from pipeline.checklist.line import Finding, Item, failed, passed, skipped, warned
+from pipeline.checks import check_queue
 from pipeline.monitoring.sqs import SqsMonitor
 from pipeline.provision import redrive_policy
 from pipeline.topology import FIFO, QueueNeed
@@ -12,30 +13,31 @@ _CODE = "It is set in pipeline/celery.py: undo what changed it."
 #: The checklist's own value of WaitTimeSeconds.
 LONG_POLL = 5
 
+#: Attributes that make a FIFO queue one of high throughput ("High throughput for FIFO queues", SQS guide).
+THROUGHPUT = {"DeduplicationScope", "FifoThroughputLimit"}
+
 #: Environment variables that hold access keys.
 ACCESS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
-#: botocore's words for credentials that a role gave, which expire by themselves.
-ROLES = ("iam-role", "container-role", "assume-role", "assume-role-with-web-identity", "sso", "login")
+#: botocore's words for credentials that a role gave: they expire, and are renewed without a person.
+ROLES = ("iam-role", "container-role", "assume-role", "assume-role-with-web-identity")
 
 
 def _fifo(facts: Facts) -> Finding:
-    missing = [need.name for need in facts.queue_needs if facts.queues[need.url] is None]
-    standard = [
-        need.name
-        for need in facts.queue_needs
-        if (facts.queues[need.url] or {FIFO: "true"}).get(FIFO) != "true"
-    ]
-    if standard:
-        return failed(
-            f"{', '.join(standard)}: SQS does not say {FIFO}=true, so this is a standard queue",
-            "A queue cannot be changed: name a FIFO queue (its name ends in .fifo) in SQS_TASK_QUEUE_URL "
-            "and SQS_DLQ_URL.",
-        )
-    if missing:
-        return failed(
-            f"there is no queue {', '.join(missing)}", 'Run "pipeline provision", or correct its URL.'
-        )
+    lacking: list[str] = []
+    slow: list[str] = []
+    for need in facts.queue_needs:
+        # Raises for what a start refuses.
+        present = check_queue(need, facts.queues[need.url])
+        wrong = need.lacking(present)
+        lacking += [
+            f"{need.name}: {key} is {present[key]}, should be {value}" for key, value in wrong.items()
+        ]
+        slow += [need.name] if wrong.keys() & THROUGHPUT else []
+    if slow:
+        lacking.append(f"SQS takes 300 requests a second of {', '.join(slow)}, not of each message group")
+    if lacking:
+        return warned("; ".join(lacking), _PROVISION)
     return passed(f"SQS says {FIFO}=true of {', '.join(need.name for need in facts.queue_needs)}")
 
 
@@ -138,11 +140,11 @@ def _delete_on_success(facts: Facts) -> Finding:
 
 
 def _status(facts: Facts) -> Finding:
-    tasks = facts.depths.queues[0]
-    return passed(
-        f"{tasks.name}: {tasks.available} available, {tasks.in_flight} in flight, {tasks.delayed} delayed; "
-        '"pipeline monitor sqs --watch" and /sqs/health tell it'
-    )
+    told = [
+        f"{tasks.name}: {tasks.available} available, {tasks.in_flight} in flight, {tasks.delayed} delayed"
+        for tasks in facts.depths.tasks
+    ]
+    return passed(f'{"; ".join(told)}; "pipeline monitor sqs --watch" and /sqs/health tell it')
 
 
 def _dlq_inspection(facts: Facts) -> Finding:
@@ -167,7 +169,7 @@ def _roles(facts: Facts) -> Finding:
     if source in ROLES:
         return passed(f"boto3's credentials come from a role ({source})")
     return warned(
-        f"no access keys in the environment; boto3's credentials come from a profile ({source})",
+        f"no access keys in the environment; boto3's credentials come from a person's profile ({source})",
         "For development that is right; in production give the process a role.",
     )
 

@@ -54,7 +54,7 @@ Exit code 1 when --update could not change all that differs."""
 def provision(update: bool, as_json: bool, role: Role | None, exported: str | None) -> None:
     """Make the topics, queues and table of this service.
 
-    What is there stays as it is; what differs from what the service needs is shown.
+    What is there stays as it is; what is less than the service needs is shown. More is as good.
     """
     if sum(map(bool, (update, role, exported))) > 1:
         raise click.UsageError("--update, --iam and --export exclude each other.")

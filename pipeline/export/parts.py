@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping
 
 #: Attributes of a queue that are true or false, and that are numbers; SQS itself takes all as text.
 _SWITCHES = frozenset({"ContentBasedDeduplication", "FifoQueue"})
-_NUMBERS = frozenset({"MessageRetentionPeriod", "ReceiveMessageWaitTimeSeconds", "VisibilityTimeout"})
+_NUMBERS = frozenset(
+    {"MaximumMessageSize", "MessageRetentionPeriod", "ReceiveMessageWaitTimeSeconds", "VisibilityTimeout"}
+)
 
 Value = str | int | bool
 

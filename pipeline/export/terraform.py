@@ -10,9 +10,10 @@ from pipeline.jobs.schema import TTL, table_definition
 from pipeline.registry import Registry
 from pipeline.topology import QueueNeed, TopicNeed, queue_needs, topic_needs
 
-#: The providers: HashiCorp's own, and the one for any Kafka that speaks its admin protocol.
+#: The providers: HashiCorp's own, and the one for any Kafka that speaks its admin protocol. AWS's takes a
+#: max_message_size of 1 MiB since 6.8.0 (its changelog, #43710).
 _PROVIDERS = {
-    "aws": {"source": "hashicorp/aws", "version": ">= 5.0"},
+    "aws": {"source": "hashicorp/aws", "version": ">= 6.8.0"},
     "kafka": {"source": "Mongey/kafka", "version": ">= 0.8"},
 }
 
@@ -21,6 +22,7 @@ _ATTRIBUTES = {
     "ContentBasedDeduplication": "content_based_deduplication",
     "DeduplicationScope": "deduplication_scope",
     "FifoThroughputLimit": "fifo_throughput_limit",
+    "MaximumMessageSize": "max_message_size",
     "MessageRetentionPeriod": "message_retention_seconds",
     "ReceiveMessageWaitTimeSeconds": "receive_wait_time_seconds",
     "VisibilityTimeout": "visibility_timeout_seconds",

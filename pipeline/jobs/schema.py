@@ -41,6 +41,8 @@ class TableReport:
     outcome: Literal["missing", "made", "present", "differs", "changed"]
     #: What differs from what this project needs ("differs"), or did ("changed").
     differences: tuple[str, ...] = ()
+    #: Those of the differences with which no job can be recorded or listed, each with its mend.
+    faults: tuple[str, ...] = ()
 
 
 def table_definition(name: str) -> dict[str, Any]:
@@ -73,9 +75,13 @@ class _Schema:
         table = self._describe()
         if table is None:
             return TableReport(name=self._name, outcome="missing")
-        differences = tuple(self._differences(table))
+        faults = tuple(_faults(table))
+        differences = (*faults, *self._differences(table))
         return TableReport(
-            name=self._name, outcome="differs" if differences else "present", differences=differences
+            name=self._name,
+            outcome="differs" if differences else "present",
+            differences=differences,
+            faults=faults,
         )
 
     def provision(self, update: bool) -> TableReport:
@@ -94,17 +100,12 @@ class _Schema:
         return report
 
     def _differences(self, table: dict[str, Any]) -> list[str]:
+        """What is not as it should be, and still works."""
         found = []
-        if table["KeySchema"] != _KEY:
-            found.append("its key is not pk, sk: it cannot be changed, name another table in DYNAMODB_TABLE")
         if table.get("BillingModeSummary", {}).get("BillingMode") != "PAY_PER_REQUEST":
             found.append("billing is not on demand (PAY_PER_REQUEST)")
         index = _index_of(table)
-        if index is None:
-            found.append(f"it has no index {INDEX}")
-        elif index["KeySchema"] != _INDEX["KeySchema"]:
-            found.append(f"the key of index {INDEX} is not ipk, isk: delete it, and provision again")
-        elif set(index["Projection"].get("NonKeyAttributes", ())) != set(PROJECTED):
+        if index and set(index["Projection"].get("NonKeyAttributes", ())) != set(PROJECTED):
             projected = ", ".join(PROJECTED)
             found.append(f"index {INDEX} does not project just {projected}: delete it, and provision again")
         if not self._expires():
@@ -174,6 +175,18 @@ class _Schema:
             return getattr(self._client, operation)(**fields)
         except VENDOR_ERRORS as error:
             raise table_error(error, f"{operation.replace('_', ' ')} {self._name}") from error
+
+
+def _faults(table: dict[str, Any]) -> list[str]:
+    found = []
+    if table["KeySchema"] != _KEY:
+        found.append("its key is not pk, sk: it cannot be changed, name another table in DYNAMODB_TABLE")
+    index = _index_of(table)
+    if index is None:
+        found.append(f'it has no index {INDEX}: "pipeline provision --update" makes it')
+    elif index["KeySchema"] != _INDEX["KeySchema"]:
+        found.append(f"the key of index {INDEX} is not ipk, isk: delete it, and provision again")
+    return found
 
 
 def _index_of(table: dict[str, Any]) -> dict[str, Any] | None:

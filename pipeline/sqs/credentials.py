@@ -10,7 +10,8 @@ def credentials_source() -> str | None:
     """Where boto3's chain finds credentials, in botocore's word for it; None: nowhere.
 
     "env" are access keys in the environment, "shared-credentials-file" and "config-file" keys in a profile,
-    "iam-role", "container-role", "assume-role", "assume-role-with-web-identity" and "sso" a role's.
+    "sso" and "login" a person's; "iam-role", "container-role", "assume-role" and
+    "assume-role-with-web-identity" a role's.
     """
     try:
         credentials = boto3.session.Session().get_credentials()

@@ -6,6 +6,7 @@ from config.settings import Settings
 from pipeline.checks import check_start
 from pipeline.errors import ConfigurationError
 from pipeline.jobs import JobStore
+from pipeline.jobs.client import dynamodb_client
 from pipeline.kafka import KafkaAdmin
 from pipeline.provision import provision
 from pipeline.registry import Registry
@@ -14,6 +15,9 @@ from pipeline.sqs import sqs_client
 from pipeline.sqs.queues import change_queue, make_queue, queue_attributes
 from pipeline.stages import stage
 from tests.conftest import MakeSettings
+
+#: A queue that is sound but for its way out.
+SOUND = {"MessageRetentionPeriod": "1209600", "MaximumMessageSize": "1048576"}
 
 
 @pytest.fixture
@@ -68,7 +72,7 @@ def test_a_missing_table_is_refused(settings: Settings, registry: Registry) -> N
 
 def test_a_queue_without_a_way_out_is_refused(settings: Settings, registry: Registry) -> None:
     """No RedrivePolicy: a task that kills its workers would come back for ever."""
-    make_queue(sqs_client(settings), settings.sqs_task_queue_url, {"MessageRetentionPeriod": "1209600"})
+    make_queue(sqs_client(settings), settings.sqs_task_queue_url, SOUND)
     with pytest.raises(ConfigurationError, match="no RedrivePolicy"):
         check_start(_with(settings, auto_provision=True), registry)
 
@@ -90,7 +94,7 @@ def test_another_dead_letter_queue_is_refused(settings: Settings, registry: Regi
     """Dead letters go where the queue says, so SQS_DLQ_URL must say the same."""
     _provisioned(settings, registry)
     other = settings.queue_url(f"{settings.service_name}-other.fifo")
-    make_queue(sqs_client(settings), other, {"MessageRetentionPeriod": "1209600"})
+    make_queue(sqs_client(settings), other, SOUND)
     with pytest.raises(ConfigurationError, match="nobody would look there"):
         check_start(_with(settings, sqs_dlq_url=other), registry)
 
@@ -103,6 +107,32 @@ def test_a_queue_that_forgets_is_refused(settings: Settings, registry: Registry)
         pytest.skip("ElasticMQ keeps messages for ever and says nothing about it")
     with pytest.raises(ConfigurationError, match=r"345600 s.*1209600 \(14 days\)"):
         check_start(settings, registry)
+
+
+def test_a_queue_for_smaller_messages_is_refused(settings: Settings, registry: Registry) -> None:
+    """256 KiB, Terraform's default and that of older queues: a larger task would never get there."""
+    _provisioned(settings, registry)
+    change_queue(sqs_client(settings), settings.sqs_task_queue_url, {"MaximumMessageSize": "262144"})
+    if "MaximumMessageSize" not in (
+        queue_attributes(sqs_client(settings), settings.sqs_task_queue_url) or {}
+    ):
+        pytest.skip("ElasticMQ takes any size and says nothing about it")
+    with pytest.raises(ConfigurationError, match=r"over 262144 bytes: should be 1048576.*provision --update"):
+        check_start(settings, registry)
+
+
+def test_a_table_that_cannot_be_used_is_refused(settings: Settings, registry: Registry) -> None:
+    """Another application's, with other keys: no job could be recorded in it, nor found."""
+    _provisioned(settings, registry)
+    dynamodb_client().create_table(
+        TableName=f"{settings.dynamodb_table}-other",
+        BillingMode="PAY_PER_REQUEST",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+    )
+    other = _with(settings, dynamodb_table=f"{settings.dynamodb_table}-other")
+    with pytest.raises(ConfigurationError, match=r"its key is not pk, sk.*DYNAMODB_TABLE.*has no index"):
+        check_start(other, registry)
 
 
 def test_a_side_that_is_switched_off_is_not_asked(

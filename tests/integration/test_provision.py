@@ -62,9 +62,7 @@ def test_everything_is_made_once(settings: Settings) -> None:
     }
     again = _provision(settings)
     assert [(result.kind, result.name) for result in again] == [(r.kind, r.name) for r in first]
-    # The mock cluster makes every topic with four partitions, the control plane's too.
-    odd = {name for name in settings.control_topics if KafkaAdmin(settings).topics()[name].partitions != 1}
-    assert {result.name for result in again if result.outcome != "present"} == odd
+    assert {result.outcome for result in again} == {"present"}
 
 
 def test_the_task_queue_is_fifo_with_a_way_out(settings: Settings) -> None:
@@ -170,13 +168,25 @@ class TestTopicsOnRealKafka:
         assert result.outcome == ("differs" if ordered else "updated")
         assert ("read reads it in order" in str(result.differences)) is ordered
 
-    def test_fewer_partitions_are_only_shown(self, settings: Settings) -> None:
-        """Kafka takes none away; the setting to mend is named."""
+    def test_more_than_is_needed_stays(self, settings: Settings) -> None:
+        """A topic that keeps longer, takes larger records and has more partitions: --update takes nothing."""
         _provision(settings)
+        name, admin = settings.topic("letters"), KafkaAdmin(settings)
+        more = {"retention.ms": "-1", "max.message.bytes": "20971520", "compression.type": "producer"}
+        admin.configure(name, more)
         fewer = settings.model_copy(update={"topic_partitions": 2})
-        result = _by_name(_provision(fewer, update=True))[settings.topic("letters")]
+        assert _by_name(_provision(fewer, update=True))[name].outcome == "present"
+        assert more.items() <= admin.configs([name])[name].items()
+
+    def test_a_topic_with_too_few_replicas_still_takes_records(self, settings: Settings) -> None:
+        """No --update asks for more replicas in sync than there are: nothing could be written any more."""
+        _provision(settings)
+        name = settings.topic("letters")
+        three = settings.model_copy(update={"topic_replication_factor": 3})
+        result = _by_name(_provision(three, update=True))[name]
         assert result.outcome == "differs"
-        assert "TOPIC_PARTITIONS=4" in result.differences[0]
+        assert [text.split(";")[0] for text in result.differences] == ["replication is 1, should be 3"]
+        assert KafkaAdmin(settings).configs([name])[name]["min.insync.replicas"] == "1"
 
     def test_too_many_replicas_name_the_setting(self, settings: Settings) -> None:
         """One broker cannot hold three copies."""
@@ -216,11 +226,11 @@ def test_update_fails_when_something_stays_different(
 ) -> None:
     """Exit code 1 and the reason, so that a deployment notices."""
     run()
-    monkeypatch.setenv("TOPIC_PARTITIONS", "2")
+    monkeypatch.setenv("TOPIC_REPLICATION_FACTOR", "3")
     assert run()[0] == 0
     code, output = run("--update")
     assert code == 1
-    assert "Kafka cannot take partitions away" in output
+    assert "moving replicas is the cluster operator's" in output
 
 
 def test_services_that_are_away_are_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

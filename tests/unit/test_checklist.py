@@ -1,5 +1,7 @@
 """The checklist's lines that look at how clients are made: a wrong configuration fails its line."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,12 +10,13 @@ from config.settings import Settings
 from pipeline.checklist import Facts, Status
 from pipeline.checklist.kafka import ITEMS as KAFKA
 from pipeline.checklist.line import Finding
-from pipeline.checklist.run import ITEMS
+from pipeline.checklist.run import ITEMS, find
 from pipeline.checklist.sqs import ITEMS as SQS
-from pipeline.kafka import Cluster, consumer_configuration, producer_configuration
+from pipeline.jobs import TableReport
+from pipeline.kafka import Cluster, PartitionState, consumer_configuration, producer_configuration
 from pipeline.registry import Registry
 from pipeline.stages import stage
-from pipeline.topology import topic_needs
+from pipeline.topology import queue_needs, topic_needs
 
 SETTINGS = Settings(
     service_name="orders",
@@ -22,7 +25,7 @@ SETTINGS = Settings(
     sqs_task_queue_url="https://sqs.eu-west-1.amazonaws.com/1/orders.fifo",
     sqs_dlq_url="https://sqs.eu-west-1.amazonaws.com/1/orders-dlq.fifo",
 )
-CHECKS = {item.id: item.check for item in ITEMS}
+CHECKS = {item.id: partial(find, item) for item in ITEMS}
 
 
 def facts(settings: Settings = SETTINGS, environ: dict[str, str] | None = None, **known: Any) -> Facts:
@@ -70,6 +73,8 @@ def test_the_lines_are_the_checklists() -> None:
         ("iam-role", "PASS"),
         ("assume-role", "PASS"),
         ("shared-credentials-file", "WARN"),
+        ("sso", "WARN"),
+        ("login", "WARN"),
         ("env", "FAIL"),
         (None, "FAIL"),
     ],
@@ -172,3 +177,128 @@ def test_a_variable_of_no_topic_is_told() -> None:
     wrong = found(ORDERPLACED="shop.orders")
     assert wrong.status is Status.WARN
     assert "KAFKA_TOPIC_ORDERPLACED is of none of them" in wrong.evidence
+
+
+def _topics(registry: Registry, **changes: str) -> dict[str, Any]:
+    """A cluster with all topics as they should be, but for ``changes`` of each one's configuration."""
+    needs = topic_needs(SETTINGS, registry)
+    state = PartitionState(number=0, leader=1, replicas=(1, 2, 3), in_sync=(1, 2, 3))
+    return {
+        "cluster": Cluster(brokers={1: "broker:9094"}, topics={need.name: (state,) * 12 for need in needs}),
+        "topic_configs": {need.name: {**need.config, **changes} for need in needs},
+    }
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"retention.ms": "-1"},
+        {"retention.ms": "9999999999"},
+        {"max.message.bytes": "20971520"},
+        {"min.insync.replicas": "3"},
+        {"compression.type": "producer"},
+    ],
+    ids=str,
+)
+def test_a_topic_may_have_more_than_is_needed(more: dict[str, str]) -> None:
+    """One that others own keeps longer, takes larger records, has more partitions: that is as good."""
+    found = CHECKS["kafka.topic-creation"](facts(**_topics(Registry(), **more)))
+    assert found.status is Status.PASS, found.evidence
+
+
+@pytest.mark.parametrize(
+    "less",
+    [
+        {"retention.ms": "1000"},
+        {"max.message.bytes": "1000"},
+        {"min.insync.replicas": "1"},
+        {"compression.type": "gzip"},
+        {"cleanup.policy": "compact"},
+        {"cleanup.policy": "compact,delete"},
+    ],
+    ids=str,
+)
+def test_a_topic_with_less_than_is_needed_fails(less: dict[str, str]) -> None:
+    """Each is named, with what it should be."""
+    found = CHECKS["kafka.topic-creation"](facts(**_topics(Registry(), **less)))
+    ((name, value),) = less.items()
+    assert found.status is Status.FAIL
+    assert f"processing-errors: {name} is {value}, should be" in found.evidence
+
+
+def _queues(**changes: str) -> dict[str, Any]:
+    """Queues that are as they should be, but for ``changes`` of each one's attributes."""
+    needs = queue_needs(SETTINGS, Registry())
+    arn = "arn:aws:sqs:eu-west-1:1:"
+    return {
+        "queues": {
+            need.url: {"FifoQueue": "true", "QueueArn": arn + need.name, **need.attributes, **changes}
+            for need in needs
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({}, "PASS", "FifoQueue=true"),
+        ({"FifoQueue": "false"}, "FAIL", "standard queue"),
+        ({"MessageRetentionPeriod": "345600"}, "FAIL", "should be 1209600 (14 days)"),
+        ({"MaximumMessageSize": "262144"}, "FAIL", "262144 bytes"),
+        ({"MaximumMessageSize": "2097152"}, "PASS", "FifoQueue=true"),
+        ({"VisibilityTimeout": "9000"}, "PASS", "FifoQueue=true"),
+        (
+            {"FifoThroughputLimit": "perQueue", "DeduplicationScope": "queue"},
+            "WARN",
+            "300 requests a second of orders-dlq.fifo, orders.fifo",
+        ),
+        ({"ContentBasedDeduplication": "true"}, "WARN", "ContentBasedDeduplication is true, should be false"),
+    ],
+)
+def test_a_queues_attributes(changes: dict[str, str], status: str, said: str) -> None:
+    """What a start refuses fails, what makes a queue slow is a warning, and more is as good."""
+    found = CHECKS["sqs.fifo"](facts(**_queues(**changes)))
+    assert found.status == status
+    assert said in found.evidence
+    assert bool(found.mend) is (status != "PASS")
+
+
+def test_attributes_that_a_service_does_not_tell_are_not_judged() -> None:
+    """ElasticMQ gives neither retention nor size."""
+    known = _queues()
+    for attributes in known["queues"].values():
+        for name in ("MessageRetentionPeriod", "MaximumMessageSize", "FifoThroughputLimit"):
+            del attributes[name]
+    assert CHECKS["sqs.fifo"](facts(**known)).status is Status.PASS
+
+
+def test_a_table_that_cannot_be_used_fails() -> None:
+    """A key of another table, or no index; a difference with which it works is a warning."""
+    key = "its key is not pk, sk"
+    report = TableReport(name="jobs", outcome="differs", differences=(key,), faults=(key,))
+    assert CHECKS["general.job-tracking"](facts(table=report)).status is Status.FAIL
+    assert CHECKS["general.job-tracking"](facts(table=replace(report, faults=()))).status is Status.WARN
+
+
+@pytest.mark.parametrize(("replication", "status"), [(1, "WARN"), (2, "WARN"), (3, "PASS")])
+def test_acks_of_all_replicas(replication: int, status: str) -> None:
+    """With two replicas and one of them behind, all that are in sync are one."""
+    settings = SETTINGS.model_copy(update={"topic_replication_factor": replication})
+    found = CHECKS["kafka.acks-all"](facts(settings, producer=producer_configuration(settings, "worker")))
+    assert found.status == status
+
+
+@pytest.mark.parametrize(
+    ("servers", "status"),
+    [
+        ("localhost:9092", "WARN"),
+        ("127.0.0.2:9092, [::1]:9092", "WARN"),
+        ("localhost.corp.example:9092", "FAIL"),
+        ("127.corp.example:9092", "FAIL"),
+        ("127.0.0.1.corp.example", "FAIL"),
+    ],
+)
+def test_this_machine_is_known_by_the_whole_name(servers: str, status: str) -> None:
+    """A host elsewhere may begin like this one."""
+    plain = {"kafka_bootstrap_servers": servers, "kafka_security_protocol": "PLAINTEXT"}
+    assert CHECKS["kafka.tls"](facts(SETTINGS.model_copy(update=plain))).status == status
