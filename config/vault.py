@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import structlog
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigurationError, PipelineError, ServiceUnavailableError
 
@@ -60,6 +60,13 @@ class VaultSettings(BaseModel):
     #: The Kubernetes role, and the file with the pod's own token.
     vault_role: str | None = None
     vault_jwt_path: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+
+    @field_validator("vault_addr")
+    @classmethod
+    def _scheme(cls, value: str) -> str:
+        if not value.startswith(("https://", "http://")):
+            raise ValueError("it has no scheme: https://vault.example.org:8200")
+        return value
 
     @model_validator(mode="after")
     def _can_log_in(self) -> Self:
@@ -280,13 +287,15 @@ def _settings(environ: Mapping[str, str]) -> VaultSettings:
     try:
         return VaultSettings(**given)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{str(each['loc'][0]).upper() if each['loc'] else 'VAULT_*'}: {each['msg']}"
-            for each in error.errors()
-        )
+        wrong = "; ".join(_wrong(each) for each in error.errors())
         raise ConfigurationError(
             f"VAULT_PATH is set, but Vault cannot be asked: {wrong}. docs/security.md explains each."
         ) from error
+
+
+def _wrong(error: Mapping[str, Any]) -> str:
+    name = str(error["loc"][0]).upper() if error["loc"] else "VAULT_*"
+    return f"{name}: {str(error['msg']).removeprefix('Value error, ')}"
 
 
 def _make_client(settings: VaultSettings) -> Any:

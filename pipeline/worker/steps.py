@@ -1,7 +1,7 @@
 """The worker's own steps: what is checked before it starts, and settlement."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,12 +9,13 @@ import structlog
 from celery import bootsteps
 from celery.worker import state
 
+from config.settings import Settings
 from pipeline.checks import check_start
 from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
 from pipeline.patience import Patience
-from pipeline.registry import REGISTRY
+from pipeline.registry import REGISTRY, Registry
 from pipeline.telemetry import metrics, tracing
 from pipeline.transport.inbound import close_inbound, inbound
 from pipeline.transport.lease import LONGEST_HOLD, Lease
@@ -51,6 +52,7 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
         try:
             check_pool(pool_name(worker.pool_cls))
             check_start(worker.app.settings, REGISTRY)
+            tell_queues(worker.app.settings, REGISTRY, sorted(worker.app.amqp.queues.consume_from))
             # Before the pool forks.
             tracing.start(worker.app.settings.service_name, os.environ)
         except (ConfigurationError, ServiceError) as error:
@@ -75,6 +77,20 @@ def check_pool(pool: str) -> None:
             f"The pool {pool} cannot end a running task, but {', '.join(limited)} set a time limit. "
             "Use --pool prefork, or remove the limits."
         )
+
+
+def tell_queues(settings: Settings, registry: Registry, takes: Sequence[str]) -> None:
+    """Log the queues of stages that a worker does not take from, and the option that would.
+
+    As a warning where it takes from the task queue alone, as it does when nobody says: a stage with a queue
+    of its own may have no worker at all. Other workers' queues are no fault of one that was given -Q.
+    """
+    queues = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
+    not_taken = sorted(queues - set(takes))
+    if not_taken and settings.use_sqs_task_processing:
+        say = log.warning if list(takes) == [settings.task_queue] else log.info
+        mend = f"start a worker with -Q {','.join(not_taken)}"
+        say("worker.queues", takes=list(takes), not_taken=not_taken, mend=mend)
 
 
 class Settling(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -110,6 +110,11 @@ def test_numbers_and_switches_are_text(server: FakeVault, filled: list[Vault]) -
 
 FAULTS: dict[str, tuple[dict[str, str], type[PipelineError], str]] = {
     "no address": ({"VAULT_ADDR": ""}, ConfigurationError, "VAULT_ADDR"),
+    "no scheme": (
+        {"VAULT_ADDR": "vault.example.org:8200"},
+        ConfigurationError,
+        "VAULT_ADDR: it has no scheme: https://",
+    ),
     "no token": ({"VAULT_TOKEN": ""}, ConfigurationError, "VAULT_AUTH=token needs VAULT_TOKEN"),
     "an ended token": ({"VAULT_TOKEN": PASSWORD}, ConfigurationError, "VAULT_TOKEN"),
     "half an AppRole": (
