@@ -9,6 +9,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.ASCII)
 
 
+def is_duration(text: str) -> bool:
+    """Whether a text is a number and a unit."""
+    return _PATTERN.fullmatch(text) is not None
+
+
 class Duration(click.ParamType[float]):
     """Seconds, from a number and a unit."""
 

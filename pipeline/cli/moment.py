@@ -1,15 +1,12 @@
-"""Moments as people type them: ISO 8601 (in UTC where it does not say), or so long ago (2h ago)."""
+"""Moments as people type them: ISO 8601 (in UTC where it does not say), or a duration: so long ago (2h)."""
 
-import re
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-from pipeline.cli.duration import Duration
-
-_AGO = re.compile(r"(\S+)\s+ago")
+from pipeline.cli.duration import Duration, is_duration
 
 
 class Moment(click.ParamType[float]):
@@ -22,14 +19,14 @@ class Moment(click.ParamType[float]):
         if isinstance(value, float):
             return value
         text = str(value).strip()
-        if ago := _AGO.fullmatch(text):
-            return time.time() - Duration().convert(ago[1], param, ctx)
+        if is_duration(text):
+            return time.time() - Duration().convert(text, param, ctx)
         try:
             moment = datetime.fromisoformat(text)
             return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             self.fail(
-                f"{value!r} is no time. Write 2026-11-24T07:30 (UTC), 2026-11-24T08:30+01:00 or '2h ago'.",
+                f"{value!r} is no time. Write 2026-11-24T07:30 (UTC), 2026-11-24T08:30+01:00 or 2h (ago).",
                 param,
                 ctx,
             )

@@ -30,9 +30,9 @@ _LINES = {
     short_help="Send a stage's tasks again, from what its topic still has.",
     epilog="""\b
 Examples:
-  pipeline replay analyse --from '2h ago' --dry-run
+  pipeline replay analyse --from 2h --dry-run
   pipeline replay analyse --from 2026-11-24T06:00 --to 2026-11-24T07:00
-  pipeline replay analyse --from '1d ago' --entity order-7 --again --json
+  pipeline replay analyse --from 1d --entity order-7 --again --json
 
 TIME is ISO 8601, in UTC unless it says otherwise, or so long ago: 90s, 30m, 2h, 7d. Exit code 1 when SQS does
 not take one of the tasks; 130 after Ctrl-C. It may be interrupted and repeated.""",

@@ -293,7 +293,7 @@ def _is_looked_at(office: Office) -> None:
         ProvisionedThroughput={"ReadCapacityUnits": 5, "WriteCapacityUnits": 5},
     )
     office.celery("purge", "--force")
-    office.run("replay", "buy", "--from", "1h ago")
+    office.run("replay", "buy", "--from", "1h")
     office.run("jobs", "list")
     wait_until(
         lambda: _is_explained_by_a_person(office), "a letter that the bridge's own sweep leaves over", 60

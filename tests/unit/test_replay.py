@@ -227,10 +227,10 @@ def test_moments_are_read(text: str, moment: datetime) -> None:
 
 def test_so_long_ago_is_read() -> None:
     """A number and a unit, before now."""
-    assert abs(Moment().convert("90m ago", None, None) - (time.time() - 5400)) < 2
+    assert abs(Moment().convert("90m", None, None) - (time.time() - 5400)) < 2
 
 
-@pytest.mark.parametrize("text", ["", "ago", "2h", "2 hours ago", "24.11.2026", "2026-13-01", "now"])
+@pytest.mark.parametrize("text", ["", "ago", "2h ago", "2 hours", "24.11.2026", "2026-13-01", "now"])
 def test_what_is_no_moment_is_refused(text: str) -> None:
     """With the ways to write one."""
     with pytest.raises(click.BadParameter, match="Write"):
