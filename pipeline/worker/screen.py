@@ -4,6 +4,8 @@ Which can become no task, which were done before, which used up their attempts, 
 workers.
 """
 
+import math
+import time
 from collections.abc import Sequence
 
 from config.settings import Settings
@@ -12,7 +14,8 @@ from pipeline.jobs import Closing, JobFilled, JobStore, PartRef, Ref, SplitFille
 from pipeline.patience import Abandoned, Patience
 from pipeline.registry import Registry
 from pipeline.taskmessage import read_header
-from pipeline.transport.lease import Lease
+from pipeline.transport.fifo import seconds_until
+from pipeline.transport.lease import LONGEST_HOLD, Lease
 from pipeline.worker.outcome import AlreadyDone, Failed
 from pipeline.worker.retry import retries_of
 from pipeline.worker.work import ref_of
@@ -20,7 +23,7 @@ from pipeline.worker.work import ref_of
 #: SQS forgets a deduplication id after 5 minutes (SendMessage, API reference), so a message sent later than
 #: this after its job was submitted (seconds, less a margin) may be a replay of one that is done.
 DEDUPLICATION_WINDOW = 240.0
-#: A message received this much more often than its attempts failed may be what ends the workers. Those
+#: A message received this much more often than it failed and waited may be what ends the workers. Those
 #: behind a failing head and those of workers that were stopped are received for nothing too, but they
 #: run well then.
 SUSPECT_BEYOND = 3
@@ -81,7 +84,7 @@ class Screen:
 
     def _judge(self, lease: Lease, attempts: int) -> None:
         lease.attempts = attempts
-        lease.suspect = lease.message.receive_count > attempts + SUSPECT_BEYOND
+        lease.suspect = lease.message.receive_count > attempts + _waits(lease) + SUSPECT_BEYOND
         if attempts > retries_of(lease, self._settings, self._registry):
             lease.verdict = Failed(
                 error="AttemptsUsedUp", message=f"all {attempts} attempts failed", permanent=True
@@ -95,6 +98,15 @@ def _read_header(lease: Lease) -> None:
         lease.header = read_header(lease.payload["headers"])
     except InvalidInputError as error:
         lease.problem = str(error)
+
+
+def _waits(lease: Lease) -> int:
+    """How often it was received only to wait on: SQS hides it for ``LONGEST_HOLD`` at a time."""
+    eta = lease.payload["headers"].get("eta")
+    if eta is None:
+        return 0
+    due = time.time() + seconds_until(eta)
+    return max(0, math.ceil((due - lease.message.sent_at) / LONGEST_HOLD))
 
 
 def _may_have_run(lease: Lease) -> bool:

@@ -1,8 +1,10 @@
 """Settlement, retry and screen, with fakes in place of the services: who is deleted, given back, buried."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -444,6 +446,23 @@ def test_received_much_more_often_than_failed_is_a_suspect(known: Table) -> None
     )
     assert suspect.suspect
     assert not tried.suspect
+
+
+def test_waiting_for_its_time_makes_no_suspect(known: Table) -> None:
+    """Of a day's wait SQS hides no more than 12 hours at a time: such tasks would run one by one."""
+    eta = datetime.fromtimestamp(86_400, UTC).isoformat()
+    waits = math.ceil(86_400 / LONGEST_HOLD)
+    waited, killing, long_there, redriven = screened(
+        known,
+        lease("a", {"eta": eta}, receive_count=waits + SUSPECT_BEYOND),
+        lease("b", {"eta": eta}, receive_count=waits + SUSPECT_BEYOND + 1),
+        lease("c", receive_count=SUSPECT_BEYOND + 1),
+        lease("d", {"eta": eta}, receive_count=SUSPECT_BEYOND + 1, sent_at=90_000),
+    )
+    assert not waited.suspect
+    assert killing.suspect
+    assert long_there.suspect, "it was due at once, however long ago"
+    assert redriven.suspect, "it was due when it was sent"
 
 
 @pytest.mark.parametrize(
