@@ -441,7 +441,7 @@ class World:
 
     def _send_gather(self, split: SplitRef) -> None:
         self.gathers[split.stage] += 1
-        self.send(stage_ref(split.stage))
+        self.send(StageRef(job_id=JOB, stage=split.stage, gather=True))
 
     # ─── A person ───
 

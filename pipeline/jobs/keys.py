@@ -132,11 +132,11 @@ def day_of(submitted_at: float) -> str:
 
 
 def part_name(ref: Ref) -> str:
-    """What a failure record calls its task: ``run``, ``split``, or the part's ordinal."""
+    """Which of a stage's tasks it is: ``run``, ``split``, ``page-3``, ``gather``, or the part's ordinal."""
     match ref:
         case StageRef():
-            return "run"
+            return "gather" if ref.gather else "run"
         case SplitRef():
-            return "split"
+            return "split" if ref.page is None else f"page-{ref.page}"
         case PartRef():
             return f"{ref.ordinal:09d}"

@@ -90,20 +90,24 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class StageRef:
-    """The run of an unsplit stage, or the gather of a split one."""
+    """The run of an unsplit stage, or the gather of a split one. Before it is a task: a stage's event."""
 
     job_id: str
     stage: str
+    #: The gather of a split stage, and not its event: each of them fails, and is redriven, for itself.
+    gather: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRef:
-    """The split of a stage."""
+    """The split of a stage, or one of its page tasks."""
 
     job_id: str
     stage: str
     #: The task id of the split's task.
     split_id: str
+    #: Of a page task, which sends the parts from this page on; None for the split itself.
+    page: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +266,7 @@ class FailureRecord:
     """Why a task of a job is a dead letter."""
 
     stage: str
-    #: The ordinal of a part, "split", or "run" (an unsplit stage or a gather).
+    #: The ordinal of a part, "split", "page-3", "gather", or "run" (of an unsplit stage; any stage's event).
     part: int | str
     task_id: str
     error: str

@@ -24,7 +24,7 @@ from pipeline.jobs.model import (
     StageDone,
     StageRef,
 )
-from pipeline.jobs.records import Records, register, register_of
+from pipeline.jobs.records import Records, parts_register, register_of
 from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
 from pipeline.jobs.wire import Item
@@ -172,7 +172,7 @@ class Outcomes:
             if ended.state.closed:
                 continue
             if not ended.state.full and not self._goes_on(ended):
-                jobs[split.job_id][register(split.stage, "parts")] = ended.state.phase
+                jobs[split.job_id][parts_register(split.stage)] = ended.state.phase
                 origins[split.job_id] |= ended.origins
             else:
                 closings.append(SplitFilled(split=split, total=ended.node.total))
@@ -199,7 +199,7 @@ class Outcomes:
             # The gather went on without it.
             return False
         root = self._counter.redrive(leaf_of(ref), [_entry(ref, generation)])
-        return self._records.redrive(ref.job_id, register(ref.stage, "parts"), 2 * root)
+        return self._records.redrive(ref.job_id, parts_register(ref.stage), 2 * root)
 
     def _done_key(self, ref: Ref) -> Key:
         match ref:

@@ -1,8 +1,10 @@
 """The record of a job (META): opened once, ended by the union of its terminal stages, closed once.
 
 ``done`` is the set of stages whose path ended; the plan says which terminal stages that makes done. What
-failed is in registers beside it, one for each way a stage can fail (its run or gather, its split, its
-parts): phases that only grow, as in the counter, 2g for running and 2g + 1 for failed in generation g.
+failed is in registers beside it, one for each task of a stage (its run, split, gather, each page task) and
+one for all its parts: phases that only grow, as in the counter, 2g for running and 2g + 1 for failed in
+generation g. A generation is a task's own: in a register of two, the redrive of one would hide that the
+other failed.
 
 ``failed`` is written only if neither the redrives nor ``done`` changed since they were read, and
 ``complete`` only when ``done`` is full, so a job that is complete can never be announced as failed.
@@ -11,27 +13,34 @@ ends in one way. What is final has ``closed_at``, whichever way it ended.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.errors import NoRecordError
-from pipeline.jobs.keys import Keys
-from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobPlan, JobState, NewJob, Ref, SplitRef
+from pipeline.jobs.keys import Keys, part_name
+from pipeline.jobs.model import (
+    Closing,
+    Job,
+    JobFailed,
+    JobFilled,
+    JobPlan,
+    JobState,
+    NewJob,
+    SplitRef,
+    StageRef,
+)
 from pipeline.jobs.table import Table, Updated
 from pipeline.jobs.wire import Item, all_of, below, equals, has_size, missing, present
 
-#: The ways a stage can fail, each with a register of its own: their generations are not each other's.
-Role = Literal["run", "split", "parts"]
+
+def register_of(ref: StageRef | SplitRef) -> str:
+    """The attribute that holds the phase of a task that is no part."""
+    return f"x:{part_name(ref)}:{ref.stage}"
 
 
-def register(stage: str, role: Role) -> str:
-    """The attribute that holds the phase of one way a stage can fail."""
-    return f"x:{role}:{stage}"
-
-
-def register_of(ref: Ref) -> str:
-    """The register of a stage's own task: its run or gather, or its split."""
-    return register(ref.stage, "split" if isinstance(ref, SplitRef) else "run")
+def parts_register(stage: str) -> str:
+    """The attribute that holds the phase of a stage's parts: what the root of their counter says."""
+    return f"x:parts:{stage}"
 
 
 class Records:

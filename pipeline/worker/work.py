@@ -1,7 +1,7 @@
 """One piece of work for settlement: a message whose run is over, and what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.jobs import PartRef, Ref, SplitRef, StageRef
@@ -106,8 +106,8 @@ def ref_of(header: TaskHeader) -> Ref:
             total=header.part.total,
         )
     if header.role == "split":
-        return split_ref(header)
-    return StageRef(job_id=header.job_id, stage=header.stage)
+        return replace(split_ref(header), page=header.page)
+    return StageRef(job_id=header.job_id, stage=header.stage, gather=header.role == "gather")
 
 
 def split_ref(header: TaskHeader) -> SplitRef:

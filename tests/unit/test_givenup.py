@@ -7,7 +7,7 @@ import pytest
 
 from pipeline import taskmessage
 from pipeline.events import Coordinates, Event
-from pipeline.jobs import PartRef
+from pipeline.jobs import PartRef, SplitRef, StageRef
 from pipeline.sqs import MAX_MESSAGE_BYTES, ReceivedMessage
 from pipeline.stages import Registry, Stage, stage
 from pipeline.taskmessage import TaskHeader
@@ -116,3 +116,21 @@ def test_what_is_no_task_has_no_job() -> None:
     stray = given_up(header=None, task_id="m-1", headers={})
     assert (stray.failed(), stray.part) == (None, None)
     assert stray.letter().attributes["reason"]
+
+
+def test_a_job_is_told_which_task_of_its_stage_failed() -> None:
+    """By its header: the run or the split, each page task, the gather, and not only the stage."""
+    stage = counting()
+    run = TaskHeader.read(taskmessage.for_event(stage, EVENT, "j-1", 1.5).headers)
+    assert run is not None
+    split = run.model_copy(update={"role": "split"})
+    page = TaskHeader.read(taskmessage.for_pages(stage, split, 8, {}).headers)
+    gather = TaskHeader.read(taskmessage.for_gather(stage, split.model_dump_json(), 3, "7").headers)
+    told = [given_up(header=each).failed() for each in (run, split, page, gather)]
+    of_split = SplitRef(job_id="j-1", stage="count", split_id=split.split_id)
+    assert [each.ref for each in told if each] == [
+        StageRef(job_id="j-1", stage="count"),
+        of_split,
+        replace(of_split, page=8),
+        StageRef(job_id="j-1", stage="count", gather=True),
+    ]

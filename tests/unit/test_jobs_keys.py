@@ -1,5 +1,7 @@
 """Keys and the shape of the counter's tree: data on disk outlives code."""
 
+from dataclasses import replace
+
 from pipeline.jobs import JobState, PartRef, SplitRef, StageRef
 from pipeline.jobs.counter import Node, leaf_of, top_of, width
 from pipeline.jobs.keys import Keys
@@ -19,7 +21,9 @@ def test_keys_stay_as_they_are() -> None:
     assert KEYS.stage("j", "b") == ("orders/J#j", "S#b")
     assert KEYS.seal(SPLIT) == ("orders/J#j", "P#b")
     assert KEYS.failure(StageRef(job_id="j", stage="b")) == ("orders/J#j", "F#b#run")
+    assert KEYS.failure(StageRef(job_id="j", stage="b", gather=True)) == ("orders/J#j", "F#b#gather")
     assert KEYS.failure(SPLIT) == ("orders/J#j", "F#b#split")
+    assert KEYS.failure(replace(SPLIT, page=8)) == ("orders/J#j", "F#b#page-8")
     assert KEYS.failure(part(7, 9)) == ("orders/J#j", "F#b#000000007")
     assert KEYS.page("s", "r", 3) == ("orders/P#s#r#3", "-")
     assert KEYS.data_piece("s", "r", 3) == ("orders/P#s#r#d3", "-")

@@ -27,6 +27,7 @@ from tests.jobs_world import Moment, SequentialTable, Wire, Worker
 
 A, B, C = (StageRef(job_id="j", stage=stage) for stage in "abc")
 SPLIT = SplitRef(job_id="j", stage="b", split_id="s")
+GATHER = StageRef(job_id="j", stage="b", gather=True)
 
 #: Just before a worker's next update, or the one after.
 NEXT_UPDATE = Moment("update_item", 0, "none")
@@ -74,6 +75,11 @@ def part(ordinal: int, total: int = 5) -> PartRef:
     return PartRef(job_id="j", stage="b", split_id="s", ordinal=ordinal, total=total)
 
 
+def page(first: int) -> SplitRef:
+    """The task that sends the parts of stage b from a page on."""
+    return SplitRef(job_id="j", stage="b", split_id="s", page=first)
+
+
 def state(store: JobStore) -> JobState:
     """The job's state."""
     job = store.job("j")
@@ -117,6 +123,33 @@ def test_a_failure_that_comes_again_late_counts_for_nothing(store: JobStore) -> 
     store.redrive([(B, 0)])
     assert store.record_failed([failed(B)]).closings == []
     assert state(store) is JobState.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [(B, GATHER), (page(0), page(2)), (SPLIT, page(0))],
+    ids=["event and gather", "two pages", "split and page"],
+)
+def test_the_redrive_of_a_task_hides_no_failure_of_another(store: JobStore, first: Ref, later: Ref) -> None:
+    """Tasks of a stage fail each for itself: the first failure of one counts after the redrive of another."""
+    store.record([done(C)])
+    store.record_failed([failed(first)])
+    assert store.redrive([(first, 0)]) == [True]
+    (closing,) = store.record_failed([failed(later)]).closings
+    assert isinstance(closing, JobFailed)
+    assert store.redrive([(later, 0)]) == [True]
+    assert state(store) is JobState.RUNNING
+
+
+def test_a_job_has_failed_while_one_task_of_its_stage_has(store: JobStore) -> None:
+    """Of two failed page tasks one is redriven: the other still fails the job, and says why."""
+    store.record([done(C)])
+    store.record_failed([failed(page(0)), failed(page(1))])
+    assert store.redrive([(page(0), 0)]) == [True]
+    assert [each.part for each in store.failures("j")] == ["page-1"]
+    (closing,) = store.recheck("j")
+    assert isinstance(closing, JobFailed)
+    assert closing.job.failed == {"b"}
 
 
 def test_a_replay_beside_a_redriven_part_leaves_the_job_running(store: JobStore) -> None:
