@@ -66,7 +66,10 @@ def _log_to_stderr() -> None:
 
 
 def _fail(error: PipelineError, code: int) -> None:
-    click.echo(f"Error: {error}", err=True)
+    # Loaded by now: only a command's module raises such an error.
+    from pipeline.cli.edge import clean
+
+    click.echo(clean(f"Error: {error}"), err=True)
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urljoin
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -24,6 +24,16 @@ TIMEOUT = 30.0
 PAGE = 200
 
 T = TypeVar("T")
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: urllib would take the token along to whatever host it names."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """None: the answer is an error with its status."""
+
+
+_OPENER = urllib.request.build_opener(_Stay)
 
 url_option = click.option(
     "--url",
@@ -73,11 +83,17 @@ class Remote:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http and https only, see above
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+            with _OPENER.open(request, timeout=TIMEOUT) as answer:
                 return TypeAdapter(kind).validate_json(answer.read())
         except urllib.error.HTTPError as error:
             with error:
-                reason = _reason(error)
+                reason, leads_to = _reason(error), error.headers["Location"]
+            if leads_to:
+                other = urljoin(url, leads_to).removesuffix(url.removeprefix(self._url))
+                raise ServiceRefusedError(
+                    f"{self._url} leads to {other}, where WEB_TOKEN is not sent unasked: "
+                    "if the jobs page is there, give that address"
+                ) from error
             if error.code == 404 and reason:
                 return None
             kind_of = ServiceUnavailableError if error.code == 503 else ServiceRefusedError
