@@ -383,7 +383,7 @@ class TestOnRealKafka:
         ]
 
 
-def _produce_with_header(settings: Settings, topic: str, name: bytes, value: bytes) -> None:
+def _produce_with_header(settings: Settings, topic: str, name: bytes, values: list[bytes]) -> None:
     """What a client in C may write: a header's name in any bytes. Python's clients cannot."""
     (path,) = Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka*")
     kafka, pointer, text = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.create_string_buffer(512)
@@ -395,9 +395,10 @@ def _produce_with_header(settings: Settings, topic: str, name: bytes, value: byt
     assert producer, text.value
     size = ctypes.c_size_t
     try:
-        # RD_KAFKA_V_TOPIC, _VALUE, _MSGFLAGS (copy the value), _HEADER, _END: rdkafka.h.
-        arguments = (1, topic.encode(), 4, value, size(len(value)), 7, 2, 9, name, b"1", size(1), 0)
-        assert kafka.rd_kafka_producev(producer, *arguments) == 0
+        for value in values:
+            # RD_KAFKA_V_TOPIC, _VALUE, _MSGFLAGS (copy the value), _HEADER, _END: rdkafka.h.
+            arguments = (1, topic.encode(), 4, value, size(len(value)), 7, 2, 9, name, b"1", size(1), 0)
+            assert kafka.rd_kafka_producev(producer, *arguments) == 0
         assert kafka.rd_kafka_flush(producer, 30_000) == 0
     finally:
         kafka.rd_kafka_destroy(producer)
@@ -406,13 +407,18 @@ def _produce_with_header(settings: Settings, topic: str, name: bytes, value: byt
 def test_a_header_that_the_client_cannot_read_stops_no_reader(
     settings: Settings, topic: str, producer: EventProducer
 ) -> None:
-    """A name that is not UTF-8: the record comes with its value, and what cannot be read is said."""
-    _produce_with_header(settings, topic, b"caf\xe9", b"odd")
-    assert producer.emit([Record(topic=topic, key=b"k", value=b"even", headers=(("a", b"1"),))], 30) == [None]
+    """A name that is not UTF-8: each record comes with its value, and what cannot be read is said.
+
+    Many of each, since Python calls in another way what it has called often.
+    """
+    odd = [b"odd %d" % n for n in range(100)]
+    _produce_with_header(settings, topic, b"caf\xe9", odd)
+    assert producer.emit(_records(topic, 100), 30) == [None] * 100
     with Member(settings, topic) as member:
-        member.poll_until(lambda: len(member.read) == 2)
+        member.poll_until(lambda: len(member.read) == 200)
     read = {message.value: message.headers for message in member.read}
-    assert read[b"even"] == (("a", b"1"),)
-    ((name, why),) = read[b"odd"]
-    assert name == UNREADABLE
-    assert b"utf-8" in why
+    for value in odd:
+        ((name, why),) = read.pop(value)
+        assert name == UNREADABLE
+        assert b"utf-8" in why
+    assert read == {record.value: record.headers for record in _records(topic, 100)}
