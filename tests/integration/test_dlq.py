@@ -23,7 +23,7 @@ from pipeline.cli import main
 from pipeline.deadletters import DLQ_HEADERS
 from pipeline.deadletters.walk import Walk
 from pipeline.errors import ServiceUnavailableError
-from pipeline.events import Coordinates, Event, decode, encode
+from pipeline.events import Coordinates, Event, decode, encode, source_of
 from pipeline.jobs import (
     JobPlan,
     JobState,
@@ -42,6 +42,7 @@ from pipeline.services.environment import Services
 from pipeline.sqs import OutgoingMessage, QueueDepth, ReceivedMessage, SqsQueue, sqs_client
 from pipeline.stages import Stage
 from pipeline.sweep import sweeping
+from pipeline.sweep.sweep import Sweep
 from pipeline.taskmessage import TaskHeader
 from pipeline.taskmodules import load_stages
 from pipeline.telemetry import metrics
@@ -605,7 +606,14 @@ def test_a_redriven_event_takes_its_job_as_running(world: World) -> None:
     """Its job failed with it; and an event of a topic that no stage consumes stays where it is."""
     job_id = world.give_up(mending.mend)
     event = Event(
-        id="e", source="s", type="t", time=datetime.now(UTC), entity_id="ada", data=b"1", job_id=job_id
+        id="e",
+        source=source_of(world.settings.service_name, "before"),
+        type="t",
+        time=datetime.now(UTC),
+        entity_id="ada",
+        data=b"1",
+        job_id=job_id,
+        stage="before",
     )
     key, value, headers = encode(event)
     rejected(world, Record(topic=world.settings.topic("broken"), key=key, value=value, headers=headers))
@@ -731,6 +739,29 @@ def test_a_redrive_that_was_cut_short_is_named(world: World, monkeypatch: pytest
         patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
         world.run("dlq", "redrive", "--all", "--yes", code=130)
     assert world.swept() == [("redrive", job_id)]
+
+
+def test_a_job_whose_dead_letter_somebody_looks_at_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its letter cannot be seen meanwhile: the sweep says so, and finds it once it is back."""
+    monkeypatch.setattr("pipeline.sweep.sweep.RESTS", 0)
+    with Sweep(world.settings, load_stages((MODULE,))) as bridges:
+        world.give_up(mending.mend)
+        assert list(bridges.run(0)) == []
+        # As many as were gone through are there again, and it is another one.
+        assert world.dlq.delete([world.take(world.dlq).receipt_handle]) == [None]
+        with monkeypatch.context() as patch:
+            patch.setattr(DeadLetters, "record", lambda *_: None)
+            job_id = world.give_up(mending.mend)
+        with Walk(world.dlq) as somebody:
+            assert [len(batch) for batch in somebody.batches()] == [1]
+            wait_until(lambda: world.dlq.depth().in_flight == 1, "it is held")
+            assert world.swept() == [("waiting", job_id)]
+            (found,) = bridges.run(0)
+            assert (found.kind, found.job_id) == ("waiting", job_id)
+            assert "1 dead letters" in found.text
+    assert world.swept() == [("recorded", job_id)]
 
 
 def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
