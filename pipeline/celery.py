@@ -95,9 +95,15 @@ after_setup_task_logger.connect(logs.format_celery)
 
 @before_task_publish.connect  # type: ignore[untyped-decorator]
 def _keep_group(headers: dict[str, Any] | None = None, **_: Any) -> None:
-    """What a task publishes (a chain's next, a retry) stays in its message group unless told otherwise."""
+    """What a task publishes (a chain's next, a retry) stays in its message group unless told otherwise.
+
+    But not another task for later: until then SQS would give nothing of the group.
+    """
     group = current_task.request.get(fifo.GROUP_HEADER) if current_task else None
-    if group and headers is not None:
+    if not group or headers is None:
+        return
+    is_retry = headers.get("id") == current_task.request.id
+    if is_retry or not fifo.is_for_later(headers.get("eta")):
         headers.setdefault(fifo.GROUP_HEADER, group)
 
 

@@ -131,10 +131,10 @@ def _dlq(facts: Facts) -> Finding:
 def _delete_on_success(facts: Facts) -> Finding:
     configured = facts.celery.conf
     found = {name: configured[name] for name in ("task_acks_late", "task_reject_on_worker_lost")}
-    request = str(facts.celery.Task.Request)
+    consumer = str(configured["worker_consumer"])
     evidence = ", ".join(f"{name}={value}" for name, value in found.items())
-    evidence += f"; messages are deleted by settlement only ({request})"
-    if all(found.values()) and request.startswith("pipeline.worker.request:"):
+    evidence += f"; messages are deleted by settlement only (worker_consumer={consumer})"
+    if all(found.values()) and consumer == "pipeline.worker.consumer:Consumer":
         return passed(evidence)
     return failed(evidence, _CODE)
 

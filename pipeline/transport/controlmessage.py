@@ -138,7 +138,7 @@ def is_for_now(payload: Payload, *, past: bool) -> bool:
     again.
     """
     command = payload[PARSED]
-    if command["method"] == "revoke":
+    if command["method"] in ("revoke", "revoke_by_stamped_headers"):
         if past:
             command.pop("reply_to", None)
         return True

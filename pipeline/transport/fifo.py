@@ -131,6 +131,7 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if message["properties"].get("priority"):
             _warn_of_priority()
         _refuse_too_late(queue, headers.get("eta"))
+        _refuse_ids(queue, message["properties"])
         task_id = headers.get("id") or message["properties"]["delivery_tag"]
         outgoing = OutgoingMessage(
             body=json.dumps(message, separators=(",", ":")),
@@ -151,6 +152,15 @@ class Channel(virtual.Channel):  # type: ignore[misc]
         if error is not None:
             raise error
 
+    def _lookup(self, exchange: str, routing_key: str, default: str | None = None) -> list[str]:
+        """The queues a message goes to. kombu would drop one that goes to none."""
+        if queues := super()._lookup(exchange, routing_key, default):
+            return list(queues)
+        raise MessageRefusedError(
+            f"Could not publish to exchange {exchange!r} with routing key {routing_key!r}: no queue is bound "
+            'to it. There are no exchanges here: name the queue, queue="..."'
+        )
+
     def _size(self, queue: str) -> int:
         return int(self.connection.queue(queue).depth().available)
 
@@ -167,6 +177,15 @@ def _refuse_too_late(queue: str, eta: Any) -> None:
         raise MessageRefusedError(
             f"Could not send to {queue}: the task is due in {delay / DAY:.1f} days ({eta}), and a queue "
             f"keeps a message for {QUEUE_RETENTION // DAY}: publish it at most {LATEST // DAY} days before"
+        )
+
+
+def _refuse_ids(queue: str, properties: dict[str, Any]) -> None:
+    """What kombu's own SQS transport takes: passed over here, an order would be lost without a word."""
+    if given := {"MessageGroupId", "MessageDeduplicationId"} & properties.keys():
+        raise MessageRefusedError(
+            f"Could not send to {queue}: {', '.join(sorted(given))} is no option here. The group is given as "
+            f'headers={{"{GROUP_HEADER}": ...}}; the deduplication id is made from the task id, task_id=...'
         )
 
 
@@ -280,8 +299,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 self.inbound.disposal.give_back(lease)
             elif lease.problem is not None or lease.verdict is not None:
                 self.inbound.on_unrunnable(lease)
-            elif (delay := seconds_until(lease.payload["headers"].get("eta"))) > PARK_BEYOND:
-                self.inbound.disposal.give_back(lease, delay)
+            elif is_for_later(eta := lease.payload["headers"].get("eta")):
+                self.inbound.disposal.give_back(lease, seconds_until(eta))
             else:
                 lease.payload["properties"]["delivery_tag"] = lease.tag
                 callback(lease.payload)
@@ -297,6 +316,11 @@ class Transport(virtual.Transport):  # type: ignore[misc]
                 "fifo:// is configured by the app of this project: run celery with -A pipeline"
             )
         return cls.settings
+
+
+def is_for_later(eta: Any) -> bool:
+    """Whether a task with that ``eta`` header waits on SQS until then."""
+    return seconds_until(eta) > PARK_BEYOND
 
 
 def seconds_until(eta: Any) -> float:
@@ -316,4 +340,13 @@ def configure(settings: Settings) -> None:
     Transport.settings = settings
 
 
-__all__ = ["GROUP_HEADER", "Channel", "Queued", "Transport", "configure", "gathering", "seconds_until"]
+__all__ = [
+    "GROUP_HEADER",
+    "Channel",
+    "Queued",
+    "Transport",
+    "configure",
+    "gathering",
+    "is_for_later",
+    "seconds_until",
+]

@@ -7,6 +7,7 @@ import structlog
 from celery.signals import heartbeat_sent
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
+from kombu.utils.imports import symbol_by_name
 
 from pipeline.checks import check_added_queue
 from pipeline.errors import ConfigurationError, ServiceError
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 #: How often a task that no worker knows is received within UNKNOWN_TASK_SECONDS: fewer times than any redrive
 #: policy that a start accepts, so that it is this worker who says why it is a dead letter.
 UNKNOWN_TASK_RECEIVES = 20
+#: What a task has whose base is Celery's own ``Task``.
+CELERYS_REQUEST = "celery.worker.request:Request"
 #: How late a task's events may be sent (seconds): soon enough for a person who looks on.
 EVENTS_EVERY = 0.2
 
@@ -48,6 +51,15 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Send the task events that were gathered. Called from the event loop, every ``EVENTS_EVERY``."""
         if self.event_dispatcher:
             self.event_dispatcher.flush()
+
+    def update_strategies(self) -> None:
+        """Every task gets this project's request, whatever its base: Celery's would delete what fails."""
+        for name, task in self.app.tasks.items():
+            if not issubclass(symbol_by_name(task.Request), Request):
+                if task.Request != CELERYS_REQUEST:
+                    log.warning("task.request_replaced", task=name, request=str(task.Request))
+                task.Request = Request
+        super().update_strategies()
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """A task that no module of this worker defines: another worker's, or in the end a dead letter."""

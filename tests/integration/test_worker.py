@@ -381,12 +381,14 @@ def test_a_revoked_task_is_not_run(shop: Shop) -> None:
     assert not shop.lines("revoked")
 
 
-def test_a_plain_task_that_fails_is_tried_again_and_given_up_on(shop: Shop) -> None:
-    """As a stage's: attempts by record, then the dead letter."""
-    task_id = shop.delay("do", {"key": "plain-fail", "do": "kill"})
+@pytest.mark.parametrize(("name", "do_what"), [("do", "kill"), ("based", "fail"), ("based", "memory")])
+def test_a_plain_task_that_fails_is_tried_again_and_given_up_on(shop: Shop, name: str, do_what: str) -> None:
+    """As a stage's: attempts by record, then the dead letter; also a task with a base of its own."""
+    key = f"plain-{name}-{do_what}"
+    task_id = shop.delay(name, {"key": key, "do": do_what})
     letter = shop.wait_letter(task_id)
     assert letter.attributes["attempts"] == "3"
-    assert len(shop.lines("plain-fail", "start")) == 3
+    assert len(shop.lines(key, "start")) == 3
 
 
 def test_a_task_nobody_knows_is_a_dead_letter_and_the_next_is_handled(shop: Shop) -> None:

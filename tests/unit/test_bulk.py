@@ -1,10 +1,12 @@
 """A bulk publish, whatever SQS answers: what is there, what is not, and that each is told."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from celery import Celery, chain, group
+from celery._state import _task_stack
 from celery.exceptions import Reject
 from celery.states import REJECTED
 from kombu.exceptions import EncodeError, OperationalError
@@ -142,6 +144,54 @@ def test_chains_and_groups_are_published_as_celery_would(app: PipelineApp, queue
     assert chained.task_id in queue.taken[0].body
     assert (chained.error, alone.error, alone.task_id) == (None, None, "own")
     assert isinstance(grouped.error, MessageRefusedError)
+
+
+def test_what_goes_to_no_queue_is_refused(app: PipelineApp, queue: FakeQueue) -> None:
+    """kombu drops what is published to an exchange that no queue is bound to, and says that it is sent."""
+    elsewhere = sign(app, "a", exchange="media", routing_key="media.video", retry=False)
+    with pytest.raises(OperationalError, match="no queue is bound"):
+        elsewhere.apply_async()
+    with pytest.raises(OperationalError, match="no queue is bound"):
+        publish_many([elsewhere])
+    assert queue.taken == []
+
+
+def test_the_options_of_another_transport_are_refused(app: PipelineApp, queue: FakeQueue) -> None:
+    """Whoever comes from kombu's own SQS transport names a group so; passed over, its order would be lost."""
+    with pytest.raises(OperationalError, match="message_group"):
+        sign(app, "a", MessageGroupId="customer-7", retry=False).apply_async()
+    assert queue.taken == []
+
+
+@pytest.mark.parametrize(
+    ("options", "group"),
+    [
+        ({}, "customer-7"),
+        ({"countdown": 60}, None),
+        ({"countdown": 60, "task_id": "running"}, "customer-7"),
+        ({"countdown": 60, "headers": {"message_group": "own"}}, "own"),
+    ],
+    ids=["now", "for later", "its own retry", "as told"],
+)
+def test_a_running_task_hands_its_group_on_unless_it_would_stand_still(
+    app: PipelineApp, queue: FakeQueue, options: dict[str, Any], group: str | None
+) -> None:
+    """What is parked holds back its group: only what must keep its place is."""
+
+    @app.task(name="running", bind=True, shared=False)  # type: ignore[untyped-decorator]
+    def running(task: Any) -> None:
+        sign(app, "next", **options).apply_async()
+
+    running.push_request(id="running", message_group="customer-7", called_directly=False)
+    _task_stack.push(running)
+    try:
+        running.run()
+    finally:
+        _task_stack.pop()
+        running.pop_request()
+    (sent,) = queue.taken
+    assert json.loads(sent.body)["headers"].get("message_group") == group
+    assert (sent.group_id == group) == (group is not None)
 
 
 def test_what_sqs_would_drop_before_it_is_due_is_refused(app: PipelineApp, queue: FakeQueue) -> None:

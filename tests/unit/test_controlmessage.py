@@ -141,6 +141,7 @@ def test_old_commands_are_not_carried_out() -> None:
     reply_to = {"exchange": REPLIES, "routing_key": "k"}
     revoke = received({"method": "revoke", "arguments": {"task_id": "t"}, "reply_to": reply_to}, expires=1.0)
     assert is_for_now(revoke, past=True)
+    assert is_for_now(received({"method": "revoke_by_stamped_headers"}, expires=1.0), past=True)
     assert "reply_to" not in revoke[PARSED]
     shutdown = {"method": "shutdown"}
     assert not is_for_now(received(shutdown), past=True)
