@@ -67,7 +67,7 @@ class Sweep:
         self._explainer = Explainer(self._store, self._dead_letters)
         #: Dead letters of jobs that were open when the queue was last gone through.
         self._letters: dict[str, list[Failed]] = {}
-        #: How many letters the queue had then.
+        #: How many letters it had then; 0 once none could be seen any more.
         self._walked: int | None = None
         #: When it is gone through though that number is the same (seconds, monotonic).
         self._walk_again = 0.0
@@ -124,6 +124,7 @@ class Sweep:
         with Look(self._settings, Filter(place="sqs")) as look:
             depth = look.queue.depth().available
             if depth in (0, self._walked) and time.monotonic() < self._walk_again:
+                self._walked = depth
                 return
             letters: defaultdict[str, list[Failed]] = defaultdict(list)
             count = 0
@@ -179,6 +180,9 @@ class Sweep:
             repeat = f"pipeline dlq redrive --job {job.job_id}"
             text = f"{where}; a redrive of its dead letters was cut short: {repeat}"
             return Finding(kind="redrive", job_id=job.job_id, text=text)
+        if unseen := self._unseen():
+            text = f"{where}; {unseen:,} dead letters are held by somebody who looks at them, or are new"
+            return Finding(kind="waiting", job_id=job.job_id, text=text)
         text = f"{where}; nothing of it is on a queue, on a topic or a dead letter"
         return Finding(kind="lost", job_id=job.job_id, text=text)
 
@@ -214,6 +218,12 @@ class Sweep:
             return True
         with Look(self._settings, Filter(job_id=job_id, place="kafka")) as look:
             return next(look.letters(), None) is not None
+
+    def _unseen(self) -> int:
+        """About how many letters of the queue were not gone through: any of them may be of any job."""
+        with Look(self._settings, Filter(place="sqs")) as look:
+            depth = look.queue.depth()
+        return max(0, depth.available + depth.in_flight + depth.delayed - (self._walked or 0))
 
 
 def _failed(letter: DeadLetter) -> Failed | None:
