@@ -29,6 +29,8 @@ def redrive_all(
     seen: dict[str, int] = {}
     for letters in _collected(look):
         for chunk in _chunks(letters, TOGETHER if rate is None else max(1, min(TOGETHER, int(rate)))):
+            # A thousand may take minutes, and the last of them must be held as the first are.
+            look.walk.extend()
             first = {letter.identity: letter for letter in reversed(chunk) if letter.identity not in seen}
             fresh = [letter for letter in chunk if first.get(letter.identity) is letter]
             for answer in redriver.redrive(fresh):

@@ -16,7 +16,7 @@ from pipeline.deadletters.letter import DeadLetter, Place
 from pipeline.deadletters.tasks import read_task
 from pipeline.deadletters.told import is_told_id, newest_of_each, read_told
 from pipeline.deadletters.walk import Walk
-from pipeline.kafka import scan
+from pipeline.kafka import Message, scan
 from pipeline.sqs import SqsQueue, sqs_client
 
 #: Letters of a topic handed out at a time.
@@ -64,19 +64,25 @@ class Look:
     def _events(self) -> Iterator[DeadLetter]:
         """Those of the topic that were not handled. It is read twice: a mark comes after what it is about."""
         topic = self._settings.topic(DLQ_TOPIC)
-        handled = {name for message in scan(self._settings, topic) if (name := marked(message))}
-        for message in scan(self._settings, topic):
+        handled = {name for message in self._scan(topic) if (name := marked(message))}
+        for message in self._scan(topic):
             if not marked(message) and letter_id(message.partition, message.offset) not in handled:
                 yield from self._filtered([read_event(message, self._settings.service_name)])
 
     def _told(self) -> Iterator[DeadLetter]:
         """What the errors topic tells last of each task."""
         topic, service = self._settings.topic(ERRORS_TOPIC), self._settings.service_name
-        newest = newest_of_each(service, scan(self._settings, topic))
-        for message in scan(self._settings, topic):
+        newest = newest_of_each(service, self._scan(topic))
+        for message in self._scan(topic):
             letter = read_told(service, message)
             if letter is not None and letter.id in newest:
                 yield from self._filtered([letter])
+
+    def _scan(self, topic: str) -> Iterator[Message]:
+        """A topic's records; it may have millions, and what the queue showed before stays held meanwhile."""
+        for message in scan(self._settings, topic):
+            self.walk.extend()
+            yield message
 
     def _may_be(self, place: Place) -> bool:
         """Whether what is wanted can be there: one side that is away must not keep the others from view."""

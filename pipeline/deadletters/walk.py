@@ -93,7 +93,8 @@ class Walk:
             due.append(message_id)
         for message_id in due:
             self._held.move_to_end(message_id)
-        self._change(due, HOLD)
+        if due:
+            self._change(due, HOLD)
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[ServiceError | None]:
         """Delete letters for good; an answer for each."""

@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from config.settings import Settings, load_settings
 from pipeline.cli import main
-from pipeline.deadletters import DLQ_HEADERS, DeadLetter, Filter
+from pipeline.deadletters import DLQ_HEADERS, DeadLetter, Filter, Look, Redriven, redrive_all
 from pipeline.deadletters.events import is_letter_id, letter_id, mark, marked, own_headers, read_event
 from pipeline.deadletters.tasks import read_task
 from pipeline.deadletters.walk import HOLD, Walk
@@ -201,26 +201,23 @@ class Queue:
         for each in given:
             self.hidden[each] = self.now + visibility_seconds
             self.handles[each] = f"{each}/{next(self.numbers)}"
-            found.append(
-                replace(message(message_id=each), receipt_handle=self.handles[each], requested_at=self.now)
-            )
+            received = message(f'"{each}"', message_id=each)
+            found.append(replace(received, receipt_handle=self.handles[each], requested_at=self.now))
         return found
 
     def change_visibility(self, changes: Sequence[tuple[str, int]]) -> list[ServiceError | None]:
-        answers: list[ServiceError | None] = []
-        for handle, seconds in changes:
-            message_id = handle.split("/")[0]
-            if self.handles.get(message_id) == handle and self._is_hidden(message_id):
-                self.hidden[message_id] = self.now + seconds
-                answers.append(None)
-            else:
-                answers.append(MessageRefusedError("expired"))
+        answers = [self._refusal(handle) for handle, _ in changes]
+        for (handle, seconds), error in zip(changes, answers, strict=True):
+            if error is None:
+                self.hidden[handle.split("/")[0]] = self.now + seconds
         return answers
 
     def delete(self, handles: Sequence[str]) -> list[ServiceError | None]:
-        for handle in handles:
-            self.messages.pop(handle.split("/")[0], None)
-        return [None] * len(handles)
+        answers = [self._refusal(handle) for handle in handles]
+        for handle, error in zip(handles, answers, strict=True):
+            if error is None:
+                del self.messages[handle.split("/")[0]]
+        return answers
 
     def depth(self) -> QueueDepth:
         held = sum(map(self._is_hidden, self.messages))
@@ -228,6 +225,13 @@ class Queue:
 
     def _is_hidden(self, message_id: str) -> bool:
         return self.hidden.get(message_id, 0) > self.now
+
+    def _refusal(self, handle: str) -> ServiceError | None:
+        """A FIFO queue refuses a handle whose time is over: its letter may be somebody else's."""
+        message_id = handle.split("/")[0]
+        if self.handles.get(message_id) == handle and self._is_hidden(message_id):
+            return None
+        return MessageRefusedError("expired")
 
 
 def walk_of(queue: Queue) -> Walk:
@@ -296,6 +300,68 @@ def test_letters_of_one_group_are_said_to_be_unseen() -> None:
             sizes.append(len(batch))
             assert walk.delete(batch) == [None] * len(batch)
     assert sizes == [10, 3]
+
+
+# ─── A campaign ───
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """The queue that a look goes through, with 300 letters; its clock is that of the look."""
+    queue = Queue(messages={f"m{n}": f"dead-{n}" for n in range(300)})
+    monkeypatch.setattr("pipeline.deadletters.look.sqs_client", lambda _: None)
+    monkeypatch.setattr("pipeline.deadletters.look.SqsQueue", lambda *_: queue)
+    monkeypatch.setattr("pipeline.deadletters.look.Walk", walk_of)
+    return queue
+
+
+class SlowRedriver:
+    """Takes two seconds for what it redrives together, and removes it."""
+
+    def __init__(self, look: Look, queue: Queue) -> None:
+        self._look = look
+        self._queue = queue
+        self.redriven: list[str] = []
+
+    def redrive(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        """Each is on its way again, unless it cannot be removed."""
+        self._queue.now += 2
+        self.redriven += [each.id for each in letters]
+        errors = self._look.walk.delete([each.raw for each in letters])  # type: ignore[misc]
+        return [
+            Redriven(letter=each, outcome="failed" if error else "redriven", why=str(error or ""))
+            for each, error in zip(letters, errors, strict=True)
+        ]
+
+    def remove_copies(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
+        """There are none."""
+        assert not letters
+        return []
+
+
+def test_a_redrive_holds_what_it_collected_until_its_turn(settings: Settings, queue: Queue) -> None:
+    """Longer than a hold lasts, without a rate as with one: none comes back, to be sent again by another."""
+    with Look(settings, Filter(place="sqs")) as look:
+        redriver = SlowRedriver(look, queue)
+        answers = list(redrive_all(look, redriver))  # type: ignore[arg-type]
+    assert {(each.outcome, each.why) for each in answers} == {("redriven", "")}
+    assert (len(answers), queue.messages) == (300, {})
+
+
+def test_a_look_at_a_long_topic_keeps_the_letters_of_the_queue(
+    settings: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are redriven when the topic was read as well, and must not have lapsed meanwhile."""
+
+    def slow(settings: Settings, topic: str) -> Iterator[Message]:
+        for _ in range(20):
+            queue.now += HOLD / 4
+            yield record()
+
+    monkeypatch.setattr("pipeline.deadletters.look.scan", slow)
+    with Look(settings, Filter()) as look:
+        assert len(list(look.letters())) == 320
+        assert queue.depth().in_flight == 300
 
 
 # ─── The command line ───
