@@ -5,6 +5,7 @@ Whatever fails of a batch is told outcome by outcome, so that only that is recor
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Climb, Counter, Ended, Marks, Node, leaf_of, top_of
@@ -34,6 +35,9 @@ MESSAGE_CHARACTERS = 500
 
 #: The most parts that a gather goes on without: their ordinals are in one item of 400 KB with the counter.
 MISSING_MOST = 20_000
+
+#: What a redrive finds of a task. "too late": its job's end is final, or its gather went on without it.
+Redriven = Literal["running", "done", "too late"]
 
 
 class Outcomes:
@@ -102,14 +106,14 @@ class Outcomes:
     def redrive(self, refs: Sequence[tuple[Ref, int]]) -> list[bool | ServiceError]:
         """Which dead letters are to be sent, now that they count as running."""
         answers = self._table.each(self._redrive, refs)
-        sent = {
+        mended = {
             self._keys.failure(ref): None
-            for (ref, _), sent in zip(refs, answers, strict=True)
-            if sent is True
+            for (ref, _), answer in zip(refs, answers, strict=True)
+            if answer in ("running", "done")
         }
         # Only shown to people: a reason that stays is no error.
-        self._table.put_many(sent)
-        return answers
+        self._table.put_many(mended)
+        return [answer if isinstance(answer, ServiceError) else answer == "running" for answer in answers]
 
     def _record_stages(self, done: Sequence[Done], errors: dict[int, ServiceError]) -> list[Closing]:
         stages = {index: each for index, each in enumerate(done) if isinstance(each, StageDone)}
@@ -184,22 +188,22 @@ class Outcomes:
         most = min(int(self._splits.tolerance(ended.node.split) * total), MISSING_MOST)
         return most > 0 and self._counter.go_on_without(ended.node, most) is not None
 
-    def _redrive(self, entry: tuple[Ref, int]) -> bool:
+    def _redrive(self, entry: tuple[Ref, int]) -> Redriven:
         ref, generation = entry
         key = self._done_key(ref)
         if _is_done(ref, self._table.get(key) or {}):
-            return False
+            return "done"
         if not isinstance(ref, PartRef):
-            return self._records.redrive(ref.job_id, register_of(ref), 2 * generation + 2)
-        job = self._records.get(ref.job_id)
-        if job is not None and job.is_final:
-            return False
-        top = top_of(ref.split, ref.total)
-        if self._counter.states([top])[top].closed:
-            # The gather went on without it.
-            return False
-        root = self._counter.redrive(leaf_of(ref), [_entry(ref, generation)])
-        return self._records.redrive(ref.job_id, parts_register(ref.stage), 2 * root)
+            name, phase = register_of(ref), 2 * generation + 2
+        else:
+            job = self._records.get(ref.job_id)
+            top = top_of(ref.split, ref.total)
+            # Closed: the gather went on without it.
+            if (job is not None and job.is_final) or self._counter.states([top])[top].closed:
+                return "too late"
+            root = self._counter.redrive(leaf_of(ref), [_entry(ref, generation)])
+            name, phase = parts_register(ref.stage), 2 * root
+        return "running" if self._records.redrive(ref.job_id, name, phase) else "too late"
 
     def _done_key(self, ref: Ref) -> Key:
         match ref:

@@ -217,6 +217,26 @@ def test_a_record_cut_short_is_finished_by_the_failure_of_its_copy(store: JobSto
     assert isinstance(closing, JobFilled)
 
 
+@pytest.mark.parametrize("ref", [B, part(0, total=1)], ids=["stage", "part"])
+def test_what_is_done_after_all_tells_no_failure(store: JobStore, ref: Ref) -> None:
+    """A replay mended it: the redrive of its dead letter only removes that, and why it failed."""
+    store.record_failed([failed(ref)])
+    store.record([PartDone(ref=ref) if isinstance(ref, PartRef) else done(B)])
+    assert store.redrive([(ref, 0)]) == [False]
+    assert list(store.failures("j")) == []
+
+
+def test_a_part_that_its_gather_went_on_without_still_tells_why(store: JobStore) -> None:
+    """Its redrive comes too late, and the result lacks it for ever."""
+    store.seal(SPLIT, "{}", "0", ["0", "1"], tolerate=0.5)
+    store.record([PartDone(ref=part(0, total=2))])
+    (closing,) = store.record_failed([failed(part(1, total=2))]).closings
+    assert isinstance(closing, SplitFilled)
+    assert store.close(closing)
+    assert store.redrive([(part(1, total=2), 0)]) == [False]
+    assert [each.part for each in store.failures("j")] == [1]
+
+
 def test_a_redriven_task_that_was_done_leaves_no_job_running_for_ever(store: JobStore) -> None:
     """When nothing is left to run after a redrive, the recheck that follows it ends the job anew."""
     store.record_failed([failed(A)])
