@@ -1,10 +1,12 @@
 """Runs one task in a child, in a pool thread, or inline, and returns its ``Outcome`` whatever happens."""
 
 import time
+from collections.abc import Iterator
+from traceback import walk_tb
 from typing import Any
 
 from billiard.common import terminate_handler_fired
-from celery import states
+from celery import Task, states
 from celery.app.trace import trace_task
 from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.exceptions import Retry as CeleryRetry
@@ -71,6 +73,8 @@ def run(
     seconds = time.monotonic() - started
     if isinstance(task, StageTask):
         return failed(info.retval, seconds)
+    if info.state == states.FAILURE and _retried_in_vain(task, request.get("retries") or 0, info.retval):
+        return failed(info.retval, seconds, permanent=True)
     return _unsuccessful(info.state, info.retval, seconds)
 
 
@@ -96,3 +100,26 @@ def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:
         passing = error.requeue or isinstance(said, ServiceUnavailableError)
         return failed(error, seconds, permanent=not passing)
     return failed(error, seconds)
+
+
+def _retried_in_vain(task: Any, retries: int, error: BaseException) -> bool:
+    """Whether the task asked for more of Celery's retries (``retry``, ``autoretry_for``) than it has.
+
+    Celery then raises the task's own exception, or another comes of it: only where it passed tells.
+    """
+    # Celery's place for what this run gave ``retry(max_retries=...)``.
+    most = getattr(task, "override_max_retries", task.max_retries)
+    # A task that is called as a function passes there too.
+    return most is not None and retries >= most and any(map(_passed_retry, _with_what_led_to(error)))
+
+
+def _passed_retry(error: BaseException) -> bool:
+    return any(frame.f_code is Task.retry.__code__ for frame, _ in walk_tb(error.__traceback__))
+
+
+def _with_what_led_to(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__context__ if error.__cause__ is None else error.__cause__
