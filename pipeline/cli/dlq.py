@@ -61,7 +61,7 @@ def list_letters(limit: int, url: str | None, as_json: bool, **wanted: Any) -> N
         told = Remote(url).letters(filter_of(wanted))
         rows, more, unseen = told.rows[:limit], len(told.rows) > limit or not told.complete, told.unseen
         for each in told.away:
-            REMARKS.print(f"{each.service} is away: {each.error}", markup=False)
+            REMARKS.print(clean(f"{each.service} is away: {each.error}"))
     else:
         with Look(read_settings(), filter_of(wanted)) as look:
             found, more = _first(look.letters(), limit)

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.cli.edge import REMARKS, clean, moment
+from pipeline.cli.lines import Lines
 from pipeline.deadletters import DeadLetter
 from pipeline.web.model import LetterRow
 
@@ -27,25 +26,19 @@ _WORDS = {
 
 def table_of(letters: Sequence[DeadLetter | LetterRow]) -> None:
     """Print a list, the oldest first."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("id", "failed (UTC)", "what", "part", "job", "attempts", "exception", "reason"):
-        table.add_column(column, no_wrap=True)
+    lines = Lines("id", "failed (UTC)", "what", "part", "job", "attempts", "exception", "reason")
     for letter in sorted(letters, key=lambda each: each.failed_at):
-        table.add_row(
+        lines.add(
             letter.id,
             moment(letter.failed_at),
-            _line(letter.stage or letter.task or letter.source or "", NAME_SHOWN),
+            _cut(letter.stage or letter.task or letter.source or "", NAME_SHOWN),
             letter.part or "",
             letter.job_id or "",
             str(letter.attempts),
-            _line(letter.error.rsplit(".", 1)[-1], NAME_SHOWN),
-            _line(letter.reason, REASON_SHOWN),
+            _cut(letter.error.rsplit(".", 1)[-1], NAME_SHOWN),
+            _cut(letter.reason, REASON_SHOWN),
         )
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        # Through a pipe nothing is cut: an id must be whole.
-        console.width = 500
-    console.print(table if letters else "There are no such dead letters.")
+    lines.print("There are no such dead letters.")
 
 
 def print_letter(letter: Mapping[str, Any]) -> None:
@@ -89,6 +82,6 @@ def _indented(headers: Mapping[str, object]) -> str:
         return str(headers)
 
 
-def _line(text: str, limit: int) -> str:
-    line = " ".join(clean(text).split())
+def _cut(text: str, limit: int) -> str:
+    line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 1] + "…"

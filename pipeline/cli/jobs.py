@@ -9,8 +9,6 @@ from itertools import islice
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from pipeline.cancelling import cancel_job
 from pipeline.cli.duration import Duration
@@ -24,6 +22,7 @@ from pipeline.cli.edge import (
     require_terminal,
 )
 from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
+from pipeline.cli.lines import Lines
 from pipeline.cli.remote import Remote, url_option
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
 from pipeline.sweep import Sweep
@@ -81,14 +80,11 @@ def list_jobs(
         for job in found:
             print_json(job_fields(job))
         return
-    table = _table("job", "state", "submitted (UTC)", "seconds", "entity", "topic")
+    lines = Lines("job", "state", "submitted (UTC)", "seconds", "entity", "topic")
     for job in found:
         seconds = "" if job.closed_at is None else f"{job.closed_at - job.submitted_at:.1f}"
-        table.add_row(
-            job.job_id, job.state, moment(job.submitted_at), seconds, clean(job.entity_id), job.topic
-        )
-    _print(
-        table,
+        lines.add(job.job_id, job.state, moment(job.submitted_at), seconds, job.entity_id, job.topic)
+    lines.print(
         "There are no jobs yet: pipeline submit starts one."
         if wanted == JobFilter()
         else "There are no such jobs.",
@@ -120,7 +116,7 @@ def show(job_id: str, url: str | None, as_json: bool) -> None:
         return
     click.echo(clean(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}"))
     click.echo(f"submitted {moment(job.submitted_at)}  closed {moment(job.closed_at) or '-'} (UTC)")
-    _print(_stages(stages), "")
+    _stages(stages).print()
     for failure in failures[:FAILURES_LISTED]:
         click.echo(
             clean(
@@ -264,8 +260,8 @@ def _unknown(job_id: str) -> click.UsageError:
     )
 
 
-def _stages(stages: list[StageProgress]) -> Table:
-    table = _table("stage", "state", "tasks", "failed", "cancelled", "seconds", "worker")
+def _stages(stages: list[StageProgress]) -> Lines:
+    lines = Lines("stage", "state", "tasks", "failed", "cancelled", "seconds", "worker")
     for each in stages:
         seconds = "" if each.run_seconds is None else f"{each.run_seconds:.3f}"
         tasks, failed, cancelled = (
@@ -273,20 +269,5 @@ def _stages(stages: list[StageProgress]) -> Table:
             str(each.failed or ""),
             str(each.cancelled or ""),
         )
-        table.add_row(each.stage, each.state, tasks, failed, cancelled, seconds, each.worker or "")
-    return table
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, no_wrap=True, justify="right" if column in ("seconds", "tasks") else "left")
-    return table
-
-
-def _print(table: Table, otherwise: str) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        # Through a pipe nothing is cut: a job id must be whole.
-        console.width = 500
-    console.print(table if table.row_count else otherwise)
+        lines.add(each.stage, each.state, tasks, failed, cancelled, seconds, each.worker or "")
+    return lines

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.cli.edge import REMARKS, clean, print_json, read_settings, read_stages
 from pipeline.cli.monitorview import print_kafka, print_sqs
 from pipeline.errors import ServiceError
 from pipeline.monitoring.kafka import GroupView, KafkaMonitor, TopicView
@@ -208,5 +208,5 @@ def _looks(look: Callable[[], View], watch: bool) -> Iterator[View]:
         try:
             yield look()
         except ServiceError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(clean(f"Error: {error}"), err=True)
         time.sleep(INTERVAL)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from consumers.replay import Replay, Replayed, ReplayId, Window
-from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
+from pipeline.cli.edge import REMARKS, clean, print_json, read_settings, read_stages
 from pipeline.cli.moment import Moment
 from pipeline.jobs import JobStore
 from pipeline.stages import Stage
@@ -116,7 +116,7 @@ def _run(replaying: Replay, window: Window, counts: Counter[str], *, dry: bool, 
             if as_json:
                 print_json(replayed.fields())
             elif replayed.why and counts[replayed.outcome] <= NAMED:
-                REMARKS.print(_named(replayed))
+                REMARKS.print(clean(_named(replayed)))
 
 
 def _named(replayed: Replayed) -> str:

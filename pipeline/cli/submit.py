@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from config.settings import Settings
-from pipeline.cli.edge import REMARKS, print_json, producing, read_settings, read_stages
+from pipeline.cli.edge import REMARKS, clean, print_json, producing, read_settings, read_stages
 from pipeline.cli.jobview import follow
 from pipeline.errors import InvalidEventError, InvalidInputError, PipelineError
 from pipeline.jobs import JobStore
@@ -118,7 +118,7 @@ def _submit(
     for begin in range(0, len(submissions), BATCH):
         for answer in submitter.submit(submissions[begin : begin + BATCH]):
             if isinstance(answer, PipelineError):
-                REMARKS.print(f"Not submitted: {answer}")
+                REMARKS.print(clean(f"Not submitted: {answer}"))
                 continue
             jobs.append(answer)
             if as_json and not silent:
