@@ -51,8 +51,9 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
         super().__init__(worker, **kwargs)
         try:
             check_pool(pool_name(worker.pool_cls))
-            check_start(worker.app.settings, REGISTRY)
-            tell_queues(worker.app.settings, REGISTRY, sorted(worker.app.amqp.queues.consume_from))
+            takes = sorted(worker.app.amqp.queues.consume_from)
+            check_start(worker.app.settings, REGISTRY, takes)
+            tell_queues(worker.app.settings, REGISTRY, takes)
             # Before the pool forks.
             tracing.start(worker.app.settings.service_name, os.environ)
         except (ConfigurationError, ServiceError) as error:

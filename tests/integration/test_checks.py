@@ -77,6 +77,28 @@ def test_a_queue_without_a_way_out_is_refused(settings: Settings, registry: Regi
         check_start(_with(settings, auto_provision=True), registry)
 
 
+def test_a_queue_of_no_stage_is_looked_at_too(settings: Settings, registry: Registry) -> None:
+    """``-Q`` and ``task_queues`` name queues that provision does not know: the mend is another."""
+    _provisioned(settings, registry)
+    client, service = sqs_client(settings), settings.service_name
+    nowhere, forgetting, standard, sound = (
+        f"{service}-{what}" for what in ("nowhere.fifo", "forgetting.fifo", "standard", "sound.fifo")
+    )
+    make_queue(client, settings.queue_url(forgetting), SOUND)
+    client.create_queue(QueueName=standard)
+    like = queue_attributes(client, settings.sqs_task_queue_url) or {}
+    make_queue(client, settings.queue_url(sound), SOUND | {"RedrivePolicy": like["RedrivePolicy"]})
+    mend = rf"Make it like {settings.task_queue} .*leave it out of -Q, task_queues"
+    for name, fault in (
+        (nowhere, "not exist"),
+        (forgetting, "no RedrivePolicy"),
+        (standard, "a standard queue"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{name} .*{fault}.*{mend}"):
+            check_start(settings, registry, [settings.task_queue, name])
+    check_start(settings, registry, [settings.task_queue, sound])
+
+
 def test_a_count_too_low_is_refused(settings: Settings, registry: Registry) -> None:
     """More retries than the queue was made for: the needed maxReceiveCount is named."""
     _provisioned(settings, registry)

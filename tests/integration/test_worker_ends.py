@@ -311,6 +311,7 @@ def test_sigquit_does_not_break_the_threads_pool(shop: Shop) -> None:
         (["--pool", "threads"], {}, "slow set a time limit"),
         (["--pool", "solo"], {}, "slow set a time limit"),
         ([], {"SQS_TASK_QUEUE_URL": "http://localhost/1/standard"}, "not a FIFO queue"),
+        (["-Q", "nowhere.fifo"], {}, "leave it out of -Q"),
     ],
 )
 def test_a_worker_that_would_lose_tasks_does_not_start(
