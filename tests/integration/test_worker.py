@@ -323,6 +323,13 @@ def test_celerys_own_retry_is_not_deduplicated_away(shop: Shop) -> None:
     shop.wait_empty()
 
 
+def test_after_celerys_own_retries_there_are_none_of_ours(shop: Shop) -> None:
+    """``max_retries=5``: six runs, then the dead letter."""
+    task_id = shop.delay("again", "in-vain", 1_000)
+    assert shop.wait_letter(task_id).attributes["error"] == "celery.exceptions.MaxRetriesExceededError"
+    assert [line["retries"] for line in shop.lines("in-vain", "note")] == [0, 1, 2, 3, 4, 5]
+
+
 def test_chain_and_link_run_after_their_task(shop: Shop) -> None:
     """What follows is published when its task succeeded."""
     chain(shop.signature("note", "chain-1"), shop.signature("note", "chain-2")).apply_async()
