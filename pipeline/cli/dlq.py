@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, TextIO
 
 import click
@@ -162,7 +163,7 @@ def redrive(
         redriver = Redriver(
             settings, registry, JobStore(settings), producer, look.walk, out_of_order=out_of_order
         )
-        for each in redrive_all(look, redriver, rate):
+        for each in chain.from_iterable(redrive_all(look, redriver, rate)):
             outcomes[each.outcome] += 1
             advance()
             if as_json:
@@ -212,7 +213,7 @@ def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
         _progress(count, as_json) as advance,
         _saying_how_far(outcomes),
     ):
-        for letter, error in remove_all(look, producer, "purged"):
+        for letter, error in chain.from_iterable(remove_all(look, producer, "purged")):
             outcome = "failed" if error else "purged"
             outcomes[outcome] += 1
             advance()

@@ -1,5 +1,6 @@
 """A campaign: many dead letters redriven or removed, in order of their age, at a pace."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -17,29 +18,38 @@ TOGETHER, NAP = 10, 10.0
 
 
 def redrive_all(
-    look: Look, redriver: Redriver, rate: float | None = None, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[Redriven]:
-    """Redrive every letter of a look, at most ``rate`` a second; what became of each as it happens.
+    look: Look,
+    redriver: Redriver,
+    rate: float | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+    *,
+    collecting: float | None = None,
+) -> Iterator[list[Redriven]]:
+    """Redrive every letter of a look, at most ``rate`` a second; what became of those redriven together.
 
+    Empty lists come in between, while there is nothing to tell: who has enough may stop after any, and knows
+    all that was done. After ``collecting`` seconds what was met is redriven at once, in whatever order.
     A task that fails again meanwhile comes to the dead letters anew, and is not redriven a second time. One
     that was sent again by a replay and failed again has several: one is redriven, the others are removed.
     """
     started, done = time.monotonic(), 0
     #: By identity, as which generation it was redriven.
     seen: dict[str, int] = {}
-    for letters in _collected(look):
+    for letters in _collected(look, collecting):
+        if not letters:
+            yield []
         for chunk in _chunks(letters, TOGETHER if rate is None else max(1, min(TOGETHER, int(rate)))):
             # A thousand may take minutes, and the last of them must be held as the first are.
             look.walk.extend()
             first = {letter.identity: letter for letter in reversed(chunk) if letter.identity not in seen}
             fresh = [letter for letter in chunk if first.get(letter.identity) is letter]
-            for answer in redriver.redrive(fresh):
+            answers = redriver.redrive(fresh)
+            for answer in answers:
                 if answer.outcome in OVER:
                     seen[answer.letter.identity] = answer.letter.generation
-                yield answer
             others = [letter for letter in chunk if first.get(letter.identity) is not letter]
-            yield from redriver.remove_copies([letter for letter in others if _is_copy(letter, seen)])
-            yield from (_again(letter) for letter in others if not _is_copy(letter, seen))
+            copies = redriver.remove_copies([letter for letter in others if _is_copy(letter, seen)])
+            yield answers + copies + [_again(letter) for letter in others if not _is_copy(letter, seen)]
             done += len(fresh)
             if rate:
                 _sleep_until(started + done / rate, look, sleep)
@@ -47,22 +57,28 @@ def redrive_all(
 
 def remove_all(
     look: Look, producer: EventProducer, how: str
-) -> Iterator[tuple[DeadLetter, ServiceError | None]]:
-    """Remove every letter of a look; the error of those that could not be."""
+) -> Iterator[list[tuple[DeadLetter, ServiceError | None]]]:
+    """Remove every letter of a look; those removed together, with the error of those that could not be."""
     for letters in look.batches():
-        yield from zip(letters, remove(look.walk, producer, letters, how), strict=True)
+        yield list(zip(letters, remove(look.walk, producer, letters, how), strict=True))
 
 
-def _collected(look: Look) -> Iterator[list[DeadLetter]]:
-    """Letters in the order of their age, as far as memory allows: those of one entity keep theirs."""
+def _collected(look: Look, seconds: float | None) -> Iterator[list[DeadLetter]]:
+    """Letters in the order of their age, as far as memory and time allow: those of one entity keep theirs.
+
+    Empty lists while it collects.
+    """
+    until = math.inf if seconds is None else time.monotonic() + seconds
     letters: list[DeadLetter] = []
     size = 0
     for batch in look.batches():
         letters += batch
         size += sum(len(letter.data or "") for letter in batch)
-        if len(letters) >= COLLECTED or size >= COLLECTED_CHARACTERS:
+        if len(letters) >= COLLECTED or size >= COLLECTED_CHARACTERS or time.monotonic() > until:
             yield sorted(letters, key=_age)
             letters, size = [], 0
+        else:
+            yield []
         look.walk.extend()
     yield sorted(letters, key=_age)
 

@@ -43,7 +43,18 @@ class Look:
         self._stack.__exit__(kind, error, trace)
 
     def batches(self) -> Iterator[list[DeadLetter]]:
-        """The dead letters that are wanted, some at a time: those of the queue, then those of a topic."""
+        """The dead letters that are wanted, some at a time: those of the queue, then those of a topic.
+
+        It ends where each that is wanted by its own id was met; one task's id may be that of several.
+        """
+        missing = set(self._wanted.ids)
+        for batch in self._every_batch():
+            yield batch
+            missing -= {letter.id for letter in batch}
+            if self._wanted.ids and not missing:
+                return
+
+    def _every_batch(self) -> Iterator[list[DeadLetter]]:
         if self._may_be("sqs"):
             for messages in self.walk.batches():
                 yield self._filtered([read_task(self._settings, message) for message in messages])

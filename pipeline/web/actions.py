@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TypeVar
 
 from config.settings import Settings
@@ -119,7 +120,10 @@ class Actions:
                 look.walk,
                 out_of_order=out_of_order,
             )
-            return _tally((each.letter.id, each.outcome, each.why) for each in redrive_all(look, redriver))
+            return _tally(
+                [(each.letter.id, each.outcome, each.why) for each in answers]
+                for answers in redrive_all(look, redriver, collecting=TIME / 2)
+            )
 
     def purge(self, wanted: Filter, queue: str) -> Tally:
         """Remove dead letters for good. Raises ValueError unless ``queue`` names their queue."""
@@ -129,8 +133,8 @@ class Actions:
             raise ValueError("What the errors topic tells cannot be removed: Kafka does, after 30 days.")
         with self._letters.turn(), Look(self._settings, wanted) as look:
             return _tally(
-                (letter.id, "failed" if error else "purged", str(error or ""))
-                for letter, error in remove_all(look, self._producer(), "purged")
+                [(letter.id, "failed" if error else "purged", str(error or "")) for letter, error in answers]
+                for answers in remove_all(look, self._producer(), "purged")
             )
 
     @property
@@ -163,12 +167,12 @@ class _Timed(Iterator[T]):
             raise
 
 
-def _tally(answers: Iterable[tuple[str, str, str]]) -> Tally:
-    """Id, outcome and reason of each letter, summed up."""
+def _tally(answers: Iterable[list[tuple[str, str, str]]]) -> Tally:
+    """Id, outcome and reason of each letter, summed up; of those done together all or none."""
     timed = _Timed(answers)
     counts: Counter[str] = Counter()
     troubles: list[Trouble] = []
-    for letter_id, outcome, why in timed:
+    for letter_id, outcome, why in chain.from_iterable(timed):
         counts[outcome] += 1
         if why and len(troubles) < TOLD:
             troubles.append(Trouble(id=letter_id, why=why))

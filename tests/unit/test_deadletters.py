@@ -318,16 +318,14 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
 class SlowRedriver:
     """Takes two seconds for what it redrives together, and removes it."""
 
-    def __init__(self, look: Look, queue: Queue) -> None:
-        self._look = look
+    def __init__(self, walk: Walk, queue: Queue) -> None:
+        self._walk = walk
         self._queue = queue
-        self.redriven: list[str] = []
 
     def redrive(self, letters: Sequence[DeadLetter]) -> list[Redriven]:
         """Each is on its way again, unless it cannot be removed."""
         self._queue.now += 2
-        self.redriven += [each.id for each in letters]
-        errors = self._look.walk.delete([each.raw for each in letters])  # type: ignore[misc]
+        errors = self._walk.delete([each.raw for each in letters])  # type: ignore[misc]
         return [
             Redriven(letter=each, outcome="failed" if error else "redriven", why=str(error or ""))
             for each, error in zip(letters, errors, strict=True)
@@ -342,8 +340,8 @@ class SlowRedriver:
 def test_a_redrive_holds_what_it_collected_until_its_turn(settings: Settings, queue: Queue) -> None:
     """Longer than a hold lasts, without a rate as with one: none comes back, to be sent again by another."""
     with Look(settings, Filter(place="sqs")) as look:
-        redriver = SlowRedriver(look, queue)
-        answers = list(redrive_all(look, redriver))  # type: ignore[arg-type]
+        redriver = SlowRedriver(look.walk, queue)
+        answers = [each for some in redrive_all(look, redriver) for each in some]  # type: ignore[arg-type]
     assert {(each.outcome, each.why) for each in answers} == {("redriven", "")}
     assert (len(answers), queue.messages) == (300, {})
 
