@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.ground import Ground
 from benchmarks.stages import double, halve
 from pipeline import events, taskmessage
-from pipeline.events import Coordinates, Event
+from pipeline.events import Coordinates, Event, source_of
 from pipeline.kafka import EventProducer, Record
 from pipeline.sqs import OutgoingMessage
 from pipeline.stages import Stage
@@ -68,11 +68,16 @@ def first_event(topic: str, data: bytes) -> Event:
     )
 
 
-def middle_events(count: int) -> list[Event]:
+def middle_events(ground: Ground, count: int) -> list[Event]:
     """Events that ``double`` might have emitted, each of a job of its own."""
     topic = double.emits
     assert topic is not None
-    return [replace(first_event(topic, str(number).encode()), stage=double.name) for number in range(count)]
+    return [emitted(ground, double.name, first_event(topic, str(number).encode())) for number in range(count)]
+
+
+def emitted(ground: Ground, stage: str, event: Event) -> Event:
+    """The event as a stage of the service emits it: its job is there."""
+    return replace(event, source=source_of(ground.settings.service_name, stage), stage=stage)
 
 
 def emit_all(ground: Ground, sent: Sequence[Event]) -> None:

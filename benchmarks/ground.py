@@ -119,6 +119,7 @@ def _make_queues(ground: Ground) -> None:
         "FifoThroughputLimit": "perMessageGroupId",
         "VisibilityTimeout": "300",
         "MessageRetentionPeriod": "1209600",
+        "MaximumMessageSize": "1048576",
     }
     client, settings = ground.client, ground.settings
     dead = client.create_queue(QueueName=settings.sqs_dlq_url.rsplit("/", 1)[1], Attributes=attributes)

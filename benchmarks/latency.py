@@ -5,12 +5,11 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import SQS_SERVERS, log_file
-from benchmarks.fill import first_event, record
+from benchmarks.fill import emitted, first_event, record
 from benchmarks.ground import Ground, make_ground
 from benchmarks.measure import BenchmarkError, Process, started, tail
 from benchmarks.peers.ours import BRIDGE, WORKER
@@ -71,7 +70,7 @@ def _emit(ground: Ground, producer: EventProducer, rate: float, count: int) -> N
     for number in range(count):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         event = first_event(wait.consumes, json.dumps(time.time()).encode())
-        producer.produce(record(ground, replace(event, stage="moment")), _raise)
+        producer.produce(record(ground, emitted(ground, "moment", event)), _raise)
 
 
 def _raise(error: Exception | None) -> None:

@@ -23,7 +23,7 @@ TIMEOUT = 180.0
 def run(services: Services, events: int, seconds: float) -> list[dict[str, Any]]:
     """One row: the bridge's memory before, during and after, and how soon it went on."""
     ground = make_ground(services)
-    emit_all(ground, middle_events(events))
+    emit_all(ground, middle_events(ground, events))
     done = arrived(ground)
     with (
         proxied(ground.servers, 0) as proxy,

@@ -33,5 +33,5 @@ def working(ground: Ground, tasks: int) -> Iterator[Ready]:
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
     """The events are on Kafka, in the middle of their jobs, so that no job is to be opened."""
-    emit_all(ground, middle_events(events))
+    emit_all(ground, middle_events(ground, events))
     yield on_sqs(ground, BRIDGE, ("sqs", "dynamodb"), arrived(ground))

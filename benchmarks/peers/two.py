@@ -27,7 +27,7 @@ def missing() -> str | None:
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
     """The same events as ours, on Kafka once both have their share: one alone would begin, and lose time."""
-    sent = middle_events(events)
+    sent = middle_events(ground, events)
 
     def bring() -> None:
         _wait_shared(ground)
