@@ -162,6 +162,14 @@ class JobsMachine(RuleBasedStateMachine):
         emitted = sorted(self.world.emitted)
         self.world.emit(emitted[pick % len(emitted)])
 
+    @precondition(lambda self: len(self.workers) < 4)
+    @rule(pick=st.integers(0, 1_000), moment=moments)
+    def reject(self, pick: int, moment: Moment) -> None:
+        """The bridge reads an event again, and rejects it: it is rolled back, and knows no such stage."""
+        going_on = (stage for stage in sorted(self.world.emitted) if not self.world.ends_path(stage))
+        read = ["a", *(each for stage in going_on for each in self.world.stages[stage].followers)]
+        self._start(lambda: self.world.reject(read[pick % len(read)]), moment)
+
     @invariant()
     def never_wrong(self) -> None:
         """What is recorded is never ahead of the truth."""
@@ -209,7 +217,9 @@ class JobsMachine(RuleBasedStateMachine):
         assert before
         assert after
         # A copy's dead letter may have been redriven before, and have failed again since.
-        first = self.world.letters[message.ref, message.generation] == 1
+        letters = self.world.letters
+        own = [at for ref, at in letters if ref == message.ref]
+        first = letters[message.ref, message.generation] == 1 and message.generation == max(own)
         if first and before.state is JobState.FAILED and self.world.copies > sent:
             assert after.state is JobState.RUNNING
             assert after.redrives == before.redrives + 1, "its next failure would be taken for the last one"

@@ -273,9 +273,16 @@ class World:
         self.copies += 1
         self.queue.append(Message(ref, generation, self.copies))
 
-    def event(self, stage: str) -> None:
+    def event(self, stage: str, generation: int = 0) -> None:
         """The bridge makes the task of a stage."""
-        self.send(split_ref(stage) if self.stages[stage].parts is not None else stage_ref(stage))
+        is_split = self.stages[stage].parts is not None
+        self.send(split_ref(stage) if is_split else stage_ref(stage), generation)
+
+    def reject(self, stage: str) -> None:
+        """The bridge makes a copy of a stage's event a dead letter: it could make no task of it."""
+        self.copies += 1
+        with contextlib.suppress(ServiceError):  # the copy before it is on its way all the same
+            self.bury([Message(stage_ref(stage), 0, self.copies)])
 
     def emit(self, stage: str) -> None:
         """A stage's event is acknowledged, and the bridge makes what follows of it."""
@@ -453,6 +460,8 @@ class World:
             return
         if answer is False:
             self.forgiven.add(message.ref.stage)
+        elif isinstance(message.ref, StageRef) and not message.ref.gather:
+            take_step(partial(self.event, message.ref.stage, message.generation + 1))
         else:
             take_step(partial(self.send, message.ref, message.generation + 1))
         take_step(partial(self.remove_dead, message))
