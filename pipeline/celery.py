@@ -71,11 +71,10 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
 
 
 def make_app() -> PipelineApp:
-    """An app with this project's transport, loader, task class and steps."""
+    """An app with this project's transport, loader, backend and steps."""
     made = PipelineApp(
         "pipeline",
         loader="pipeline.worker.loader:Loader",
-        task_cls="pipeline.worker.plaintask:PlainTask",
         backend="pipeline.worker.errbacks:Backend",
     )
     made.add_defaults(lambda: celery_configuration(made.settings))

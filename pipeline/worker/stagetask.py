@@ -4,17 +4,18 @@ import time
 from dataclasses import replace
 from typing import Any, ClassVar, NoReturn
 
+from celery import Task
+
 from pipeline.context import CurrentTask, Part, running
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import JobStore, SealedSplit
 from pipeline.stages import Stage
 from pipeline.taskmessage import TRACEPARENT, TaskHeader, sealed_header, trace_headers_of
-from pipeline.worker.plaintask import PlainTask
 from pipeline.worker.runoptions import running_options
 from pipeline.worker.work import split_ref
 
 
-class StageTask(PlainTask):
+class StageTask(Task):  # type: ignore[misc]
     """A stage under one of its Celery names; ``pipeline.worker.loader`` makes one for each name."""
 
     abstract = True

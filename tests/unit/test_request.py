@@ -20,7 +20,6 @@ from pipeline.transport.fifo import Message
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
 from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded
-from pipeline.worker.plaintask import PlainTask
 from pipeline.worker.request import LONGEST_RUN, Request
 from pipeline.worker.runoptions import RunOptions
 from pipeline.worker.work import Work
@@ -36,12 +35,13 @@ class Worker:
     """A worker around one message: a real intake, a pool that only takes, a settlement that only lists."""
 
     def __init__(self) -> None:
-        self.app = Celery("test", set_as_current=False, task_cls=PlainTask)
+        self.app = Celery("test", set_as_current=False)
         self.app.conf.task_time_limit = LIMIT
         self.app.conf.task_acks_late = True
         # Celery would give it to every app of this process otherwise.
         self.task = self.app.task(name="note", shared=False)(note)
         self.app.finalize()
+        self.task.Request = Request
         self.intake = Intake(on_ready=lambda: None, on_unwanted=lambda _: None)
         self.settled: list[Work] = []
         self.given: list[dict[str, Any]] = []
