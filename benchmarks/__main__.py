@@ -1,14 +1,17 @@
-"""``python -m benchmarks``: the worker and the bridge against their peers, in one run on one machine."""
+"""Benchmarks of the worker and the bridge against their peers: ``python -m benchmarks --help``."""
 
 import signal
 import sys
 from collections.abc import Sequence
+from subprocess import TimeoutExpired
 
 import click
+from botocore.exceptions import BotoCoreError, ClientError
 
 from benchmarks.ground import running_services
 from benchmarks.measure import BenchmarkError
 from benchmarks.rows import show
+from pipeline.errors import PipelineError
 
 EXAMPLES = """
 \b
@@ -17,11 +20,14 @@ Examples:
   python -m benchmarks worker --peer ours --rtt 10 --json
   python -m benchmarks worker --services local     ElasticMQ instead of ministack
   python -m benchmarks bridge --events 5000        events to tasks
+  python -m benchmarks flow                        whole jobs, with a split and without
+  python -m benchmarks flow --peer ours --job split --jobs 50 --rtt 0 --repeat 1
   python -m benchmarks units                       what a job costs in DynamoDB
   python -m benchmarks split --parts 100000        one job with a large split
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
   python -m benchmarks outage                      the bridge while SQS is away for a minute
-  python -m benchmarks soak                        200,000 tasks: does memory stay level?
+  python -m benchmarks soak                        memory over 200,000 tasks
+  python -m benchmarks wire                        CPU of one AWS call, lean and botocore's own
   python -m benchmarks page                        first paint of the jobs page with 10,000 jobs
 """
 
@@ -31,7 +37,7 @@ services_option = click.option(
     type=click.Choice(["embedded", "local"]),
     default="embedded",
     show_default=True,
-    help="What serves: embedded (ministack, the faster SQS) or local (Kafka, ElasticMQ, DynamoDB Local).",
+    help="embedded (ministack, the faster SQS) or local (Kafka, ElasticMQ, DynamoDB Local).",
 )
 local_option = click.option(
     "--services",
@@ -69,20 +75,25 @@ repeat_option = click.option(
 
 
 class Benchmarks(click.Group):
-    """A measurement that cannot be used ends in one line."""
+    """A group that prints an unusable measurement, or a service that does not answer, as one line."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run it."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
-        except BenchmarkError as error:
+        except (BenchmarkError, PipelineError) as error:
             raise click.ClickException(str(error)) from error
+        except (BotoCoreError, ClientError, OSError, TimeoutExpired) as error:
+            raise click.ClickException(
+                f"A server of the benchmark did not answer: {type(error).__name__}: {error}. "
+                "Run it again on a machine with less load, or with fewer --events."
+            ) from error
 
 
 @click.group(cls=Benchmarks, epilog=EXAMPLES)
 def main() -> None:
-    """Measure ours against its peers. Compare rows of one run only: machines differ."""
-    # As Ctrl-C: what was started is ended.
+    """Measure worker and bridge against their peers. Compare rows of one run only: machines differ."""
+    # SIGTERM ends like Ctrl-C: started processes are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
@@ -101,7 +112,7 @@ def main() -> None:
 def worker(
     peers: Sequence[str], tasks: int, rtts: Sequence[float], repeat: int, services_name: str, as_json: bool
 ) -> None:
-    """Tasks per second of a worker with two children, task events on, and a function that does nothing."""
+    """Measure tasks per second of a worker with two children, task events on, and an empty function."""
     from benchmarks import worker as benchmark
 
     with running_services(services_name) as services:
@@ -127,7 +138,7 @@ def worker(
 def bridge(
     peers: Sequence[str], events: int, rtts: Sequence[float], repeat: int, services_name: str, as_json: bool
 ) -> None:
-    """Events per second from Kafka to SQS; the peers send as many tasks that they make up themselves."""
+    """Measure events per second from Kafka to SQS; the peers send as many tasks of their own."""
     from benchmarks import bridge as benchmark
 
     with running_services(services_name) as services:
@@ -136,12 +147,50 @@ def bridge(
 
 
 @main.command(epilog=EXAMPLES)
+@click.option("--peer", "peers", type=click.Choice(["ours", "redis", "stock"]), multiple=True)
+@click.option(
+    "--job",
+    "shapes",
+    type=click.Choice(["split", "stages"]),
+    multiple=True,
+    default=("split", "stages"),
+    show_default=True,
+    help="Eight tasks (run; split into 4 parts; gather; run), or three stages. May be given more than once.",
+)
+@click.option("--jobs", type=click.IntRange(min=1), default=500, show_default=True, help="Jobs a round.")
+@rtt_option
+@repeat_option
+@local_option
+@json_option
+def flow(
+    peers: Sequence[str],
+    shapes: Sequence[str],
+    jobs: int,
+    rtts: Sequence[float],
+    repeat: int,
+    services_name: str,
+    as_json: bool,
+) -> None:
+    """Measure whole jobs: rate, CPU by process, AWS requests and write units by operation.
+
+    Ours runs a bridge and a worker; the peers are Celery's canvas on Redis, and on SQS with results on Redis.
+    All workers have two children, and task events on. The round trip is to SQS, DynamoDB and Redis.
+    """
+    from benchmarks import flow as benchmark
+
+    with running_services(services_name) as services:
+        for rows in benchmark.run(services, peers or tuple(benchmark.PEERS), shapes, rtts, jobs, repeat):
+            show([row.named() for row in rows], as_json)
+            show([call for row in rows for call in row.calls()], as_json)
+
+
+@main.command(epilog=EXAMPLES)
 @click.option("--parts", type=click.IntRange(min=1), default=10_000, show_default=True, help="Of the split.")
 @click.option("--jobs", type=click.IntRange(min=1), default=200, show_default=True, help="Without a split.")
 @services_option
 @json_option
 def units(parts: int, jobs: int, services_name: str, as_json: bool) -> None:
-    """DynamoDB write units for each task: one job with a large split, and jobs without a split."""
+    """Measure DynamoDB write units for each task: one job with a large split, and jobs without one."""
     from benchmarks import costs as benchmark
 
     with running_services(services_name) as services:
@@ -154,7 +203,7 @@ def units(parts: int, jobs: int, services_name: str, as_json: bool) -> None:
 @local_option
 @json_option
 def split(parts: int, ordered: int, services_name: str, as_json: bool) -> None:
-    """One job with a large split, and one whose parts run in order; fails unless all ran once, in order."""
+    """Run one job with a large split, and one with parts in order; fail unless all ran once, in order."""
     from benchmarks import split as benchmark
 
     with running_services(services_name) as services:
@@ -166,7 +215,7 @@ def split(parts: int, ordered: int, services_name: str, as_json: bool) -> None:
 @local_option
 @json_option
 def soak(tasks: int, services_name: str, as_json: bool) -> None:
-    """Memory of the worker's parent process over many tasks."""
+    """Measure the memory of the worker's parent process over many tasks."""
     from benchmarks import soak as benchmark
 
     with running_services(services_name) as services:
@@ -180,7 +229,7 @@ def soak(tasks: int, services_name: str, as_json: bool) -> None:
 @local_option
 @json_option
 def latency(rate: float, events: int, rtts: Sequence[float], services_name: str, as_json: bool) -> None:
-    """From an event on Kafka to the start of its task, bridge and worker together."""
+    """Measure the time from an event on Kafka to the start of its task, bridge and worker together."""
     from benchmarks import latency as benchmark
 
     with running_services(services_name) as services:
@@ -194,7 +243,7 @@ def latency(rate: float, events: int, rtts: Sequence[float], services_name: str,
 @services_option
 @json_option
 def outage(events: int, seconds: float, services_name: str, as_json: bool) -> None:
-    """Memory of the bridge while SQS is away under full load."""
+    """Measure the memory of the bridge while SQS is down under full load."""
     from benchmarks import outage as benchmark
 
     with running_services(services_name) as services:
@@ -207,11 +256,24 @@ def outage(events: int, seconds: float, services_name: str, as_json: bool) -> No
 @local_option
 @json_option
 def page(jobs: int, loads: int, services_name: str, as_json: bool) -> None:
-    """First paint of the jobs page's pages in Chromium, with nothing read before."""
+    """Measure the first paint of the jobs page in Chromium, with an empty cache."""
     from benchmarks import page as benchmark
 
     with running_services(services_name) as services:
         show(benchmark.run(services, jobs, loads), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option(
+    "--calls", type=click.IntRange(min=3), default=500, show_default=True, help="In one measurement."
+)
+@repeat_option
+@json_option
+def wire(calls: int, repeat: int, as_json: bool) -> None:
+    """Measure the CPU of each frequent AWS call, lean and botocore's own, with one thread and with three."""
+    from benchmarks import wire as benchmark
+
+    show(benchmark.run(repeat, calls), as_json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The bridge benchmark: how fast events become tasks on SQS, ours and what else sends to SQS in turn."""
+"""The bridge benchmark: events turned into tasks on SQS in a second, by ours and by peers in turn."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmarks.compare import able, measured, rounds
+from benchmarks.compare import able, measure_peer, rounds
 from benchmarks.fill import send_all, stage_messages
 from benchmarks.ground import make_ground
 from benchmarks.peer import Sending
@@ -13,19 +13,19 @@ from pipeline.services.environment import Services
 
 PEERS: dict[str, Sending] = {peer.name: peer for peer in (ours, two, raw, raw_wide, stock)}
 
-#: Messages that a server of SQS is sent before the measurement.
+#: Messages that warm up an SQS server before the measurement.
 WARM_UP = 5000
 
-#: The most events of peers that are slow at a distance.
+#: Maximum events for peers that are slow at a distance.
 MOST = {"stock": 1000}
 
 
 def run(
     services: Services, names: Sequence[str], rtts: Sequence[float], events: int, repeat: int
 ) -> Iterator[list[Row]]:
-    """For each round trip the rows of all peers that can run."""
+    """Return, for each round trip, the rows of all peers that can run."""
     peers = able([PEERS[name] for name in names])
-    # Or who comes first would wait for a server that has compiled nothing yet.
+    # Else the first peer would wait for a server that has compiled nothing yet.
     send_all(make_ground(services), stage_messages(WARM_UP))
     for rtt in rtts:
         yield rounds(
@@ -33,7 +33,7 @@ def run(
             repeat,
             [
                 partial(
-                    measured,
+                    measure_peer,
                     *("bridge", "event", services, peer, rtt),
                     min(events, MOST.get(peer.name, events)),
                     peer.sending,

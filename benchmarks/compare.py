@@ -1,4 +1,4 @@
-"""Comparing peers: each once a round, in turn, and the medians of the rounds."""
+"""Comparison of peers: each once a round, in turn, and the medians of the rounds."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,29 +10,30 @@ from typing import TypeVar
 import click
 
 from benchmarks.ground import Ground, make_ground
-from benchmarks.measure import started, watch
+from benchmarks.measure import spawn, watch
 from benchmarks.peer import Peer, Ready
-from benchmarks.proxy import proxied
-from benchmarks.rows import Row, Unit, compared, medians
+from benchmarks.proxy import run_proxy
+from benchmarks.rows import Measurement, Row, Unit, medians, with_speedup
 from pipeline.services.environment import Services
 
 P = TypeVar("P", bound=Peer)
+M = TypeVar("M", bound=Measurement)
 
-#: SQS's server, by the name of the set of services.
+#: The SQS server of each set of services.
 SQS_SERVERS = {"embedded": "ministack", "local": "ElasticMQ"}
 
 
-def rounds(rtt: float, repeat: int, measure: Sequence[Callable[[], Row]]) -> list[Row]:
-    """The medians of ``repeat`` rounds, in each of which every peer is measured once."""
+def rounds(rtt: float, repeat: int, measure: Sequence[Callable[[], M]]) -> list[M]:
+    """Return the medians of ``repeat`` rounds, in each of which every peer is measured once."""
     found = []
     for number in range(repeat):
         click.echo(f"round trip {rtt:g} ms, round {number + 1} of {repeat}", err=True)
-        found.append(compared([each() for each in measure]))
+        found.append(with_speedup([each() for each in measure]))
     return medians(found)
 
 
 def able(peers: Sequence[P]) -> list[P]:
-    """Those that can run here; says what the others lack."""
+    """Return the peers that can run here; print what the others lack."""
     reasons = {peer.name: peer.missing() for peer in peers}
     for name, reason in reasons.items():
         if reason is not None:
@@ -40,7 +41,7 @@ def able(peers: Sequence[P]) -> list[P]:
     return [peer for peer in peers if reasons[peer.name] is None]
 
 
-def measured(
+def measure_peer(
     benchmark: str,
     unit: Unit,
     services: Services,
@@ -49,14 +50,14 @@ def measured(
     count: int,
     prepare: Callable[[Ground, int], AbstractContextManager[Ready]],
 ) -> Row:
-    """One peer, once: ``prepare`` makes ``count`` tasks or events ready, and its command is watched."""
+    """Measure one peer once: ``prepare`` makes ``count`` tasks or events ready for its command."""
     ground = make_ground(services)
-    with prepare(ground, count) as ready, proxied(ready.servers, rtt) as proxy, log_file() as log:
+    with prepare(ground, count) as ready, run_proxy(ready.servers, rtt) as proxy, log_file() as log:
         counted = next(iter(ready.servers))
         environment = ready.environment(proxy.urls)
         with ExitStack() as stack:
             processes = [
-                stack.enter_context(started(ready.command, environment, log)) for _ in range(ready.copies)
+                stack.enter_context(spawn(ready.command, environment, log)) for _ in range(ready.copies)
             ]
             bringing = stack.enter_context(ThreadPoolExecutor(1)).submit(ready.bring)
             run = watch(processes, count, ready.done, lambda: proxy.counts()[counted].total, log)
@@ -66,7 +67,7 @@ def measured(
         peer=peer.name,
         unit=unit,
         rtt_ms=rtt,
-        # Redis's protocol is not HTTP: nothing is counted there.
+        # Redis's protocol is not HTTP: its requests are not counted.
         services=SQS_SERVERS[services.name] if counted == "sqs" else counted,
         count=count,
         per_second=run.middle.per_second,
@@ -78,6 +79,6 @@ def measured(
 
 @contextmanager
 def log_file() -> Iterator[Path]:
-    """Where a peer's output goes; read when it fails."""
+    """Return the file for a peer's output; it is read when the peer fails."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder) / "log"

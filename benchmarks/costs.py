@@ -1,4 +1,4 @@
-"""The units benchmark: DynamoDB write units for each task, counted while bridge and worker run real jobs."""
+"""The units benchmark: DynamoDB write units for each task, counted while bridge and worker run jobs."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,15 +8,15 @@ from typing import Any
 from benchmarks.compare import SQS_SERVERS, log_file
 from benchmarks.fill import emit_all, first_event
 from benchmarks.ground import make_ground
-from benchmarks.measure import BenchmarkError, Process, started, tail
+from benchmarks.measure import BenchmarkError, Process, spawn, tail
 from benchmarks.peers.ours import BRIDGE, WORKER
-from benchmarks.proxy import proxied
+from benchmarks.proxy import run_proxy
 from benchmarks.stages import double, square
-from pipeline.events import Event
 from pipeline.jobs import JobState, JobStore
 from pipeline.services.environment import Services
+from pipeline.wire.events import Event
 
-#: Seconds that a measurement may take.
+#: Maximum seconds of a measurement.
 TIMEOUT = 600.0
 
 #: Tasks of a job that starts with ``double``: the stages of its path.
@@ -24,7 +24,7 @@ PATH = 3
 
 
 def run(services: Services, parts: int, jobs: int) -> list[dict[str, Any]]:
-    """A row for a job with a split of ``parts``, and one for ``jobs`` of three stages without a split."""
+    """Return a row for a job with a split of ``parts``, and one for ``jobs`` of three stages without one."""
     split = [first_event(square.consumes, str(parts).encode())]
     paths = [first_event(double.consumes, str(number).encode()) for number in range(jobs)]
     return [
@@ -36,10 +36,13 @@ def run(services: Services, parts: int, jobs: int) -> list[dict[str, Any]]:
 def _measure(services: Services, title: str, tasks: int, first: Sequence[Event]) -> dict[str, Any]:
     ground = make_ground(services)
     emit_all(ground, first)
-    with proxied(ground.servers, 0, count_units=True) as proxy, log_file() as bridge_log, log_file() as log:
+    with run_proxy(ground.servers, 0, count_units=True) as proxy, log_file() as bridge_log, log_file() as log:
         environment = ground.environment_through(proxy.urls)
         began = time.monotonic()
-        with started(BRIDGE, environment, bridge_log) as bridge, started(WORKER, environment, log) as worker:
+        with (
+            spawn(BRIDGE, environment, bridge_log) as bridge,
+            spawn(WORKER, environment, log) as worker,
+        ):
             _wait_complete(JobStore(ground.settings), first, {bridge_log: bridge, log: worker})
             seconds = time.monotonic() - began
             units = proxy.counts()["dynamodb"].units
@@ -68,7 +71,7 @@ def _wait_complete(store: JobStore, first: Sequence[Event], processes: Mapping[P
         for log, process in processes.items():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise BenchmarkError(f"{len(left)} jobs did not end:\n{tail(log)}")
-        job = store.job(left[-1])
+        job = store.records.get(left[-1])
         if job is None or job.state is JobState.RUNNING:
             time.sleep(0.2)
         elif job.state is JobState.FAILED:

@@ -1,4 +1,4 @@
-"""Fills a queue or a topic before a measurement, past any proxy."""
+"""Filling a queue or a topic before a measurement, past any proxy."""
 
 import time
 import uuid
@@ -10,20 +10,22 @@ from typing import Any
 
 from benchmarks.ground import Ground
 from benchmarks.stages import double, halve
-from pipeline import events, taskmessage
-from pipeline.events import Coordinates, Event, source_of
-from pipeline.kafka import EventProducer, Record
+from pipeline.author.registry import REGISTRY
+from pipeline.author.stages import Stage
+from pipeline.kafka import EventProducer, OutgoingRecord
 from pipeline.sqs import OutgoingMessage
-from pipeline.stages import Stage
+from pipeline.wire import events, identity, taskmessage
+from pipeline.wire.events import Coordinates, Event, source_of
 
+SOURCE = "/benchmark"
 THREADS = 4
 BATCH = 10
-#: Seconds for Kafka to take all events.
+#: Seconds for Kafka to acknowledge all events.
 EMIT_TIMEOUT = 120.0
 
 
 def send_all(ground: Ground, messages: Sequence[OutgoingMessage]) -> None:
-    """Send them; raises the first error."""
+    """Send messages; raise the first error."""
     queue = ground.queue
     batches = [messages[at : at + BATCH] for at in range(0, len(messages), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -34,12 +36,12 @@ def send_all(ground: Ground, messages: Sequence[OutgoingMessage]) -> None:
 
 
 def stage_messages(count: int) -> list[OutgoingMessage]:
-    """Tasks of the stage ``double``, each of a job of its own, as a bridge would have made them."""
+    """Return tasks of the stage ``double``, each of its own job, as a bridge makes them."""
     return [_message(double, str(number).encode()) for number in range(count)]
 
 
 def group_messages(count: int) -> list[OutgoingMessage]:
-    """Tasks of the stage ``halve``, all of one entity and so of one group."""
+    """Return tasks of the stage ``halve``, all of one entity and so of one group."""
     return [_message(halve, str(number).encode(), entity_id="one") for number in range(count)]
 
 
@@ -48,40 +50,49 @@ def _message(stage: Stage[Any, Any], data: bytes, entity_id: str | None = None) 
     event = replace(event, entity_id=entity_id or event.entity_id)
     assert event.job_id is not None
     assert event.submitted_at is not None
-    message = taskmessage.for_event(stage, event, event.job_id, event.submitted_at)
+    # As a bridge sends it: without the id of its plan each settled task costs a read of its job.
+    plan = REGISTRY.plan(stage.consumes).id
+    message = taskmessage.for_event(stage, event, event.job_id, event.submitted_at, plan)
     return OutgoingMessage(**message.to_sqs())
 
 
 def first_event(topic: str, data: bytes) -> Event:
-    """The first event of a job of its own."""
+    """Return the first event of a new job, with the id that the bridge gives the job."""
     event_id, now = str(uuid.uuid4()), time.time()
     return Event(
         id=event_id,
-        source="/benchmark",
+        source=SOURCE,
         type=topic,
         time=datetime.fromtimestamp(now, UTC),
         entity_id=event_id,
         data=data,
-        job_id=event_id,
+        job_id=identity.job_id(SOURCE, event_id),
         submitted_at=now,
         coordinates=Coordinates(topic=topic, partition=0, offset=0, timestamp_ms=int(now * 1000)),
     )
 
 
 def middle_events(ground: Ground, count: int) -> list[Event]:
-    """Events that ``double`` might have emitted, each of a job of its own."""
+    """Return events as ``double`` emits them, each of its own job."""
     topic = double.emits
     assert topic is not None
-    return [emitted(ground, double.name, first_event(topic, str(number).encode())) for number in range(count)]
+    return [
+        stage_event(ground, double.name, first_event(topic, str(number).encode())) for number in range(count)
+    ]
 
 
-def emitted(ground: Ground, stage: str, event: Event) -> Event:
-    """The event as a stage of the service emits it: its job is there."""
-    return replace(event, source=source_of(ground.settings.service_name, stage), stage=stage)
+def stage_event(ground: Ground, stage: str, event: Event) -> Event:
+    """Return the event as a stage of the service emits it, with its job recorded.
+
+    It names the plan of a job that began with this stage, as a worker's events do.
+    """
+    plan = REGISTRY.plan(REGISTRY.by_name[stage].consumes).id
+    source = source_of(ground.settings.service_name, stage)
+    return replace(event, source=source, stage=stage, plan_id=plan)
 
 
 def emit_all(ground: Ground, sent: Sequence[Event]) -> None:
-    """Put events on Kafka; raises the first error."""
+    """Put events on Kafka; raise the first error."""
     records = [record(ground, event) for event in sent]
     producer = EventProducer(ground.settings, "benchmark")
     try:
@@ -92,7 +103,7 @@ def emit_all(ground: Ground, sent: Sequence[Event]) -> None:
         producer.close(1.0)
 
 
-def record(ground: Ground, event: Event) -> Record:
-    """The Kafka record of an event of that topic."""
+def record(ground: Ground, event: Event) -> OutgoingRecord:
+    """Return the Kafka record of an event."""
     key, value, headers = events.encode(event)
-    return Record(topic=ground.settings.topic(event.type), key=key, value=value, headers=headers)
+    return OutgoingRecord(topic=ground.settings.topic(event.type), key=key, value=value, headers=headers)

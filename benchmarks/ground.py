@@ -1,4 +1,4 @@
-"""What one measurement runs on: names of its own on running services, its queues, table and topics made."""
+"""The ground of one measurement: own names on running services, with queues, table and topics made."""
 
 import contextlib
 import json
@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from config.settings import JOBS_TOPIC, Settings, load_settings
+from pipeline.author.loading import load_stages
+from pipeline.author.registry import REGISTRY
 from pipeline.jobs import JobStore
 from pipeline.kafka.admin import KafkaAdmin
-from pipeline.registry import REGISTRY
 from pipeline.services.embedded import embedded_services
 from pipeline.services.environment import Services
 from pipeline.services.local import local_services
+from pipeline.settings import JOBS_TOPIC, Settings, load_settings
 from pipeline.sqs import SqsQueue, sqs_client
-from pipeline.taskmodules import load_stages
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: The stages that are measured.
 TASKS = "benchmarks.stages,benchmarks.waiting"
 
-#: Above what any message of a benchmark is received, so that none is moved to the dead-letter queue.
+#: Above the receive count of any benchmark's message, so that none moves to the dead-letter queue.
 MAX_RECEIVES = 1000
 
 _SETTINGS = {field.upper() for field in Settings.model_fields}
@@ -32,31 +32,31 @@ _SETTINGS = {field.upper() for field in Settings.model_fields}
 
 @dataclass(frozen=True, kw_only=True)
 class Ground:
-    """The services under names that no other measurement uses."""
+    """Services under names that no other measurement uses."""
 
     #: The name of the set of services.
     services: str
-    #: The whole environment of a process that uses them directly.
+    #: The environment of a process that uses them directly.
     environment: Mapping[str, str]
     settings: Settings
 
     @property
     def queue(self) -> SqsQueue:
-        """The task queue, past any proxy."""
+        """Return the task queue, without a proxy."""
         return SqsQueue(self.client, self.settings.sqs_task_queue_url)
 
     @property
     def client(self) -> "SQSClient":
-        """A client past any proxy."""
+        """Return a client, without a proxy."""
         return sqs_client(self.settings)
 
     @property
     def servers(self) -> dict[str, str]:
-        """The servers that a proxy can stand before, as URLs by name."""
+        """Return the servers that a proxy can stand before, as URLs by name."""
         return {name: self.environment[_endpoint(name)] for name in ("sqs", "dynamodb")}
 
     def environment_through(self, urls: Mapping[str, str]) -> dict[str, str]:
-        """The environment of a process that reaches ``servers`` at these URLs instead."""
+        """Return the environment of a process that reaches ``servers`` at these URLs instead."""
         moved = dict(self.environment) | {_endpoint(name): url for name, url in urls.items()}
         for name in ("SQS_TASK_QUEUE_URL", "SQS_DLQ_URL"):
             moved[name] = moved[name].replace(self.servers["sqs"], urls["sqs"])
@@ -65,9 +65,9 @@ class Ground:
 
 @contextlib.contextmanager
 def running_services(name: str) -> Iterator[Services]:
-    """Run the set of services of that name ("embedded" or "local") while the block runs.
+    """Run the services of that name ("embedded" or "local") for the block.
 
-    This process reaches them too: boto3 finds them through its own variables, set here until then.
+    This process uses them too: boto3 reads its own variables, which are set until then.
     """
     run = embedded_services if name == "embedded" else local_services
     with run() as services:
@@ -81,11 +81,11 @@ def running_services(name: str) -> Iterator[Services]:
 
 
 def make_ground(services: Services) -> Ground:
-    """Names of their own, and all that a worker needs under them."""
+    """Create the names, and everything that a worker needs under them."""
     environment = _environment(services)
     ground = Ground(services=services.name, environment=environment, settings=load_settings(environment))
     _make_queues(ground)
-    JobStore(ground.settings).provision()
+    JobStore(ground.settings).schema.provision()
     _make_topics(ground.settings)
     return ground
 

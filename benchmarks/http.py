@@ -1,4 +1,4 @@
-"""HTTP/1.1 messages in a stream of bytes, as far as counting requests needs it: no trailers."""
+"""A parser of HTTP/1.1 messages in a stream of bytes, enough to count requests: no trailers."""
 
 from dataclasses import dataclass, field
 
@@ -13,18 +13,18 @@ class Message:
     first_line: str
     #: Values by name in lower case.
     headers: dict[str, str]
-    #: Empty when the stream was told not to keep bodies.
+    #: Empty when the stream does not keep bodies.
     body: bytes
 
     @property
     def target(self) -> str:
-        """What AWS calls the operation (``AmazonSQS.ReceiveMessage``); else the request line."""
+        """The operation as AWS names it (``AmazonSQS.ReceiveMessage``); otherwise the request line."""
         return self.headers.get("x-amz-target") or self.first_line.rpartition(" ")[0]
 
 
 @dataclass(kw_only=True)
 class Stream:
-    """One direction of a connection, fed as it comes."""
+    """One direction of a connection, fed piece by piece."""
 
     keep_bodies: bool = False
     _buffer: bytearray = field(default_factory=bytearray)
@@ -34,7 +34,7 @@ class Stream:
     _body: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> list[Message]:
-        """Take more bytes; the messages that they complete."""
+        """Parse more bytes; return the messages that they complete."""
         self._buffer += data
         found = []
         while (message := self._next()) is not None:
@@ -74,7 +74,7 @@ class Stream:
         return self._left == 0
 
     def _read_chunks(self) -> bool:
-        """One chunk after another: its size in hexadecimal, a line end, its bytes, a line end."""
+        """Parse chunks: each is its size in hexadecimal, a line end, its bytes, a line end."""
         while (line := self._buffer.find(b"\r\n")) >= 0:
             size = int(bytes(self._buffer[:line]).split(b";")[0], 16)
             end = line + 2 + size + 2

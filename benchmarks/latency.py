@@ -1,4 +1,4 @@
-"""The latency benchmark: from an event on Kafka to the start of its task, at a steady rate."""
+"""The latency benchmark: the time from an event on Kafka to the start of its task, at a steady rate."""
 
 import json
 import statistics
@@ -9,34 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.compare import SQS_SERVERS, log_file
-from benchmarks.fill import emitted, first_event, record
+from benchmarks.fill import first_event, record, stage_event
 from benchmarks.ground import Ground, make_ground
-from benchmarks.measure import BenchmarkError, Process, started, tail
+from benchmarks.measure import BenchmarkError, Process, spawn, tail
 from benchmarks.peers.ours import BRIDGE, WORKER
-from benchmarks.proxy import proxied
+from benchmarks.proxy import run_proxy
 from benchmarks.waiting import wait
 from pipeline.kafka import EventConsumer, EventProducer
 from pipeline.services.environment import Services
 
-#: Events that come before the measurement: processes start, pools and connections are warm after them.
+#: Events before the measurement: they warm up processes, pools and connections.
 WARM_UP = 3_000
-#: Seconds in which the last events must have become tasks.
+#: Seconds for the last events to become tasks.
 TIMEOUT = 120.0
 
 
 def run(services: Services, rate: float, events: int, rtt: float) -> list[dict[str, Any]]:
-    """One row: how long the tasks of ``events`` events waited until they started."""
+    """Return one row: how long the tasks of ``events`` events waited for their start."""
     ground = make_ground(services)
-    with proxied(ground.servers, rtt) as proxy, log_file() as bridge_log, log_file() as log:
+    with run_proxy(ground.servers, rtt) as proxy, log_file() as bridge_log, log_file() as log:
         environment = ground.environment_through(proxy.urls)
         bridge_environment = environment | {"TASK_MODULES": wait.function.__module__}
         with (
-            started(BRIDGE, bridge_environment, bridge_log) as bridge,
-            started(WORKER, environment, log) as worker,
+            spawn(BRIDGE, bridge_environment, bridge_log) as bridge,
+            spawn(WORKER, environment, log) as worker,
         ):
             processes = {bridge_log: bridge, log: worker}
             waits = _Waits(ground, processes)
-            # One for both: a new one sends nothing for a second, until it has its id from the broker.
+            # One producer for both: a new one sends nothing for a second, until it has an id of the broker.
             producer = EventProducer(ground.settings, "benchmark")
             _emit(ground, producer, rate, WARM_UP)
             waits.read(WARM_UP)
@@ -65,12 +65,12 @@ def _row(services: Services, rtt: float, rate: float, seconds: Sequence[float]) 
 
 
 def _emit(ground: Ground, producer: EventProducer, rate: float, count: int) -> None:
-    """Events at a steady rate, in the middle of their jobs, each saying when it was made."""
+    """Send events at a steady rate, in the middle of their jobs, each with the time of its making."""
     began = time.monotonic()
     for number in range(count):
         time.sleep(max(0.0, began + number / rate - time.monotonic()))
         event = first_event(wait.consumes, json.dumps(time.time()).encode())
-        producer.produce(record(ground, emitted(ground, "moment", event)), _raise)
+        producer.produce(record(ground, stage_event(ground, "moment", event)), _raise)
 
 
 def _raise(error: Exception | None) -> None:
@@ -79,7 +79,7 @@ def _raise(error: Exception | None) -> None:
 
 
 class _Waits:
-    """Reads the events that the stage emits."""
+    """A reader of the events that the stage emits."""
 
     def __init__(self, ground: Ground, processes: Mapping[Path, Process]) -> None:
         self._processes = processes
@@ -95,7 +95,7 @@ class _Waits:
         )
 
     def read(self, count: int) -> list[float]:
-        """The next ``count`` results, in seconds."""
+        """Return the next ``count`` results, in seconds."""
         found: list[float] = []
         deadline = time.monotonic() + TIMEOUT + count / 10
         while len(found) < count:
@@ -106,5 +106,5 @@ class _Waits:
         return found
 
     def close(self) -> None:
-        """Leave."""
+        """Close the reader."""
         self._consumer.close()

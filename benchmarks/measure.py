@@ -1,4 +1,4 @@
-"""Measuring a peer from outside: its queue's depth, its processes' CPU and memory, its requests."""
+"""Measurement of a peer from outside: its queue's depth, its processes' CPU and memory, its requests."""
 
 import subprocess
 import time
@@ -13,11 +13,11 @@ from benchmarks.rates import Middle, Sample, middle
 
 Process = subprocess.Popen[bytes]
 
-#: Seconds between two looks.
+#: Seconds between two samples.
 EVERY = 0.1
 #: Seconds without progress after which a run has failed.
 STUCK_AFTER = 60.0
-#: Seconds a peer has to end by itself.
+#: Seconds for a peer to end by itself.
 GRACE = 30.0
 
 
@@ -35,7 +35,7 @@ class Measured:
 
 
 class Watched:
-    """A peer's processes. A child that ended keeps counting."""
+    """The processes of a peer. The CPU of ended children stays counted."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._parents = [psutil.Process(pid) for pid in pids]
@@ -44,7 +44,7 @@ class Watched:
         self.child_peak = 0.0
 
     def cpu(self) -> float:
-        """CPU seconds of all of them together."""
+        """Return the CPU seconds of all of them together."""
         for process in _family(self._parents):
             try:
                 times = process.cpu_times()
@@ -53,14 +53,18 @@ class Watched:
             self._cpu[process.pid] = times.user + times.system
         return sum(self._cpu.values())
 
+    def parents_cpu(self) -> float:
+        """Return the part of the last ``cpu()`` that the parents used."""
+        return sum(self._cpu[parent.pid] for parent in self._parents)
+
     def memory(self) -> float:
-        """Resident memory of the largest parent in MB, now."""
+        """Return the resident memory of the largest parent in MB."""
         now = max(parent.memory_info().rss for parent in self._parents) / 2**20
         self.peak = max(self.peak, now)
         return now
 
     def child_memory(self) -> float:
-        """Resident memory of the largest child in MB, now; 0 without one."""
+        """Return the resident memory of the largest child in MB; 0 without one."""
         now = 0.0
         for process in _family(self._parents)[len(self._parents) :]:
             with suppress(psutil.Error):
@@ -70,8 +74,8 @@ class Watched:
 
 
 @contextmanager
-def started(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Process]:
-    """Run a peer in the block, its output in ``log``; it is ended afterwards, with all its children."""
+def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[Process]:
+    """Run a peer for the block, its output in ``log``; end it and all its children afterwards."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -89,7 +93,7 @@ def watch(
     requests: Callable[[], int],
     log: Path,
 ) -> Measured:
-    """Look at a peer's processes until all ``total`` tasks or events are done."""
+    """Sample a peer's processes until all ``total`` tasks or events are done."""
     watched = Watched([process.pid for process in processes])
     samples: list[Sample] = []
     progress_at = time.monotonic()
@@ -131,5 +135,5 @@ def _family(parents: Sequence[psutil.Process]) -> list[psutil.Process]:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a peer's output."""
+    """Return the last lines of a peer's output."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-20:])

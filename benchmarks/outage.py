@@ -1,4 +1,4 @@
-"""The outage benchmark: what the bridge does while SQS is away under full load, and afterwards."""
+"""The outage benchmark: the bridge while SQS is away under full load, and afterwards."""
 
 import time
 from typing import Any
@@ -8,27 +8,27 @@ import click
 from benchmarks.compare import SQS_SERVERS, log_file
 from benchmarks.fill import emit_all, middle_events
 from benchmarks.ground import make_ground
-from benchmarks.measure import BenchmarkError, Watched, started, tail
-from benchmarks.peer import arrived
+from benchmarks.measure import BenchmarkError, Watched, spawn, tail
+from benchmarks.peer import queue_depth
 from benchmarks.peers.ours import BRIDGE
-from benchmarks.proxy import proxied
+from benchmarks.proxy import run_proxy
 from pipeline.services.environment import Services
 
-#: SQS goes away when this share of the events is through.
+#: The share of events that is done when SQS goes down.
 DOWN_AT = 0.2
-#: Seconds in which the bridge must get so far, and be through after the outage.
+#: Seconds for the bridge to get so far, and to finish after the outage.
 TIMEOUT = 180.0
 
 
 def run(services: Services, events: int, seconds: float) -> list[dict[str, Any]]:
-    """One row: the bridge's memory before, during and after, and how soon it went on."""
+    """Return one row: the bridge's memory before, during and after, and how soon it continued."""
     ground = make_ground(services)
     emit_all(ground, middle_events(ground, events))
-    done = arrived(ground)
+    done = queue_depth(ground)
     with (
-        proxied(ground.servers, 0) as proxy,
+        run_proxy(ground.servers, 0) as proxy,
         log_file() as log,
-        started(BRIDGE, ground.environment_through(proxy.urls), log) as process,
+        spawn(BRIDGE, ground.environment_through(proxy.urls), log) as process,
     ):
         watched = Watched([process.pid])
 

@@ -1,4 +1,4 @@
-"""The page benchmark: how soon a browser paints the jobs page, with many jobs in the table."""
+"""The page benchmark: the first paint of the jobs page, with many jobs in the table."""
 
 import statistics
 import tempfile
@@ -9,26 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ground import Ground, make_ground
-from pipeline.jobs import JobPlan, JobStore, NewJob
-from pipeline.provision import provision
-from pipeline.registry import REGISTRY
+from pipeline.author.registry import REGISTRY
+from pipeline.client.submission import start_topic
+from pipeline.infra.provision import provision
+from pipeline.jobs import JobStore, NewJob
 from pipeline.services.environment import Services
-from pipeline.submission import start_topic
 from pipeline.web.server import jobs_server
 from tests.webdriver import Browser, browsing
 
-#: Pages by what they ask for; the last finds nothing among all jobs.
+#: Pages by their query; the last finds nothing among all jobs.
 PAGES = ("/", "/jobs", "/jobs?state=running", "/jobs?entity=order-7", "/jobs?text=nothing")
 
 #: Jobs opened together.
 BATCH = 500
 
-#: When the page showed something first (Paint Timing): milliseconds since it was asked for; null until then.
+#: The first paint (Paint Timing), in milliseconds since the request; null until then.
 PAINTED = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null"
 
 
 def run(services: Services, jobs: int, loads: int) -> list[dict[str, Any]]:
-    """A row for each page."""
+    """Return a row for each page."""
     ground = make_ground(services)
     list(provision(ground.settings, REGISTRY))
     _open_jobs(ground, jobs)
@@ -50,7 +50,7 @@ def run(services: Services, jobs: int, loads: int) -> list[dict[str, Any]]:
 def _open_jobs(ground: Ground, jobs: int) -> None:
     store, now = JobStore(ground.settings), time.time()
     topic = start_topic(REGISTRY, next(iter(REGISTRY.by_name)))
-    plan = JobPlan(stages=REGISTRY.plan(topic))
+    plan = REGISTRY.plan(topic)
     for begin in range(0, jobs, BATCH):
         batch = [
             NewJob(
@@ -62,13 +62,13 @@ def _open_jobs(ground: Ground, jobs: int) -> None:
             )
             for at in range(begin, min(begin + BATCH, jobs))
         ]
-        for answer in store.open_jobs(batch):
-            if not isinstance(answer, bool):
+        for answer in store.records.open(batch).errors:
+            if answer is not None:
                 raise answer
 
 
 def _painted(browser: Browser, url: str) -> float:
-    # What was read before is kept for two seconds.
+    # Reads are cached for two seconds.
     time.sleep(2.5)
     browser.open(url)
     while (milliseconds := browser.run(PAINTED)) is None:

@@ -1,10 +1,10 @@
 """A TCP proxy in a process of its own: delays each direction by half a round trip, counts HTTP requests.
 
-``python -m benchmarks.proxy`` is that process. It reads what to forward from its first line of input and
-prints the ports; every further line (``counts``, ``down NAME``, ``up NAME``) is answered with the
-counts so far; the end of input ends it.
+``python -m benchmarks.proxy`` is that process. Its first line of input names the servers, and it prints their
+ports; it answers every further line (``counts``, ``down NAME``, ``up NAME``) with the counts so far, and ends
+with its input.
 
-Bandwidth is not limited: what arrives goes on after the delay, however much is on its way.
+Bandwidth is not limited: bytes are forwarded after the delay, whatever their number.
 """
 
 import asyncio
@@ -26,16 +26,18 @@ from benchmarks.units import write_units
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """What went through to one server."""
+    """The traffic to one server."""
 
     #: Requests by target.
     requests: Mapping[str, int]
-    #: DynamoDB write units by what they are for, where units are counted.
+    #: DynamoDB write units by purpose, where units are counted.
     units: Mapping[str, float]
+    #: The same by target.
+    units_of: Mapping[str, float]
 
     @property
     def total(self) -> int:
-        """All requests."""
+        """The number of all requests."""
         return sum(self.requests.values())
 
 
@@ -44,35 +46,35 @@ class Proxy:
 
     def __init__(self, process: "subprocess.Popen[str]", urls: Mapping[str, str]) -> None:
         self._process = process
-        #: Where each server is reached through the proxy, by its name.
+        #: The address of each server through the proxy, by its name.
         self.urls = urls
 
     def counts(self) -> dict[str, Counts]:
-        """The counts so far, by the server's name."""
+        """Return the counts so far, by the server's name."""
         answer = _ask(self._process, "counts")
         return {name: Counts(**counts) for name, counts in answer.items()}
 
     def down(self, server: str) -> None:
-        """Let a server be out of reach: its connections end, new ones are refused."""
+        """Make a server unreachable: its connections end, new ones are refused."""
         _ask(self._process, f"down {server}")
 
     def up(self, server: str) -> None:
-        """Let it be reached again, at the same port."""
+        """Make it reachable again, at the same port."""
         _ask(self._process, f"up {server}")
 
 
 @contextlib.contextmanager
-def proxied(servers: Mapping[str, str], rtt_ms: float, *, count_units: bool = False) -> Iterator[Proxy]:
+def run_proxy(servers: Mapping[str, str], rtt_ms: float, *, count_units: bool = False) -> Iterator[Proxy]:
     """Run a proxy before ``servers`` (URLs by name), each ``rtt_ms`` farther away.
 
-    ``count_units``: also add up the write units of what goes to DynamoDB, which costs some CPU.
+    ``count_units``: also add up the write units of requests to DynamoDB, which costs some CPU.
     """
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.proxy"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         order = {"servers": servers, "delay": rtt_ms / 2000, "count_units": count_units}
         ports = _ask(process, json.dumps(order))
-        # Leaving the block closes its input, which ends it.
+        # The end of the block closes its input, which ends it.
         yield Proxy(process, {name: f"http://127.0.0.1:{port}" for name, port in ports.items()})
 
 
@@ -89,19 +91,20 @@ def _ask(process: "subprocess.Popen[str]", line: str) -> Any:
 
 @dataclass(kw_only=True)
 class Tally:
-    """The counts of one server while they grow."""
+    """The growing counts of one server."""
 
     requests: Counter[str] = field(default_factory=Counter)
     units: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    units_of: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class _Way(asyncio.Protocol):
-    """One end of a connection: what it receives goes to the other end, ``delay`` seconds later."""
+    """One end of a connection: its bytes go to the other end ``delay`` seconds later."""
 
     def __init__(self, delay: float) -> None:
         self._delay = delay
         self._on_its_way: deque[bytes | None] = deque()
-        #: how many of those were long enough on their way
+        #: how many of those are due
         self._due = 0
         self.transport: asyncio.Transport | None = None
         self.other: _Way | None = None
@@ -119,7 +122,7 @@ class _Way(asyncio.Protocol):
         self._send_later(None)
 
     def seen(self, data: bytes) -> None:
-        """Count what comes by."""
+        """Count the bytes that pass."""
 
     def _send_later(self, data: bytes | None) -> None:
         # First in, first out: timers of the same moment may fire in any order.
@@ -134,7 +137,7 @@ class _Way(asyncio.Protocol):
         self.hand_over()
 
     def hand_over(self) -> None:
-        """Give the other end all that is due, once that is connected."""
+        """Send the other end everything that is due, once it is connected."""
         if self.other is None or self.other.transport is None:
             return
         while self._due:
@@ -182,13 +185,14 @@ class _FromClient(_Way):
                 self._asked.append(message)
 
     def answered(self, data: bytes) -> None:
-        """Add up what an answer says that its request cost."""
+        """Add the cost that an answer reports for its request."""
         if self._answers is None or self._tally is None:
             return
         for answer in self._answers.feed(data):
             request = self._asked.popleft()
             for kind, units in write_units(request.target, request.body, answer.body).items():
                 self._tally.units[kind] += units
+                self._tally.units_of[request.target] += units
 
 
 class _FromServer(_Way):
@@ -202,7 +206,7 @@ class _FromServer(_Way):
 
 
 class _Gate:
-    """The listening side before one server."""
+    """The listening side of one server."""
 
     def __init__(self, url: str, delay: float, count_units: bool) -> None:
         self.tally = Tally()
@@ -210,12 +214,12 @@ class _Gate:
         self._server: asyncio.Server | None = None
         self._open: weakref.WeakSet[_Way] = weakref.WeakSet()
         address = (str(urlsplit(url).hostname), int(urlsplit(url).port or 80))
-        # Only HTTP is taken apart; Redis speaks otherwise.
+        # Only HTTP is parsed, not Redis's protocol.
         tally = self.tally if urlsplit(url).scheme == "http" else None
         self._make = partial(_FromClient, delay, address, tally, count_units)
 
     async def up(self) -> None:
-        """Listen, at the port it had if it had one."""
+        """Listen, at the previous port if there was one."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._accept, "127.0.0.1", self.port, backlog=512)
         self.port = self._server.sockets[0].getsockname()[1]

@@ -1,24 +1,24 @@
-"""Rates from samples: how fast the middle of a run went, without its start and its end."""
+"""Rates from samples: the middle of a run, without its start and end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-#: The part of a run that is measured: after the pool is warm, before it runs dry.
+#: The part of a run that is measured: after the pool is warm, before work runs out.
 FROM, TO = 0.1, 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What was seen at one moment."""
+    """A sample at one moment."""
 
     #: Seconds on any clock.
     at: float
     #: Tasks or events done since the start.
     done: int
-    #: CPU seconds that the measured processes had used.
+    #: CPU seconds that the measured processes have used.
     cpu: float
-    #: Requests they had sent.
+    #: Requests they have sent.
     requests: int
 
 
@@ -38,7 +38,7 @@ class Middle:
 
     @property
     def requests_per_item(self) -> float:
-        """Requests for each."""
+        """Requests for each task or event."""
         return self.requests / self.items
 
     @property
@@ -48,10 +48,9 @@ class Middle:
 
 
 def middle(samples: Sequence[Sample], total: int) -> Middle:
-    """What happened between the moments at which FROM and TO of ``total`` were done.
+    """Return the figures between the moments at which FROM and TO of ``total`` were done.
 
-    Between two samples they are taken as done evenly. Raises ``ValueError`` when the run did not get
-    that far.
+    Between two samples progress is taken as even. Raises ``ValueError`` when the run did not get that far.
     """
     first, last = _at(samples, FROM * total), _at(samples, TO * total)
     return Middle(
@@ -63,7 +62,7 @@ def middle(samples: Sequence[Sample], total: int) -> Middle:
 
 
 def _at(samples: Sequence[Sample], done: float) -> tuple[float, float, float]:
-    """Moment, CPU and requests when ``done`` tasks were done."""
+    """Interpolate the sample at which ``done`` tasks were done."""
     for before, after in pairwise(samples):
         if before.done <= done <= after.done and before.done < after.done:
             share = (done - before.done) / (after.done - before.done)

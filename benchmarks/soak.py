@@ -1,4 +1,4 @@
-"""The soak benchmark: does the worker's memory stay level over many tasks?"""
+"""The soak benchmark: the growth of the worker's memory over many tasks."""
 
 import time
 from collections.abc import Callable
@@ -10,22 +10,22 @@ import click
 from benchmarks.compare import SQS_SERVERS, log_file
 from benchmarks.fill import send_all, stage_messages
 from benchmarks.ground import Ground, make_ground
-from benchmarks.measure import STUCK_AFTER, BenchmarkError, Watched, started, tail
+from benchmarks.measure import STUCK_AFTER, BenchmarkError, Watched, spawn, tail
 from benchmarks.peers.ours import WORKER
 from pipeline.services.environment import Services
 
-#: Tasks sent at once: the queue stays short, as emulators slow down with its length.
+#: Tasks sent at once: the queue stays short, because emulators slow down with its length.
 WAVE = 2000
-#: Looks at memory that become figures: after this share of the tasks caches are full and pools warm.
+#: Memory is measured after this share of the tasks, when caches are full and pools warm.
 WARM = 0.1
 
 
 def run(services: Services, tasks: int) -> list[dict[str, Any]]:
-    """One row: memory after a tenth of the tasks and at the end."""
+    """Return one row: memory after a tenth of the tasks and at the end."""
     ground = make_ground(services)
     memory: list[tuple[int, float]] = []
     began = time.monotonic()
-    with log_file() as log, started(WORKER, ground.environment, log) as process:
+    with log_file() as log, spawn(WORKER, ground.environment, log) as process:
         watched = Watched([process.pid])
         for done in range(0, tasks, WAVE):
             send_all(ground, stage_messages(min(WAVE, tasks - done)))

@@ -1,4 +1,4 @@
-"""The split benchmark: one job with a large split on a bridge and a worker, its end checked from outside."""
+"""The split benchmark: one job with a large split, its end checked from outside."""
 
 import json
 import time
@@ -12,38 +12,38 @@ import click
 from benchmarks.compare import SQS_SERVERS, log_file
 from benchmarks.fill import emit_all, first_event
 from benchmarks.ground import Ground, make_ground
-from benchmarks.measure import STUCK_AFTER, BenchmarkError, Process, Watched, started, tail
+from benchmarks.measure import STUCK_AFTER, BenchmarkError, Process, Watched, spawn, tail
 from benchmarks.peers.ours import BRIDGE, WORKER
-from benchmarks.proxy import Counts, proxied
+from benchmarks.proxy import Counts, run_proxy
 from benchmarks.stages import moment, square
-from config.settings import JOBS_TOPIC
+from pipeline.author.stages import Stage
 from pipeline.jobs import JobState, JobStore
-from pipeline.kafka.peek import newest_messages
+from pipeline.kafka import newest_records
 from pipeline.services.environment import Services
+from pipeline.settings import JOBS_TOPIC
 from pipeline.sqs import SqsQueue
-from pipeline.stages import Stage
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 EVERY = 1.0
-#: Seconds between two lines that say how far it is.
+#: Seconds between two lines about progress.
 SAY_EVERY = 30.0
-#: Events that are read of a topic at most: more than one is one too many.
+#: Maximum events read of a topic: more than one is one too many.
 READ = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """A job that ended, seen from outside."""
+    """A finished job, seen from outside."""
 
-    #: Parts that its split made, and that are counted as done.
+    #: The parts that its split made, and those counted as done.
     parts: int
     done: int
-    #: What its gather made of all results, one for each event, and what it had to be.
+    #: The gather's value of all results, one for each event, and the expected value.
     gathered: Sequence[int]
     expected: int
-    #: Events that say that the job is complete.
+    #: The number of events that announce the job as complete.
     completions: int
-    #: Runs of parts that the worker's log tells of.
+    #: Runs of parts in the worker's log.
     runs: int
     #: Messages left on the queue, and on its dead-letter queue.
     left: int
@@ -51,7 +51,7 @@ class End:
 
 
 def flaws(end: End) -> list[str]:
-    """What is wrong with an end; nothing when each part ran and counted once, and all were gathered once."""
+    """Return the defects of an end; none if each part ran and counted once, and all were gathered once."""
     wanted = {
         "parts done": (end.done, end.parts),
         "runs of parts": (end.runs, end.parts),
@@ -64,7 +64,7 @@ def flaws(end: End) -> list[str]:
 
 
 def run(services: Services, parts: int, ordered_parts: int) -> list[dict[str, Any]]:
-    """A row for a split whose parts run side by side, and one for a split in order; 0 parts: without it."""
+    """Return a row for a split with parallel parts, and one for an ordered split; 0 parts: without it."""
     # The gather of an ordered split counts the parts that ran after the one before.
     wanted: list[tuple[Stage[Any, Any], int, int]] = [
         (square, parts, sum(number * number for number in range(parts))),
@@ -77,10 +77,13 @@ def _measure(services: Services, stage: Stage[Any, Any], parts: int, expected: i
     ground = make_ground(services)
     event = first_event(stage.consumes, str(parts).encode())
     emit_all(ground, [event])
-    with proxied(ground.servers, 0, count_units=True) as proxy, log_file() as bridge_log, log_file() as log:
+    with run_proxy(ground.servers, 0, count_units=True) as proxy, log_file() as bridge_log, log_file() as log:
         environment = ground.environment_through(proxy.urls)
         began = time.monotonic()
-        with started(BRIDGE, environment, bridge_log) as bridge, started(WORKER, environment, log) as worker:
+        with (
+            spawn(BRIDGE, environment, bridge_log) as bridge,
+            spawn(WORKER, environment, log) as worker,
+        ):
             watched = Watched([worker.pid])
             watch = _Watch(ground, str(event.job_id), stage, {bridge_log: bridge, log: worker}, watched)
             watch.wait()
@@ -114,7 +117,7 @@ def _row(
 
 
 class _Watch:
-    """Looks at a job from outside until it is complete, and then at what it left."""
+    """Watches a job from outside until it is complete, and checks what it left."""
 
     def __init__(
         self,
@@ -133,7 +136,7 @@ class _Watch:
         self._store = JobStore(ground.settings)
 
     def wait(self) -> None:
-        """Until the job is complete and its last task deleted; raises when nothing moves."""
+        """Wait until the job is complete and its last task deleted; raise when nothing moves."""
         done, progress_at, said_at = (-1, False), time.monotonic(), time.monotonic()
         while True:
             time.sleep(EVERY)
@@ -155,25 +158,25 @@ class _Watch:
                 click.echo(f"{parts:,} parts, {self._watched.memory():.1f} MB", err=True)
 
     def end(self, parts: int, expected: int, log: Path) -> End:
-        """What is left of it, once all its processes have ended."""
+        """Return what is left of it once all its processes have ended."""
         settings = self._ground.settings
         depth = self._ground.queue.depth()
         dead = SqsQueue(self._ground.client, settings.sqs_dlq_url).depth()
-        gathered = newest_messages(settings, settings.topic(str(self._stage.emits)), READ)
+        gathered = newest_records(settings, settings.topic(str(self._stage.emits)), READ)
         return End(
             parts=parts,
             done=self._progress()[1],
             gathered=[json.loads(message.value or b"") for message in gathered],
             expected=expected,
-            completions=len(newest_messages(settings, settings.topic(JOBS_TOPIC), READ)),
+            completions=len(newest_records(settings, settings.topic(JOBS_TOPIC), READ)),
             runs=_runs(log),
             left=depth.available + depth.in_flight,
             dead=dead.available + dead.in_flight,
         )
 
     def _progress(self) -> tuple[JobState | None, int]:
-        """The job's state, and how many of its parts are counted as done."""
-        found = self._store.progress(self._job_id)
+        """Return the job's state, and how many of its parts are counted as done."""
+        found = self._store.listing.progress(self._job_id)
         if found is None:
             return None, 0
         job, stages = found
@@ -181,6 +184,6 @@ class _Watch:
 
 
 def _runs(log: Path) -> int:
-    """Parts that ended well, by the worker's log."""
+    """Count the parts that ended well, by the worker's log."""
     with log.open(errors="replace") as lines:
         return sum('"task.done"' in line and '"part"' in line for line in lines)

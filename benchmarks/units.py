@@ -1,9 +1,9 @@
-"""DynamoDB write units, computed from a request and its answer: the emulators do not count them as AWS does.
+"""DynamoDB write units, computed from a request and its answer: emulators do not count them as AWS does.
 
 Rules from the DynamoDB developer guide ("Read/write capacity: write request units" and "Item sizes and
 formats"): one unit for each started KB of the item, the larger of before and after; a condition that fails
-costs the same; an index costs one unit for an entry put and two for one that moves, and nothing where what it
-has of an item stays as it is (its entries are smaller than a KB).
+costs the same; an index costs one unit for a new entry and two for one that moves, and nothing when its part
+of an item does not change (its entries are smaller than a KB).
 """
 
 import json
@@ -11,21 +11,21 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-#: What a write is for: the result of a part, which the gather reads; or the records that count.
+#: The purpose of a write: the result of a part, which the gather reads; or the records that count.
 Kind = Literal["result", "record"]
 
-#: The partition key of each item written, as on the wire, and its cost.
+#: The partition key of each written item, as on the wire, and its cost.
 Writes = Iterator[tuple[Mapping[str, str], float]]
 
-#: What stands in the partition key of a result, and in no other.
+#: The text that only the partition key of a result contains.
 RESULT_KEY = "/R#"
 
-#: The sort key of the table's index: what has it is in the index.
+#: The sort key of the table's index: items with it are in the index.
 INDEX_KEY = "isk"
 
 
 def write_units(target: str, request: bytes, answer: bytes) -> dict[Kind, float]:
-    """The write units of one request by what they are for; none for a read.
+    """Return the write units of one request by purpose; none for a read.
 
     ``target`` as in the header ``X-Amz-Target``.
     """
@@ -38,12 +38,12 @@ def write_units(target: str, request: bytes, answer: bytes) -> dict[Kind, float]
 
 
 def item_size(item: Mapping[str, Any]) -> int:
-    """The bytes of an item in DynamoDB's own JSON."""
+    """Return the bytes of an item in DynamoDB's own JSON."""
     return sum(len(name.encode()) + _size(value) for name, value in item.items())
 
 
 def _put(request: Any, answer: Any) -> Writes:
-    # A refused put returns the item that was there.
+    # A refused put returns the existing item.
     yield request["Item"]["pk"], _put_cost(request["Item"], refused="Item" in answer)
 
 
@@ -72,11 +72,18 @@ def _batch(request: Any, _answer: Any) -> Writes:
 
 
 def _statements(request: Any, answer: Any) -> Writes:
-    """PartiQL inserts: the values stand in the parameters, the names in the statement."""
+    """Parse PartiQL: values are in the parameters, names in the statement.
+
+    An update does not tell the item's size: one that is not larger than a KB is assumed, as a job's is.
+    """
     for statement, response in zip(request["Statements"], answer["Responses"], strict=True):
-        names = re.findall(r"'(\w+)': \?", statement["Statement"])
+        names = re.findall(r"""['"](\w+)['"](?:: | = )\?""", statement["Statement"])
         item = dict(zip(names, statement["Parameters"], strict=True))
-        yield item["pk"], _put_cost(item, refused="Error" in response)
+        refused = "Error" in response
+        if statement["Statement"].startswith("INSERT"):
+            yield item["pk"], _put_cost(item, refused=refused)
+        else:
+            yield item["pk"], 1 + 2 * (INDEX_KEY in item and not refused)
 
 
 _WRITES: dict[str, Callable[[Any, Any], Writes]] = {
@@ -113,6 +120,6 @@ def _size(value: Mapping[str, Any]) -> int:
 
 
 def _number_size(text: str) -> int:
-    """One byte for every two digits, and one."""
+    """Return one byte for every two digits, and one."""
     digits = sum(character.isdigit() for character in text)
     return (digits + 1) // 2 + 1

@@ -1,4 +1,4 @@
-"""The stage of the latency benchmark, in a module of its own: its bridge knows no other."""
+"""The stage of the latency benchmark, in a module of its own, so that its bridge loads no other."""
 
 import time
 
@@ -7,5 +7,5 @@ from pipeline import stage
 
 @stage(consumes="bench-moments", emits="bench-waits")
 def wait(moment: float) -> float:
-    """How many seconds ago its event was made: what a task waits until it starts."""
+    """Return how many seconds ago its event was made: the wait of its task for its start."""
     return time.time() - moment

@@ -1,9 +1,9 @@
-"""The worker benchmark: how fast a full queue is worked off, at a distance, ours and peers in turn."""
+"""The worker benchmark: how fast a full queue is emptied, at a distance, by ours and by peers in turn."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from benchmarks.compare import able, measured, rounds
+from benchmarks.compare import able, measure_peer, rounds
 from benchmarks.peer import Working
 from benchmarks.peers import events_off, one_group, ours, raw, redis, stock
 from benchmarks.rows import Row
@@ -18,14 +18,14 @@ PEERS: dict[str, Working] = {
     "redis": redis,
 }
 
-#: The most tasks of peers that are slow at a distance, so that a round takes half a minute.
+#: Maximum tasks for peers that are slow at a distance, so that a round takes half a minute.
 MOST = {"stock": 500, "redis": 500, "one-group": 300}
 
 
 def run(
     services: Services, names: Sequence[str], rtts: Sequence[float], tasks: int, repeat: int
 ) -> Iterator[list[Row]]:
-    """For each round trip the rows of all peers that can run."""
+    """Return, for each round trip, the rows of all peers that can run."""
     peers = able([PEERS[name] for name in names])
     for rtt in rtts:
         yield rounds(
@@ -33,7 +33,7 @@ def run(
             repeat,
             [
                 partial(
-                    measured,
+                    measure_peer,
                     *("worker", "task", services, peer, rtt),
                     min(tasks, MOST.get(peer.name, tasks)),
                     peer.working,

@@ -4,7 +4,9 @@ No name here may be ``app`` or ``celery``: ``celery -A pipeline`` would take it 
 application, which is in ``pipeline/celery.py``.
 """
 
-from pipeline.context import CurrentTask, Part, current_task
+from pipeline.author.context import CurrentTask, Part, current_task
+from pipeline.author.decorator import stage
+from pipeline.author.stages import Stage
 from pipeline.errors import (
     InvalidInputError,
     PermanentError,
@@ -13,7 +15,8 @@ from pipeline.errors import (
     Retry,
     StageDefinitionError,
 )
-from pipeline.stages import Stage, stage
+
+__version__ = "0.1.0"
 
 __all__ = [
     "CurrentTask",

@@ -15,27 +15,34 @@ from pydantic import (
 )
 
 from pipeline.errors import ConfigurationError
+from pipeline.loopback import is_loopback
 
 TOPIC_VARIABLE = "KAFKA_TOPIC_"
 
 #: arn:partition:kafka:region:account:cluster/name/uuid
 MSK_CLUSTER_ARN = r"^arn:[^:]+:kafka:[^:]+:\d{12}:cluster/[^/]+/[^/]+$"
 
-#: Characters of a wrong value that are shown.
+#: The key itself: a policy cannot name an alias.
+KMS_KEY_ARN = r"^arn:[^:]+:kms:[^:]+:\d{12}:key/[^/]+$"
+
+#: Characters of a wrong value in an error message.
 VALUE_SHOWN = 100
 
-#: Logical topics that every service has beside those of its stages.
+#: The fewest characters of a token that others can try to guess, and the fewest different ones.
+TOKEN_LENGTH, TOKEN_VARIETY = 16, 8
+
+#: Logical topics that every service has besides those of its stages.
 ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC = "errors", "dlq", "jobs"
 
 
 class Settings(BaseModel):
-    """One service's settings. Field names are the environment variables, in lower case.
+    """The settings of a service. Field names are the environment variables, in lower case.
 
     Times are in seconds unless the name says otherwise. Only the edges (command line, Celery app,
-    bridge command) call ``load_settings``; everything else is handed the object.
+    bridge command) call ``load_settings``; all other code receives the object.
     """
 
-    # What was given must not stand in an error: it may be a password.
+    # An input must not appear in an error: it may be a password.
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     # ─── Service identity ───
@@ -47,7 +54,7 @@ class Settings(BaseModel):
     kafka_consumer_group: str
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_SSL"] = "SSL"
     ssl_ca_location: str | None = None
-    #: The client's own certificate and key (PEM files), where the brokers ask for one.
+    #: The client's certificate and key (PEM files), if the brokers require one.
     ssl_certificate_location: str | None = None
     ssl_key_location: str | None = None
     ssl_key_password: SecretStr | None = None
@@ -56,7 +63,7 @@ class Settings(BaseModel):
     kafka_sasl_password: SecretStr | None = None
     kafka_enabled: bool = True
     kafka_group_protocol: Literal["classic", "consumer"] = "classic"
-    #: Static membership: who comes back under this id within the session timeout has its partitions again.
+    #: Static membership: a member that returns under this id within the session timeout keeps its partitions.
     kafka_group_instance_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{1,200}$")
     topic_prefix: str = ""
     topics: dict[str, str] = Field(default_factory=dict)
@@ -65,10 +72,13 @@ class Settings(BaseModel):
     topic_retention_days: float = Field(default=7, gt=0)
 
     # ─── AWS ───
-    #: boto3 reads it by itself; here for MSK's tokens and for ARNs.
+    #: boto3 reads it too; here it serves MSK's tokens and ARNs.
     aws_default_region: str | None = None
     #: The MSK cluster, for the policies that "pipeline provision --iam" prints.
     msk_cluster_arn: str | None = Field(default=None, pattern=MSK_CLUSTER_ARN)
+
+    #: The key of KMS that encrypts queues and table at rest, instead of those of SQS and DynamoDB.
+    kms_key_arn: str | None = Field(default=None, pattern=KMS_KEY_ARN)
 
     # ─── SQS ───
     sqs_task_queue_url: str
@@ -85,14 +95,20 @@ class Settings(BaseModel):
     max_retries: int = Field(default=3, ge=0)
     retry_delay: float = Field(default=5, ge=0)
     task_time_limit: float = Field(default=300, gt=0, le=11 * 3600)
-    #: How long a rolling deployment may take: so long a task that a worker does not know waits for another.
+    #: The most parts of a split. One small event may ask a split for any number of them.
+    max_parts: int = Field(default=100_000, ge=1)
+    #: The longest rolling deployment: how long a task unknown to this worker waits for another one.
     unknown_task_seconds: float = Field(default=600, ge=0, le=24 * 3600)
 
     # ─── Control plane ───
-    #: How far back Flower and "celery events" read the log of task events when they start: the later of so
-    #: many seconds ago and the last so many records. 0: nothing from before.
+    #: How far back Flower and "celery events" read the log of task events when they start, in seconds and in
+    #: records; the shorter of both applies. 0: no past events.
     events_history_seconds: float = Field(default=3600, ge=0)
     events_history_records: int = Field(default=100_000, ge=0)
+    #: Celery's commands that workers obey beside those that change nothing.
+    control_commands: tuple[str, ...] = ()
+    #: Signs commands: workers obey no other ones.
+    control_key: SecretStr | None = Field(default=None, min_length=32)
 
     # ─── Running ───
     auto_provision: bool = True
@@ -105,9 +121,9 @@ class Settings(BaseModel):
     trace_url: str | None = Field(default=None, pattern=r"^https?://[^\s]*\{job_id\}[^\s]*$")
     sentry_dsn: SecretStr | None = None
 
-    @field_validator("task_modules", mode="before")
+    @field_validator("task_modules", "control_commands", mode="before")
     @classmethod
-    def _split_modules(cls, value: Any) -> Any:
+    def _split_names(cls, value: Any) -> Any:
         return tuple(name for name in re.split(r"[,\s]+", value) if name) if isinstance(value, str) else value
 
     @field_validator("sqs_task_queue_url", "sqs_dlq_url")
@@ -129,18 +145,24 @@ class Settings(BaseModel):
             raise ValueError("; ".join(wrong))
         return self
 
+    @model_validator(mode="after")
+    def _token_strength(self) -> Self:
+        if self.health_port is not None and (fault := token_fault(self, self.health_host)):
+            raise ValueError(fault)
+        return self
+
     @property
     def task_queue(self) -> str:
-        """The name of the task queue, as Celery's ``-Q`` and a stage's ``queue`` name it."""
+        """The name of the task queue, as in Celery's ``-Q`` and a stage's ``queue``."""
         return self.sqs_task_queue_url.rsplit("/", 1)[1]
 
     def queue_url(self, name: str) -> str:
-        """The URL of a queue of this service's account and region, by its name."""
+        """Return the URL of a queue of this service's account and region."""
         return f"{self.sqs_task_queue_url.rsplit('/', 1)[0]}/{name}"
 
     @property
     def control_names(self) -> tuple[str, str, str]:
-        """Logical topics of Celery's control plane: events, commands, replies. Each service has its own."""
+        """Logical topics of this service's Celery control plane: events, commands, replies."""
         control = f"{self.service_name}.control"
         return f"{control}.events", f"{control}.commands", f"{control}.replies"
 
@@ -151,21 +173,37 @@ class Settings(BaseModel):
         return events, commands, replies
 
     def topic(self, name: str) -> str:
-        """The Kafka topic of a logical name: ``KAFKA_TOPIC_<NAME>``, or the default for it."""
-        defaults = {ERRORS_TOPIC: "processing-errors", DLQ_TOPIC: f"{self.service_name}-dlq"}
+        """Return the Kafka topic of a logical name: ``KAFKA_TOPIC_<NAME>``, or its default."""
+        defaults = {name: f"{self.service_name}-{name}" for name in (ERRORS_TOPIC, DLQ_TOPIC)}
         variable = topic_variable(name).removeprefix(TOPIC_VARIABLE)
         return self.topics.get(variable) or self.topic_prefix + defaults.get(name, name)
 
 
 def topic_variable(name: str) -> str:
-    """The variable that names the Kafka topic of a logical name."""
+    """Return the variable that names the Kafka topic of a logical name."""
     return TOPIC_VARIABLE + name.upper().replace("-", "_").replace(".", "_")
 
 
-def security_faults(settings: Settings) -> list[str]:
-    """What does not go together in the settings of Kafka's security: a sentence each, which names the mend.
+def token_fault(settings: Settings, host: str) -> str | None:
+    """Return why WEB_TOKEN must not guard a server on ``host``; None if it may, or is not set.
 
-    Each of them would otherwise be a client that connects to nothing, or with less security than was meant.
+    On loopback any token may: those who could guess there are on this machine.
+    """
+    token = settings.web_token.get_secret_value() if settings.web_token else None
+    if token is None or is_loopback(host):
+        return None
+    if len(token) >= TOKEN_LENGTH and len(set(token)) >= TOKEN_VARIETY:
+        return None
+    return (
+        f"WEB_TOKEN can be guessed, and others reach {host}: use {TOKEN_LENGTH} random characters or more, "
+        "for example those of: python -c 'import secrets; print(secrets.token_urlsafe())'"
+    )
+
+
+def security_faults(settings: Settings) -> list[str]:
+    """Return the contradictions in the settings of Kafka's security, a sentence each, with the mend.
+
+    Each would otherwise be a client that connects to nothing, or with less security than intended.
     """
     protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
     user, password = settings.kafka_sasl_username, settings.kafka_sasl_password
@@ -190,7 +228,7 @@ def security_faults(settings: Settings) -> list[str]:
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:
-    """Read the settings from ``environ``; raise one ``ConfigurationError`` that lists all that is wrong."""
+    """Read the settings from ``environ``; raise one ``ConfigurationError`` that lists every fault."""
     values: dict[str, Any] = {
         name: environ[name.upper()] for name in Settings.model_fields if environ.get(name.upper(), "") != ""
     }
@@ -207,7 +245,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
     missing = [str(e["loc"][0]).upper() for e in error.errors() if e["type"] == "missing"]
-    wrong = [_wrong(e, values) for e in error.errors() if e["type"] != "missing"]
+    wrong = [_describe(e, values) for e in error.errors() if e["type"] != "missing"]
     lines = []
     if missing:
         lines.append(f"Not set in the environment: {', '.join(missing)}.")
@@ -217,8 +255,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _wrong(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
-    """One wrong setting with its value; what is a secret, also in another's place, is not shown."""
+def _describe(error: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Describe a wrong setting with its value, unless that is a secret, also one in the wrong variable."""
     why = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return why

@@ -9,11 +9,11 @@ from typing import Protocol
 import hypothesis
 import pytest
 
-from config.settings import Settings, load_settings
 from pipeline.services import jars
 from pipeline.services.embedded import embedded_services as run_embedded_services
 from pipeline.services.environment import Services
 from pipeline.services.local import local_services as run_local_services
+from pipeline.settings import Settings, load_settings
 
 # A shell that starts the tests in its background lets them ignore Ctrl-C, and so would all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,11 +1,15 @@
-"""A gate before SQS and DynamoDB that enforces an IAM policy, and remembers what was asked."""
+"""A gate before SQS and DynamoDB that enforces an IAM policy, and remembers what was asked.
+
+It evaluates what the policies of this project use: Allow, exact actions, ARNs and two condition operators. An
+operator or a key that it does not know is an error, not a grant.
+"""
 
 import fnmatch
 import http.client
 import json
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,13 +24,30 @@ ACTIONS = {
     "SendMessageBatch": "SendMessage",
     "DeleteMessageBatch": "DeleteMessage",
     "ChangeMessageVisibilityBatch": "ChangeMessageVisibility",
-    "BatchExecuteStatement": "PartiQLInsert",
 }
 
-_TABLE = re.compile(r'INSERT INTO "([^"]+)"', re.IGNORECASE)
+#: The actions of BatchExecuteStatement, by the verb of a statement.
+STATEMENTS = {"INSERT": "PartiQLInsert", "UPDATE": "PartiQLUpdate"}
+
+_TABLE = re.compile(r'(?:INSERT INTO|UPDATE) "([^"]+)"')
+
+#: The place of the partition key among a statement's parameters (pipeline.jobs.expressions).
+_PK_AT = {
+    "INSERT": (re.compile(r"VALUE \{'pk': \?"), 0),
+    "UPDATE": (re.compile(r'WHERE "pk" = \? AND "sk" = \? AND [^?]*$'), -2),
+}
+
+#: The part of a query's condition that is about the partition key, of table or index.
+_HASH_KEY = re.compile(r"(#\w+) = (:\w+)")
+
+#: The condition key with the partition keys that a request names.
+LEADING_KEYS = "dynamodb:LeadingKeys"
 
 #: An action and the ARN of what it is done to.
 Request = tuple[str, str]
+
+#: Values of a request's condition keys.
+Context = Mapping[str, Collection[str]]
 
 
 def action_of(service: str, operation: str) -> str:
@@ -34,15 +55,40 @@ def action_of(service: str, operation: str) -> str:
     return f"{service}:{ACTIONS.get(operation, operation)}"
 
 
-def allows(policy: Mapping[str, Any], request: Request) -> bool:
+def allows(policy: Mapping[str, Any], request: Request, context: Context | None = None) -> bool:
     """Whether a policy allows a request; there is no other way in."""
     action, arn = request
     return any(
         statement["Effect"] == "Allow"
         and action in statement["Action"]
         and any(fnmatch.fnmatchcase(arn, pattern) for pattern in statement["Resource"])
+        and _holds(statement.get("Condition", {}), context or {})
         for statement in policy["Statement"]
     )
+
+
+def _holds(conditions: Mapping[str, Mapping[str, Any]], context: Context) -> bool:
+    """Whether all conditions hold (IAM user guide, "Condition operators"): of all operators, all keys."""
+    return all(
+        _OPERATORS[operator](context.get(key), wanted)
+        for operator, keys in conditions.items()
+        for key, wanted in keys.items()
+    )
+
+
+def _every_like(values: Collection[str] | None, patterns: Collection[str]) -> bool:
+    """True also for a key without values, as at AWS."""
+    return all(any(fnmatch.fnmatchcase(value, pattern) for pattern in patterns) for value in values or ())
+
+
+def _null(values: Collection[str] | None, wanted: str) -> bool:
+    return (not values) == (wanted == "true")
+
+
+_OPERATORS: Mapping[str, Callable[[Collection[str] | None, Any], bool]] = {
+    "ForAllValues:StringLike": _every_like,
+    "Null": _null,
+}
 
 
 @dataclass
@@ -56,26 +102,62 @@ class Gate:
 
     def check(self, target: str, body: Mapping[str, Any]) -> Request | None:
         """Remember a request; it, when it is denied."""
-        for request in _requests(target, body):
-            (self.allowed if allows(self.policy, request) else self.denied).add(request)
+        for request, context in _requests(target, body):
+            (self.allowed if allows(self.policy, request, context) else self.denied).add(request)
             if request in self.denied:
                 return request
         return None
 
 
-def _requests(target: str, body: Mapping[str, Any]) -> Iterator[Request]:
+def _requests(target: str, body: Mapping[str, Any]) -> Iterator[tuple[Request, Context]]:
     service, operation = target.split(".")
     if service == "AmazonSQS":
         name = body.get("QueueName") or body["QueueUrl"].rsplit("/", 1)[1]
-        yield action_of("sqs", operation), f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
+        yield (action_of("sqs", operation), f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"), {}
+        return
+    if "Statements" in body:
+        for statement in body["Statements"]:
+            (name,) = _TABLE.findall(statement["Statement"])
+            arn = f"arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/{name}"
+            yield (
+                (action_of("dynamodb", STATEMENTS[_verb(statement)]), arn),
+                {LEADING_KEYS: {_pk_of(statement)}},
+            )
         return
     names = [body["TableName"]] if "TableName" in body else list(body.get("RequestItems", {}))
-    names += [_TABLE.findall(statement["Statement"])[0] for statement in body.get("Statements", ())]
     assert names, f"{target}: {body}"
     index = f"/index/{body['IndexName']}" if "IndexName" in body else ""
+    context = {LEADING_KEYS: set(_leading_keys(body))}
     for name in names:
         arn = f"arn:aws:dynamodb:us-east-1:{ACCOUNT}:table/{name}{index}"
-        yield action_of("dynamodb", operation), arn
+        yield (action_of("dynamodb", operation), arn), context
+
+
+def _leading_keys(body: Mapping[str, Any]) -> Iterator[str]:
+    """The partition keys that a request names."""
+    keys: list[Mapping[str, Any]] = [body[name] for name in ("Key", "Item") if name in body]
+    for request in body.get("RequestItems", {}).values():
+        if isinstance(request, Mapping):
+            keys += request["Keys"]
+        else:
+            keys += [part for write in request for each in write.values() for part in each.values()]
+    for key in keys:
+        yield key["pk"]["S"]
+    if "KeyConditionExpression" in body:
+        names, values = body["ExpressionAttributeNames"], body["ExpressionAttributeValues"]
+        for name, value in _HASH_KEY.findall(body["KeyConditionExpression"]):
+            if names[name] in ("pk", "ipk"):
+                yield values[value]["S"]
+
+
+def _verb(statement: Mapping[str, Any]) -> str:
+    return str(statement["Statement"].split(" ")[0])
+
+
+def _pk_of(statement: Mapping[str, Any]) -> str:
+    shape, at = _PK_AT[_verb(statement)]
+    assert shape.search(statement["Statement"]), statement["Statement"]
+    return str(statement["Parameters"][at]["S"])
 
 
 @contextmanager

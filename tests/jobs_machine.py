@@ -7,8 +7,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from config.settings import Settings
 from pipeline.jobs import JobState, JobStore, NewJob, PartRef, StageRef
+from pipeline.jobs.keys import Keys
+from pipeline.settings import Settings
 from tests.jobs_world import (
     FAULTS,
     JOB,
@@ -20,6 +21,7 @@ from tests.jobs_world import (
     Wire,
     Worker,
     World,
+    as_before,
     split_ref,
     stage_ref,
 )
@@ -33,7 +35,8 @@ GRAPHS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"a": ("b", "c"), "b": ("d",), "c": (), "d": ()},
 )
 
-stage_sizes = st.sampled_from([None, None, 0, 1, 2, 3, 4, 5, 8, 11])
+#: Up to three parts are few enough for a counter that keeps their results.
+stage_sizes = st.sampled_from([None, None, 0, 1, 2, 2, 3, 3, 4, 5, 8, 11])
 
 
 class JobsMachine(RuleBasedStateMachine):
@@ -51,6 +54,8 @@ class JobsMachine(RuleBasedStateMachine):
         doomed=st.frozensets(st.sampled_from(["a", "b", "b.split", "c", "d", 0, 1, 2, 4, 7]), max_size=5),
         doom=st.integers(0, 2),
         cancellable=st.booleans(),
+        opened_before=st.booleans(),
+        mixed=st.booleans(),
     )
     def open(
         self,
@@ -60,8 +65,14 @@ class JobsMachine(RuleBasedStateMachine):
         doomed: frozenset[str | int],
         doom: int,
         cancellable: bool,
+        opened_before: bool,
+        mixed: bool,
     ) -> None:
-        """Submit the job."""
+        """Submit the job, to this version or to the one before; ``mixed``: workers of both run it.
+
+        Both at once run a job of this version only where the order of a deployment is not kept.
+        """
+        self.mixed = mixed
         stages = {
             name: StageModel(followers=followers, parts=size, returns_none=none and bool(followers))
             for (name, followers), size, none in zip(graph.items(), sizes, nones, strict=False)
@@ -79,11 +90,22 @@ class JobsMachine(RuleBasedStateMachine):
         )
         store = JobStore(settings, table=table, clock=self.clock)
         self.inside = JobStore(settings, table=SequentialTable(table_name, lambda: client), clock=self.clock)
-        self.world = World(stages=stages, store=store, doomed=doomed, doom=doom, cancellable=cancellable)
+        self.world = World(
+            stages=stages,
+            own_store=store,
+            earlier_store=as_before(JobStore(settings, table=table, clock=self.clock)),
+            inside=self.inside,
+            doomed=doomed,
+            doom=doom,
+            cancellable=cancellable,
+        )
         self.workers: list[Worker] = []
+        self.started = 0
         self.seen: list[JobState] = []
         job = NewJob(job_id=JOB, entity_id="e", topic="t", plan=self.world.plan, submitted_at=self.time)
-        assert store.open_jobs([job]) == [True]
+        assert store.records.open([job]).errors == [None]
+        if opened_before:
+            table.update(Keys(service=settings.service_name).meta(JOB), remove=("layout",))
         self.world.event("a")
 
     def clock(self) -> float:
@@ -93,13 +115,13 @@ class JobsMachine(RuleBasedStateMachine):
 
     def watch(self) -> None:
         """After each request: what was complete stays complete, and what was cancelled cancelled."""
-        job = self.inside.job(JOB)
+        job = self.inside.records.get(JOB)
         if job is None:
             return
         if self.seen and self.seen[-1] in (JobState.COMPLETE, JobState.CANCELLED):
             assert job.state is self.seen[-1], f"a job that was {self.seen[-1]} is {job.state}"
         if job.state is JobState.FAILED and self.seen[-1:] != [JobState.FAILED]:
-            done = self.inside.already_done([stage_ref(stage) for stage in job.failed]).refs
+            done = self.inside.resumption.already_done([stage_ref(stage) for stage in job.failed]).refs
             lost = {stage for stage in job.failed if stage_ref(stage) not in done}
             assert all(map(self.world.has_letter, lost)), "failed, and there is no dead letter to redrive"
         self.seen.append(job.state)
@@ -172,7 +194,7 @@ class JobsMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_wrong(self) -> None:
-        """What is recorded is never ahead of the truth."""
+        """The record is never ahead of the truth."""
         if hasattr(self, "world") and self.seen and self.seen[-1] is JobState.COMPLETE:
             assert self.world.is_complete(self.world.emitted)
             assert self.world.announced["complete"], "complete, and nobody was told"
@@ -210,10 +232,10 @@ class JobsMachine(RuleBasedStateMachine):
                     worker.step("die")
 
     def _redrive_alone(self, message: Message) -> None:
-        before = self.inside.job(JOB)
+        before = self.inside.records.get(JOB)
         sent = self.world.copies
         self.world.redrive(message)
-        after = self.inside.job(JOB)
+        after = self.inside.records.get(JOB)
         assert before
         assert after
         # A copy's dead letter may have been redriven before, and have failed again since.
@@ -233,7 +255,7 @@ class JobsMachine(RuleBasedStateMachine):
         raise AssertionError(f"the queue does not run empty: {self.world.queue}")
 
     def _check_end(self) -> None:
-        answer = self.inside.progress(JOB)
+        answer = self.inside.listing.progress(JOB)
         assert answer is not None
         job, progress = answer
         recorded = self.world.recorded
@@ -256,7 +278,9 @@ class JobsMachine(RuleBasedStateMachine):
                 assert stage.done + stage.failed + stage.cancelled == stage.total, "not all are counted"
 
     def _start(self, procedure: Callable[[], None], moment: Moment) -> None:
-        worker = Worker(procedure)
+        # Every other one: which of them does what is chosen by what they do.
+        self.started += 1
+        worker = Worker(procedure, earlier=self.mixed and self.started % 2 == 0)
         self.workers.append(worker)
         worker.advance(moment)
         self._reap()
@@ -267,7 +291,7 @@ class JobsMachine(RuleBasedStateMachine):
 
 def small_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make nodes of three and pages of two, so that a few parts make a tree of three levels."""
-    for module in ("counter", "keys", "listing", "outcomes", "splits"):
+    for module in ("counter", "keys", "listing", "taskrecords", "resumption", "splits"):
         monkeypatch.setattr(f"pipeline.jobs.{module}.FAN_OUT", 3)
     monkeypatch.setattr("pipeline.jobs.splits.PAGE_PARTS", 2)
     monkeypatch.setattr("pipeline.jobs.splits.INLINE_BYTES", 40)

@@ -1,4 +1,4 @@
-"""A world that runs jobs on a JobStore and breaks everywhere it can: what the state machine drives.
+"""A world that runs jobs on a JobStore and fails at every step that can fail; the state machine drives it.
 
 Workers are threads that stop before each request and each step outside, so that Hypothesis chooses how they
 interleave, which request is refused, whose reply is lost, and who dies before or after one. The world knows
@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from pipeline.errors import ServiceError
+from pipeline.errors import PermanentError, ServiceError
 from pipeline.jobs import (
     Closing,
-    Failed,
+    FailedTask,
+    Filled,
     JobFailed,
     JobFilled,
     JobPlan,
@@ -32,6 +33,8 @@ from pipeline.jobs import (
     SplitRef,
     StageDone,
     StageRef,
+    TaskOverError,
+    is_small,
 )
 from pipeline.jobs.table import Table
 
@@ -81,7 +84,9 @@ class StageModel:
 class Worker:
     """A thread that runs one procedure and stops before every step."""
 
-    def __init__(self, procedure: Callable[[], object]) -> None:
+    def __init__(self, procedure: Callable[[], object], *, earlier: bool = False) -> None:
+        """``earlier``: it runs the version before this one."""
+        self.earlier = earlier
         self.finished = False
         self.error: BaseException | None = None
         #: The kind of step it is about to take.
@@ -196,22 +201,30 @@ class SequentialTable(Table):
 
 @dataclass(kw_only=True)
 class World:
-    """What really happened, and the services beside DynamoDB."""
+    """The true state, and the services beside DynamoDB."""
 
     stages: dict[str, StageModel]
-    store: JobStore
+    own_store: JobStore
+    #: The same table as the version before this one uses it.
+    earlier_store: JobStore
+    #: The same table without a stop before each request, to look at the truth.
+    inside: JobStore
     queue: list[Message] = field(default_factory=list)
     dead: list[Message] = field(default_factory=list)
     #: How many copies of a task became dead letters in a generation.
     letters: Multiset[tuple[Ref, int]] = field(default_factory=Multiset)
     #: Stages whose event is acknowledged.
     emitted: set[str] = field(default_factory=set)
-    #: What is recorded done for certain. A run that got no further than its event (or result) may be followed
+    #: Tasks certainly recorded as done. A run that got no further than its event (or result) may be followed
     #: by one that fails, so then either end is right.
     recorded: set[Ref] = field(default_factory=set)
     #: Parts whose result was stored, by split.
     stored: dict[str, set[int]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
+    #: Splits whose parts are told to keep small results in their counter.
+    keeps: dict[str, bool] = field(default_factory=dict)
+    #: What a gather read, by split: each gather after it reads the same.
+    gathered: dict[str, list[str]] = field(default_factory=dict)
     #: Emitted job events: "complete", "cancelled", or the redrives of a failure.
     announced: Multiset[str | int] = field(default_factory=Multiset)
     gathers: Multiset[str] = field(default_factory=Multiset)
@@ -229,6 +242,17 @@ class World:
 
     #: Dead letters whose redrive began and did not end: a person does it again.
     begun: list[Message] = field(default_factory=list)
+
+    @property
+    def store(self) -> JobStore:
+        """The store of the version that the current worker runs."""
+        return self.earlier_store if self.is_earlier else self.own_store
+
+    @property
+    def is_earlier(self) -> bool:
+        """Whether the current worker runs the version before this one."""
+        worker = _workers.get(threading.current_thread())
+        return worker is not None and worker.earlier
 
     # ─── The truth ───
 
@@ -323,7 +347,7 @@ class World:
         ]
         if check or any(message.generation for message in messages):
             closed = set(self.closed)
-            already = self.store.already_done([message.ref for message in messages])
+            already = self.store.resumption.already_done([message.ref for message in messages])
             self.act(already.closings, closed)
             self.recorded |= already.refs
             for message, _ in pending:
@@ -338,7 +362,7 @@ class World:
 
     def skip(self, messages: list[Message]) -> None:
         """The job is cancelled: its tasks end without a run."""
-        job = self.store.job(JOB)
+        job = self.store.records.get(JOB)
         assert job
         assert job.state is JobState.CANCELLED, "skipped, and the job waits for it"
         for message in messages:
@@ -354,12 +378,18 @@ class World:
 
     def split(self, message: Message, ref: SplitRef, extra: int) -> None:
         """Seal, then send."""
-        sealed = self.store.split(ref)
-        if sealed is None:
+        layout = self.store.splits.unsealed(ref)
+        if layout is not None:
             size = (self.stages[ref.stage].parts or 0) + extra
-            sealed = self.store.seal(ref, "{}", "0", (f"[{ordinal},{extra}]" for ordinal in range(size)))
+            parts_made = (f"[{ordinal},{extra}]" for ordinal in range(size))
+            sealed = self.store.splits.seal(ref, "{}", "0", parts_made, layout=layout)
+        else:
+            found = self.store.splits.sealed(ref)
+            assert found
+            sealed = found
         assert self.totals.setdefault(ref.split_id, sealed.total) == sealed.total, "a seal changed"
-        pieces = dict(self.store.parts(sealed))
+        assert self.keeps.setdefault(ref.split_id, sealed.keeps) == sealed.keeps
+        pieces = dict(self.store.splits.parts(sealed))
         parts = list(pieces)
         assert parts == list(range(sealed.total))
         assert len({piece.split(",")[1] for piece in pieces.values()}) <= 1, "two runs mixed"
@@ -375,34 +405,55 @@ class World:
     def settle(self, messages: list[Message]) -> None:
         """Emit or store, record, close, delete."""
         outcomes: list[StageDone | PartDone] = []
+        settled: list[Message] = []
         for message in messages:
             if isinstance(message.ref, PartRef):
-                ref = message.ref
-                (error,) = self.store.put_results([_result(ref)])
-                if error:
-                    raise error
-                self.stored.setdefault(ref.split_id, set()).add(ref.ordinal)
-                outcomes.append(PartDone(ref=ref))
+                outcomes.append(self.part_done(message, message.ref))
             elif isinstance(message.ref, StageRef):
                 stage = message.ref.stage
-                if self.stages[stage].parts is not None:
-                    self.gather(stage)
+                if self.stages[stage].parts is not None and not self.gather(stage):
+                    self.bury([message])
+                    continue
                 take_step(partial(self.emit, stage))
                 outcomes.append(_stage_done(message.ref, self.ends_path(stage)))
+            settled.append(message)
         if outcomes:
             closed = set(self.closed)
-            recorded = self.store.record(outcomes)
+            recorded = self.store.tasks.record(outcomes)
             self.act(recorded.closings, closed)
-            for message, error in zip(messages, recorded.errors, strict=True):
+            for message, error in zip(settled, recorded.errors, strict=True):
                 if error is None:
                     self.recorded.add(message.ref)
                     self.end(message)
 
-    def gather(self, stage: str) -> None:
-        """Read the results of all parts."""
+    def part_done(self, message: Message, ref: PartRef) -> PartDone:
+        """Store the result of a part, or return it to be stored with the record."""
+        result = _result(ref, message.number)
+        if self.keeps[ref.split_id] and not self.is_earlier and is_small(result):
+            self.stored.setdefault(ref.split_id, set()).add(ref.ordinal)
+            return PartDone(ref=ref, result=result)
+        (error,) = self.store.splits.put_results([result])
+        if error:
+            raise error
+        self.stored.setdefault(ref.split_id, set()).add(ref.ordinal)
+        return PartDone(ref=ref)
+
+    def gather(self, stage: str) -> bool:
+        """Read the results of all parts; whether they are there.
+
+        The version before does not find those in a counter: its gather is a dead letter.
+        """
         ref = split_ref(stage)
         total = self.totals[ref.split_id]
-        assert list(self.store.results(ref, total)) == [f'"{ordinal}"' for ordinal in range(total)]
+        try:
+            found = list(self.store.splits.results(ref, total))
+        except PermanentError:
+            assert self.is_earlier, "a result is gone"
+            return False
+        assert [each.split(".")[0] for each in found] == [f'"{ordinal}' for ordinal in range(total)]
+        if not self.is_earlier:
+            assert self.gathered.setdefault(ref.split_id, found) == found, "two gathers read two results"
+        return True
 
     def bury(self, messages: list[Message]) -> None:
         """Dead letter, failed recorded, delete."""
@@ -410,7 +461,7 @@ class World:
             take_step(partial(self.give_up, message))
         if messages:
             closed = set(self.closed)
-            recorded = self.store.record_failed([_failed(message) for message in messages])
+            recorded = self.store.tasks.fail([_failed(message) for message in messages])
             self.act(recorded.closings, closed)
             for message, error in zip(messages, recorded.errors, strict=True):
                 if error is None:
@@ -420,7 +471,7 @@ class World:
         """Delete the message; a redriven task's job is looked at again first."""
         if message.generation:
             closed = set(self.closed)
-            self.act(self.store.recheck(JOB), closed)
+            self.act(self.store.records.recheck(JOB), closed)
         take_step(partial(self.delete, message))
 
     def act(self, closings: Iterable[Closing], closed_before: set[str]) -> None:
@@ -432,19 +483,26 @@ class World:
                     assert split.split_id not in closed_before, "a split was closed twice"
                     stored = self.stored.get(split.split_id, set())
                     assert len(stored) == closing.total == self.totals[split.split_id], "closed early"
+                    there = list(self.inside.splits.results(split, closing.total))
+                    assert len(there) == closing.total, "counted, and not stored"
                     take_step(partial(self._send_gather, split))
-                    self.store.close(closing)
+                    self._close(closing)
                     self.closed.add(split.split_id)
                 case JobFilled():
                     assert JOB not in closed_before, "the job was closed twice"
                     assert self.is_complete(self.emitted), "the job was closed early"
                     take_step(partial(self.announced.update, ["complete"]))
-                    self.store.close(closing)
+                    self._close(closing)
                     self.closed.add(JOB)
                 case JobFailed():
                     assert JOB not in closed_before, "a complete job was announced as failed"
                     assert closing.job.failed, "failed, but nothing did"
                     take_step(partial(self.announced.update, [closing.job.redrives]))
+
+    def _close(self, closing: Filled) -> None:
+        (error,) = self.store.close([closing])
+        if error:
+            raise error
 
     def _send_gather(self, split: SplitRef) -> None:
         self.gathers[split.stage] += 1
@@ -455,10 +513,10 @@ class World:
     def redrive(self, message: Message) -> None:
         """Put a dead letter back."""
         self.begun.append(message)
-        (answer,) = self.store.redrive([(message.ref, message.generation)])
-        if isinstance(answer, ServiceError):
+        (answer,) = self.store.resumption.redrive([(message.ref, message.generation)])
+        if isinstance(answer, ServiceError) and not isinstance(answer, TaskOverError):
             return
-        if answer is False:
+        if answer is not None:
             self.forgiven.add(message.ref.stage)
         elif isinstance(message.ref, StageRef) and not message.ref.gather:
             take_step(partial(self.event, message.ref.stage, message.generation + 1))
@@ -466,6 +524,19 @@ class World:
             take_step(partial(self.send, message.ref, message.generation + 1))
         take_step(partial(self.remove_dead, message))
         self.begun = [each for each in self.begun if each != message]
+
+
+def as_before(store: JobStore) -> JobStore:
+    """Make a store work as before ADR 23: it knows the own records of stages and of results only."""
+    read = store.resumption._read
+    store.records.record_ends = lambda *_: None  # type: ignore[method-assign]
+    store.resumption._read = lambda refs: {  # type: ignore[method-assign]
+        key: item for key, item in read(refs).items() if key[1] != "META"
+    }
+    unsealed = store.splits.unsealed
+    store.splits.unsealed = lambda split: None if unsealed(split) is None else 1  # type: ignore[method-assign]
+    store._counter.kept = lambda *_: {}  # type: ignore[method-assign]
+    return store
 
 
 def stage_ref(stage: str) -> StageRef:
@@ -476,8 +547,10 @@ def split_ref(stage: str) -> SplitRef:
     return SplitRef(job_id=JOB, stage=stage, split_id=f"split-{stage}")
 
 
-def _result(ref: PartRef) -> PartResult:
-    return PartResult(ref=ref, result=f'"{ref.ordinal}"', run_seconds=0.1, attempts=1)
+def _result(ref: PartRef, run: int) -> PartResult:
+    """Each run of a part has another result, and every third is too large for a counter."""
+    more = "x" * (3_000 if run % 3 == 0 else 0)
+    return PartResult(ref=ref, result=f'"{ref.ordinal}.{run}{more}"', run_seconds=0.1, attempts=1)
 
 
 def _stage_done(ref: StageRef, ends_path: bool) -> StageDone:
@@ -486,8 +559,8 @@ def _stage_done(ref: StageRef, ends_path: bool) -> StageDone:
     )
 
 
-def _failed(message: Message) -> Failed:
-    return Failed(
+def _failed(message: Message) -> FailedTask:
+    return FailedTask(
         ref=message.ref,
         task_id="task",
         error="ValueError",

@@ -1,4 +1,4 @@
-"""What a module logs, whatever the process does with logs by then.
+"""Capture of a module's log lines, whatever the process's log configuration.
 
 ``structlog.testing.capture_logs`` sees nothing of a logger that was first used, and so cached, under another
 configuration, nor below the level that a command of an earlier test has set for the process.

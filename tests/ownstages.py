@@ -1,7 +1,7 @@
-"""The stages of one module alone: a test process has those of every test it ran in its one registry."""
+"""The stages of one module alone, although the test process registers those of every test."""
 
-from pipeline.registry import Registry
-from pipeline.taskmodules import load_stages
+from pipeline.author.loading import load_stages
+from pipeline.author.registry import Registry
 
 
 def stages_of(name: str) -> Registry:

@@ -1,4 +1,4 @@
-"""What tests of whole processes need: waiting for a condition, and knowing who still runs."""
+"""Helpers for tests of whole processes: wait for a condition, find running processes."""
 
 import time
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""A TCP proxy that a test can cut or silence: what a network failure looks like to a client."""
+"""A TCP proxy that a test can cut or silence, as in a network failure."""
 
 import contextlib
 import socket

@@ -12,14 +12,12 @@ from pathlib import Path
 import trustme
 from cryptography.hazmat.primitives import serialization
 
+from pipeline.infra.needs import ROLES
 from pipeline.services import jars
-from pipeline.services.keeper import kept
-from pipeline.services.local import _free_port, _wait
+from pipeline.services.local import _free_port, _wait, keeping
 from pipeline.services.servers import HOST, Kafka
 
 USER, PASSWORD = "alice", secrets.token_hex(8)
-#: Users who may do nothing until it is granted.
-PROCESSES = ("bridge", "worker", "operator")
 KEY_PASSWORD = secrets.token_hex(8)
 
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
@@ -83,7 +81,7 @@ class _SecureServer(Kafka):
         scram = [
             option
             for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512")
-            for user in (USER, *PROCESSES)
+            for user in (USER, *ROLES)
             for option in ("--add-scram", f"{mechanism}=[name={user},password={PASSWORD}]")
         ]
         command = [*java, "kafka.tools.StorageTool", "format", "-t", str(uuid.uuid4())]
@@ -105,7 +103,7 @@ def secure_kafka() -> Iterator[SecureKafka]:
     for name in ("kafka", "controller", "sasl", "mutual"):
         ports[name] = _free_port(set(ports.values()))
     server = _SecureServer(folder=folder, keep=False)
-    with kept(folder, remove=True):
+    with keeping(folder, remove=True):
         server.process.start(server.prepare(jars.fetch("kafka", lambda _: None), ports))
         _wait(server, ports)
         yield SecureKafka(sasl=f"{HOST}:{ports['sasl']}", mutual=f"{HOST}:{ports['mutual']}", **made)

@@ -22,7 +22,7 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class WebDriverError(Exception):
-    """What the driver refused, in its own words."""
+    """The driver's error, with its own message."""
 
 
 class Browser:
@@ -56,11 +56,11 @@ class Browser:
         return str(self._ask("GET", "/source"))
 
     def run(self, script: str, *arguments: Any) -> Any:
-        """What a script in the page returns."""
+        """Return the value of a script run in the page."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     def run_async(self, script: str) -> Any:
-        """What a script in the page hands to its last argument."""
+        """Return what an asynchronous script passes to its callback."""
         return self._ask("POST", "/execute/async", {"script": script, "args": []})
 
     def sign_in(self, name: str, password: str) -> None:
@@ -97,7 +97,7 @@ class Browser:
         path.write_bytes(base64.b64decode(self._ask("GET", "/screenshot")))
 
     def complaints(self) -> list[str]:
-        """What the console said since it was last asked: errors and warnings."""
+        """Return the console's errors and warnings since the last call."""
         return [
             f"{each['level']}: {each['message']}"
             for each in self._ask("POST", "/se/log", {"type": "browser"})

@@ -1,1 +1,1 @@
-"""What is measured, one file each: ``ours``, and what others would use."""
+"""The peers that are measured, one file each: ``ours`` and the alternatives."""

@@ -1,4 +1,4 @@
-"""Events off: ours again without task events, so that Flower would show nothing. What they cost."""
+"""Events off: ours without task events, which shows their cost. Flower would show nothing."""
 
 import sys
 from collections.abc import Iterator
@@ -26,12 +26,12 @@ WORKER = (
 
 
 def missing() -> str | None:
-    """Nothing: it is here."""
+    """Return None: it needs nothing else."""
     return None
 
 
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
-    """The same tasks."""
+    """Prepare the same tasks."""
     with ours.working(ground, tasks) as ready:
         yield replace(ready, command=WORKER)

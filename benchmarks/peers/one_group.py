@@ -1,4 +1,4 @@
-"""One group: ours again, with all tasks in one group, each started when the one before is recorded."""
+"""One group: ours with all tasks in one group, each started when the one before has run well."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ name = "one-group"
 
 
 def missing() -> str | None:
-    """Nothing: it is here."""
+    """Return None: it needs nothing else."""
     return None
 
 
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
-    """As ours, of an ordered stage and one entity."""
+    """Prepare tasks of an ordered stage and one entity."""
     send_all(ground, group_messages(tasks))
     yield on_sqs(ground, WORKER, ("sqs", "dynamodb"), worked_off(ground, tasks))

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.fill import emit_all, middle_events, send_all, stage_messages
+from benchmarks.fill import emit_all, first_event, middle_events, send_all, stage_messages
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready, arrived, on_sqs, worked_off
+from benchmarks.peer import Flow, Ready, Shape, on_sqs, queue_depth, worked_off
 
 name = "ours"
 
@@ -19,19 +19,36 @@ BRIDGE = (*CELERY, "bridge")
 
 
 def missing() -> str | None:
-    """Nothing: it is here."""
+    """Return None: it needs nothing else."""
     return None
 
 
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
-    """Each task is the only one of a job, as a bridge would have made it."""
+    """Prepare tasks as a bridge makes them, each of its own job."""
     send_all(ground, stage_messages(tasks))
     yield on_sqs(ground, WORKER, ("sqs", "dynamodb"), worked_off(ground, tasks))
 
 
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
-    """The events are on Kafka, in the middle of their jobs, so that no job is to be opened."""
+    """Put events on Kafka, in the middle of their jobs, so that no job is opened."""
     emit_all(ground, middle_events(ground, events))
-    yield on_sqs(ground, BRIDGE, ("sqs", "dynamodb"), arrived(ground))
+    yield on_sqs(ground, BRIDGE, ("sqs", "dynamodb"), queue_depth(ground))
+
+
+@contextmanager
+def flowing(ground: Ground, shape: Shape) -> Iterator[Flow]:
+    """Start each job with an event on Kafka; a bridge and a worker run it."""
+
+    def submit(jobs: int) -> None:
+        emit_all(ground, [first_event(shape.first.consumes, b"%d" % number) for number in range(jobs)])
+
+    yield Flow(
+        commands={"worker": WORKER, "bridge": BRIDGE},
+        servers=ground.servers,
+        environment=ground.environment_through,
+        submit=submit,
+        task_done=(b'"task.done"',),
+        job_done=(b'"task.done"', b'"stage": "%s"' % shape.last.name.encode()),
+    )

@@ -1,4 +1,4 @@
-"""Raw: boto3 alone, ten at a time on four threads: receive and delete, or send. What SQS itself allows.
+"""Raw: boto3 alone, ten at a time on four threads, receive and delete, or send: the most that SQS allows.
 
 ``python -m benchmarks.peers.raw receive`` and ``… send COUNT THREADS`` are the processes that do it.
 """
@@ -16,7 +16,7 @@ from botocore.config import Config
 
 from benchmarks.fill import send_all, stage_messages
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready, arrived, on_sqs, worked_off
+from benchmarks.peer import Ready, on_sqs, queue_depth, worked_off
 from pipeline.sqs import OutgoingMessage
 
 name = "raw"
@@ -28,26 +28,26 @@ COMMAND = (sys.executable, "-m", "benchmarks.peers.raw")
 
 
 def missing() -> str | None:
-    """Nothing: boto3 is here."""
+    """Return None: boto3 is installed."""
     return None
 
 
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
-    """The messages are the same as ours."""
+    """Prepare the messages of ours."""
     send_all(ground, stage_messages(tasks))
     yield on_sqs(ground, (*COMMAND, "receive"), ("sqs",), worked_off(ground, tasks))
 
 
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
-    """The messages are the same as ours, made before the first is sent."""
+    """Prepare the messages of ours before the first is sent."""
     yield send_ready(ground, events, THREADS)
 
 
 def send_ready(ground: Ground, events: int, threads: int) -> Ready:
-    """Sending on so many threads."""
-    return on_sqs(ground, (*COMMAND, "send", str(events), str(threads)), ("sqs",), arrived(ground))
+    """Return a peer that sends on this many threads."""
+    return on_sqs(ground, (*COMMAND, "send", str(events), str(threads)), ("sqs",), queue_depth(ground))
 
 
 def _consume(client: Any, url: str) -> None:

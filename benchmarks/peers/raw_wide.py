@@ -6,17 +6,17 @@ from contextlib import contextmanager
 from benchmarks.ground import Ground
 from benchmarks.peer import Ready
 from benchmarks.peers.raw import send_ready
-from consumers.senders import THREADS
+from pipeline.bridge.delivery import SEND_THREADS
 
-name = f"raw-{THREADS}"
+name = f"raw-{SEND_THREADS}"
 
 
 def missing() -> str | None:
-    """Nothing: boto3 is here."""
+    """Return None: boto3 is installed."""
     return None
 
 
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
-    """As raw."""
-    yield send_ready(ground, events, THREADS)
+    """Prepare the same as raw."""
+    yield send_ready(ground, events, SEND_THREADS)

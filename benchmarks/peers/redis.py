@@ -1,6 +1,7 @@
-"""Redis: Celery on a redis-server of its own, what many would pick instead. The round trip is to Redis."""
+"""Redis: Celery on a redis-server of its own, the common alternative. The round trip is to Redis."""
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -16,7 +17,8 @@ from urllib.parse import urlsplit
 from celery import Celery
 
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready
+from benchmarks.peer import Flow, Ready, Shape
+from benchmarks.peers import canvas
 
 name = "redis"
 
@@ -33,7 +35,7 @@ COMMAND = (
 
 
 def missing() -> str | None:
-    """What it needs that is not installed."""
+    """Return the missing requirement."""
     if shutil.which("redis-server") is None:
         return "redis-server is not installed"
     return None if importlib.util.find_spec("redis") else "it needs pip install redis"
@@ -41,30 +43,55 @@ def missing() -> str | None:
 
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
-    """The tasks are sent with ``apply_async``."""
+    """Send the tasks with ``apply_async``."""
     from redis import Redis
 
-    with _server() as port:
+    with run_redis() as port:
         url = f"redis://127.0.0.1:{port}/0"
         client = Redis(port=port)
         with app.connection_for_write(url) as connection:
             for number in range(tasks):
                 double.apply_async((number,), connection=connection)
 
-        def environment(urls: Mapping[str, str]) -> dict[str, str]:
-            return {**ground.environment, URL: f"redis://{urlsplit(urls['redis']).netloc}/0"}
-
         yield Ready(
             command=COMMAND,
             servers={"redis": url},
-            environment=environment,
+            environment=lambda urls: _environment(ground, urls),
             done=lambda: tasks - int(client.llen(QUEUE)) - int(client.hlen(HELD)),
         )
         client.close()
 
 
 @contextmanager
-def _server() -> Iterator[int]:
+def flowing(ground: Ground, shape: Shape) -> Iterator[Flow]:
+    """Push the first message of each chain."""
+    from redis import Redis
+
+    with run_redis() as port:
+        client = Redis(port=port)
+
+        def submit(jobs: int) -> None:
+            messages = [canvas.message(QUEUE, shape.chain, number) for number in range(jobs)]
+            client.lpush(QUEUE, *map(json.dumps, messages))
+
+        yield Flow(
+            commands={"worker": COMMAND},
+            servers={"redis": f"redis://127.0.0.1:{port}/0"},
+            environment=lambda urls: _environment(ground, urls),
+            submit=submit,
+            task_done=canvas.TASK_DONE,
+            job_done=canvas.job_done(shape.chain),
+        )
+        client.close()
+
+
+def _environment(ground: Ground, urls: Mapping[str, str]) -> dict[str, str]:
+    return {**ground.environment, URL: f"redis://{urlsplit(urls['redis']).netloc}/0"}
+
+
+@contextmanager
+def run_redis() -> Iterator[int]:
+    """Run a redis-server that keeps nothing on disk; return its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -104,14 +131,16 @@ def _configuration() -> dict[str, Any]:
         "task_default_queue": QUEUE,
         "task_acks_late": True,
         "task_ignore_result": True,
+        "result_backend": os.environ.get(URL, "redis://"),
     }
 
 
-app = Celery("redis_peer")
+app = Celery("redis_peer", set_as_current=False)
 app.add_defaults(_configuration)
+canvas.add_tasks(app)
 
 
-@app.task(name="double")  # type: ignore[untyped-decorator]
+@app.task(name="double", shared=False)  # type: ignore[untyped-decorator]
 def double(number: int) -> int:
-    """What ours runs too."""
+    """The function that our peer runs, too."""
     return 2 * number

@@ -1,4 +1,4 @@
-"""Stock: Celery with kombu's SQS transport on the same FIFO queue. It runs and deletes, and no more.
+"""Stock: Celery with kombu's SQS transport on the same FIFO queue. It only runs and deletes.
 
 ``python -m benchmarks.peers.stock COUNT`` publishes, one task after the other.
 
@@ -6,25 +6,28 @@ Acknowledging late, as ours does: by default Celery deletes a task before it run
 which spares it the calls that look for it.
 """
 
-import base64
 import importlib.util
 import json
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from celery import Celery
+from celery import Celery, Task
 
 from benchmarks.fill import send_all
 from benchmarks.ground import Ground
-from benchmarks.peer import Ready, arrived, on_sqs, worked_off
+from benchmarks.peer import Ready, on_sqs, queue_depth, worked_off
+from benchmarks.peers import canvas
 from pipeline.sqs import OutgoingMessage
 
 name = "stock"
+
+#: The variable that tells the worker where results are, if it keeps any.
+RESULTS_URL = "BENCHMARK_RESULTS_URL"
 
 #: The keys in the emulators' credentials file.
 KEY = "local"
@@ -36,63 +39,31 @@ WORKER = (
 
 
 def missing() -> str | None:
-    """What it needs that is not installed."""
+    """Return the missing requirement."""
     return None if importlib.util.find_spec("pycurl") else "kombu's SQS transport needs pip install pycurl"
 
 
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
-    """The messages are as ``apply_async`` writes them, each in a group of its own."""
-    send_all(ground, [_message(ground.settings.task_queue, number) for number in range(tasks)])
+    """Prepare messages as ``apply_async`` writes them, each in a group of its own."""
+    queue = ground.settings.task_queue
+    send_all(ground, [outgoing(canvas.message(queue, ["double"], number)) for number in range(tasks)])
     yield on_sqs(ground, WORKER, ("sqs",), worked_off(ground, tasks))
 
 
 @contextmanager
 def sending(ground: Ground, events: int) -> Iterator[Ready]:
-    """``apply_async`` in a loop, each task in a group of its own."""
+    """Call ``apply_async`` in a loop, each task in a group of its own."""
     command = (sys.executable, "-m", "benchmarks.peers.stock", str(events))
-    yield on_sqs(ground, command, ("sqs",), arrived(ground))
+    yield on_sqs(ground, command, ("sqs",), queue_depth(ground))
 
 
-def _message(queue: str, number: int) -> OutgoingMessage:
-    task_id = str(uuid.uuid4())
-    embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    headers = {
-        "lang": "py",
-        "task": "double",
-        "id": task_id,
-        "root_id": task_id,
-        "parent_id": None,
-        "group": None,
-        "shadow": None,
-        "eta": None,
-        "expires": None,
-        "retries": 0,
-        "timelimit": [None, None],
-        "argsrepr": f"({number},)",
-        "kwargsrepr": "{}",
-        "origin": "benchmark",
-        "ignore_result": True,
-    }
-    message = {
-        "body": _base64(json.dumps([[number], {}, embed])),
-        "content-encoding": "utf-8",
-        "content-type": "application/json",
-        "headers": headers,
-        "properties": {
-            "correlation_id": task_id,
-            "delivery_mode": 2,
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "priority": 0,
-            "body_encoding": "base64",
-            "delivery_tag": str(uuid.uuid4()),
-        },
-    }
-    return OutgoingMessage(body=_base64(json.dumps(message)), group_id=task_id, deduplication_id=task_id)
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+def outgoing(message: Mapping[str, Any]) -> OutgoingMessage:
+    """Return a Celery message as kombu sends it to SQS, in a group of its own."""
+    task_id = message["headers"]["id"]
+    return OutgoingMessage(
+        body=canvas.base64_of(json.dumps(message)), group_id=task_id, deduplication_id=task_id
+    )
 
 
 # ─── The app that the worker finds ───
@@ -118,17 +89,31 @@ def _configuration() -> dict[str, Any]:
         # Without a limit, which is the fastest: it then asks while its children run.
         "worker_prefetch_multiplier": 0,
         "task_ignore_result": True,
+        "result_backend": os.environ.get(RESULTS_URL),
         "worker_enable_remote_control": False,
     }
 
 
-app = Celery("stock")
+class GroupedTask(Task):  # type: ignore[misc]
+    """A task that another task sends in a group of its own."""
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> Any:
+        """Send it; a group that is given counts."""
+        task_id = task_id or str(uuid.uuid4())
+        options.setdefault("MessageGroupId", task_id)
+        return super().apply_async(args, kwargs, task_id, **options)
+
+
+app = Celery("stock", task_cls=GroupedTask, set_as_current=False)
 app.add_defaults(_configuration)
+canvas.add_tasks(app)
 
 
-@app.task(name="double")  # type: ignore[untyped-decorator]
+@app.task(name="double", shared=False)  # type: ignore[untyped-decorator]
 def double(number: int) -> int:
-    """What ours runs too."""
+    """The function that our peer runs, too."""
     return 2 * number
 
 

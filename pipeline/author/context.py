@@ -1,4 +1,4 @@
-"""What a running function can ask about the task it runs for."""
+"""The context of a running function: the task that it runs for."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,20 +23,19 @@ class CurrentTask:
     task_id: str
     #: Name of the stage.
     stage: str
-    #: What the event happened to: its Kafka key.
+    #: The entity, which is the event's Kafka key.
     entity_id: str
-    #: Which part of a split this is; None for a run, a split and a gather.
+    #: The part of a split; None for a run, a split and a gather.
     part: Part | None
     #: 1 for the first attempt.
     attempt: int
-    #: Where on Kafka the event was read.
+    #: The position on Kafka where the event was read.
     topic: str
     partition: int
     offset: int
-    #: When the run is killed, in seconds since 1970; None without a time limit.
+    #: The time at which the run is killed, in seconds since 1970; None without a time limit.
     deadline: float | None
-    #: Of a gather: the ordinals of the parts that failed and were tolerated, in order; their results are not
-    #: among those it is given.
+    #: In a gather: the ordinals of the parts that failed and were tolerated, in order. They have no result.
     missing: tuple[int, ...] = ()
     #: The W3C trace it belongs to; None without one.
     traceparent: str | None = None
@@ -46,13 +45,13 @@ _current: ContextVar[CurrentTask | None] = ContextVar("current_task", default=No
 
 
 def current_task() -> CurrentTask | None:
-    """The task that this code runs for; None outside of one, as in a unit test that calls a stage."""
+    """Return the task that the calling code runs for; None outside of one, as in a unit test of a stage."""
     return _current.get()
 
 
 @contextmanager
 def running(task: CurrentTask) -> Iterator[None]:
-    """Let ``current_task`` tell ``task`` in this block. For the worker, and for tests of user code."""
+    """Let ``current_task`` return ``task`` in this block. For the worker, and for tests of user code."""
     token = _current.set(task)
     try:
         yield

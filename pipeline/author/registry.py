@@ -1,23 +1,22 @@
-"""All stages of a process: which topic feeds which, what a job can reach, and whether that can work."""
+"""The stages of a process: their topics, the plan of a job, and the checks of how they are joined."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.author.stages import Stage
 from pipeline.errors import StageDefinitionError
-
-if TYPE_CHECKING:
-    from pipeline.stages import Stage
+from pipeline.wire.plans import JobPlan, Route, plan_from
 
 
 class Registry:
-    """The stages by name and by topic. ``stage`` fills ``REGISTRY``; tests make their own."""
+    """The stages by name and by topic. ``stage`` adds to ``REGISTRY``; tests use one of their own."""
 
     def __init__(self) -> None:
         self._stages: dict[str, Stage[Any, Any]] = {}
 
     @property
-    def by_name(self) -> Mapping[str, "Stage[Any, Any]"]:
+    def by_name(self) -> Mapping[str, Stage[Any, Any]]:
         """Every stage under its name."""
         return MappingProxyType(self._stages)
 
@@ -29,15 +28,15 @@ class Registry:
 
     @property
     def consumed_topics(self) -> tuple[str, ...]:
-        """The logical name of every topic that makes tasks."""
+        """The logical name of every topic that a stage consumes."""
         return tuple(dict.fromkeys(stage.consumes for stage in self._stages.values()))
 
-    def consumers(self, topic: str | None) -> tuple["Stage[Any, Any]", ...]:
-        """The stages that an event on ``topic`` makes a task for."""
+    def consumers(self, topic: str | None) -> tuple[Stage[Any, Any], ...]:
+        """Return the stages that an event on ``topic`` makes a task for."""
         return tuple(stage for stage in self._stages.values() if stage.consumes == topic)
 
-    def add(self, stage: "Stage[Any, Any]") -> None:
-        """Take a stage in; refuse a second one of the same name. A module read anew replaces its own."""
+    def add(self, stage: Stage[Any, Any]) -> None:
+        """Add a stage; refuse a second one of the same name. A reloaded module replaces its own stages."""
         known = self._stages.get(stage.name)
         if known and _origin(known) != _origin(stage):
             raise StageDefinitionError(
@@ -45,29 +44,29 @@ class Registry:
             )
         self._stages[stage.name] = stage
 
-    def plan(self, topic: str) -> Mapping[str, tuple[str, ...]]:
-        """What a job that starts on ``topic`` can reach: each stage with the terminal ones at or below it.
+    def plan(self, topic: str) -> JobPlan:
+        """Return the plan of a job that starts on ``topic``; empty when no stage consumes it."""
+        return plan_from(self.routes, topic)
 
-        Terminal is a stage that emits nothing, or whose topic nobody consumes. Empty when nobody
-        consumes ``topic``.
-        """
-        plan: dict[str, tuple[str, ...]] = {}
-        for stage in self._reachable(topic):
-            below = [s for s in (stage, *self._reachable(stage.emits)) if not self.consumers(s.emits)]
-            plan[stage.name] = tuple(sorted(s.name for s in below))
-        return plan
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Every stage as a route."""
+        return tuple(stage.route for stage in self._stages.values())
 
     def check(self) -> None:
         """Raise ``StageDefinitionError`` where a stage, or the way they are joined, cannot work."""
         for stage in self._stages.values():
             stage.check()
+        for stage in self._stages.values():
+            for consumer in self.consumers(stage.emits):
+                stage.check_handover(consumer)
         self._check_variables()
         self._check_cycles()
         for topic in self.consumed_topics:
             self._check_emitters(topic)
 
-    def _reachable(self, topic: str | None) -> Iterator["Stage[Any, Any]"]:
-        """Every stage that an event on ``topic`` can lead to, once each, nearest first."""
+    def _reachable(self, topic: str | None) -> Iterator[Stage[Any, Any]]:
+        """Yield every stage that an event on ``topic`` can lead to, once each, nearest first."""
         seen: set[str] = set()
         waiting = list(self.consumers(topic)) if topic else []
         while waiting:
@@ -100,8 +99,8 @@ class Registry:
                         "Give one of these stages another topic."
                     )
 
-    def _path(self, start: "Stage[Any, Any]") -> list["Stage[Any, Any]"]:
-        """The shortest way from a stage back to itself."""
+    def _path(self, start: Stage[Any, Any]) -> list[Stage[Any, Any]]:
+        """Return the shortest path from a stage back to itself."""
         paths = [[start, stage] for stage in self.consumers(start.emits)]
         while paths[0][-1] is not start:
             path = paths.pop(0)
@@ -117,11 +116,12 @@ class Registry:
             if other is not stage:
                 raise StageDefinitionError(
                     f"{stage.where}: one job can reach both it and {other.where}, and both emit "
-                    f"{stage.emits!r}, so what follows would run twice in that job. Give each its own topic."
+                    f"{stage.emits!r}, so the stages after it would run twice in that job. Give each its own "
+                    "topic."
                 )
 
 
-def _origin(stage: "Stage[Any, Any]") -> tuple[str, str]:
+def _origin(stage: Stage[Any, Any]) -> tuple[str, str]:
     return stage.function.__module__, stage.function.__qualname__
 
 

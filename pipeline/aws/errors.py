@@ -1,4 +1,4 @@
-"""What AWS's SDK says whichever service is asked: which of its errors pass, and what mends the others."""
+"""Errors of AWS's SDK, whichever service is called: which pass by themselves, and the mend of the others."""
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -14,19 +14,19 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
-#: All that a call of the SDK may raise. It refreshes credentials within the call, and what that meets is no
-#: error of its own: ``RuntimeError`` where a role's new credentials are expired already (a clock that is
-#: wrong, a stale answer), ``OSError`` where the token file of a Kubernetes service account is away.
+#: All that a call of the SDK may raise. It refreshes credentials within the call, which raises other errors
+#: than its own: ``RuntimeError`` if a role's new credentials are already expired (a wrong clock, a stale
+#: answer), ``OSError`` if the token file of a Kubernetes service account is missing.
 VendorError = ClientError | BotoCoreError | ResponseParserError | RuntimeError | OSError
 VENDOR_ERRORS = (ClientError, BotoCoreError, ResponseParserError, RuntimeError, OSError)
 
-#: Errors of the SDK itself, without an answer of the service, that pass by themselves.
+#: Errors without an answer of the service that pass by themselves.
 UNAVAILABLE = (
     HTTPClientError,  # connection refused, timed out, closed, proxy and TLS errors
     ConnectionError,
     CredentialRetrievalError,
     MetadataRetrievalError,
-    ResponseParserError,  # an answer that is not the service's: a proxy or load balancer spoke
+    ResponseParserError,  # the answer of a proxy or load balancer
     RuntimeError,
     OSError,
 )
@@ -34,7 +34,7 @@ UNAVAILABLE = (
 _CREDENTIALS = "give this process a role, or name a profile in AWS_PROFILE"
 _REGION = "set AWS_DEFAULT_REGION"
 
-#: What a person can do about an error of the SDK itself.
+#: The mend of an error of the SDK itself.
 _SDK_MENDS: tuple[tuple[type[Exception], str], ...] = (
     (NoCredentialsError, _CREDENTIALS),
     (PartialCredentialsError, _CREDENTIALS),
@@ -42,10 +42,12 @@ _SDK_MENDS: tuple[tuple[type[Exception], str], ...] = (
     (NoRegionError, _REGION),
 )
 
-_WHO = "these credentials are not valid there: correct AWS_PROFILE, the role or AWS_DEFAULT_REGION"
+_INVALID_CREDENTIALS = (
+    "these credentials are not valid there: correct AWS_PROFILE, the role or AWS_DEFAULT_REGION"
+)
 
-#: What a person can do where a service does not know who asks, by its code ("Common errors", API references).
-WHO_MENDS = dict.fromkeys(
+#: The mend if a service rejects the credentials, by its error code ("Common errors", API references).
+CREDENTIALS_MENDS = dict.fromkeys(
     (
         "IncompleteSignature",
         "InvalidAccessKeyId",
@@ -54,11 +56,11 @@ WHO_MENDS = dict.fromkeys(
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
     ),
-    _WHO,
+    _INVALID_CREDENTIALS,
 )
 
 
 def sdk_mend(error: Exception) -> str:
-    """`` (what to do)`` about an error of the SDK itself; empty where its message says it all."""
+    """Return the mend of an error of the SDK in parentheses; empty if its message suffices."""
     found = [mend for kind, mend in _SDK_MENDS if isinstance(error, kind)]
     return f" ({found[0]})" if found else ""

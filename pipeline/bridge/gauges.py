@@ -1,34 +1,38 @@
-"""What a bridge holds and how far behind it is, shown when its metrics are read."""
+"""Gauges of a bridge: what it holds and how far behind it is, set when its metrics are read."""
 
 from collections.abc import Iterable, Mapping
 
-from consumers.load import Load
-from consumers.offsets import OffsetTracker
+from pipeline.bridge.offsets import OffsetTracker
+from pipeline.bridge.throttle import BufferUsage
 from pipeline.kafka import Partition
 from pipeline.telemetry import metrics
 
 
 class Gauges:
-    """Reads what the bridge counts anyway; only ``note`` is on the bridge's own way."""
+    """Reads what the bridge counts anyway; only ``note`` runs in the bridge's own loop."""
 
-    def __init__(self, tracker: OffsetTracker, load: Load, topics: Iterable[str], *, ages: bool) -> None:
-        """``ages``: an event that is not committed is late, and not at work, as where stages run here."""
+    def __init__(
+        self, tracker: OffsetTracker, usage: BufferUsage, topics: Iterable[str], *, ages: bool
+    ) -> None:
+        """``ages``: show how old uncommitted events are, where age means that they are late."""
         self._tracker = tracker
-        self._load = load
+        self._usage = usage
         self._ages = ages
         self._lag: Mapping[Partition, int] = {}
         for topic in topics:
             # From 0 on: the first one is an increase.
             metrics.EVENTS_POLLED.labels(topic)
             metrics.EVENTS_REJECTED.labels(topic)
+            metrics.EVENTS_EXPIRED.labels(topic)
+            metrics.TOMBSTONES.labels(topic)
 
     def note(self, lag: Mapping[Partition, int]) -> None:
-        """The events of each partition that are still to be read."""
+        """Keep the number of events of each partition that are still to be read."""
         self._lag = lag
 
     def show(self) -> None:
         """Set the gauges; partitions that were given away disappear."""
-        events, size = self._load.held()
+        events, size = self._usage.held()
         metrics.EVENTS_HELD.set(events)
         metrics.EVENT_BYTES_HELD.set(size)
         metrics.UNCOMMITTED.clear()

@@ -1,7 +1,7 @@
-"""Replay: events that a topic still has make one stage's tasks again, beside the consumer group.
+"""Replay: sends one stage's tasks again for events that its topic still has, outside the consumer group.
 
-The tasks have the ids they had, so that what is done stays done. Run again they are under a replay's own id:
-then each event is taken for a new one, with a task, a job and everything downstream of its own.
+The tasks have the ids they had, so done tasks stay done. A replay that runs them again has an id of its own:
+each event then counts as a new one, with a task, a job and everything downstream of its own.
 """
 
 import re
@@ -16,25 +16,26 @@ from typing import Any, Literal
 
 import structlog
 
-from config.settings import Settings
-from consumers.throttle import MAX_DEPTH
-from consumers.translator import Translator, event_of
-from pipeline import identity, taskmessage
+from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
+from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.throttle import MAX_DEPTH
+from pipeline.bridge.translator import Translator, event_of
 from pipeline.errors import (
     ConfigurationError,
     InvalidEventError,
     MessageRefusedError,
-    ServiceError,
 )
-from pipeline.events import Event
-from pipeline.jobs import JobPlan, JobStore, NewJob
-from pipeline.kafka import Message, scan
+from pipeline.jobs import JobStore, NewJob
+from pipeline.kafka import EventProducer, ReceivedRecord, scan
+from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience, raise_first
-from pipeline.registry import Registry
+from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue, sqs_client
-from pipeline.stages import Stage
-from pipeline.taskmessage import TaskMessage
-from pipeline.worker.dispatch import Dispatch
+from pipeline.wire import identity, taskmessage
+from pipeline.wire.events import Event
+from pipeline.wire.plans import plan_from_stage
+from pipeline.wire.taskmessage import TaskMessage
 
 log = structlog.get_logger(__name__)
 
@@ -44,8 +45,8 @@ CHUNK = 500
 #: Requests under way at once, as many as a bridge has.
 THREADS = 4
 
-#: Events between two looks at how deep the queue is, and seconds between two when it is too deep.
-LOOK_EVERY, DEPTH_PAUSE = 10_000, 5.0
+#: Events between two checks of the queue's depth, and seconds between two while it is too deep.
+CHECK_EVERY, DEPTH_PAUSE = 10_000, 5.0
 
 #: When the replay began, in seconds since 1970, and eight random digits.
 _REPLAY_ID = re.compile(r"(\d{9,11})-[0-9a-f]{8}")
@@ -53,7 +54,7 @@ _REPLAY_ID = re.compile(r"(\d{9,11})-[0-9a-f]{8}")
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayId:
-    """One replay that runs events again. Under the same id it is the same replay: its tasks are not new."""
+    """The id of a replay that runs events again; under the same id its tasks are not new."""
 
     text: str
     #: When it began, in seconds since 1970: when the jobs it makes were submitted.
@@ -61,12 +62,12 @@ class ReplayId:
 
     @classmethod
     def new(cls) -> "ReplayId":
-        """That of a replay that begins now."""
+        """Return the id of a replay that begins now."""
         return cls.read(f"{int(time.time())}-{secrets.token_hex(4)}")
 
     @classmethod
     def read(cls, text: str) -> "ReplayId":
-        """From what an earlier replay said; raises ``ValueError``."""
+        """Read the id of an earlier replay; raises ``ValueError``."""
         match = _REPLAY_ID.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not the id of a replay, like 1795501794-9f3a12bc")
@@ -75,14 +76,14 @@ class ReplayId:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """Which events of the topic are meant."""
+    """The events of the topic to replay."""
 
     #: Kafka's timestamps, in seconds since 1970: from the first on, up to and without the second.
     begin: float
     end: float
-    #: Only those of this entity; None: of all.
+    #: Only events of this entity; None: of all.
     entity_id: str | None = None
-    #: Only the first of this job: its event comes to a topic once, copies aside. Instead of an entity.
+    #: Only the first event of this job, of which a topic has one, copies aside. Instead of an entity.
     of_job: str | None = None
 
 
@@ -92,7 +93,7 @@ class Found:
 
     partition: int
     offset: int
-    #: When Kafka had it, in seconds since 1970.
+    #: Its timestamp on Kafka, in seconds since 1970.
     written_at: float
     #: None for a record that is no event: the bridge put it on the DLQ topic.
     event: Event | None = None
@@ -106,7 +107,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What became of one record."""
+    """The outcome of one record."""
 
     #: "found": nothing was sent, as asked. "invalid": it is no event. "refused": SQS does not take its task.
     outcome: Literal["sent", "found", "invalid", "refused"]
@@ -114,7 +115,7 @@ class Replayed:
     why: str = ""
 
     def fields(self) -> dict[str, Any]:
-        """For a line of JSON."""
+        """Return the fields of its line of JSON."""
         found = self.found
         return {
             "outcome": self.outcome,
@@ -130,7 +131,7 @@ class Replayed:
 
 
 class Replay:
-    """One stage's tasks, made again from what its topic has. Joins no group and commits nothing."""
+    """Sends one stage's tasks again, from the events on its topic. Joins no group and commits nothing."""
 
     def __init__(
         self,
@@ -140,36 +141,37 @@ class Replay:
         stage: Stage[Any, Any],
         again: ReplayId | None,
     ) -> None:
-        """``again``: run what is done as new events of this replay; None: what is done stays done."""
+        """``again``: run done tasks as new events of this replay; None: done tasks stay done."""
         if not (settings.kafka_enabled and settings.use_sqs_task_processing):
             raise ConfigurationError(
                 "KAFKA_ENABLED or USE_SQS_TASK_PROCESSING is false: a replay reads Kafka and sends to SQS."
             )
         self._settings = settings
-        self._store = store
         self._stage = stage
         self._again = again
-        self._translator = Translator(settings, registry)
-        self._plan = _plan(registry, stage)
+        self._translator = Translator(settings, KnownPlans(registry.routes), registry.consumed_topics)
+        self._plan = plan_from_stage(registry.routes, stage.route)
         self._patience = Patience()
         client = sqs_client(settings)
         self._queue = cache(lambda name: SqsQueue(client, settings.queue_url(name)))
-        self._dispatch = Dispatch(settings, self._queue, self._patience)
+        self._dispatch = Dispatch(settings, registry, self._queue, self._patience)
+        # Opens jobs only, so its producer makes no client.
+        self._ledger = Ledger(settings, store, EventProducer(settings, "replay"), self._patience)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="replay")
-        self._until_look = 0
+        self._until_check = 0
         #: Whether anything may have been opened or sent.
         self.has_begun = False
 
     @property
     def topic(self) -> str:
-        """The topic that is read, under Kafka's name."""
+        """The topic that is read, by its name on Kafka."""
         return self._settings.topic(self._stage.consumes)
 
     def run(self, window: Window, *, dry: bool) -> Iterator[Replayed]:
-        """Replay the window; ``dry``: only say what would be sent. Waits for services that are away.
+        """Replay the window; ``dry``: only report what would be sent. Waits for services that are away.
 
-        Each partition in its order, so each group of an ordered stage too. It may be broken off anywhere and
-        repeated. Raises the ServiceRefusedError of a service that takes nothing.
+        Each partition is read in its order, so each group of an ordered stage too. It may be interrupted
+        anywhere and repeated. Raises the ServiceRefusedError of a service that takes nothing.
         """
         chunk: list[Found] = []
         for found in self._find(window):
@@ -180,7 +182,7 @@ class Replay:
         yield from self._see_through(chunk, dry)
 
     def close(self) -> None:
-        """Wait for nothing more than the requests under way."""
+        """End after the requests under way."""
         self._patience.end()
         self._pool.shutdown(cancel_futures=True)
 
@@ -193,6 +195,8 @@ class Replay:
         for message in scan(self._settings, self.topic, since=window.begin):
             if not begin <= message.timestamp_ms < end:
                 continue
+            if message.value is None and not self._stage.tombstones:
+                continue
             found = self._found(message)
             if window.of_job is not None:
                 if found.job_id == self._replayed(window.of_job):
@@ -201,7 +205,7 @@ class Replay:
             elif window.entity_id is None or (found.event and found.event.entity_id == window.entity_id):
                 yield found
 
-    def _found(self, message: Message) -> Found:
+    def _found(self, message: ReceivedRecord) -> Found:
         found = Found(
             partition=message.partition, offset=message.offset, written_at=message.timestamp_ms / 1000
         )
@@ -217,12 +221,12 @@ class Replay:
         return self._with_task(replace(found, event=event, job=job), job_id, submitted_at)
 
     def _replayed(self, job_id: str) -> str:
-        """The job that what a job's event makes belongs to."""
+        """Return the job id that a replayed event runs under."""
         return job_id if self._again is None else identity.replayed_job_id(self._again.text, job_id)
 
     def _as_new(self, found: Found, event: Event, again: ReplayId) -> Found:
-        """The event as another one, of a job of its own, that nothing remembers."""
-        job_id = self._replayed(event.job_in(self._settings.service_name)[0])
+        """Return the event as a new one, with a job of its own."""
+        job_id = self._replayed(event.job_in(self._settings.service_name, self._stage.consumes)[0])
         job = NewJob(
             job_id=job_id,
             entity_id=event.entity_id,
@@ -240,8 +244,9 @@ class Replay:
         return self._with_task(replace(found, event=event, job=job), job_id, again.began_at)
 
     def _with_task(self, found: Found, job_id: str, submitted_at: float) -> Found:
+        """Add the task; a job of another version has its plan in its record."""
         assert found.event is not None
-        task = taskmessage.for_event(self._stage, found.event, job_id, submitted_at)
+        task = taskmessage.for_event(self._stage.route, found.event, job_id, submitted_at)
         return replace(found, job_id=job_id, task=task)
 
     # ─── Sending ───
@@ -261,7 +266,8 @@ class Replay:
     def _send(self, going: Sequence[Found]) -> list[Exception | None]:
         self._wait_for_room(len(going))
         self.has_begun = True
-        self._open_jobs(going)
+        # A job has its record before its first task can be done.
+        raise_first(self._ledger.open([found.job for found in going if found.job]).errors)
         # A group's tasks stay on one thread, in their order.
         shares: dict[int, list[int]] = {}
         for at, found in enumerate(going):
@@ -278,22 +284,12 @@ class Replay:
         raise_first([error for error in errors if not isinstance(error, MessageRefusedError)])
         return errors
 
-    def _open_jobs(self, going: Sequence[Found]) -> None:
-        """A job has its record before its first task can be done."""
-        jobs = list({found.job.job_id: found.job for found in going if found.job}.values())
-
-        def call(batch: list[NewJob]) -> list[Exception | None]:
-            opened = self._store.open_jobs(batch)
-            return [answer if isinstance(answer, ServiceError) else None for answer in opened]
-
-        raise_first(self._patience.each("open jobs", jobs, call))
-
     def _wait_for_room(self, count: int) -> None:
-        """A FIFO queue that is too deep shows no other group: a replay must not bury the rest."""
-        self._until_look -= count
-        if self._until_look > 0:
+        """Wait until the queue is less deep: a FIFO queue that is too deep shows no other group."""
+        self._until_check -= count
+        if self._until_check > 0:
             return
-        self._until_look = LOOK_EVERY
+        self._until_check = CHECK_EVERY
         queue = self._queue(self._stage.queue or self._settings.task_queue)
         while True:
             depth = self._patience.one("look at the queue", queue.depth)
@@ -303,20 +299,13 @@ class Replay:
             time.sleep(DEPTH_PAUSE)
 
 
-def _plan(registry: Registry, stage: Stage[Any, Any]) -> JobPlan:
-    """What a job that starts at one stage can reach; others that consume its topic are not part of it."""
-    own = registry.plan(stage.consumes)[stage.name]
-    below = registry.plan(stage.emits) if stage.emits else {}
-    return JobPlan(stages={stage.name: own, **below})
-
-
 def _task(found: Found) -> TaskMessage:
     assert found.task is not None
     return found.task
 
 
 def _refusal(found: Found) -> str:
-    """Before its job is opened, which would wait for it."""
+    """Return why SQS would refuse the task; asked before its job is opened, which would wait for it."""
     message = OutgoingMessage(**_task(found).to_sqs())
     if message.size + message.room <= MAX_MESSAGE_BYTES:
         return ""

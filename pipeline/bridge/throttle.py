@@ -1,8 +1,8 @@
-"""When to take no more: too much held, too much that a crash would repeat, or queues too deep.
+"""The limits of what a bridge takes: what it holds, what a crash would repeat, how deep the queues are.
 
-Usually that is over in a moment, and nothing is polled until then: a pause makes Kafka's client throw away
-what it has fetched. What lasts longer is paused while polling goes on, so the bridge stays a member of its
-group.
+A limit is usually exceeded for a moment, and nothing is polled until then: a pause makes Kafka's client throw
+away what it has fetched. What lasts longer is paused while polling goes on, so that the bridge stays a member
+of its group.
 """
 
 import threading
@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from consumers.load import Load
-from consumers.offsets import OffsetTracker
+from pipeline.bridge.offsets import OffsetTracker
 from pipeline.errors import ServiceError
 from pipeline.kafka import EventConsumer, Partition
 from pipeline.sqs import SqsQueue
+from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
+
+#: The most events and bytes to hold. A hundred are in flight at a thousand events/s and a round trip of
+#: 100 ms; the rest is for bursts and for groups whose events must wait for one another.
+MAX_EVENTS, MAX_BYTES = 2_000, 64 * 1024 * 1024
 
 #: Events, and seconds, between the committed offset of a partition and its newest event taken: what a crash
 #: repeats. A replay after 5 minutes would not be dropped as a duplicate by SQS.
@@ -26,7 +30,7 @@ MAX_SPAN, MAX_AGE = 1_000, 60.0
 #: Messages waiting and in flight in a FIFO queue. Above 120,000 in flight, SQS shows no other group.
 MAX_DEPTH = 100_000
 
-#: Seconds between two looks at the queues.
+#: Seconds between two requests for the depth of the queues.
 DEPTH_EVERY = 10.0
 
 #: Seconds over a limit after which a partition is paused. So long may a rebalance wait for the next poll, and
@@ -38,6 +42,41 @@ PAUSE_AFTER = 0.5
 RESUME_AT = 0.5
 
 
+class BufferUsage:
+    """Counts the events, and their bytes, that a bridge holds between Kafka and SQS. Threads share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events = 0
+        self._bytes = 0
+        #: Events settled so far.
+        self.passed = 0
+
+    def add(self, size: int) -> None:
+        """Count an event of ``size`` bytes that was taken."""
+        with self._lock:
+            self._events += 1
+            self._bytes += size
+
+    def remove(self, size: int) -> None:
+        """Count one that is settled."""
+        with self._lock:
+            self._events -= 1
+            self._bytes -= size
+            self.passed += 1
+        metrics.EVENTS_PASSED.inc()
+
+    def held(self) -> tuple[int, int]:
+        """Return the number of events held, and their bytes."""
+        with self._lock:
+            return self._events, self._bytes
+
+    def share(self) -> float:
+        """Return how full it is: 1 at the limit of either."""
+        with self._lock:
+            return max(self._events / MAX_EVENTS, self._bytes / MAX_BYTES)
+
+
 class Throttle:
     """Pauses and resumes the partitions of a consumer."""
 
@@ -45,7 +84,7 @@ class Throttle:
         self,
         queues: Sequence[SqsQueue],
         tracker: OffsetTracker,
-        load: Load,
+        usage: BufferUsage,
         max_age: float = MAX_AGE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -53,26 +92,26 @@ class Throttle:
         self._queues = queues
         self._max_age = max_age
         self._tracker = tracker
-        self._load = load
+        self._usage = usage
         self._clock = clock
         self._paused: set[Partition] = set()
-        #: Since when something that is not paused is over its limit.
+        #: Since when a partition that is not paused is over its limit.
         self._full_since: float | None = None
         self._depth = 0.0
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="bridge-depth", daemon=True)
 
     def start(self) -> None:
-        """Begin to look at the queues."""
+        """Begin to ask for the depth of the queues."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop asking."""
         self._closed.set()
 
     def apply(self, consumer: EventConsumer) -> None:
-        """Pause what was over its limit for too long, resume what is well below."""
-        everywhere = max(self._load.share(), self._depth)
+        """Pause partitions over their limit for too long, resume those well below it."""
+        everywhere = max(self._usage.share(), self._depth)
         over = {
             partition
             for partition in self._tracker.partitions()
@@ -97,25 +136,14 @@ class Throttle:
         return self._full_since is not None
 
     def forget(self, partitions: Iterable[Partition]) -> None:
-        """These come or go: what comes is not paused."""
+        """Drop the pause state of partitions that come or go; new partitions start unpaused."""
         self._paused.difference_update(partitions)
 
     def wants_commit(self) -> bool:
         """Whether a partition is half way to its span: committing now spares it the pause."""
         return any(self._tracker.span(p) >= MAX_SPAN * RESUME_AT for p in self._tracker.partitions())
 
-    def _share(self, partition: Partition) -> float:
-        return max(self._tracker.span(partition) / MAX_SPAN, self._tracker.age(partition) / self._max_age)
-
-    def _watch(self) -> None:
-        while not self._closed.wait(DEPTH_EVERY):
-            try:
-                self.look()
-            except Exception:
-                # The next look is made all the same: a queue that was deep would pause the bridge for ever.
-                log.exception("bridge.depth_failed")
-
-    def look(self) -> None:
+    def measure_depth(self) -> None:
         """Ask the queues how deep they are."""
         try:
             depths = [queue.depth() for queue in self._queues]
@@ -127,3 +155,14 @@ class Throttle:
         if share >= 1 > self._depth:
             log.warning("bridge.queue_deep", messages=round(share * MAX_DEPTH))
         self._depth = share
+
+    def _share(self, partition: Partition) -> float:
+        return max(self._tracker.span(partition) / MAX_SPAN, self._tracker.age(partition) / self._max_age)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(DEPTH_EVERY):
+            try:
+                self.measure_depth()
+            except Exception:
+                # It must go on: a queue that was deep would pause the bridge for ever.
+                log.exception("bridge.depth_failed")

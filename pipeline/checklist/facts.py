@@ -1,6 +1,6 @@
-"""What the checks look at: each fact asked for once, when a check first needs it.
+"""Facts of a service for the checklist: each is asked for once, when a check first needs it.
 
-The clients' configurations are those the doors make their clients with, not a copy of them.
+The configurations of clients are those that the clients are really made with, not a copy of them.
 """
 
 import json
@@ -11,36 +11,43 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar, overload
 
-from config.settings import Settings, load_settings
-from pipeline import taskmessage
+from pydantic import SecretStr
+
+from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
 from pipeline.errors import ServiceError
-from pipeline.events import Event
+from pipeline.infra.compare import QueueComparison, TopicComparison, compare_queue, compare_topic
+from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs
 from pipeline.jobs import JobStore, TableReport
-from pipeline.kafka import Cluster, KafkaAdmin, consumer_configuration, producer_configuration
-from pipeline.monitoring.sqs import Reading, SqsMonitor
-from pipeline.registry import Registry
+from pipeline.jobs.dynamodb import dynamodb_client
+from pipeline.kafka import Cluster, KafkaAdmin, Topic, consumer_configuration, producer_configuration
+from pipeline.observe.queues import Reading, SqsMonitor
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import credentials_source, sqs_client
 from pipeline.sqs.queues import queue_attributes
-from pipeline.stages import Stage
-from pipeline.taskmessage import TaskMessage
-from pipeline.topology import QueueNeed, TopicNeed, queue_needs, topic_needs
+from pipeline.wire import taskmessage
+from pipeline.wire.events import Event
+from pipeline.wire.taskmessage import TaskMessage
 
 #: Seconds one request to Kafka may take.
 TIMEOUT = 5.0
 
+#: Variables of the environment that name an address.
+ENDPOINTS = ("VAULT_ADDR", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
 HEALTH_PATHS = ("/kafka/health", "/sqs/health", "/health")
 
-#: Seconds until what was just made (a topic, a cluster's first group) is known everywhere.
+#: Seconds until every broker knows a new topic or a cluster's first group.
 SETTLING = 1.5
 
-#: A trace of nobody's: what the sample event carries.
+#: The trace of the sample event.
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 Answer = TypeVar("Answer")
 
 
 class once(Generic[Answer]):  # noqa: N801 - used as functools.cached_property is
-    """A property that asks once, also when the answer is a ``ServiceError``: nothing is waited for twice."""
+    """A property that asks once, also if the answer is a ``ServiceError``: no time-out twice."""
 
     def __init__(self, ask: Callable[[Any], Answer]) -> None:
         self._ask = ask
@@ -68,7 +75,7 @@ class once(Generic[Answer]):  # noqa: N801 - used as functools.cached_property i
 
 
 class Facts:
-    """The facts of one service. Those in ``known`` are taken as they are and not asked for."""
+    """The facts of one service. Those in ``known`` are used as they are and not asked for."""
 
     def __init__(
         self, settings: Settings, registry: Registry, environ: Mapping[str, str], **known: Any
@@ -80,17 +87,17 @@ class Facts:
 
     @once
     def producer(self) -> dict[str, Any]:
-        """What the producer is made with."""
+        """The configuration of the worker's producer."""
         return producer_configuration(self.settings, "worker")
 
     @once
     def consumer(self) -> dict[str, Any]:
-        """What the bridge's consumer is made with."""
+        """The configuration of the bridge's consumer."""
         return consumer_configuration(self.settings, self.settings.kafka_consumer_group)
 
     @once
     def cluster(self) -> Cluster:
-        """Brokers and topics; asked again where one is missing: a new topic is not on each broker at once."""
+        """Brokers and topics; asked again if one is missing: not every broker knows a new topic at once."""
         admin = KafkaAdmin(self.settings, TIMEOUT)
         cluster = admin.cluster()
         if all(cluster.topics.get(need.name) for need in self.topic_needs):
@@ -105,9 +112,18 @@ class Facts:
 
     @once
     def topic_configs(self) -> dict[str, dict[str, str]]:
-        """The configuration of those that are there; {} from a cluster that does not tell (the mock)."""
-        there = [need.name for need in self.topic_needs if need.name in self.cluster.topics]
-        return KafkaAdmin(self.settings, TIMEOUT).configs(there)
+        """The configuration of the existing ones; {} from a cluster that does not tell (the mock)."""
+        existing = [need.name for need in self.topic_needs if need.name in self.cluster.topics]
+        return KafkaAdmin(self.settings, TIMEOUT).configs(existing)
+
+    @property
+    def topics(self) -> list[TopicComparison]:
+        """The needed topics that exist and whose configuration the cluster tells, compared."""
+        return [
+            compare_topic(need, _topic(self.cluster, need.name), self.topic_configs[need.name])
+            for need in self.topic_needs
+            if need.name in self.cluster.topics and need.name in self.topic_configs
+        ]
 
     @once
     def queue_needs(self) -> list[QueueNeed]:
@@ -115,25 +131,55 @@ class Facts:
         return queue_needs(self.settings, self.registry)
 
     @once
-    def queues(self) -> dict[str, dict[str, str] | None]:
+    def queue_attributes(self) -> dict[str, dict[str, str] | None]:
         """The attributes of each needed queue, by URL; None for one that is missing."""
         client = sqs_client(self.settings)
         return {need.url: queue_attributes(client, need.url) for need in self.queue_needs}
 
+    @property
+    def dead_letter_queue(self) -> QueueComparison:
+        """The dead-letter queue, compared with its need."""
+        need = self.queue_needs[0]
+        return compare_queue(need, self.queue_attributes[need.url], None)
+
+    @property
+    def task_queues(self) -> list[QueueComparison]:
+        """The queues of tasks, compared with their needs."""
+        arn = self.dead_letter_queue.arn
+        return [compare_queue(need, self.queue_attributes[need.url], arn) for need in self.queue_needs[1:]]
+
     @once
     def depths(self) -> Reading:
-        """What each queue holds."""
+        """The depth of each queue."""
         return SqsMonitor(self.settings).read(self.registry)
 
     @once
     def credentials(self) -> str | None:
-        """Where boto3 finds credentials, in its own word."""
+        """The source of boto3's credentials, in botocore's word."""
         return credentials_source()
 
     @once
     def table(self) -> TableReport:
         """The table of jobs."""
-        return JobStore(self.settings).inspect()
+        return JobStore(self.settings).schema.inspect()
+
+    @once
+    def recovery(self) -> bool | None:
+        """Whether point-in-time recovery of the table is on; None from an emulator that does not know it."""
+        return JobStore(self.settings).schema.recovers()
+
+    @once
+    def endpoints(self) -> dict[str, str]:
+        """The addresses that this process sends data to, Kafka's left out, by the setting that names each."""
+        named = {
+            "AWS_ENDPOINT_URL_SQS": sqs_client(self.settings).meta.endpoint_url,
+            "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_client().meta.endpoint_url,
+            "SQS_TASK_QUEUE_URL": self.settings.sqs_task_queue_url,
+            "SQS_DLQ_URL": self.settings.sqs_dlq_url,
+            "SENTRY_DSN": self.settings.sentry_dsn.get_secret_value() if self.settings.sentry_dsn else "",
+            **{name: self.environ.get(name, "") for name in ENDPOINTS},
+        }
+        return {name: url for name, url in named.items() if url}
 
     @once
     def celery(self) -> Any:
@@ -146,19 +192,20 @@ class Facts:
 
     @once
     def health(self) -> dict[str, tuple[int, dict[str, Any]]]:
-        """Status code and body of each health endpoint, really served and asked for on a free port.
+        """Status code and body of each health endpoint, served on a free port and asked over HTTP.
 
         Raises ImportError where the extra ``web`` is not installed.
         """
-        from pipeline.health.server import WebServer
+        from pipeline.observe.server import WebServer
 
         server = WebServer(self.settings, self.registry, "127.0.0.1", 0)
+        token = self.settings.web_token
         server.start()
         try:
-            answers = {path: _get(server.url + path) for path in HEALTH_PATHS}
+            answers = {path: _get(server.url + path, token) for path in HEALTH_PATHS}
             if any(report["status"] == "degraded" for _, report in answers.values()):
                 time.sleep(SETTLING)
-                answers = {path: _get(server.url + path) for path in HEALTH_PATHS}
+                answers = {path: _get(server.url + path, token) for path in HEALTH_PATHS}
         finally:
             server.stop()
         return answers
@@ -169,13 +216,21 @@ class Facts:
         limits = [stage.time_limit for stage in self.registry.by_name.values() if stage.time_limit]
         return max([self.settings.task_time_limit, *limits])
 
+    @property
+    def grace(self) -> float:
+        """Seconds from SIGTERM until a worker has settled its last task and ended."""
+        # Celery takes half a second to import, which "pipeline --help" need not wait for.
+        from pipeline.worker.runtime import CLOSE_TIMEOUT, SETTLE_TIMEOUT
+
+        return self.longest_run + SETTLE_TIMEOUT + CLOSE_TIMEOUT
+
     def message(self, stage: Stage[Any, Any], event_id: str, entity_id: str) -> TaskMessage:
-        """The task message that the bridge makes of an event."""
+        """Return the task message that the bridge makes of an event."""
         return taskmessage.for_event(stage, sample_event(event_id, entity_id), f"job-of-{event_id}", 0.0)
 
 
 def sample_event(event_id: str, entity_id: str) -> Event:
-    """An event that is never sent."""
+    """Return an event that is never sent."""
     return Event(
         id=event_id,
         source="/checklist",
@@ -187,8 +242,8 @@ def sample_event(event_id: str, entity_id: str) -> Event:
     )
 
 
-def checked_settings(environ: Mapping[str, str]) -> Settings:
-    """The settings, also with a queue that is no FIFO queue: the checklist has a line for that."""
+def settings_to_check(environ: Mapping[str, str]) -> Settings:
+    """Return the settings, also with a standard queue, which the checklist has a line for."""
     standard = {
         name: environ[name]
         for name in ("SQS_TASK_QUEUE_URL", "SQS_DLQ_URL")
@@ -198,9 +253,17 @@ def checked_settings(environ: Mapping[str, str]) -> Settings:
     return settings.model_copy(update={name.lower(): url for name, url in standard.items()})
 
 
-def _get(url: str) -> tuple[int, dict[str, Any]]:
+def _topic(cluster: Cluster, name: str) -> Topic:
+    partitions = cluster.topics[name]
+    replication = min((len(each.replicas) for each in partitions), default=0)
+    return Topic(name=name, partitions=len(partitions), replication=replication)
+
+
+def _get(url: str, token: SecretStr | None) -> tuple[int, dict[str, Any]]:
+    headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - our own server
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT + 1) as answer:  # noqa: S310 - our own server
+        with urllib.request.urlopen(request, timeout=TIMEOUT + 1) as answer:  # noqa: S310 - our own server
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
         with error:

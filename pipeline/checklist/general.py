@@ -1,15 +1,26 @@
-"""The checklist's lines about the whole."""
+"""Lines of the checklist about the service as a whole."""
 
 import json
 import logging
+from urllib.parse import urlsplit
 
-from pipeline import events
 from pipeline.checklist.facts import TRACEPARENT, Facts, sample_event
-from pipeline.checklist.line import Finding, Item, failed, passed, skipped, warned
-from pipeline.monitoring.kafka import KafkaMonitor
+from pipeline.checklist.line import (
+    Finding,
+    Item,
+    fail,
+    ok,
+    skip,
+    warn,
+)
+from pipeline.loopback import is_loopback
+from pipeline.observe.topics import KafkaMonitor
 from pipeline.telemetry import logs
+from pipeline.wire import events
 
-#: What each line of a log about a task carries.
+_UPDATE = 'Run "pipeline provision --update".'
+
+#: Fields that every log line about a task has.
 LOG_FIELDS = {"entity_id": "order-7", "stage": "extract", "duration_ms": 12.5}
 
 
@@ -20,13 +31,13 @@ def _flags(facts: Facts) -> Finding:
     }
     evidence = ", ".join(f"{name}={str(value).lower()}" for name, value in flags.items())
     if not facts.settings.kafka_enabled:
-        return warned(f"{evidence}: nothing is taken from Kafka", "Set KAFKA_ENABLED=true to go live.")
+        return warn(f"{evidence}: nothing is taken from Kafka", "Set KAFKA_ENABLED=true to go live.")
     if not facts.settings.use_sqs_task_processing:
-        return warned(
+        return warn(
             f"{evidence}: bridges run the stages themselves, and workers receive nothing",
-            'Set USE_SQS_TASK_PROCESSING=true to run them on workers (docs/operations.md, "Without SQS").',
+            "Set USE_SQS_TASK_PROCESSING=true to run them on workers: docs/guides/deployment.md#without-sqs.",
         )
-    return passed(evidence)
+    return ok(evidence)
 
 
 def _logging(_: Facts) -> Finding:
@@ -39,8 +50,8 @@ def _logging(_: Facts) -> Finding:
         written = {}
     evidence = f"a line of logging.getLogger() with extra= is written as {line}"
     if LOG_FIELDS.items() <= written.items():
-        return passed(evidence)
-    return failed(evidence, "Lines are made in pipeline/telemetry/logs.py: undo what changed it.")
+        return ok(evidence)
+    return fail(evidence, "Lines are made in pipeline/telemetry/logs.py: undo what changed it.")
 
 
 def _tracing(facts: Facts) -> Finding:
@@ -55,24 +66,47 @@ def _tracing(facts: Facts) -> Finding:
     evidence = f"an event has the headers {', '.join(names)}"
     sound = back.traceparent == TRACEPARENT and {"timestamp", "source"} <= set(names)
     if sound and on_sqs <= {TRACEPARENT}:
-        return passed(f"{evidence}; its task carries the same traceparent")
-    return failed(evidence, "Headers are made in pipeline/events.py: undo what changed it.")
+        return ok(f"{evidence}; its task carries the same traceparent")
+    return fail(evidence, "Headers are made in pipeline/wire/events.py: undo what changed it.")
 
 
 def _jobs(facts: Facts) -> Finding:
     table = facts.table
     if table.outcome == "missing":
-        return failed(f"there is no DynamoDB table {table.name}", 'Run "pipeline provision".')
+        return fail(f"there is no DynamoDB table {table.name}", 'Run "pipeline provision".')
     if table.faults:
-        return failed(f"{table.name}: {'; '.join(table.faults)}", "Correct what it names.")
+        return fail(f"{table.name}: {'; '.join(table.faults)}", "Correct what it names.")
     if table.differences:
-        return warned(f"{table.name}: {'; '.join(table.differences)}", 'Run "pipeline provision --update".')
-    return passed(f"DynamoDB table {table.name} is there, with its index and time to live")
+        return warn(f"{table.name}: {'; '.join(table.differences)}", _UPDATE)
+    return ok(f"DynamoDB table {table.name} is there, with its index and time to live")
+
+
+def _recovery(facts: Facts) -> Finding:
+    match facts.recovery:
+        case None:
+            return skip(f"the service of table {facts.table.name} does not tell whether it can be recovered")
+        case True:
+            return ok(f"table {facts.table.name} can be restored to any second of the last 35 days")
+        case False:
+            return warn(f"table {facts.table.name}: point-in-time recovery is off", _UPDATE)
+
+
+def _endpoints(facts: Facts) -> Finding:
+    plain = {name: url for name, url in facts.endpoints.items() if url.startswith("http://")}
+    # The names only: a DSN holds a key.
+    names = ", ".join(plain)
+    if not plain:
+        return ok(f"https: {', '.join(facts.endpoints)}")
+    mend = f"Name https addresses in {names}."
+    if all(is_loopback(urlsplit(url).hostname) for url in plain.values()):
+        return warn(f"plain http to this machine: {names}", mend)
+    away = [name for name, url in plain.items() if not is_loopback(urlsplit(url).hostname)]
+    return fail(f"plain http over the network: {', '.join(away)}", mend)
 
 
 def _monitoring(facts: Facts) -> Finding:
     read = []
-    # Each side is asked for its basics first: a service that is known to be away is not waited for again.
+    # ``cluster`` and ``depths`` are cached, also as errors: a service that is away is not waited for again.
     if facts.settings.kafka_enabled and facts.cluster:
         group = KafkaMonitor(facts.settings).service_group(facts.registry)
         read.append(f'"pipeline monitor kafka" reads group {group.name}: {group.state}, lag {group.lag}')
@@ -80,23 +114,23 @@ def _monitoring(facts: Facts) -> Finding:
         depths = ", ".join(f"{queue.name}: {queue.depth} messages" for queue in facts.depths.tasks)
         read.append(f'"pipeline monitor sqs" reads {depths}')
     if not read:
-        return skipped("both sides are switched off")
-    return passed("; ".join(read))
+        return skip("both sides are switched off")
+    return ok("; ".join(read))
 
 
 def _shutdown(facts: Facts) -> Finding:
     # Celery takes half a second to import, which "pipeline --help" need not wait for.
-    from pipeline.worker.steps import CLOSE_TIMEOUT, SETTLE_TIMEOUT, Settling
+    from pipeline.worker.bootsteps import Settling
+    from pipeline.worker.runtime import CLOSE_TIMEOUT, SETTLE_TIMEOUT
 
-    needed = facts.longest_run + SETTLE_TIMEOUT + CLOSE_TIMEOUT
     steps = facts.celery.steps["consumer"]
     evidence = (
         f"at SIGTERM a worker takes no more, lets tasks end (up to {facts.longest_run:g} s), settles them "
         f"({SETTLE_TIMEOUT:g} s) and gives back the rest ({CLOSE_TIMEOUT:g} s); what is cut off comes again"
     )
     if Settling not in steps:
-        return failed("the worker has no settlement step", "It is added in pipeline/celery.py.")
-    return passed(f"{evidence}. Give its container {needed:g} s before it is killed")
+        return fail("the worker has no settlement step", "It is added in pipeline/celery.py.")
+    return ok(f"{evidence}. Give its container {facts.grace:g} s before it is killed")
 
 
 def _health(facts: Facts) -> Finding:
@@ -107,12 +141,12 @@ def _health(facts: Facts) -> Finding:
     )
     if report["status"] == "unhealthy":
         reasons = [each["error"] for each in report["dependencies"].values() if each["status"] == "unhealthy"]
-        return failed(evidence, "Mend: " + "; ".join(reasons))
+        return fail(evidence, "Mend: " + "; ".join(reasons))
     if facts.settings.health_port is None:
-        return warned(f"{evidence}; HEALTH_PORT is not set", "Set HEALTH_PORT for bridge and worker.")
+        return warn(f"{evidence}; HEALTH_PORT is not set", "Set HEALTH_PORT for bridge and worker.")
     if report["status"] == "degraded":
-        return warned(evidence, "Ask /kafka/health and /sqs/health what is missing.")
-    return passed(f"{evidence}; bridge and worker serve it on HEALTH_PORT={facts.settings.health_port}")
+        return warn(evidence, "Ask /kafka/health and /sqs/health what is missing.")
+    return ok(f"{evidence}; bridge and worker serve it on HEALTH_PORT={facts.settings.health_port}")
 
 
 ITEMS: tuple[Item, ...] = (
@@ -120,6 +154,8 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.json-logging", section="General", title="Structured JSON logging", check=_logging),
     Item(id="general.tracing", section="General", title="Distributed tracing headers", check=_tracing),
     Item(id="general.job-tracking", section="General", title="Job tracking", check=_jobs),
+    Item(id="general.recovery", section="General", title="Point-in-time recovery", check=_recovery),
+    Item(id="general.tls", section="General", title="TLS endpoints", check=_endpoints),
     Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),
     Item(id="general.graceful-shutdown", section="General", title="Graceful shutdown", check=_shutdown),
     Item(id="general.health", section="General", title="Health check endpoints", check=_health),

@@ -1,34 +1,41 @@
-"""The checklist's lines about Kafka."""
+"""Lines of the checklist about Kafka."""
 
 import socket
 from collections.abc import Mapping
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from config.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 from pipeline.checklist.facts import Facts
-from pipeline.checklist.line import Finding, Item, failed, passed, skipped, warned
+from pipeline.checklist.line import (
+    Finding,
+    Item,
+    fail,
+    ok,
+    skip,
+    warn,
+)
 from pipeline.checklist.rehearsal import rehearse_close
 from pipeline.errors import ServiceError
+from pipeline.infra.needs import DAY_MS, ERRORS_RETENTION_MS, missing_topics
 from pipeline.kafka import producer_configuration
-from pipeline.topology import DAY_MS, ERRORS_RETENTION_MS, TopicNeed
+from pipeline.loopback import is_loopback
+from pipeline.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 
 _PROVISION = 'Run "pipeline provision --update".'
 _DOOR = "It is set in pipeline/kafka: undo what changed it."
 
-#: librdkafka's own default; whatever processes long needs more.
+#: librdkafka's own default; a consumer that processes long needs more.
 DEFAULT_POLL_INTERVAL_MS = 300_000
 
 
 def _properties(
     owner: str, configuration: Mapping[str, Any], wanted: Mapping[str, Any], mend: str = _DOOR
 ) -> Finding:
-    """PASS when a client is made with these properties."""
+    """Return PASS if a client is made with these properties."""
     found = {name: configuration.get(name) for name in wanted}
     evidence = f"the {owner} is made with " + ", ".join(f"{name}={value}" for name, value in found.items())
-    return passed(evidence) if found == wanted else failed(evidence, mend)
+    return ok(evidence) if found == wanted else fail(evidence, mend)
 
 
 def _idempotent(facts: Facts) -> Finding:
@@ -39,7 +46,7 @@ def _acks(facts: Facts) -> Finding:
     found = _properties("producer", facts.producer, {"acks": "all"})
     replication = facts.settings.topic_replication_factor
     if found.status == "PASS" and replication < 3:
-        return warned(
+        return warn(
             f"{found.evidence}, but TOPIC_REPLICATION_FACTOR={replication}: all that are in sync may be one",
             "Set TOPIC_REPLICATION_FACTOR=3 where there are three brokers: min.insync.replicas is then 2.",
         )
@@ -53,7 +60,7 @@ def _manual_commit(facts: Facts) -> Finding:
 
 def _cooperative(facts: Facts) -> Finding:
     if facts.consumer.get("group.protocol") == "consumer":
-        return passed("KAFKA_GROUP_PROTOCOL=consumer (KIP-848): the broker moves single partitions")
+        return ok("KAFKA_GROUP_PROTOCOL=consumer (KIP-848): the broker moves single partitions")
     return _properties("consumer", facts.consumer, {"partition.assignment.strategy": "cooperative-sticky"})
 
 
@@ -63,7 +70,7 @@ def _poll_interval(facts: Facts) -> Finding:
         f"the consumer is made with max.poll.interval.ms={milliseconds}; it runs no task, and polls while "
         f"tasks run up to {facts.longest_run:g} s on workers"
     )
-    return passed(evidence) if milliseconds > DEFAULT_POLL_INTERVAL_MS else failed(evidence, _DOOR)
+    return ok(evidence) if milliseconds > DEFAULT_POLL_INTERVAL_MS else fail(evidence, _DOOR)
 
 
 def _client_id(facts: Facts) -> Finding:
@@ -71,8 +78,8 @@ def _client_id(facts: Facts) -> Finding:
     other = str(producer_configuration(facts.settings, "worker").get("client.id"))
     evidence = f"client.id={mine}; the next client's is {other}"
     if mine != other and socket.gethostname() in mine:
-        return passed(evidence)
-    return failed(evidence, _DOOR)
+        return ok(evidence)
+    return fail(evidence, _DOOR)
 
 
 def _tls(facts: Facts) -> Finding:
@@ -81,111 +88,90 @@ def _tls(facts: Facts) -> Finding:
     if "SSL" not in protocol:
         evidence = f"KAFKA_SECURITY_PROTOCOL={protocol} to {servers}"
         mend = "Set KAFKA_SECURITY_PROTOCOL=SSL and name the brokers' TLS listeners."
-        local = all(_is_here(server.strip()) for server in servers.split(","))
-        return warned(f"{evidence}, this machine", mend) if local else failed(evidence, mend)
+        local = all(is_loopback(_host(server)) for server in servers.split(","))
+        return warn(f"{evidence}, this machine", mend) if local else fail(evidence, mend)
     authorities = facts.settings.ssl_ca_location
     if authorities and not Path(authorities).is_file():
-        return failed(
+        return fail(
             f"SSL_CA_LOCATION={authorities} is no file", "Name the CA bundle that signed the brokers."
         )
-    return passed(
+    return ok(
         f"KAFKA_SECURITY_PROTOCOL={protocol}, certificates checked against "
         f"{authorities or 'the system CA bundle'}; {len(facts.cluster.brokers)} brokers answered over it"
     )
 
 
-def _is_here(server: str) -> bool:
-    """Whether a broker is on this machine, where nothing can listen in between."""
-    host = urlsplit(f"//{server.rpartition('://')[2]}").hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _host(server: str) -> str | None:
+    return urlsplit(f"//{server.strip().rpartition('://')[2]}").hostname
 
 
 def _error_topic(facts: Facts) -> Finding:
     name = facts.settings.topic(ERRORS_TOPIC)
     if name not in facts.cluster.topics:
-        return failed(f"there is no topic {name}", _PROVISION)
+        return fail(f"there is no topic {name}", _PROVISION)
     retention = facts.topic_configs.get(name, {}).get("retention.ms")
     if retention is None:
-        return skipped(f"topic {name} is there; this cluster does not tell its retention")
+        return skip(f"topic {name} is there; this cluster does not tell its retention")
     evidence = f"topic {name} has retention.ms={retention} ({int(retention) / DAY_MS:g} days)"
-    if int(retention) == -1 or int(retention) >= ERRORS_RETENTION_MS:
-        return passed(evidence)
-    return failed(f"{evidence}, should be {ERRORS_RETENTION_MS} (30 days)", _PROVISION)
+    (topic,) = (each for each in facts.topics if each.need.name == name)
+    if any(each.key == "retention.ms" for each in topic.config):
+        return fail(f"{evidence}, should be {ERRORS_RETENTION_MS} (30 days)", _PROVISION)
+    return ok(evidence)
 
 
 def _dlq_topic(facts: Facts) -> Finding:
     name, service = facts.settings.topic(DLQ_TOPIC), facts.settings.service_name
     if name not in facts.cluster.topics:
-        return failed(f"there is no topic {name}", _PROVISION)
+        return fail(f"there is no topic {name}", _PROVISION)
     if service not in name:
-        return warned(
+        return warn(
             f"topic {name} is there; its name does not say that it is {service}'s",
             f"Make sure that no other service has the same {TOPIC_VARIABLE}DLQ.",
         )
-    return passed(f"topic {name} is there, of service {service} only")
+    return ok(f"topic {name} is there, of service {service} only")
 
 
 def _creation(facts: Facts) -> Finding:
-    missing = [need.name for need in facts.topic_needs if need.name not in facts.cluster.topics]
-    if missing:
-        return failed(
-            f"missing: {', '.join(missing)}", 'Run "pipeline provision", or set AUTO_PROVISION=true.'
-        )
-    wrong = [text for need in facts.topic_needs for text in _differences(facts, need)]
+    if missing := missing_topics(facts.topic_needs, facts.cluster.topics):
+        return fail(f"missing: {', '.join(missing)}", 'Run "pipeline provision", or set AUTO_PROVISION=true.')
+    wrong = [f"{topic.need.name}: {each.text()}" for topic in facts.topics for each in topic.differences]
     if wrong:
-        return failed("; ".join(wrong), _PROVISION)
+        return fail("; ".join(wrong), _PROVISION)
     evidence = f"all {len(facts.topic_needs)} topics are there"
     needed = {need.name for need in facts.topic_needs}
     strange = [
         f"{TOPIC_VARIABLE}{name}" for name, topic in facts.settings.topics.items() if topic not in needed
     ]
     if strange:
-        return warned(
+        return warn(
             f"{evidence}, but {', '.join(sorted(strange))} is of none of them",
             f"Take it out, or write {TOPIC_VARIABLE} and a stage's topic in capitals, with _ for - and dot.",
         )
     if not facts.topic_configs:
-        return skipped(f"{evidence}; this cluster does not tell how they are configured")
+        return skip(f"{evidence}; this cluster does not tell how they are configured")
     evidence += " with the partitions, replication and retention of the settings"
     if not facts.settings.auto_provision:
-        return warned(
+        return warn(
             f"AUTO_PROVISION=false; {evidence}",
             'Run "pipeline provision" at each deployment, or set it true.',
         )
-    return passed(f"AUTO_PROVISION=true; {evidence}")
-
-
-def _differences(facts: Facts, need: TopicNeed) -> list[str]:
-    partitions, config = facts.cluster.topics[need.name], facts.topic_configs.get(need.name)
-    if config is None:
-        return []
-    replication = min((len(each.replicas) for each in partitions), default=0)
-    found: dict[str, object] = {"partitions": len(partitions), "replication": replication, **config}
-    wanted: dict[str, object] = dict(need.lacking(config, replication))
-    if len(partitions) < need.partitions:
-        wanted["partitions"] = need.partitions
-    if replication < need.replication:
-        wanted["replication"] = need.replication
-    return [f"{need.name}: {name} is {found.get(name)}, should be {value}" for name, value in wanted.items()]
+    return ok(f"AUTO_PROVISION=true; {evidence}")
 
 
 def _health(facts: Facts) -> Finding:
     code, report = facts.health["/kafka/health"]
     if report["status"] == "unhealthy":
-        return failed(f"/kafka/health answered {code}: {report['error']}", "Mend what it names.")
+        return fail(f"/kafka/health answered {code}: {report['error']}", "Mend what it names.")
     evidence = (
         f"/kafka/health answered {code} {report['status']}: brokers {', '.join(report['brokers'])}, "
         f"{len(report['existing_topics'])} topics there, "
         f"missing {', '.join(report['missing_topics']) or 'none'}, lag {report['lag']}"
     )
     if report["status"] == "degraded":
-        return warned(evidence, f"Mend what is missing. {report.get('error', '')}".strip())
+        return warn(evidence, f"Mend what is missing. {report.get('error', '')}".strip())
     if facts.settings.health_port is None:
-        return warned(f"{evidence}; HEALTH_PORT is not set", "Set HEALTH_PORT for bridge and worker.")
-    return passed(f"{evidence}; bridge and worker serve it on HEALTH_PORT={facts.settings.health_port}")
+        return warn(f"{evidence}; HEALTH_PORT is not set", "Set HEALTH_PORT for bridge and worker.")
+    return ok(f"{evidence}; bridge and worker serve it on HEALTH_PORT={facts.settings.health_port}")
 
 
 def _snappy(facts: Facts) -> Finding:
@@ -201,7 +187,7 @@ def _snappy(facts: Facts) -> Finding:
     }
     if found.status == "PASS" and again:
         topics = ", ".join(f"{name} ({kind})" for name, kind in again.items())
-        return warned(f"{found.evidence}, but brokers compress anew for {topics}", _PROVISION)
+        return warn(f"{found.evidence}, but brokers compress anew for {topics}", _PROVISION)
     return found
 
 
@@ -213,7 +199,7 @@ def _shutdown(facts: Facts) -> Finding:
         f"{rehearsal.assigned} partitions"
     )
     complete = rehearsal.delivered == rehearsal.produced and rehearsal.revoked == rehearsal.assigned > 0
-    return passed(evidence) if complete else failed(evidence, _DOOR)
+    return ok(evidence) if complete else fail(evidence, _DOOR)
 
 
 ITEMS: tuple[Item, ...] = (

@@ -1,4 +1,4 @@
-"""One line of the checklist: what is to be checked, and what was found."""
+"""Lines of the checklist, and the findings of their checks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ Section = Literal["Kafka", "SQS", "General"]
 
 
 class Status(StrEnum):
-    """What became of a line."""
+    """The outcome of a line."""
 
     PASS = "PASS"  # noqa: S105 - no password
-    #: It works, and something about it should be known or mended.
+    #: It works, with a remark or an improvement to make.
     WARN = "WARN"
     #: Not ready for production.
     FAIL = "FAIL"
-    #: It does not apply, or these services cannot tell.
+    #: It does not apply, or cannot be determined here.
     SKIP = "SKIP"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a check found."""
+    """The result of a check."""
 
     status: Status
-    #: What was read: the setting, the client's configuration, the service's answer.
+    #: The setting, client configuration or answer of a service that it rests on.
     evidence: str
-    #: What to do about it; empty for PASS.
+    #: The mend; empty for PASS.
     mend: str = ""
 
 
@@ -37,19 +37,19 @@ class Finding:
 class Item:
     """A line to check."""
 
-    #: "<section>.<words>": what other tools refer to.
+    #: "<section>.<words>": the stable name for other tools.
     id: str
     section: Section
-    #: The checklist's own words.
+    #: As in the checklist.
     title: str
     check: Callable[[Facts], Finding]
-    #: The service it asks; with its side switched off the line is skipped.
+    #: The service it asks; the line is skipped while that side is switched off.
     asks: Literal["kafka", "sqs"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line that was checked. Its fields are those of ``pipeline check --json``."""
+    """A checked line. Its fields are those of ``pipeline check --json``."""
 
     id: str
     section: Section
@@ -59,21 +59,21 @@ class Line:
     mend: str
 
 
-def passed(evidence: str) -> Finding:
-    """As it should be."""
+def ok(evidence: str) -> Finding:
+    """Return PASS."""
     return Finding(status=Status.PASS, evidence=evidence)
 
 
-def warned(evidence: str, mend: str) -> Finding:
-    """It works; to be known or mended."""
+def warn(evidence: str, mend: str) -> Finding:
+    """Return WARN: it works, and should be known or improved."""
     return Finding(status=Status.WARN, evidence=evidence, mend=mend)
 
 
-def failed(evidence: str, mend: str) -> Finding:
-    """Not ready for production."""
+def fail(evidence: str, mend: str) -> Finding:
+    """Return FAIL: not ready for production."""
     return Finding(status=Status.FAIL, evidence=evidence, mend=mend)
 
 
-def skipped(evidence: str, mend: str = "") -> Finding:
-    """It does not apply, or cannot be told here."""
+def skip(evidence: str, mend: str = "") -> Finding:
+    """Return SKIP: it does not apply, or cannot be determined here."""
     return Finding(status=Status.SKIP, evidence=evidence, mend=mend)

@@ -1,29 +1,29 @@
-"""Rehearses what cannot be read: closes this service's own clients on librdkafka's mock cluster.
+"""Rehearsal of a shutdown: this service's Kafka clients are closed on librdkafka's mock cluster.
 
-The services that are configured see nothing of it: no event on a topic, no member in a group.
+The configured services are not touched: no event on a topic, no member in a group.
 """
 
 import time
 from dataclasses import dataclass
 
-from config.settings import Settings
-from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Record
+from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, OutgoingRecord
 from pipeline.services.embedded import start_mock_cluster
+from pipeline.settings import Settings
 
 TOPIC, EVENTS = "checklist-rehearsal", 100
 
-#: Seconds the whole may take; it takes less than one.
+#: Seconds the rehearsal may take; it takes less than one.
 WITHIN = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What closing did."""
+    """The result of closing a producer and a consumer."""
 
-    #: Events queued when the producer was closed, and those acknowledged by then.
+    #: Events queued when the producer was closed, and those acknowledged when it had closed.
     produced: int
     delivered: int
-    #: Partitions the consumer held when it was closed, and those it was told to give back.
+    #: Partitions the consumer held when it was closed, and those it gave back.
     assigned: int
     revoked: int
 
@@ -35,7 +35,7 @@ def rehearse_close(settings: Settings) -> Rehearsal:
         update={
             "kafka_bootstrap_servers": servers,
             "kafka_security_protocol": "PLAINTEXT",
-            # With the classic protocol it takes the mock three seconds to let a member in.
+            # With the classic protocol the mock takes three seconds to admit a member.
             "kafka_group_protocol": "consumer",
         }
     )
@@ -50,7 +50,7 @@ def _close_producer(settings: Settings) -> int:
     answers: list[bool] = []
     producer = EventProducer(settings, "checklist")
     for number in range(EVENTS):
-        record = Record(topic=TOPIC, key=str(number).encode(), value=b"{}")
+        record = OutgoingRecord(topic=TOPIC, key=str(number).encode(), value=b"{}")
         producer.produce(record, lambda error: answers.append(error is None))
     producer.close(WITHIN)
     return sum(answers)

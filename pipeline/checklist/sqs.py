@@ -1,61 +1,69 @@
-"""The checklist's lines about SQS."""
+"""Lines of the checklist about SQS."""
 
 from pipeline.checklist.facts import Facts
-from pipeline.checklist.line import Finding, Item, failed, passed, skipped, warned
-from pipeline.checks import check_queue
-from pipeline.monitoring.sqs import SqsMonitor
-from pipeline.provision import redrive_policy
-from pipeline.topology import FIFO, QueueNeed
+from pipeline.checklist.line import (
+    Finding,
+    Item,
+    fail,
+    ok,
+    skip,
+    warn,
+)
+from pipeline.errors import ConfigurationError
+from pipeline.infra.compare import ENCRYPTION, FIFO, POLICY, QueueComparison
+from pipeline.infra.startchecks import check_queue
+from pipeline.observe.queues import SqsMonitor
 
 _PROVISION = 'Run "pipeline provision --update".'
 _CODE = "It is set in pipeline/celery.py: undo what changed it."
 
-#: The checklist's own value of WaitTimeSeconds.
+#: The value of WaitTimeSeconds in the checklist.
 LONG_POLL = 5
 
-#: Attributes that make a FIFO queue one of high throughput ("High throughput for FIFO queues", SQS guide).
+#: Attributes of high-throughput FIFO queues ("High throughput for FIFO queues", SQS guide).
 THROUGHPUT = {"DeduplicationScope", "FifoThroughputLimit"}
 
 #: Environment variables that hold access keys.
 ACCESS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
-#: botocore's words for credentials that a role gave: they expire, and are renewed without a person.
+#: botocore's words for credentials of a role: they expire, and are renewed without a person.
 ROLES = ("iam-role", "container-role", "assume-role", "assume-role-with-web-identity")
 
 
 def _fifo(facts: Facts) -> Finding:
     lacking: list[str] = []
     slow: list[str] = []
-    for need in facts.queue_needs:
+    for queue in (facts.dead_letter_queue, *facts.task_queues):
         # Raises for what a start refuses.
-        present = check_queue(need, facts.queues[need.url])
-        wrong = need.lacking(present)
+        check_queue(queue)
         lacking += [
-            f"{need.name}: {key} is {present[key]}, should be {value}" for key, value in wrong.items()
+            f"{queue.need.name}: {each.text()}"
+            for each in queue.differences
+            if each.key not in {*ENCRYPTION, POLICY}
         ]
-        slow += [need.name] if wrong.keys() & THROUGHPUT else []
+        slow += [queue.need.name] if {each.key for each in queue.differences} & THROUGHPUT else []
     if slow:
         lacking.append(f"SQS takes 300 requests a second of {', '.join(slow)}, not of each message group")
     if lacking:
-        return warned("; ".join(lacking), _PROVISION)
-    return passed(f"SQS says {FIFO}=true of {', '.join(need.name for need in facts.queue_needs)}")
+        return warn("; ".join(lacking), _PROVISION)
+    return ok(f"SQS says {FIFO}=true of {', '.join(need.name for need in facts.queue_needs)}")
 
 
 def _group_ids(facts: Facts) -> Finding:
     stages = list(facts.registry.by_name.values())
     if not stages:
-        return skipped("no stage is loaded", "Name the packages of your stages in TASK_MODULES.")
+        return skip("no stage is loaded", "Name the packages of your stages in TASK_MODULES.")
     parallel: list[str] = []
     in_order: list[str] = []
     for stage in stages:
         first, second = (facts.message(stage, event, "entity").group_id for event in ("e1", "e2"))
         if (first == second) != stage.ordered:
-            return failed(
+            return fail(
                 f"stage {stage.name}: two events of one entity have the groups {first} and {second}",
-                "The group is made in pipeline/identity.py: undo what changed it.",
+                "The group is made in pipeline/wire/identity.py: undo what changed it.",
             )
         (in_order if stage.ordered else parallel).append(stage.name)
-    return passed(
+    return ok(
         f"made for two events of one entity: a group each in {', '.join(parallel) or 'no stage'}; "
         f"one group, in order, in {', '.join(in_order) or 'no stage'}"
     )
@@ -64,14 +72,14 @@ def _group_ids(facts: Facts) -> Finding:
 def _deduplication_ids(facts: Facts) -> Finding:
     stages = list(facts.registry.by_name.values())
     if not stages:
-        return skipped("no stage is loaded", "Name the packages of your stages in TASK_MODULES.")
+        return skip("no stage is loaded", "Name the packages of your stages in TASK_MODULES.")
     once, again, other = (
         facts.message(stages[0], event, "x").deduplication_id for event in ("e1", "e1", "e2")
     )
     evidence = f"made for an event of stage {stages[0].name}: {once}; sent again: {again}; another's: {other}"
     if once == again != other:
-        return passed(evidence)
-    return failed(evidence, "The id is made in pipeline/identity.py: undo what changed it.")
+        return ok(evidence)
+    return fail(evidence, "The id is made in pipeline/wire/identity.py: undo what changed it.")
 
 
 def _visibility(facts: Facts) -> Finding:
@@ -80,15 +88,14 @@ def _visibility(facts: Facts) -> Finding:
         f"a worker asks for SQS_LEASE_SECONDS={settings.sqs_lease_seconds} and extends it while a task runs, "
         f"up to {facts.longest_run:g} s"
     )
-    for need in _task_queues(facts):
-        present = facts.queues[need.url]
-        if present is None:
-            return failed(f"there is no queue {need.name}", 'Run "pipeline provision".')
-        seconds = float(present.get("VisibilityTimeout", 0))
-        evidence += f"; {need.name} has VisibilityTimeout={seconds:g}"
+    for queue in facts.task_queues:
+        if queue.attributes is None:
+            return fail(f"there is no queue {queue.need.name}", 'Run "pipeline provision".')
+        seconds = float(queue.attributes.get("VisibilityTimeout", 0))
+        evidence += f"; {queue.need.name} has VisibilityTimeout={seconds:g}"
         if seconds < facts.longest_run:
-            return warned(f"{evidence}, shorter than the longest task, for other consumers", _PROVISION)
-    return passed(evidence)
+            return warn(f"{evidence}, shorter than the longest task, for other consumers", _PROVISION)
+    return ok(evidence)
 
 
 def _long_polling(facts: Facts) -> Finding:
@@ -96,36 +103,72 @@ def _long_polling(facts: Facts) -> Finding:
     evidence = f"SQS_WAIT_TIME_SECONDS={seconds}"
     mend = f"Set SQS_WAIT_TIME_SECONDS={LONG_POLL}."
     if seconds == 0:
-        return failed(f"{evidence}: short polling, which is billed for each empty receive", mend)
-    return passed(evidence) if seconds >= LONG_POLL else warned(f"{evidence}: more empty receives", mend)
+        return fail(f"{evidence}: short polling, which is billed for each empty receive", mend)
+    return ok(evidence) if seconds >= LONG_POLL else warn(f"{evidence}: more empty receives", mend)
 
 
 def _dlq(facts: Facts) -> Finding:
-    dead_letters = facts.queue_needs[0]
-    there = facts.queues[dead_letters.url]
-    if there is None:
-        return failed(f"there is no queue {dead_letters.name}", 'Run "pipeline provision".')
-    target = there["QueueArn"]
+    dead_letters = facts.dead_letter_queue
+    if dead_letters.attributes is None:
+        return fail(f"there is no queue {dead_letters.need.name}", 'Run "pipeline provision".')
     found = []
-    for need in _task_queues(facts):
-        policy = (facts.queues[need.url] or {}).get("RedrivePolicy")
-        arn, count = redrive_policy(policy)
-        if not arn:
-            return failed(
-                f"{need.name} has no RedrivePolicy: a task that no worker survives would come back for ever",
+    for queue in facts.task_queues:
+        name, needed = queue.need.name, queue.need.max_receive_count
+        evidence = (
+            f"{name} has RedrivePolicy to {dead_letters.need.name} with "
+            f"maxReceiveCount={queue.max_receive_count}"
+        )
+        # A queue that does not exist has no RedrivePolicy either.
+        if not queue.target:
+            return fail(
+                f"{name} has no RedrivePolicy: a task that no worker survives would come back for ever",
                 _PROVISION,
             )
-        if arn != target:
-            return failed(f"{need.name} sends dead letters to {arn}, SQS_DLQ_URL is {target}", _PROVISION)
-        evidence = f"{need.name} has RedrivePolicy to {dead_letters.name} with maxReceiveCount={count}"
-        if count < need.max_receive_count:
-            return failed(
-                f"{evidence}, should be {need.max_receive_count} or more: innocent tasks behind a failing "
+        if queue.redrive_fault == "another target":
+            return fail(
+                f"{name} sends dead letters to {queue.target}, SQS_DLQ_URL is {dead_letters.arn}", _PROVISION
+            )
+        if queue.redrive_fault == "count too low":
+            return fail(
+                f"{evidence}, should be {needed} or more: innocent tasks behind a failing "
                 "one are received with it",
                 _PROVISION,
             )
         found.append(evidence)
-    return passed("; ".join(found))
+    return ok("; ".join(found))
+
+
+def _existing_queues(facts: Facts) -> list[QueueComparison]:
+    queues = [facts.dead_letter_queue, *facts.task_queues]
+    if missing := [queue.need.name for queue in queues if queue.attributes is None]:
+        raise ConfigurationError(f'there is no queue {", ".join(missing)}. Run "pipeline provision".')
+    return queues
+
+
+def _encryption(facts: Facts) -> Finding:
+    queues = _existing_queues(facts)
+    lacking = [
+        f"{queue.need.name}: {each.text('not set')}"
+        for queue in queues
+        for each in queue.differences
+        if each.key in ENCRYPTION
+    ]
+    if lacking:
+        return fail("; ".join(lacking), _PROVISION)
+    if not all(ENCRYPTION & (queue.attributes or {}).keys() for queue in queues):
+        return skip("this service does not tell how its queues are encrypted")
+    key = facts.settings.kms_key_arn
+    return ok(f"every queue is encrypted with {key or 'a key of SQS or KMS'}")
+
+
+def _tls_only(facts: Facts) -> Finding:
+    queues = _existing_queues(facts)
+    if not all(queue.need.tls_only for queue in queues):
+        return skip("queues with http:// URLs have no TLS to ask for")
+    lacking = [f"{queue.need.name}: {each.text()}" for queue in queues if (each := queue.difference(POLICY))]
+    if lacking:
+        return warn("; ".join(lacking), _PROVISION)
+    return ok(f"the policy of every queue ({len(queues)}) denies requests without TLS")
 
 
 def _delete_on_success(facts: Facts) -> Finding:
@@ -135,16 +178,16 @@ def _delete_on_success(facts: Facts) -> Finding:
     evidence = ", ".join(f"{name}={value}" for name, value in found.items())
     evidence += f"; messages are deleted by settlement only (worker_consumer={consumer})"
     if all(found.values()) and consumer == "pipeline.worker.consumer:Consumer":
-        return passed(evidence)
-    return failed(evidence, _CODE)
+        return ok(evidence)
+    return fail(evidence, _CODE)
 
 
 def _status(facts: Facts) -> Finding:
-    told = [
+    depths = [
         f"{tasks.name}: {tasks.available} available, {tasks.in_flight} in flight, {tasks.delayed} delayed"
         for tasks in facts.depths.tasks
     ]
-    return passed(f'{"; ".join(told)}; "pipeline monitor sqs --watch" and /sqs/health tell it')
+    return ok(f'{"; ".join(depths)}; "pipeline monitor sqs --watch" and /sqs/health tell it')
 
 
 def _dlq_inspection(facts: Facts) -> Finding:
@@ -152,30 +195,26 @@ def _dlq_inspection(facts: Facts) -> Finding:
     looked_at = SqsMonitor(facts.settings).dead_letters(1)
     evidence = f"{depth} dead letters; looked at {len(looked_at)} with ReceiveMessage, and left it there"
     if depth:
-        return warned(evidence, 'See why: "pipeline dlq list".')
-    return passed(evidence)
+        return warn(evidence, 'See why: "pipeline dlq list".')
+    return ok(evidence)
 
 
 def _roles(facts: Facts) -> Finding:
     keys = [name for name in ACCESS_KEYS if facts.environ.get(name)]
     mend = "Take them out, and give the process a role (or, for development, AWS_PROFILE)."
     if keys:
-        return failed(f"access keys in the environment: {', '.join(keys)}", mend)
+        return fail(f"access keys in the environment: {', '.join(keys)}", mend)
     source = facts.credentials
     if source is None:
-        return failed("boto3 finds no credentials", "Give the process a role.")
+        return fail("boto3 finds no credentials", "Give the process a role.")
     if source == "env":
-        return failed("boto3 takes access keys from the environment", mend)
+        return fail("boto3 takes access keys from the environment", mend)
     if source in ROLES:
-        return passed(f"boto3's credentials come from a role ({source})")
-    return warned(
+        return ok(f"boto3's credentials come from a role ({source})")
+    return warn(
         f"no access keys in the environment; boto3's credentials come from a person's profile ({source})",
         "For development that is right; in production give the process a role.",
     )
-
-
-def _task_queues(facts: Facts) -> list[QueueNeed]:
-    return [need for need in facts.queue_needs if need.max_receive_count]
 
 
 ITEMS: tuple[Item, ...] = (
@@ -185,6 +224,8 @@ ITEMS: tuple[Item, ...] = (
     Item(id="sqs.visibility", section="SQS", title="Visibility timeout", check=_visibility, asks="sqs"),
     Item(id="sqs.long-polling", section="SQS", title="Long polling", check=_long_polling),
     Item(id="sqs.dlq", section="SQS", title="Dead Letter Queue", check=_dlq, asks="sqs"),
+    Item(id="sqs.encryption", section="SQS", title="Encryption at rest", check=_encryption, asks="sqs"),
+    Item(id="sqs.tls-only", section="SQS", title="TLS-only queue policies", check=_tls_only, asks="sqs"),
     Item(id="sqs.delete-on-success", section="SQS", title="Delete only on success", check=_delete_on_success),
     Item(id="sqs.status", section="SQS", title="Queue status monitoring", check=_status, asks="sqs"),
     Item(id="sqs.dlq-inspection", section="SQS", title="DLQ inspection", check=_dlq_inspection, asks="sqs"),

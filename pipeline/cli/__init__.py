@@ -1,4 +1,4 @@
-"""The ``pipeline`` command: one module a command group, loaded when asked for."""
+"""The ``pipeline`` command: one module for each command, imported on use."""
 
 import sys
 from importlib import import_module
@@ -7,9 +7,11 @@ from typing import Any
 import click
 import structlog
 
-from pipeline.errors import ConfigurationError, PipelineError
+from pipeline import __version__
+from pipeline.errors import ConfigurationError, PipelineError, StageDefinitionError
+from pipeline.telemetry.terminal import clean
 
-#: Command name → the module that defines it, under the same name.
+#: Command name → the module that defines it under the same name.
 COMMANDS = {
     "demo": "pipeline.cli.demo",
     "dev": "pipeline.cli.dev",
@@ -24,57 +26,69 @@ COMMANDS = {
     "check": "pipeline.cli.check",
 }
 
-#: What the shell reports for a process ended by Ctrl-C.
+#: The exit code that shells use for Ctrl-C.
 INTERRUPTED = 130
 
 
 class CommandTable(click.Group):
-    """A group that imports a command's module only when that command is used, and ends errors in one line."""
+    """A group that imports a command's module on use, and prints errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Those of the table, in its order."""
+        """Return the names of the table, in its order."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, from its module; None when there is no such."""
+        """Return the command from its module; None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(import_module(COMMANDS[cmd_name]), cmd_name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run it: this project's errors are a line on standard error and an exit code, not a traceback."""
+        """Run it; this project's errors become a line on standard error and an exit code."""
         _log_to_stderr()
         try:
             return super().invoke(ctx)
-        except ConfigurationError as error:
+        except (ConfigurationError, StageDefinitionError) as error:
             _fail(error, 2)
         except PipelineError as error:
             _fail(error, 1)
+        except click.ClickException as error:
+            # It may quote what was typed. click declares the message final, and prints it itself.
+            object.__setattr__(error, "message", clean(error.message))
+            raise
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
 
 def _log_to_stderr() -> None:
-    """Standard output holds results only; whatever is logged beneath a command goes beside it."""
+    """Send log lines to standard error: standard output holds results only."""
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger("WARNING"),
-            # Looked up at each line: the stream may be another by then.
+            # Looked up for each line: the stream may be replaced.
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         )
 
 
 def _fail(error: PipelineError, code: int) -> None:
-    # Loaded by now: only a command's module raises such an error.
-    from pipeline.cli.edge import clean
-
     click.echo(clean(f"Error: {error}"), err=True)
     sys.exit(code)
 
 
-@click.group(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="pipeline")
+@click.group(
+    cls=CommandTable,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  pipeline demo                     the whole pipeline on one machine
+  pipeline dev                      the processes of a Procfile
+  pipeline provision --update       before each deployment
+  pipeline jobs list --state failed
+
+docs/reference/commands.md describes every command.""",
+)
+@click.version_option(__version__)
 def main() -> None:
     """Celery tasks on SQS FIFO, fed by Kafka.
 

@@ -1,38 +1,46 @@
 """``pipeline check``: the production checklist against the configured environment."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.markup import escape
 
-from config.vault import environment
-from pipeline.checklist import Facts, Line, Status, checked_settings, run_checklist
-from pipeline.cli.edge import read_stages
+from pipeline.checklist import (
+    Facts,
+    Line,
+    Status,
+    run_checklist,
+    settings_to_check,
+)
+from pipeline.cli.output import Console, print_json
+from pipeline.cli.service import read_stages
+from pipeline.vault import environment
 
 STYLES = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIP: "dim"}
 
 
 @click.command(
-    short_help="Execute the production checklist.",
+    short_help="Check the environment against the production checklist.",
     epilog="""\b
 Examples:
   pipeline check
   pipeline check --json | jq '.[] | select(.status == "FAIL")'
   pipeline check && deploy
 
-Nothing is changed: no event is sent, no message taken, no group joined. Exit code 1 when a line FAILs.""",
+Nothing is changed: no event is sent, no message received, no group joined. Exit code 1 when a line FAILs.""",
 )
 @click.option(
     "--json", "as_json", is_flag=True, help="Print a JSON list: id, section, title, status, evidence, mend."
 )
 def check(as_json: bool) -> None:
-    """Execute the production checklist: each line PASS, WARN, FAIL or SKIP, with evidence and the mend."""
+    """Check the environment against the production checklist.
+
+    Each line is PASS, WARN, FAIL or SKIP, with the evidence and the fix.
+    """
     environ = environment()
-    settings = checked_settings(environ)
+    settings = settings_to_check(environ)
     facts = Facts(settings, read_stages(settings), environ)
     lines = run_checklist(facts)
     found = _print_json(lines) if as_json else _print(lines)
@@ -41,12 +49,12 @@ def check(as_json: bool) -> None:
 
 def _print_json(lines: Iterable[Line]) -> list[Line]:
     found = list(lines)
-    click.echo(json.dumps([asdict(line) for line in found], ensure_ascii=False, indent=2))
+    print_json([asdict(line) for line in found], indent=2)
     return found
 
 
 def _print(lines: Iterable[Line]) -> list[Line]:
-    """Each line as soon as it is known."""
+    """Print each line as soon as it is known."""
     console = Console(highlight=False, soft_wrap=True)
     found: list[Line] = []
     for line in lines:

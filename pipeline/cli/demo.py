@@ -1,4 +1,4 @@
-"""``pipeline demo``: real documents through the whole pipeline, checked at the end."""
+"""``pipeline demo``: the example pipeline on real documents, with a check of the result."""
 
 import contextlib
 import functools
@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from config.settings import Settings
-from pipeline.cli.edge import REMARKS, print_json
-from pipeline.cli.jobspage import address, jobs_page, new_token
-from pipeline.demo.inputs import find_documents
+from pipeline.author.registry import Registry
+from pipeline.cli.output import REMARKS, Console, print_json
+from pipeline.cli.web import address, jobs_page, new_token
+from pipeline.demo.inputs import allowed_by, find_documents
 from pipeline.demo.report import Report
 from pipeline.demo.run import demo_environment, run_demo
-from pipeline.registry import Registry
 from pipeline.services.children import children
 from pipeline.services.embedded import embedded_services
 from pipeline.services.environment import Services
 from pipeline.services.local import local_services
+from pipeline.settings import Settings
 
 
 @click.command(
@@ -45,7 +44,7 @@ Examples:
     help="embedded: nothing to install, in memory. local: Apache Kafka, ElasticMQ and DynamoDB Local "
     "(needs java and mvn).",
 )
-@click.option("--web", is_flag=True, help="Show the jobs page meanwhile and afterwards, until Ctrl-C.")
+@click.option("--web", is_flag=True, help="Serve the jobs page during the run and afterwards, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
 def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
     """Count the words of documents with a real bridge and a real worker, one job a document.
@@ -54,18 +53,20 @@ def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
     documents. At the end the result is compared with that of a plain loop over the same files: exit
     code 1 when anything differs.
     """
-    # A polite end is a Ctrl-C: what was started is ended in order.
+    # SIGTERM ends like Ctrl-C: processes and services are stopped in order.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     documents = find_documents(paths)
     REMARKS.print(f"{len(documents):,} documents. Starting the {which} services …")
     with (
+        _stopped_report(),
         _services(which) as services,
         tempfile.TemporaryDirectory(prefix="pipeline-demo-") as folder,
         children() as started,
         contextlib.ExitStack() as pages,
+        _stopping_report(),
     ):
-        # This process talks to the services too, and boto3 reads where they are from its environment.
-        environment = demo_environment(services) | {"WEB_TOKEN": new_token()}
+        # This process uses the services too: boto3 reads their addresses from the environment.
+        environment = demo_environment(services, allowed_by(paths)) | {"WEB_TOKEN": new_token()}
         os.environ.clear()
         os.environ.update(environment)
         show = functools.partial(_show_page, pages) if web else _show_nothing
@@ -73,10 +74,28 @@ def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
         if web:
             _print(report, as_json)
             _wait_for_the_user()
-        REMARKS.print("Stopping bridge, worker and services …")
     if not web:
         _print(report, as_json)
     sys.exit(0 if report.verified else 1)
+
+
+@contextlib.contextmanager
+def _stopping_report() -> Iterator[None]:
+    """Print that the processes and services stop now, also after Ctrl-C."""
+    try:
+        yield
+    finally:
+        REMARKS.print("Stopping bridge, worker and services …")
+
+
+@contextlib.contextmanager
+def _stopped_report() -> Iterator[None]:
+    """Print after Ctrl-C, or SIGTERM, that nothing is left."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        REMARKS.print("All processes are stopped, and the data of the services is deleted.")
+        raise
 
 
 def _print(report: Report, as_json: bool) -> None:
@@ -87,7 +106,7 @@ def _print(report: Report, as_json: bool) -> None:
 
 
 def _show_page(until: contextlib.ExitStack, settings: Settings, registry: Registry) -> None:
-    """Serve the jobs page, until the stack is closed."""
+    """Serve the jobs page until the stack is closed."""
     # Any free port: a demonstration must not fail because of another program.
     server = until.enter_context(jobs_page(settings, registry, "127.0.0.1", 0))
     server.start()

@@ -1,45 +1,52 @@
-"""``pipeline dlq``: dead letters, of the SQS dead-letter queue and of the Kafka DLQ topic."""
+"""``pipeline dlq``: dead letters of the SQS dead-letter queue and of the Kafka DLQ topic."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import chain
 from typing import Any, TextIO
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from config.settings import Settings
-from pipeline.cli.dlqfilters import chosen, filter_of, filters
 from pipeline.cli.dlqview import print_letter, print_summary, table_of
-from pipeline.cli.edge import (
-    REMARKS,
-    clean,
-    print_json,
+from pipeline.cli.options import explicit_filter, filter_of, letter_filters
+from pipeline.cli.output import REMARKS, json_text, print_json
+from pipeline.cli.remote import Remote, url_option
+from pipeline.cli.service import (
+    one_job_id,
     producing,
     read_settings,
     read_stages,
     require_terminal,
+    stored_job_ids,
 )
-from pipeline.cli.remote import Remote, url_option
-from pipeline.deadletters import DeadLetter, Filter, Look, Redriver, redrive_all, remove_all
+from pipeline.deadletters import DeadLetter, Filter, LetterRow, Listing, Redriver, redrive_all, remove_all
 from pipeline.jobs import JobStore
-from pipeline.web.model import LetterRow
+from pipeline.settings import Settings
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a dead letter and line.")
+#: Characters of a job id that this project makes.
+WHOLE_ID = 36
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  pipeline dlq list --newer-than 1d
+  pipeline dlq redrive --stage analyse
+  pipeline dlq export > dead-letters.jsonl"""
+)
 def dlq() -> None:
-    """Dead letters: list, show, redrive, purge or export them.
+    """List, show, redrive, purge or export dead letters.
 
-    Those of tasks are on the SQS dead-letter queue, which keeps them for 14 days, those of events on the
-    Kafka DLQ topic. --only errors: the tasks that the errors topic tells of, for 30 days. Looking takes
-    nothing away: what is looked at on the queue is hidden from others while the command runs, and for a
-    minute if it is killed. The live queue is never received from.
+    Dead letters of tasks are on the SQS dead-letter queue, which keeps them for 14 days; those of events are
+    on the Kafka DLQ topic. --only errors reads failed tasks from the errors topic, which keeps them for 30
+    days. Reading removes nothing, but hides the messages of the queue from others while the command runs (a
+    minute longer if it is killed). The task queue is never received from.
     """
 
 
@@ -51,29 +58,34 @@ Examples:
   pipeline dlq list --stage analyse --exception 'Timeout*' --newer-than 2h
   pipeline dlq list --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --json""",
 )
-@filters
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="How many at most.")
+@letter_filters
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Maximum number.")
 @url_option
 @_json
 def list_letters(limit: int, url: str | None, as_json: bool, **wanted: Any) -> None:
-    """List dead letters: what failed, when and why. With --url, those that a look of three seconds finds."""
-    rows: Sequence[DeadLetter | LetterRow]
+    """List dead letters: what failed, when and why.
+
+    With --url: those that the page finds in three seconds.
+    """
+    rows: Sequence[LetterRow]
     if url:
-        told = Remote(url).letters(filter_of(wanted))
-        rows, more, unseen = told.rows[:limit], len(told.rows) > limit or not told.complete, told.unseen
-        for each in told.away:
-            REMARKS.print(clean(f"{each.service} is away: {each.error}"))
+        remote = Remote(url)
+        page = remote.letters(_with_job_id(filter_of(wanted), remote.job_ids))
+        rows, more, unseen = page.rows[:limit], len(page.rows) > limit or not page.complete, page.unseen
+        for each in page.away:
+            REMARKS.print(f"{each.service} does not answer: {each.error}")
     else:
-        with Look(read_settings(), filter_of(wanted)) as look:
-            found, more = _first(look.letters(), limit)
-            rows, unseen = found, look.unseen()
+        settings = read_settings()
+        with Listing(settings, _with_stored_job_id(filter_of(wanted), settings)) as listing:
+            found, more = _first(listing.letters(), limit)
+            rows, unseen = found, listing.unseen()
     for row in rows if as_json else ():
-        print_json(row.fields(full=False) if isinstance(row, DeadLetter) else asdict(row))
+        print_json(row.fields())
     if not as_json:
         table_of(rows)
     if more:
-        REMARKS.print(f"There are more than {limit}: --limit shows more, --stage, --job and so on fewer.")
-    _say_unseen(unseen)
+        REMARKS.print(f"There are more than {limit}: raise --limit, or filter with --stage, --job and so on.")
+    _report_hidden(unseen)
 
 
 @dlq.command(
@@ -88,21 +100,19 @@ Examples:
 def show(letter_id: str, url: str | None, as_json: bool) -> None:
     """Show one dead letter: its data, headers, reason and traceback.
 
-    ID is its own, or that of its task, as logs and Flower show it.
+    ID is its own id, or that of its task as in logs and Flower.
     """
     unseen = 0
     if url:
-        told = Remote(url).letter(letter_id)
-        letter = told.fields() if told else None
+        detail = Remote(url).letter(letter_id)
+        letter = detail.details() if detail else None
     else:
-        with Look(read_settings(), Filter(ids=frozenset({letter_id}))) as look:
-            found = next(look.letters(), None)
-            letter, unseen = found.fields(full=True) if found else None, look.unseen()
+        with Listing(read_settings(), Filter(ids=frozenset({letter_id}))) as listing:
+            found = next(listing.letters(), None)
+            letter, unseen = found.details() if found else None, listing.unseen()
     if letter is None:
-        _say_unseen(unseen)
-        raise click.UsageError(
-            f"There is no dead letter {letter_id!r}. pipeline dlq list shows those there are."
-        )
+        _report_hidden(unseen)
+        raise click.UsageError(f"There is no dead letter {letter_id!r}. pipeline dlq list shows all.")
     if as_json:
         print_json(letter)
     else:
@@ -119,18 +129,19 @@ Examples:
   pipeline dlq redrive --all --yes --rate 50
   pipeline dlq redrive --only errors --stage analyse --older-than 14d
 
-Exit code 1 when some could not be redriven: they are where they were. It may be interrupted and repeated.""",
+Exit code 1 when some could not be redriven: they stay where they are. The command may be interrupted and
+repeated.""",
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@filters
-@click.option("--all", "everything", is_flag=True, help="All there are.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be redriven.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="At most so many a second.")
+@letter_filters
+@click.option("--all", "everything", is_flag=True, help="Select every dead letter.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be redriven.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Maximum number a second.")
 @click.option(
     "--out-of-order",
     is_flag=True,
-    help="Also those of ordered stages, although later tasks of their entity have run.",
+    help="Also redrive ordered stages whose entity has run later tasks.",
 )
 @_json
 def redrive(
@@ -145,31 +156,31 @@ def redrive(
 ) -> None:
     """Put dead letters back where they came from; their jobs run again, and complete when they succeed.
 
-    A dead letter whose task is done after all, or whose job is complete or cancelled, is only removed.
+    A dead letter whose task has succeeded since, or whose job is complete or cancelled, is only removed.
     """
     settings = read_settings()
-    meant = chosen(ids, everything, wanted)
+    selected = _with_stored_job_id(explicit_filter(ids, everything, wanted), settings)
     registry = read_stages(settings)
-    count = _confirm(settings, meant, "Redrive", yes=yes, dry_run=dry_run, as_json=as_json)
+    count = _confirm(settings, selected, "Redrive", yes=yes, dry_run=dry_run, as_json=as_json)
     if dry_run or count == 0:
         return
     outcomes: Counter[str] = Counter()
     with (
         producing(settings, "dlq") as producer,
-        Look(settings, meant) as look,
+        Listing(settings, selected) as listing,
         _progress(count, as_json) as advance,
-        _saying_how_far(outcomes),
+        _summary_on_error(outcomes),
     ):
         redriver = Redriver(
-            settings, registry, JobStore(settings), producer, look.walk, out_of_order=out_of_order
+            settings, registry, JobStore(settings), producer, listing.scan, out_of_order=out_of_order
         )
-        for each in chain.from_iterable(redrive_all(look, redriver, rate)):
+        for each in chain.from_iterable(redrive_all(listing, redriver, rate)):
             outcomes[each.outcome] += 1
             advance()
             if as_json:
                 print_json({"id": each.letter.id, "outcome": each.outcome, "why": each.why})
             elif each.why:
-                REMARKS.print(clean(f"{each.letter.id} {each.outcome}: {each.why}"))
+                REMARKS.print(f"{each.letter.id} {each.outcome}: {each.why}")
     if not as_json:
         print_summary(outcomes)
     sys.exit(1 if outcomes["failed"] or outcomes["skipped"] else 0)
@@ -182,45 +193,45 @@ Examples:
   pipeline dlq purge --stage analyse --older-than 7d
   pipeline dlq purge --name orders-dlq.fifo --json
 
-Exit code 1 when some could not be removed, or another name was typed."""
+Exit code 1 when some could not be removed, or the name was wrong."""
 )
-@filters
-@click.option("--name", help="The dead-letter queue's name, for who cannot be asked for it.")
+@letter_filters
+@click.option("--name", help="The name of the dead-letter queue; skips the prompt for it.")
 @_json
 def purge(name: str | None, as_json: bool, **wanted: Any) -> None:
     """Remove dead letters for good. Their jobs stay failed.
 
-    Asks for the name of the queue. Those of the Kafka topic are no longer shown; Kafka itself keeps them
-    until their retention ends.
+    Asks for the name of the queue. Dead letters of the Kafka topic are marked as handled and no longer
+    listed; Kafka deletes them when their retention ends.
     """
     settings = read_settings()
-    meant = filter_of(wanted)
-    if meant.place == "errors":
-        raise click.UsageError("What the errors topic tells cannot be removed: Kafka does, after 30 days.")
-    count = _confirm(settings, meant, "Remove", yes=True, dry_run=False, as_json=as_json)
+    selected = _with_stored_job_id(filter_of(wanted), settings)
+    if selected.place == "errors":
+        raise click.UsageError("The errors topic cannot be purged: Kafka deletes its records after 30 days.")
+    count = _confirm(settings, selected, "Remove", yes=True, dry_run=False, as_json=as_json)
     if count == 0:
         return
     queue = settings.sqs_dlq_url.rsplit("/", 1)[1]
     if name is None:
         require_terminal("--name")
-        name = click.prompt(f"They cannot be brought back. The dead-letter queue's name ({queue})", err=True)
+        name = click.prompt(f"This cannot be undone. To confirm, type the queue's name ({queue})", err=True)
     if name != queue:
         raise click.ClickException(f"The dead-letter queue is {queue}, not {name}. Nothing was removed.")
     outcomes: Counter[str] = Counter()
     with (
         producing(settings, "dlq") as producer,
-        Look(settings, meant) as look,
+        Listing(settings, selected) as listing,
         _progress(count, as_json) as advance,
-        _saying_how_far(outcomes),
+        _summary_on_error(outcomes),
     ):
-        for letter, error in chain.from_iterable(remove_all(look, producer, "purged")):
+        for letter, error in chain.from_iterable(remove_all(listing, producer, "purged")):
             outcome = "failed" if error else "purged"
             outcomes[outcome] += 1
             advance()
             if as_json:
                 print_json({"id": letter.id, "outcome": outcome, "why": str(error or "")})
             elif error:
-                REMARKS.print(clean(f"{letter.id} failed: {error}"))
+                REMARKS.print(f"{letter.id} failed: {error}")
     if not as_json:
         print_summary(outcomes)
     sys.exit(1 if outcomes["failed"] else 0)
@@ -233,23 +244,24 @@ Examples:
   pipeline dlq export > dead-letters.jsonl
   pipeline dlq export --job 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 --output one-job.jsonl""",
 )
-@filters
+@letter_filters
 @click.option(
     "--output",
     type=click.File("w", encoding="utf-8", lazy=False),
     default="-",
-    help="A file; - is standard output.",
+    help="The file to write; - is standard output.",
 )
 def export(output: TextIO, **wanted: Any) -> None:
-    """Write dead letters with all that is known of them: a JSON object on each line. Nothing is removed."""
+    """Write dead letters with all their data, one JSON object a line. Nothing is removed."""
     count = 0
-    with Look(read_settings(), filter_of(wanted)) as look:
-        for letter in look.letters():
-            output.write(json.dumps(letter.fields(full=True), ensure_ascii=False) + "\n")
+    settings = read_settings()
+    with Listing(settings, _with_stored_job_id(filter_of(wanted), settings)) as listing:
+        for letter in listing.letters():
+            output.write(json_text(letter.details()) + "\n")
             count += 1
-        unseen = look.unseen()
+        unseen = listing.unseen()
     REMARKS.print(f"{count} dead letters.")
-    _say_unseen(unseen)
+    _report_hidden(unseen)
 
 
 def _first(letters: Iterator[DeadLetter], limit: int) -> tuple[list[DeadLetter], bool]:
@@ -261,57 +273,76 @@ def _first(letters: Iterator[DeadLetter], limit: int) -> tuple[list[DeadLetter],
     return found, False
 
 
-# ─── Asking ───
+# ─── Job ids ───
 
 
-def _confirm(settings: Settings, meant: Filter, verb: str, *, yes: bool, dry_run: bool, as_json: bool) -> int:
-    """Say how many are meant, and ask; how many there are, 0 when there is nothing to do."""
+def _with_job_id(selected: Filter, search: Callable[[str], Sequence[str]]) -> Filter:
+    """Return the filter with the whole id of the job that --job is, or begins."""
+    text = selected.job_id
+    # A job's record may expire before its dead letters: a whole id needs no record.
+    if text is None or len(text) == WHOLE_ID:
+        return selected
+    found = search(text)
+    return replace(selected, job_id=one_job_id(text, found)) if found else selected
+
+
+def _with_stored_job_id(selected: Filter, settings: Settings) -> Filter:
+    return _with_job_id(selected, lambda text: stored_job_ids(JobStore(settings), text))
+
+
+# ─── Confirmation ───
+
+
+def _confirm(
+    settings: Settings, selected: Filter, verb: str, *, yes: bool, dry_run: bool, as_json: bool
+) -> int:
+    """Print what is selected, ask for confirmation, and return how many letters there are."""
     kinds: Counter[tuple[str, str]] = Counter()
-    missing = set(meant.ids)
-    with Look(settings, meant) as look:
-        for letter in look.letters():
+    missing = set(selected.ids)
+    with Listing(settings, selected) as listing:
+        for letter in listing.letters():
             kinds[letter.stage or letter.task or letter.source or "?", letter.error] += 1
             missing -= letter.names()
             if dry_run and as_json:
-                print_json(letter.fields(full=False))
-        unseen = look.unseen()
+                print_json(letter.fields())
+        unseen = listing.unseen()
     count = kinds.total()
     if not as_json:
         for (what, error), number in kinds.most_common():
-            REMARKS.print(clean(f"{number:>7,}  {what}  {error}"))
-    _say_unseen(unseen)
+            REMARKS.print(f"{number:>7,}  {what}  {error}")
+    _report_hidden(unseen)
     if missing:
         raise click.UsageError(
-            f"There is no dead letter {', '.join(sorted(missing))}, or it is being looked at elsewhere. "
-            "pipeline dlq list shows those there are, with --only errors those that SQS dropped."
+            f"There is no dead letter {', '.join(sorted(missing))}, or another person is looking at it now. "
+            "pipeline dlq list shows all; with --only errors also those that SQS dropped."
         )
     if count == 0:
-        REMARKS.print("There are no such dead letters.")
+        REMARKS.print("No dead letter matches.")
     elif not yes and not dry_run:
         require_terminal("--yes")
         click.confirm(f"{verb} {count:,}?", abort=True, err=True)
     return count
 
 
-def _say_unseen(unseen: int) -> None:
+def _report_hidden(unseen: int) -> None:
     if unseen:
         REMARKS.print(
-            f"About {unseen:,} more on the queue cannot be seen now: somebody else looks at them, or SQS "
+            f"About {unseen:,} more on the queue are hidden now: another person is looking at them, or SQS "
             "moved them and they wait behind others of their group (pipeline jobs sweep gives them a reason)."
         )
 
 
-# ─── Doing ───
+# ─── Progress ───
 
 
 @contextmanager
-def _saying_how_far(outcomes: Counter[str]) -> Iterator[None]:
-    """Where Ctrl-C, or a service that is away, breaks it off: say what was done by then."""
+def _summary_on_error(outcomes: Counter[str]) -> Iterator[None]:
+    """On Ctrl-C, or an error of a service: print what was done until then."""
     try:
         yield
     except BaseException:
         print_summary(outcomes)
-        REMARKS.print("Broken off, with up to ten more under way. The same command goes on with the others.")
+        REMARKS.print("Interrupted; up to ten more may be done. Run the same command again for the rest.")
         raise
 
 

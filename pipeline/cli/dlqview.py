@@ -1,72 +1,67 @@
-"""Dead letters as the command line shows them."""
+"""Dead letters as text: the list, one letter, and the summary of an action on many."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
-
-from pipeline.cli.edge import REMARKS, clean, moment
-from pipeline.cli.lines import Lines
-from pipeline.deadletters import DeadLetter
-from pipeline.web.model import LetterRow
-
-#: Characters of a reason, and of a task's or an exception's name, in a list.
-REASON_SHOWN, NAME_SHOWN = 80, 60
+from pipeline.cli.output import REMARKS, Lines, echo, moment
+from pipeline.deadletters import LetterRow
 
 _WORDS = {
     "redriven": "redriven",
-    "removed": "removed, because their tasks are done or on their way",
-    "done": "done by now",
+    "removed": "removed, because their tasks are done or under way",
+    "done": "already done",
     "purged": "removed",
     "skipped": "skipped",
     "failed": "failed",
 }
 
 
-def table_of(letters: Sequence[DeadLetter | LetterRow]) -> None:
-    """Print a list, the oldest first."""
-    lines = Lines("id", "failed (UTC)", "what", "part", "job", "attempts", "exception", "reason")
+def table_of(letters: Sequence[LetterRow]) -> None:
+    """Print a list, oldest first."""
+    lines = Lines(
+        "id", "failed (UTC)", "what", "part", "job", "attempts", "exception", "reason", ids=("id", "job")
+    )
     for letter in sorted(letters, key=lambda each: each.failed_at):
         lines.add(
             letter.id,
             moment(letter.failed_at),
-            _cut(letter.stage or letter.task or letter.source or "", NAME_SHOWN),
+            letter.stage or letter.task or letter.source or "",
             letter.part or "",
             letter.job_id or "",
             str(letter.attempts),
-            _cut(letter.error.rsplit(".", 1)[-1], NAME_SHOWN),
-            _cut(letter.reason, REASON_SHOWN),
+            letter.error.rsplit(".", 1)[-1],
+            letter.reason,
         )
-    lines.print("There are no such dead letters.")
+    lines.print("No dead letter matches.")
 
 
 def print_letter(letter: Mapping[str, Any]) -> None:
-    """Print one with all there is to it, given as its fields."""
+    """Print one dead letter, given as its fields."""
     shown = dict(letter)
     data, headers, traceback = (shown.pop(name) for name in ("data", "headers", "traceback"))
     for name, value in shown.items():
         if value not in (None, ""):
             text = moment(value) if name in ("first_at", "failed_at") else value
-            click.echo(f"{name:<10} {clean(str(text))}")
-    _section("headers", _indented(headers))
+            echo(f"{name:<10} {text}")
+    _section("headers", _indent(headers))
     _section("data", _pretty(data))
     _section("traceback", traceback)
 
 
 def print_summary(outcomes: Mapping[str, int]) -> None:
-    """One line about what became of many."""
+    """Print one line with the number of each outcome."""
     parts = [f"{outcomes[name]:,} {word}" for name, word in _WORDS.items() if outcomes.get(name)]
     REMARKS.print((", ".join(parts) or "Nothing was done") + ".")
 
 
 def _section(title: str, text: str) -> None:
     if text:
-        click.echo(f"\n{title}:\n{clean(text)}")
+        echo(f"\n{title}:\n{text}")
 
 
 def _pretty(data: str | None) -> str:
-    """JSON laid out for reading; anything else as it is."""
+    """Return JSON indented; other text as it is."""
     if data is None:
         return ""
     try:
@@ -75,13 +70,8 @@ def _pretty(data: str | None) -> str:
         return data
 
 
-def _indented(headers: Mapping[str, object]) -> str:
+def _indent(headers: Mapping[str, object]) -> str:
     try:
         return json.dumps(headers, indent=2, ensure_ascii=False) if headers else ""
     except RecursionError:
         return str(headers)
-
-
-def _cut(text: str, limit: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""``pipeline jobs``: what became of jobs."""
+"""``pipeline jobs``: list, show, wait for, cancel and sweep jobs."""
 
 import sys
 import time
@@ -10,39 +10,47 @@ from typing import Any
 
 import click
 
-from pipeline.cancelling import cancel_job
-from pipeline.cli.duration import Duration
-from pipeline.cli.edge import (
-    clean,
-    moment,
-    print_json,
+from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
+from pipeline.cli.options import Duration
+from pipeline.cli.output import Lines, echo, moment, print_json
+from pipeline.cli.remote import Remote, url_option
+from pipeline.cli.service import (
+    one_job_id,
     producing,
     read_settings,
     read_stages,
     require_terminal,
+    stored_job_ids,
+    unknown_job,
 )
-from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
-from pipeline.cli.lines import Lines
-from pipeline.cli.remote import Remote, url_option
+from pipeline.deadletters.jobsweep import JobSweep
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
-from pipeline.sweep import Sweep
+from pipeline.ledger import Ledger
+from pipeline.patience import Patience
 from pipeline.web.model import JobFilter
 
 #: Jobs read at once for a list.
 PAGE = 100
 
-#: Failures that are shown to a person: each of many thousand parts may have one.
+#: Failures that are printed without --json: each of many thousand parts may have one.
 FAILURES_LISTED = 20
 
 #: A job, its stages in order, and its failures.
-JobShown = tuple[Job, list[StageProgress], list[dict[str, Any]]]
+JobReading = tuple[Job, list[StageProgress], list[dict[str, Any]]]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a job and line.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 
-@click.group(short_help="List, show, wait for and cancel jobs; find what stopped.")
+@click.group(
+    short_help="List, show, wait for and cancel jobs; find stalled ones.",
+    epilog="""\b
+Examples:
+  pipeline jobs list --state failed
+  pipeline jobs show 3f0c3c1e
+  pipeline jobs wait 3f0c3c1e && echo done""",
+)
 def jobs() -> None:
-    """List jobs, show one, wait for some, cancel them, or find those that stopped moving."""
+    """List jobs, show one, wait for jobs, cancel them, or find stalled ones."""
 
 
 @jobs.command(
@@ -54,10 +62,12 @@ Examples:
   pipeline jobs list --entity order-7
   WEB_TOKEN=… pipeline jobs list --url https://jobs.example.com""",
 )
-@click.option("--state", type=click.Choice([state.value for state in JobState]), help="Only these.")
-@click.option("--entity", help="Only those of this entity.")
-@click.option("--newer-than", type=Duration(), help="Submitted since so long ago: 30m, 2h, 7d.")
-@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many at most.")
+@click.option(
+    "--state", type=click.Choice([state.value for state in JobState]), help="Only jobs in this state."
+)
+@click.option("--entity", help="Only jobs of this entity.")
+@click.option("--newer-than", type=Duration(), help="Only jobs submitted within this time: 30m, 2h, 7d.")
+@click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number.")
 @url_option
 @_json
 def list_jobs(
@@ -68,7 +78,7 @@ def list_jobs(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     wanted = JobFilter(
         state=JobState(state) if state else None,
         entity_id=entity,
@@ -80,19 +90,19 @@ def list_jobs(
         for job in found:
             print_json(job_fields(job))
         return
-    lines = Lines("job", "state", "submitted (UTC)", "seconds", "entity", "topic")
+    lines = Lines("job", "state", "submitted (UTC)", "seconds", "entity", "topic", ids=("job",))
     for job in found:
         seconds = "" if job.closed_at is None else f"{job.closed_at - job.submitted_at:.1f}"
         lines.add(job.job_id, job.state, moment(job.submitted_at), seconds, job.entity_id, job.topic)
     lines.print(
-        "There are no jobs yet: pipeline submit starts one."
+        "There are no jobs yet. Start one with pipeline submit."
         if wanted == JobFilter()
-        else "There are no such jobs.",
+        else "No job matches.",
     )
 
 
 @jobs.command(
-    short_help="Show how far a job is, and why tasks of it failed.",
+    short_help="Show the progress of a job and its failures.",
     epilog="""\b
 Examples:
   pipeline jobs show 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
@@ -102,142 +112,149 @@ Examples:
 @url_option
 @_json
 def show(job_id: str, url: str | None, as_json: bool) -> None:
-    """Show how far a job is, stage by stage, and why the first 20 tasks of it failed.
+    """Show the progress of a job, stage by stage, and its first 20 failures.
 
-    Without --url, --json has all that failed.
+    JOB_ID may be the beginning of an id, at least 4 characters. --json has all failures, except with --url.
     """
     most = None if as_json else FAILURES_LISTED + 1
-    found = _told(Remote(url), job_id) if url else _read(JobStore(read_settings()), job_id, most)
-    if found is None:
-        raise _unknown(job_id)
-    job, stages, failures = found
+    job, stages, failures = (
+        _from_page(Remote(url), job_id) if url else _read(JobStore(read_settings()), job_id, most)
+    )
     if as_json:
         print_json({**job_fields(job), "stages": [asdict(each) for each in stages], "failures": failures})
         return
-    click.echo(clean(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}"))
-    click.echo(f"submitted {moment(job.submitted_at)}  closed {moment(job.closed_at) or '-'} (UTC)")
+    echo(f"{job.job_id}  {job.state}  entity {job.entity_id}  topic {job.topic}")
+    echo(f"submitted {moment(job.submitted_at)}  closed {moment(job.closed_at) or '-'} (UTC)")
     _stages(stages).print()
     for failure in failures[:FAILURES_LISTED]:
-        click.echo(
-            clean(
-                f"{failure['stage']} ({failure['part']}) failed, attempts {failure['attempts']}: "
-                f"{failure['error']}: {failure['message']}"
-            )
+        echo(
+            f"{failure['stage']} ({failure['part']}) failed, attempts {failure['attempts']}: "
+            f"{failure['error']}: {failure['message']}"
         )
     if len(failures) > FAILURES_LISTED:
-        click.echo("and more: --json shows all of them")
+        echo("and more: --json has all of them")
 
 
 @jobs.command(
     short_help="Wait until jobs have ended.",
     epilog="""\b
 Examples:
-  pipeline jobs wait 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11 && echo done
+  pipeline jobs wait 3f0c3c1e && echo done
   pipeline jobs wait --timeout 600 --json 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11""",
 )
 @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Maximum seconds to wait.")
 @_json
 def wait(job_ids: tuple[str, ...], timeout: float | None, as_json: bool) -> None:
-    """Wait until jobs have ended; exit code 1 unless all of them completed."""
+    """Wait until jobs have ended. Exit code 1 unless all of them completed.
+
+    JOB_ID may be the beginning of an id, at least 4 characters.
+    """
     store = JobStore(read_settings())
-    for job_id in job_ids:
-        if store.job(job_id) is None:
-            raise _unknown(job_id)
-    sys.exit(follow(store, job_ids, timeout, as_json))
+    wanted = [one_job_id(job_id, stored_job_ids(store, job_id)) for job_id in job_ids]
+    sys.exit(follow(store, wanted, timeout, as_json))
 
 
 @jobs.command(
+    short_help="Cancel running jobs for good.",
     epilog="""\b
 Examples:
-  pipeline jobs cancel 3f0c3c1e-5a44-5c0e-9f0e-2b7d0a6f8f11
+  pipeline jobs cancel 3f0c3c1e
   pipeline jobs list --state running --json | jq -r .job_id | xargs pipeline jobs cancel --yes
 
-Exit code 1 unless all of them are cancelled."""
+Exit code 1 unless all of them are cancelled.""",
 )
 @click.argument("job_ids", nargs=-1, required=True, metavar="JOB_ID...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Skip the confirmation prompt.")
 @_json
 def cancel(job_ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
-    """Cancel jobs that run. That is final: what has not started of them is skipped and never runs.
+    """Cancel running jobs for good: tasks of them that have not started never run.
 
-    What runs at this moment ends as ever and is recorded; what it emits starts nothing. A job that has ended
-    stays as it is. May be repeated when it was interrupted.
+    JOB_ID may be the beginning of an id, at least 4 characters.
+
+    Tasks that run at this moment end and are recorded, and the events they emit start nothing. Jobs that have
+    ended stay as they are. The command may be repeated when it was interrupted.
     """
     settings = read_settings()
-    store, wanted = JobStore(settings), list(dict.fromkeys(job_ids))
-    for job_id in wanted:
-        if store.job(job_id) is None:
-            raise _unknown(job_id)
+    store = JobStore(settings)
+    wanted = list(dict.fromkeys(one_job_id(job_id, stored_job_ids(store, job_id)) for job_id in job_ids))
     if not yes:
         require_terminal("--yes")
-        click.confirm(f"Cancel {len(wanted):,} for good?", abort=True, err=True)
+        click.confirm(f"Cancel {len(wanted):,} jobs for good?", abort=True, err=True)
     cancelled = 0
     with producing(settings, "jobs") as producer:
+        ledger = Ledger(settings, store, producer, Patience(waits=False))
         for job_id in wanted:
-            job = cancel_job(settings, store, producer, job_id)
+            job = ledger.cancel(job_id)
             if job is None:
-                raise _unknown(job_id)
+                raise unknown_job(job_id)
             cancelled += job.state is JobState.CANCELLED
             if as_json:
                 print_json(job_fields(job))
             else:
-                click.echo(f"{job_id}  {_cancelled(job)}")
+                echo(f"{job_id}  {_cancel_outcome(job)}")
     sys.exit(0 if cancelled == len(wanted) else 1)
 
 
-def _cancelled(job: Job) -> str:
+def _cancel_outcome(job: Job) -> str:
     if job.state is JobState.CANCELLED:
         return "cancelled"
     if job.state is JobState.RUNNING:
-        return "not cancelled: all its stages are done, and it is about to be complete"
-    return f"not cancelled: it is {job.state.value}"
+        return "not cancelled: all its stages are done, it completes now"
+    return f"not cancelled: it is already {job.state.value}"
 
 
 @jobs.command(
-    short_help="Find jobs that stopped moving, and mend what can be.",
+    short_help="Find stalled jobs, and repair them.",
     epilog="""\b
 Examples:
   pipeline jobs sweep
   pipeline jobs sweep --idle 1h --json | jq -r 'select(.kind == "lost").job_id'
 
-The bridge does the same every minute. Exit code 1 when something is lost, or could not be mended.""",
+The bridge does the same every minute. Exit code 1 when a task is lost, or a repair failed.""",
 )
 @click.option(
-    "--idle", type=Duration(), default="5m", show_default=True, help="Look at jobs open for longer than this."
+    "--idle",
+    type=Duration(),
+    default="5m",
+    show_default=True,
+    help="Only jobs open for longer than this.",
 )
 @_json
 def sweep(idle: float, as_json: bool) -> None:
-    """Find jobs that stopped moving, say why, and mend what can be mended.
+    """Find jobs without progress, print why, and repair them where possible.
 
-    Gives a reason to dead letters that SQS itself moved, records those a job does not know of, and closes
-    what ended without being closed.
+    Adds the reason to dead letters that SQS itself moved, records dead letters that their job does not know,
+    and closes jobs that have ended.
     """
     settings = read_settings()
     kinds: Counter[str] = Counter()
-    with Sweep(settings, read_stages(settings)) as under_way:
+    with JobSweep(settings, read_stages(settings)) as under_way:
         for finding in under_way.run(idle):
             kinds[finding.kind] += 1
             if as_json:
                 print_json(asdict(finding))
             else:
-                click.echo(clean(f"{finding.kind:<10} {finding.job_id or '-'}  {finding.text}"))
+                echo(f"{finding.kind:<10} {finding.job_id or '-'}  {finding.text}")
     if not kinds and not as_json:
-        click.echo(f"No job is open for longer than {idle:g} s, and every dead letter has its reason.")
+        echo(f"No job is open for longer than {idle:g} s, and every dead letter has a reason.")
     sys.exit(1 if kinds["lost"] or kinds["failed"] else 0)
 
 
-def _read(store: JobStore, job_id: str, most: int | None) -> JobShown | None:
-    """A job from the services, with at most so many failures."""
-    found = store.progress(job_id)
-    return (found[0], in_order(found[1]), failure_fields(store, job_id, most)) if found else None
-
-
-def _told(remote: Remote, job_id: str) -> JobShown | None:
-    """The same as a jobs page tells it."""
-    found = remote.job(job_id)
+def _read(store: JobStore, text: str, most: int | None) -> JobReading:
+    """Read a job from the services, with at most ``most`` failures."""
+    job_id = one_job_id(text, stored_job_ids(store, text))
+    found = store.listing.progress(job_id)
     if found is None:
-        return None
+        raise unknown_job(text)
+    return found[0], in_order(found[1]), failure_fields(store, job_id, most)
+
+
+def _from_page(remote: Remote, text: str) -> JobReading:
+    """Read a job from a jobs page."""
+    found = remote.job(one_job_id(text, remote.job_ids(text)))
+    if found is None:
+        raise unknown_job(text)
     stages = in_order(row.progress for row in found.stages)
     return found.job, stages, [asdict(row.failure) for row in found.failures]
 
@@ -245,19 +262,13 @@ def _told(remote: Remote, job_id: str) -> JobShown | None:
 def _all_jobs(store: JobStore, wanted: JobFilter) -> Iterator[Job]:
     before = None
     while True:
-        page = store.jobs(
+        page = store.listing.jobs(
             wanted.state, limit=PAGE, before=before, entity_id=wanted.entity_id, since=wanted.since
         )
         yield from page.jobs
         before = page.next
         if before is None:
             return
-
-
-def _unknown(job_id: str) -> click.UsageError:
-    return click.UsageError(
-        f"There is no job {job_id!r} in this service. pipeline jobs list shows those there are."
-    )
 
 
 def _stages(stages: list[StageProgress]) -> Lines:

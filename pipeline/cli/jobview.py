@@ -1,23 +1,22 @@
-"""Jobs as the command line shows them, and waiting for them with a progress bar."""
+"""Jobs as text and JSON, and waiting for them with a progress bar."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pipeline.cli.edge import REMARKS, clean, print_json
+from pipeline.cli.output import REMARKS, echo, print_json
+from pipeline.client.waiting import ended_jobs
 from pipeline.jobs import Job, JobState, JobStore, StageProgress
-from pipeline.waiting import ended_jobs
 
-#: How many failures of a job are shown to a person; ``jobs show --json`` has all.
+#: Failures of a job that are printed; ``jobs show --json`` has all.
 FAILURES_SHOWN = 3
 
 
 def job_fields(job: Job) -> dict[str, Any]:
-    """A job as one JSON object. Times are seconds since 1970, ``seconds`` how long it ran."""
+    """Return a job as one JSON object. Times are seconds since 1970; ``seconds`` is its duration."""
     return {
         "job_id": job.job_id,
         "state": job.state.value,
@@ -32,23 +31,23 @@ def job_fields(job: Job) -> dict[str, Any]:
 
 
 def follow(store: JobStore, job_ids: Sequence[str], timeout: float | None, as_json: bool) -> int:
-    """Wait for jobs and print how each ended, in the order given; 1 unless all are complete."""
+    """Wait for jobs and print how each ended, in the order given; return 1 unless all are complete."""
     ended = _wait(store, job_ids, timeout, silent=as_json)
     for job_id in job_ids:
         job = ended.get(job_id)
         if as_json:
             print_json(job_fields(job) if job else {"job_id": job_id, "state": JobState.RUNNING.value})
         else:
-            click.echo(f"{job_id}  {_end(job, timeout)}")
+            echo(f"{job_id}  {_end(job, timeout)}")
             _print_failures(store, job)
     complete = [job_id for job_id, job in ended.items() if job.state is JobState.COMPLETE]
     return 0 if len(complete) == len(set(job_ids)) else 1
 
 
 def in_order(stages: Iterable[StageProgress]) -> list[StageProgress]:
-    """Stages about in the order of their work: as they finished, then what has begun, then what waits.
+    """Sort stages by their work: finished ones by time, then running, then waiting.
 
-    A job's record does not keep the order: a map in DynamoDB has none.
+    A job's record has no order: a map in DynamoDB has none.
     """
     return sorted(
         stages,
@@ -62,7 +61,7 @@ def in_order(stages: Iterable[StageProgress]) -> list[StageProgress]:
 
 
 def stage_line(stage: StageProgress) -> str:
-    """How far one stage is, in a few words."""
+    """Return the progress of one stage in a few words."""
     failed = f", {stage.failed} failed" if stage.failed else ""
     return f"{stage.stage} {stage.state} {stage.done}/{stage.total}{failed}"
 
@@ -92,8 +91,8 @@ def _wait(store: JobStore, job_ids: Sequence[str], timeout: float | None, silent
 
 
 def _where(store: JobStore, job_id: str) -> str:
-    """What a job is at: its stages that are not done."""
-    found = store.progress(job_id)
+    """Return the first stage of a job that is not done, with its progress."""
+    found = store.listing.progress(job_id)
     stages = [stage for stage in in_order(found[1]) if stage.state != "done"] if found else []
     return stage_line(stages[0]) if stages else ""
 
@@ -107,14 +106,14 @@ def _end(job: Job | None, timeout: float | None) -> str:
 def _print_failures(store: JobStore, job: Job | None) -> None:
     if job is None or job.state is not JobState.FAILED:
         return
-    failures = store.failures(job.job_id)
+    failures = store.listing.failures(job.job_id)
     for number, failure in enumerate(failures):
         if number == FAILURES_SHOWN:
-            click.echo(f"    and more: pipeline jobs show {job.job_id}")
+            echo(f"    and more: pipeline jobs show {job.job_id}")
             return
-        click.echo(clean(f"    {failure.stage} ({failure.part}): {failure.error}: {failure.message}"))
+        echo(f"    {failure.stage} ({failure.part}): {failure.error}: {failure.message}")
 
 
 def failure_fields(store: JobStore, job_id: str, most: int | None) -> list[dict[str, Any]]:
-    """The failures of a job that were not redriven: the first ``most``, or all (None)."""
-    return [asdict(failure) for failure in islice(store.failures(job_id), most)]
+    """Return the failures of a job that were not redriven: the first ``most``, or all (None)."""
+    return [asdict(failure) for failure in islice(store.listing.failures(job_id), most)]

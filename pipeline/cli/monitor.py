@@ -1,45 +1,53 @@
-"""``pipeline monitor``: look at topics, groups and queues; each view once, or again every ten seconds."""
+"""``pipeline monitor``: topics, consumer groups and queues; once, or every ten seconds."""
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 import click
 
-from pipeline.cli.edge import REMARKS, clean, print_json, read_settings, read_stages
 from pipeline.cli.monitorview import print_kafka, print_sqs
+from pipeline.cli.output import REMARKS, echo, print_json
+from pipeline.cli.service import read_settings, read_stages
 from pipeline.errors import ServiceError
-from pipeline.monitoring.kafka import GroupView, KafkaMonitor, TopicView
-from pipeline.monitoring.sqs import (
+from pipeline.observe.queues import (
     LIVE_WARNING,
+    QueuesReport,
     Reading,
     Sample,
     SqsMonitor,
     attempts_histogram,
     trend,
 )
+from pipeline.observe.topics import ClusterReport, GroupReport, KafkaMonitor, TopicReport
 
-#: Seconds between two looks with --watch.
+#: Seconds between two readings with --watch.
 INTERVAL = 10.0
 
-#: What ``--consumer-groups`` without a name means.
+#: The value of ``--consumer-groups`` without a name.
 ALL = "*"
 
-View = dict[str, Any]
+AnyReport = TypeVar("AnyReport", ClusterReport, QueuesReport)
+Json = dict[str, Any]
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object a look and line.")
-_watch = click.option("--watch", is_flag=True, help=f"Look again every {INTERVAL:g} s, until Ctrl-C.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+_watch = click.option("--watch", is_flag=True, help=f"Repeat every {INTERVAL:g} s, until Ctrl-C.")
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  pipeline monitor kafka
+  pipeline monitor sqs --watch"""
+)
 def monitor() -> None:
-    """Look at Kafka or SQS."""
+    """Show the state of Kafka or SQS."""
 
 
 @monitor.command(
-    short_help="Topics, newest records, and consumer groups' lag.",
+    short_help="Show topics, newest records, and the lag of consumer groups.",
     epilog="""\b
 Examples:
   pipeline monitor kafka
@@ -48,22 +56,22 @@ Examples:
   pipeline monitor kafka --consumer-groups
   pipeline monitor kafka --list-all-topics --json
 
-Without an option: this service's topics and its consumer group.""",
+Without an option: the topics of this service and its consumer group.""",
 )
-@click.option("--topics", "prefix", metavar="PREFIX", help="Topics whose names start so.")
-@click.option("--list-all-topics", is_flag=True, help="Every topic of the cluster, a line each.")
+@click.option("--topics", "prefix", metavar="PREFIX", help="Topics whose names start with PREFIX.")
+@click.option("--list-all-topics", is_flag=True, help="Every topic of the cluster, one a line.")
 @click.option(
     "--show-messages",
     type=click.IntRange(1, 1000),
     metavar="N",
-    help="The newest N records of each topic shown, as JSON with their headers.",
+    help="Also the newest N records of each topic, as JSON with their headers.",
 )
 @click.option(
     "--consumer-groups",
     is_flag=False,
     flag_value=ALL,
     metavar="[GROUP]",
-    help="A consumer group, or all of them: lag and marks of each partition, members.",
+    help="One consumer group, or all without a name: members, and lag and offsets of each partition.",
 )
 @_watch
 @_json
@@ -75,37 +83,42 @@ def kafka(
     watch: bool,
     as_json: bool,
 ) -> None:
-    """Topics, partitions, configuration, newest records, and consumer groups' lag."""
+    """Show topics, partitions, configuration, newest records, and the lag of consumer groups."""
     settings = read_settings()
     looking = KafkaMonitor(settings)
     only_groups = consumer_groups is not None and prefix is None and not list_all_topics
 
-    def topics() -> list[TopicView]:
+    def topics() -> list[TopicReport]:
         if only_groups and show_messages is None:
             return []
         if prefix is not None or list_all_topics:
             return looking.topics(prefix or "")
         return looking.service_topics(read_stages(settings))
 
-    def group(name: str) -> GroupView:
-        if name == settings.kafka_consumer_group:
-            return looking.service_group(read_stages(settings))
-        return looking.group(name)
+    def groups(names: Sequence[str]) -> list[GroupReport]:
+        return looking.groups(
+            names, read_stages(settings) if settings.kafka_consumer_group in names else None
+        )
 
-    def look() -> View:
+    def with_records(topic: TopicReport) -> TopicReport:
+        if show_messages is None:
+            return topic
+        return replace(topic, records=tuple(looking.newest(topic.name, show_messages)))
+
+    def look() -> ClusterReport:
         found = topics()
         name = consumer_groups or (
             "" if prefix is not None or list_all_topics else settings.kafka_consumer_group
         )
         names = looking.group_names() if name == ALL else [name] if name else []
-        return {
-            "bootstrap_servers": settings.kafka_bootstrap_servers,
-            "brokers": looking.brokers(),
-            "topics": [_topic(looking, topic, show_messages) for topic in found],
-            "groups": [asdict(group(each)) for each in names],
-        }
+        return ClusterReport(
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            brokers=looking.brokers(),
+            topics=tuple(map(with_records, found)),
+            groups=tuple(groups(names)),
+        )
 
-    _show(look, lambda view: print_kafka(view, brief=list_all_topics), watch, as_json)
+    _show(look, lambda report: print_kafka(report, brief=list_all_topics), _cluster_json, watch, as_json)
 
 
 @monitor.command(
@@ -116,72 +129,80 @@ Examples:
   pipeline monitor sqs --watch
   pipeline monitor sqs --sample 10 --json
 
-Dead letters are looked at without being taken away."""
+Dead letters are read without being removed."""
 )
-@click.option("--profile", help="The AWS profile to use, over AWS_PROFILE.")
-@click.option("--region", help="The AWS region to use, over AWS_DEFAULT_REGION.")
+@click.option("--profile", help="The AWS profile; overrides AWS_PROFILE.")
+@click.option("--region", help="The AWS region; overrides AWS_DEFAULT_REGION.")
 @click.option(
     "--sample",
     type=click.IntRange(0, 10),
     default=5,
     show_default=True,
-    help="How many dead letters to look at.",
+    help="Number of dead letters to read.",
 )
 @click.option(
-    "--live", is_flag=True, help="Look at as many tasks of the live queue too, which has effects on it."
+    "--live", is_flag=True, help="Also receive as many tasks of the live queue: raises their receive count."
 )
 @_watch
 @_json
 def sqs(profile: str | None, region: str | None, sample: int, live: bool, watch: bool, as_json: bool) -> None:
-    """Queue depths, dead letters and their trend, attempts."""
+    """Show queue depths, dead letters with their trend, and attempts."""
     settings = read_settings()
     # boto3's own chain reads these; the client is made after.
-    os.environ.update(_given(AWS_PROFILE=profile, AWS_DEFAULT_REGION=region))
+    os.environ.update(_overrides(AWS_PROFILE=profile, AWS_DEFAULT_REGION=region))
     if live:
         REMARKS.print(f"Warning: {LIVE_WARNING}", style="yellow")
     looking, registry = SqsMonitor(settings), read_stages(settings)
     earlier: Reading | None = None
 
-    def look() -> View:
+    def look() -> QueuesReport:
         nonlocal earlier
-        now = looking.read(registry)
-        dead = looking.dead_letters(sample) if now.dlq_depth else []
-        view = _sqs_view(earlier, now, dead)
-        if live:
-            view["live"] = _sampled(looking.live(sample))
-        earlier = now
-        return view
+        before, earlier = earlier, looking.read(registry)
+        return QueuesReport(
+            reading=earlier,
+            trend=trend(before, earlier),
+            dead_letters=tuple(looking.dead_letters(sample)) if earlier.dlq_depth else (),
+            live=tuple(looking.live(sample)) if live else None,
+        )
 
-    _show(look, print_sqs, watch, as_json)
+    _show(look, print_sqs, _queues_json, watch, as_json)
 
 
-def _given(**variables: str | None) -> dict[str, str]:
+def _overrides(**variables: str | None) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value is not None}
 
 
-def _topic(looking: KafkaMonitor, topic: TopicView, count: int | None) -> View:
-    view = asdict(topic)
-    if count:
-        view["messages"] = [asdict(message) for message in looking.newest(topic.name, count)]
-    return view
-
-
-def _sqs_view(earlier: Reading | None, now: Reading, dead: list[Sample]) -> View:
-    since = trend(earlier, now)
+def _cluster_json(report: ClusterReport) -> Json:
     return {
-        "at": now.at,
-        "queues": [asdict(queue) for queue in now.queues],
-        "dlq": {
-            "depth": now.dlq_depth,
-            "trend": since.word if since else None,
-            "change": since.change if since else None,
-            "per_minute": round(since.per_minute, 2) if since else None,
-            **_sampled(dead),
-        },
+        "bootstrap_servers": report.bootstrap_servers,
+        "brokers": dict(report.brokers),
+        "topics": [_topic_json(topic) for topic in report.topics],
+        "groups": [asdict(group) for group in report.groups],
     }
 
 
-def _sampled(samples: list[Sample]) -> View:
+def _topic_json(topic: TopicReport) -> Json:
+    found = asdict(topic)
+    records = found.pop("records")
+    return found if records is None else found | {"messages": records}
+
+
+def _queues_json(report: QueuesReport) -> Json:
+    found = {
+        "at": report.reading.at,
+        "queues": [asdict(queue) for queue in report.reading.queues],
+        "dlq": {
+            "depth": report.reading.dlq_depth,
+            "trend": report.trend.word if report.trend else None,
+            "change": report.trend.change if report.trend else None,
+            "per_minute": round(report.trend.per_minute, 2) if report.trend else None,
+            **_samples_json(report.dead_letters),
+        },
+    }
+    return found if report.live is None else found | {"live": _samples_json(report.live)}
+
+
+def _samples_json(samples: Sequence[Sample]) -> Json:
     return {
         "sample": [asdict(sample) for sample in samples],
         "attempts_histogram": {str(each): count for each, count in attempts_histogram(samples).items()},
@@ -189,18 +210,24 @@ def _sampled(samples: list[Sample]) -> View:
     }
 
 
-def _show(look: Callable[[], View], show: Callable[[View], None], watch: bool, as_json: bool) -> None:
-    for view in _looks(look, watch):
+def _show(
+    look: Callable[[], AnyReport],
+    show: Callable[[AnyReport], None],
+    to_json: Callable[[AnyReport], Json],
+    watch: bool,
+    as_json: bool,
+) -> None:
+    for report in _looks(look, watch):
         if as_json:
-            print_json(view)
+            print_json(to_json(report))
             continue
         if watch:
             click.clear()
-        show(view)
+        show(report)
 
 
-def _looks(look: Callable[[], View], watch: bool) -> Iterator[View]:
-    """One look, or looks until Ctrl-C; a service that is away for a while does not end a watch."""
+def _looks(look: Callable[[], AnyReport], watch: bool) -> Iterator[AnyReport]:
+    """Give one reading, or readings until Ctrl-C; an outage of a service does not end a watch."""
     if not watch:
         yield look()
         return
@@ -208,5 +235,5 @@ def _looks(look: Callable[[], View], watch: bool) -> Iterator[View]:
         try:
             yield look()
         except ServiceError as error:
-            click.echo(clean(f"Error: {error}"), err=True)
+            echo(f"Error: {error}", err=True)
         time.sleep(INTERVAL)

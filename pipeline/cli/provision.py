@@ -1,6 +1,5 @@
-"""``pipeline provision``: make topics, queues and table, and say what differs."""
+"""``pipeline provision``: create topics, queues and table, and report differences."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -8,14 +7,17 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from rich.text import Text
 
-from config.settings import Settings
-from pipeline.cli.edge import REMARKS, print_json, read_settings, read_stages
-from pipeline.export import cloudformation, terraform
-from pipeline.iam import ROLES, Role, policy
-from pipeline.provision import Result
-from pipeline.provision import provision as provision_service
-from pipeline.registry import Registry
+from pipeline.author.registry import Registry
+from pipeline.cli.output import REMARKS, RESULTS, echo, print_json
+from pipeline.cli.service import read_settings, read_stages
+from pipeline.infra.export import cloudformation, terraform
+from pipeline.infra.iam import policy
+from pipeline.infra.needs import ROLES, Role
+from pipeline.infra.provision import Result
+from pipeline.infra.provision import provision as provision_service
+from pipeline.settings import Settings
 
 _EXPORTS: dict[str, Callable[[Settings, Registry], dict[str, Any]]] = {
     "cloudformation": cloudformation,
@@ -28,39 +30,40 @@ _COLOURS = {"made": "green", "updated": "green", "present": "dim", "differs": "y
 @click.command(
     epilog="""\b
 Examples:
-  pipeline provision                 make what is missing, at each deployment
-  pipeline provision --update        also change what differs
+  pipeline provision                 create missing resources, at each deployment
+  pipeline provision --update        also change differing ones
   pipeline provision --json | jq -r 'select(.outcome == "differs").name'
   pipeline provision --iam worker > worker-policy.json
   pipeline provision --export terraform > pipeline.tf.json
   pipeline provision --export cloudformation > pipeline.json
 
-Exit code 1 when --update could not change all that differs."""
+Exit code 1 when --update could not change all differences."""
 )
-@click.option("--update", is_flag=True, help="Change what differs; without it, only say so.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each thing.")
+@click.option("--update", is_flag=True, help="Change differing resources; without it they are only reported.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each resource.")
 @click.option(
     "--iam",
     "role",
     type=click.Choice(ROLES),
-    help="Print the least IAM policy that a process needs, and make nothing.",
+    help="Print the minimal IAM policy for a process; create nothing.",
 )
 @click.option(
     "--export",
     "exported",
     type=click.Choice(sorted(_EXPORTS)),
-    help="Print the same topics, queues and table for another tool, and make nothing.",
+    help="Print the same resources for another tool; create nothing.",
 )
 def provision(update: bool, as_json: bool, role: Role | None, exported: str | None) -> None:
-    """Make the topics, queues and table of this service.
+    """Create the topics, queues and table of this service.
 
-    What is there stays as it is; what is less than the service needs is shown. More is as good.
+    Existing resources are not changed. Those with less than the service needs are reported; larger values
+    are accepted.
     """
     if sum(map(bool, (update, role, exported))) > 1:
         raise click.UsageError("--update, --iam and --export exclude each other.")
     settings = read_settings()
     if role:
-        click.echo(json.dumps(policy(settings, read_stages(settings), role), indent=2))
+        print_json(policy(settings, read_stages(settings), role), indent=2)
     elif exported:
         _export(settings, exported)
     else:
@@ -68,11 +71,11 @@ def provision(update: bool, as_json: bool, role: Role | None, exported: str | No
 
 
 def _export(settings: Settings, form: str) -> None:
-    click.echo(json.dumps(_EXPORTS[form](settings, read_stages(settings)), indent=2))
+    print_json(_EXPORTS[form](settings, read_stages(settings)), indent=2)
     if form == "cloudformation" and not settings.msk_cluster_arn:
         REMARKS.print(
-            "No topics: CloudFormation makes them on MSK only, and MSK_CLUSTER_ARN is not set. "
-            '"pipeline provision" makes them on any Kafka.'
+            "No topics: CloudFormation creates them on MSK only, and MSK_CLUSTER_ARN is not set. "
+            '"pipeline provision" creates them on any Kafka.'
         )
 
 
@@ -87,7 +90,7 @@ def _make(settings: Settings, update: bool, as_json: bool) -> None:
     if not as_json:
         summary = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         hint = (
-            '. "pipeline provision --update" changes what differs'
+            '. "pipeline provision --update" changes differing resources'
             if outcomes["differs"] and not update
             else ""
         )
@@ -96,10 +99,7 @@ def _make(settings: Settings, update: bool, as_json: bool) -> None:
 
 
 def _print(result: Result) -> None:
-    colour = _COLOURS[result.outcome]
-    click.echo(
-        f"{click.style(result.outcome.ljust(8), fg=None if colour == 'dim' else colour, dim=colour == 'dim')}"
-        f"{result.kind.ljust(6)} {result.name}"
-    )
+    outcome = (result.outcome.ljust(8), _COLOURS[result.outcome])
+    RESULTS.print(Text.assemble(outcome, f"{result.kind.ljust(6)} {result.name}"))
     for line in (*(f"changed: {text}" for text in result.changed), *result.differences):
-        click.echo(f"{'':15}{line}")
+        echo(f"{'':15}{line}")

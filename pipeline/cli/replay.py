@@ -1,4 +1,4 @@
-"""``pipeline replay``: make a stage's tasks again from the events that its topic still has."""
+"""``pipeline replay``: send a stage's tasks again, from the events that its topic still has."""
 
 import shlex
 import sys
@@ -9,44 +9,50 @@ from typing import Any
 
 import click
 
-from consumers.replay import Replay, Replayed, ReplayId, Window
-from pipeline.cli.edge import REMARKS, clean, print_json, read_settings, read_stages
-from pipeline.cli.moment import Moment
+from pipeline.author.stages import Stage
+from pipeline.bridge.replay import (
+    Replay,
+    Replayed,
+    ReplayId,
+    Window,
+)
+from pipeline.cli.options import Moment
+from pipeline.cli.output import REMARKS, print_json
+from pipeline.cli.service import read_settings, read_stages
 from pipeline.jobs import JobStore
-from pipeline.stages import Stage
 
-#: How many records that make no task are named, without --json.
+#: Records without a task that are named, without --json.
 NAMED = 5
 
 _LINES = {
     "sent": "{:,} tasks sent.",
     "found": "{:,} tasks would be sent.",
     "invalid": "{:,} records make no task: the bridge put them on the DLQ topic (pipeline dlq list).",
-    "refused": "{:,} were not sent: SQS does not take them.",
+    "refused": "{:,} were not sent: SQS refuses them.",
 }
 
 
 @click.command(
-    short_help="Send a stage's tasks again, from what its topic still has.",
+    short_help="Send a stage's tasks again, from the events of its topic.",
     epilog="""\b
 Examples:
   pipeline replay analyse --from 2h --dry-run
   pipeline replay analyse --from 2026-11-24T06:00 --to 2026-11-24T07:00
   pipeline replay analyse --from 1d --entity order-7 --again --json
 
-TIME is ISO 8601, in UTC unless it says otherwise, or so long ago: 90s, 30m, 2h, 7d. Exit code 1 when SQS does
-not take one of the tasks; 130 after Ctrl-C. It may be interrupted and repeated.""",
+TIME is ISO 8601, in UTC unless it says otherwise, or a duration ago: 90s, 30m, 2h, 7d. Exit code 1 when SQS
+refuses a task; 130 after Ctrl-C. The command may be interrupted and repeated.""",
 )
 @click.argument("stage")
-@click.option("--from", "begin", type=Moment(), required=True, help="Events that Kafka has since TIME.")
-@click.option("--to", "end", type=Moment(), help="And until TIME, without it; now where it is not given.")
-@click.option("--entity", help="Only those of this entity.")
-@click.option("--again", is_flag=True, help="Run what is done as well: as new events, in jobs of their own.")
+@click.option("--from", "begin", type=Moment(), required=True, help="Events since TIME, by Kafka's clock.")
+@click.option("--to", "end", type=Moment(), help="Events before TIME; default: now.")
+@click.option("--entity", help="Only events of this entity.")
+@click.option("--again", is_flag=True, help="Also run finished tasks again: as new events, in new jobs.")
 @click.option(
-    "--resume", metavar="REPLAY_ID", help="Go on with an --again that was interrupted: its jobs, its tasks."
+    "--resume", metavar="REPLAY_ID", help="Continue an interrupted --again, with the same jobs and tasks."
 )
-@click.option("--dry-run", is_flag=True, help="Only say what would be sent.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a record and line.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be sent.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each record.")
 def replay(
     stage: str,
     begin: float,
@@ -59,8 +65,8 @@ def replay(
 ) -> None:
     """Send the tasks of STAGE again, for events that its topic still has.
 
-    For what was lost or changed outside: tasks have the ids they had, so finished ones are recognised and run
-    no code, unless --again. It reads beside the consumer group: nothing is committed, no bridge is disturbed.
+    Tasks keep their ids, so finished ones run no code again, unless --again is given. The topic is read
+    outside the consumer group: no offset is committed and no bridge is disturbed.
     """
     now = time.time()
     window = Window(begin=begin, end=now if end is None else end, entity_id=entity)
@@ -70,8 +76,8 @@ def replay(
     known = registry.by_name.get(stage)
     if known is None:
         raise click.UsageError(
-            f"No stage is called {stage!r}. Stages: {', '.join(sorted(registry.by_name)) or 'none'}. "
-            "TASK_MODULES says where stages are looked for."
+            f"There is no stage {stage!r}. Stages: {', '.join(sorted(registry.by_name)) or 'none'}. "
+            "TASK_MODULES names the modules with stages."
         )
     replay_id = _replay_id(again, resume)
     replaying = Replay(settings, registry, JobStore(settings), known, replay_id)
@@ -80,7 +86,7 @@ def replay(
         _run(replaying, window, counts, dry=dry_run, as_json=as_json)
     except BaseException:
         if replaying.has_begun:
-            REMARKS.print(_unfinished(counts, known, window, replay_id))
+            REMARKS.print(_resume_hint(counts, known, window, replay_id))
         raise
     finally:
         replaying.close()
@@ -90,7 +96,7 @@ def replay(
 
 def _check(window: Window, now: float) -> None:
     if window.begin >= now:
-        raise click.UsageError("--from is not in the past: there are no events yet.")
+        raise click.UsageError("--from is not in the past, so there are no events.")
     if window.begin >= window.end:
         raise click.UsageError("--to is not after --from.")
 
@@ -99,7 +105,7 @@ def _replay_id(again: bool, resume: str | None) -> ReplayId | None:
     if resume is None:
         return ReplayId.new() if again else None
     if not again:
-        raise click.UsageError("--resume goes with --again: only that has an id of its own.")
+        raise click.UsageError("--resume needs --again: only that has an id.")
     try:
         return ReplayId.read(resume)
     except ValueError as error:
@@ -116,17 +122,17 @@ def _run(replaying: Replay, window: Window, counts: Counter[str], *, dry: bool, 
             if as_json:
                 print_json(replayed.fields())
             elif replayed.why and counts[replayed.outcome] <= NAMED:
-                REMARKS.print(clean(_named(replayed)))
+                REMARKS.print(_reason_line(replayed))
 
 
-def _named(replayed: Replayed) -> str:
+def _reason_line(replayed: Replayed) -> str:
     found = replayed.found
     return f"{replayed.outcome}: partition {found.partition}, offset {found.offset}: {replayed.why}"
 
 
 def _sum_up(counts: Counter[str], replay_id: ReplayId | None, *, dry: bool) -> None:
     if not counts:
-        REMARKS.print("There are no such events.")
+        REMARKS.print("No event matches.")
     for outcome, line in _LINES.items():
         if counts[outcome]:
             REMARKS.print(line.format(counts[outcome]))
@@ -134,16 +140,16 @@ def _sum_up(counts: Counter[str], replay_id: ReplayId | None, *, dry: bool) -> N
         REMARKS.print(f"The id of this replay is {replay_id.text}.")
 
 
-def _unfinished(
+def _resume_hint(
     counts: Counter[str], stage: Stage[Any, Any], window: Window, replay_id: ReplayId | None
 ) -> str:
-    """How far it came, and the command that goes on."""
+    """Return how far it came, and the command to continue."""
     command = ["pipeline replay", stage.name, "--from", _iso(window.begin), "--to", _iso(window.end)]
     if window.entity_id is not None:
         command += ["--entity", shlex.quote(window.entity_id)]
     if replay_id is not None:
         command += ["--again", "--resume", replay_id.text]
-    return f"Broken off after {counts['sent']:,} tasks or a few more. To go on:\n  {' '.join(command)}"
+    return f"Interrupted after {counts['sent']:,} tasks or a few more. To continue:\n  {' '.join(command)}"
 
 
 def _iso(moment: float) -> str:

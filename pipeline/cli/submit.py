@@ -9,19 +9,20 @@ from pathlib import Path
 
 import click
 
-from config.settings import Settings
-from pipeline.cli.edge import REMARKS, clean, print_json, producing, read_settings, read_stages
 from pipeline.cli.jobview import follow
+from pipeline.cli.output import REMARKS, echo, print_json
+from pipeline.cli.service import producing, read_settings, read_stages
+from pipeline.client.submission import Submission, SubmittedJob, Submitter, check_entity
 from pipeline.errors import InvalidEventError, InvalidInputError, PipelineError
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
-from pipeline.submission import Submission, SubmittedJob, Submitter
+from pipeline.settings import Settings
 from pipeline.telemetry import tracing
 
 #: Jobs whose records and events are written together.
 BATCH = 500
 
-#: How many faults of a file are shown.
+#: Faults of a file that are printed.
 FAULTS_SHOWN = 5
 
 
@@ -42,13 +43,14 @@ Examples:
     help="A file with the data of one job on each line, as JSON; - is standard input.",
 )
 @click.option(
-    "--entity", help="What the jobs are about: the key of their events. Without it each is its own."
+    "--entity",
+    help="The entity of the jobs, the key of their events. Default: one for each job.",
 )
 @click.option(
-    "--wait", is_flag=True, help="Wait until the jobs have ended; exit code 1 unless all completed."
+    "--wait", is_flag=True, help="Wait until the jobs have ended. Exit code 1 unless all completed."
 )
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds to wait at most.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a job and line.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Maximum seconds to wait.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line, for each job.")
 def submit(
     start: str,
     data: str | None,
@@ -60,18 +62,21 @@ def submit(
 ) -> None:
     """Start a job for each piece of data, at a stage or with an event on a topic.
 
-    Nothing is submitted when any of it could only fail: not JSON, or not what the stage's annotation says.
+    Nothing is submitted when any of the data could only fail: it is not JSON, or does not fit the stage's
+    annotation.
     """
     if (data is None) == (path is None):
-        raise click.UsageError("Give either --data JSON or --file PATH: the data of the jobs' first events.")
-    if entity is not None and not entity.isprintable():
-        raise click.UsageError(f"--entity {entity!r} cannot be a key: use printable text in UTF-8.")
+        raise click.UsageError("Give either --data JSON or --file PATH with the data of the jobs.")
+    try:
+        check_entity(entity)
+    except InvalidEventError as error:
+        raise click.UsageError(f"--entity: {error}.") from error
     settings = read_settings()
     given = (
         [("--data", data.encode(errors="surrogateescape"))] if data is not None else _lines(path or Path("-"))
     )
     if not given:
-        raise click.UsageError(f"{path} holds no line of data, so there is nothing to submit.")
+        raise click.UsageError(f"{path} has nothing to submit: write the JSON of one job on each line.")
     store = JobStore(settings)
     with _producer(settings) as producer:
         try:
@@ -87,7 +92,7 @@ def submit(
 
 
 def _lines(path: Path) -> list[tuple[str, bytes]]:
-    """Each line that is not blank, with its place."""
+    """Return each line that is not blank, with its number."""
     try:
         content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
@@ -106,25 +111,25 @@ def _check(submitter: Submitter, places: Sequence[str], submissions: Sequence[Su
     if faults:
         more = f"\nand {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
         raise click.UsageError(
-            "Nothing was submitted, for these would fail:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more
+            "Nothing was submitted, because these would fail:\n" + "\n".join(faults[:FAULTS_SHOWN]) + more
         )
 
 
 def _submit(
     submitter: Submitter, submissions: Sequence[Submission], silent: bool, as_json: bool
 ) -> list[SubmittedJob]:
-    """Submit all, print each job and each failure; those that were submitted."""
+    """Submit all; print each job and each failure; return the submitted jobs."""
     jobs: list[SubmittedJob] = []
     for begin in range(0, len(submissions), BATCH):
         for answer in submitter.submit(submissions[begin : begin + BATCH]):
             if isinstance(answer, PipelineError):
-                REMARKS.print(clean(f"Not submitted: {answer}"))
+                REMARKS.print(f"Not submitted: {answer}")
                 continue
             jobs.append(answer)
             if as_json and not silent:
                 print_json(asdict(answer))
             elif not silent:
-                click.echo(answer.job_id)
+                echo(answer.job_id)
     return jobs
 
 

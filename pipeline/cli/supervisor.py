@@ -1,4 +1,4 @@
-"""Runs several commands with one prefixed log until one of them ends or a signal comes; restarts nothing.
+"""A supervisor of several commands: one prefixed log, until one of them ends or a signal comes.
 
 honcho's own manager is not used: it signals whole process groups, which would kill a worker's running
 tasks, and kills after five seconds, before a worker has put back what it holds.
@@ -18,7 +18,7 @@ from honcho.colour import get_colours
 from honcho.printer import Message, Printer
 
 from pipeline.services.children import GRACE, Children
-from pipeline.telemetry.logs import readable
+from pipeline.telemetry.logs import terminal_line
 
 SYSTEM = "system"
 
@@ -33,25 +33,25 @@ class _Line:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ended:
-    """A command and all that it had started are gone."""
+    """A command and its child processes have ended."""
 
     name: str
-    #: Its exit code; minus the signal when it was killed.
+    #: Its exit code, or minus the signal that killed it.
     code: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Signal:
-    """This process was asked to end."""
+    """This process received a signal to end."""
 
     number: int
 
 
 class Supervisor:
-    """The commands, and what is known of them."""
+    """The running commands and their output. It restarts nothing."""
 
     def __init__(self, children: Children, terminal: bool) -> None:
-        """``terminal``: people read along, so what the commands log as JSON is laid out for them."""
+        """``terminal``: a person reads the output, so JSON log lines are made readable."""
         self._children = children
         self._terminal = terminal
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -62,7 +62,7 @@ class Supervisor:
         self._next_colour = get_colours()
         self._colours: dict[str, str] = {}
         self._exit_code: int | None = None
-        #: When what still runs is killed; None until asked to end.
+        #: When commands that still run are killed; None until asked to end.
         self._deadline: float | None = None
 
     def start(self, name: str, command: str, environment: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ class Supervisor:
         self._say(f"{name} started (pid {process.pid})")
 
     def run(self) -> int:
-        """Print what they print until all have ended; the exit code: 1 when one ended by itself."""
+        """Print their output until all have ended; return the exit code: 1 when one ended by itself."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _frame: self._events.put(_Signal(number=number)))
         while self._running:
@@ -133,7 +133,7 @@ class Supervisor:
         reader = threading.Thread(target=self._read, args=(name, process), daemon=True)
         reader.start()
         code = process.wait()
-        # What it leaves behind would hold its output open.
+        # Processes that it leaves behind would keep its output open.
         self._children.end(process)
         reader.join()
         self._events.put(_Ended(name=name, code=code))
@@ -148,7 +148,7 @@ class Supervisor:
         if not self._terminal:
             self._print(line.name, line.data, self._colours[line.name])
             return
-        for text in readable(line.data.decode(errors="replace").rstrip("\n")).splitlines():
+        for text in terminal_line(line.data.decode(errors="replace").rstrip("\n")).splitlines():
             self._print(line.name, text.encode(), self._colours[line.name])
 
     def _say(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Submitting jobs: a job's record first, then the event that starts it."""
+"""Submission of jobs: the job's record first, then the event that starts it."""
 
 import time
 import uuid
@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from config.settings import Settings
-from pipeline import events, identity
+from pipeline.author.registry import Registry
 from pipeline.errors import InvalidEventError, PipelineError, ServiceError
-from pipeline.events import Event
-from pipeline.jobs import Failed, JobPlan, JobStore, NewJob, StageRef
-from pipeline.kafka import EventProducer, Record
-from pipeline.registry import Registry
+from pipeline.infra.needs import check_topics
+from pipeline.jobs import FailedTask, JobStore, NewJob, StageRef
+from pipeline.jobs.deployments import current
+from pipeline.kafka import EventProducer, OutgoingRecord
+from pipeline.ledger import Ledger
+from pipeline.patience import Patience
+from pipeline.settings import Settings
+from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage
 from pipeline.telemetry import tracing
-from pipeline.topology import check_topics
+from pipeline.wire import events, identity, taskmessage
+from pipeline.wire.events import Event
+from pipeline.wire.plans import JobPlan, plan_from
+from pipeline.wire.taskmessage import TaskMessage
 
-#: Seconds for Kafka to acknowledge: what the producer itself tries for, and a little.
-EMIT_TIMEOUT = 65.0
+#: Seconds for Kafka to answer before anything is written: a person waits.
+ANSWER_TIMEOUT = 5.0
+
+#: Bytes that a trace may add to a task's message.
+TRACE_BYTES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +35,7 @@ class Submission:
 
     #: The data of its first event, as JSON in UTF-8.
     data: bytes
-    #: What it is about: the key of its events. None: each job is its own entity.
+    #: The key of its events. None: each job is its own entity.
     entity_id: str | None = None
 
 
@@ -49,48 +58,63 @@ class Submitter:
     def __init__(
         self, settings: Settings, registry: Registry, store: JobStore, producer: EventProducer, start: str
     ) -> None:
-        """``start`` names a stage or a topic; ``InvalidEventError`` for one that nobody knows.
+        """``start`` names a stage or a topic; raise ``InvalidEventError`` for an unknown one.
 
-        ``ConfigurationError`` where events would be taken for something else (``check_topics``).
+        Raise ``ConfigurationError`` where topics are shared (``check_topics``).
         """
         check_topics(settings, registry)
         self._settings = settings
         self._registry = registry
-        self._store = store
         self._producer = producer
+        self._ledger = Ledger(settings, store, producer, Patience(waits=False))
         self.topic = start_topic(registry, start)
-        self._plan = JobPlan(stages=registry.plan(self.topic))
+        self._deployments = store.deployments
 
     def check(self, submission: Submission) -> None:
-        """Raise ``InvalidEventError`` or ``InvalidInputError`` where its tasks could only fail."""
+        """Raise ``InvalidEventError`` or ``InvalidInputError`` if the job could only fail.
+
+        Checks the entity, the data, and the size of the messages that they make.
+        """
+        check_entity(submission.entity_id)
         events.checked_json(submission.data)
+        job = self._named(submission)
+        event = self._event(job, self._registry.plan(self.topic), submission.data)
         for stage in self._registry.consumers(self.topic):
             stage.load_input(submission.data)
+            self._check_size(taskmessage.for_event(stage, event, job.job_id, job.submitted_at, event.plan_id))
 
     def submit(self, submissions: Sequence[Submission]) -> list[SubmittedJob | PipelineError]:
-        """Open a job for each and emit its event; in the place of one that failed stands why.
+        """Open a job for each and emit its event; return the job, or the error, of each.
 
-        A job whose record was written and whose event was not acknowledged is recorded as failed; should
-        the event have arrived after all, the job runs and completes.
+        Raise a ServiceError, with nothing written, when Kafka or DynamoDB does not answer, or Kafka lacks the
+        topic. A job whose event is not acknowledged later is recorded as failed, and its error names it;
+        should the event have arrived after all, the job runs and completes.
         """
+        self._producer.check_topic(self._settings.topic(self.topic), ANSWER_TIMEOUT)
+        plan = self._plan()
         jobs = [self._named(submission) for submission in submissions]
-        opened = self._store.open_jobs([self._new_job(job) for job in jobs])
+        opened = self._ledger.open([self._new_job(job, plan) for job in jobs])
         answers: list[SubmittedJob | PipelineError] = [
-            answer if isinstance(answer, ServiceError) else job
-            for job, answer in zip(jobs, opened, strict=True)
+            error or job for job, error in zip(jobs, opened.errors, strict=True)
         ]
         ready = [at for at, answer in enumerate(answers) if isinstance(answer, SubmittedJob)]
-        made = [self._event(jobs[at], submissions[at].data) for at in ready]
-        spans = [tracing.sending(self._settings.topic(self.topic), event) for event in made]
+        made = [self._event(jobs[at], plan, submissions[at].data) for at in ready]
+        spans = [tracing.send_span(self._settings.topic(self.topic), event) for event in made]
         records = [self._record(event, span.traceparent) for event, span in zip(made, spans, strict=True)]
-        emitted = self._producer.emit(records, EMIT_TIMEOUT)
+        emitted = self._ledger.emit("submit", records)
         for at, span, error in zip(ready, spans, emitted, strict=True):
             if error is not None:
                 span.fail(type(error).__qualname__, str(error))
                 self._give_up(jobs[at], error)
-                answers[at] = error
+                answers[at] = _naming(jobs[at], error)
             span.end()
         return answers
+
+    def _plan(self) -> JobPlan:
+        """Return the plan that the bridges follow: another version may be deployed than this process has."""
+        live = current(self._deployments.all(), time.time())
+        followed = plan_from(live.routes, self.topic) if live else None
+        return followed if followed and followed.stages else self._registry.plan(self.topic)
 
     @property
     def _source(self) -> str:
@@ -100,22 +124,22 @@ class Submitter:
         event_id = str(uuid.uuid4())
         return SubmittedJob(
             job_id=identity.job_id(self._source, event_id),
-            entity_id=submission.entity_id or event_id,
+            entity_id=event_id if submission.entity_id is None else submission.entity_id,
             topic=self.topic,
             event_id=event_id,
             submitted_at=time.time(),
         )
 
-    def _new_job(self, job: SubmittedJob) -> NewJob:
+    def _new_job(self, job: SubmittedJob, plan: JobPlan) -> NewJob:
         return NewJob(
             job_id=job.job_id,
             entity_id=job.entity_id,
             topic=self.topic,
-            plan=self._plan,
+            plan=plan,
             submitted_at=job.submitted_at,
         )
 
-    def _event(self, job: SubmittedJob, data: bytes) -> Event:
+    def _event(self, job: SubmittedJob, plan: JobPlan, data: bytes) -> Event:
         return Event(
             id=job.event_id,
             source=self._source,
@@ -125,17 +149,28 @@ class Submitter:
             data=data,
             job_id=job.job_id,
             submitted_at=job.submitted_at,
+            plan_id=plan.id,
         )
 
-    def _record(self, event: Event, traceparent: str | None) -> Record:
+    def _record(self, event: Event, traceparent: str | None) -> OutgoingRecord:
         key, value, headers = events.encode(event.continuing(traceparent))
-        return Record(topic=self._settings.topic(self.topic), key=key, value=value, headers=headers)
+        return OutgoingRecord(topic=self._settings.topic(self.topic), key=key, value=value, headers=headers)
+
+    def _check_size(self, task: TaskMessage) -> None:
+        """Refuse data that SQS has no room for; without SQS a task has no message."""
+        message = OutgoingMessage(**task.to_sqs())
+        room = MAX_MESSAGE_BYTES - message.room - TRACE_BYTES
+        if self._settings.use_sqs_task_processing and message.size > room:
+            raise InvalidEventError(
+                f"the message of its task would have {message.size:,} bytes, and SQS takes {room:,}: store "
+                "the data elsewhere and submit where it is"
+            )
 
     def _give_up(self, job: SubmittedJob, error: ServiceError) -> None:
-        """Let the job end as failed: it must not be shown as running for ever."""
-        self._store.record_failed(
+        """Record the job as failed, so that it is not listed as running for ever."""
+        self._ledger.fail(
             [
-                Failed(
+                FailedTask(
                     ref=StageRef(job_id=job.job_id, stage=stage.name),
                     task_id=identity.task_id(self._source, job.event_id, stage.name, None),
                     error=type(error).__name__,
@@ -148,8 +183,29 @@ class Submitter:
         )
 
 
+def check_entity(entity_id: str | None) -> None:
+    """Raise ``InvalidEventError`` for an entity that cannot be the key of an event."""
+    if entity_id is None:
+        return
+    if not entity_id:
+        raise InvalidEventError("the entity is empty: give a text, or none for an entity of the job's own")
+    if len(entity_id) > events.ENTITY_LIMIT:
+        raise InvalidEventError(
+            f"the entity has {len(entity_id):,} characters and may have {events.ENTITY_LIMIT:,}"
+        )
+    if not entity_id.isprintable():
+        raise InvalidEventError(f"the entity {entity_id!r} cannot be a key: use printable text in UTF-8")
+
+
+def _naming(job: SubmittedJob, error: ServiceError) -> ServiceError:
+    """Return the error with the id of the job, which is recorded by now."""
+    named = type(error)(f"Job {job.job_id} is recorded as failed, its event was not acknowledged: {error}")
+    named.__cause__ = error
+    return named
+
+
 def start_topic(registry: Registry, name: str) -> str:
-    """The topic whose events start what ``name`` (a stage, or a topic) names; lists the known ones else."""
+    """Return the topic of a start (a stage or a topic); raise an error that lists the known ones."""
     if name in registry.by_name:
         return registry.by_name[name].consumes
     if name in registry.consumed_topics:

@@ -1,11 +1,11 @@
-"""Waiting until jobs have ended."""
+"""Wait until jobs have ended."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pipeline.jobs import Job, JobState, JobStore
 
-#: Seconds between two looks at the jobs that still run: short at first, for a job of one quick stage.
+#: Seconds between two reads of the jobs that still run: short at first, for a job of one quick stage.
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
@@ -15,11 +15,11 @@ def ended_jobs(
     timeout: float | None = None,
     on_look: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[Job]:
-    """Each job when it has ended, complete or failed, in the order in which they are seen to end.
+    """Yield each job when it has ended (complete, failed or cancelled), in the order in which they end.
 
-    Stops after ``timeout`` seconds, without the jobs that still run; None waits for ever. A job that
-    has no record is taken for one that will have it: whoever submits may be a moment behind.
-    ``on_look`` is told the ids of those that still run, each time after looking.
+    Stop after ``timeout`` seconds, without the jobs that still run; None waits for ever. A job without a
+    record is expected to get one: its submitter may be a moment behind. ``on_look`` is called after each read
+    with the ids of the jobs that still run.
     """
     waiting = list(dict.fromkeys(job_ids))
     end = None if timeout is None else time.monotonic() + timeout
@@ -27,7 +27,7 @@ def ended_jobs(
     while True:
         left = []
         for job_id in waiting:
-            job = store.job(job_id)
+            job = store.records.get(job_id)
             if job is None or job.state is JobState.RUNNING:
                 left.append(job_id)
             else:

@@ -1,7 +1,7 @@
-"""Messages of the control plane: as bytes on Kafka, and what one must be before Celery may see it.
+"""Messages of the control plane: their bytes on Kafka, and the checks before Celery sees them.
 
-Celery's worker restarts its mailbox on a command it cannot take apart, and Flower's reader starts over
-from the past on such an event: so both are checked here, and what is wrong is never delivered.
+Celery's worker restarts its mailbox on a command that it cannot take apart, and Flower's reader starts over
+from the past on such an event. So both are checked here, and an invalid message is never delivered.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Final
 from kombu.utils.json import loads
 
 from pipeline.errors import InvalidInputError
-from pipeline.kafka import Message
+from pipeline.kafka import ReceivedRecord
 from pipeline.transport.envelope import PARSED
 
 #: Celery's exchanges that Kafka carries, under Celery's names.
@@ -21,38 +21,49 @@ COMMANDS: Final = "celery.pidbox"
 REPLIES: Final = "reply.celery.pidbox"
 EXCHANGES: Final = frozenset({EVENTS, COMMANDS, REPLIES})
 
-#: A command is dropped so long after it expired (seconds): its sender has gone. Two machines' clocks may
-#: differ by less than this.
+#: A command is dropped so long after it expired (seconds), because its sender has gone. The clocks of two
+#: machines may differ by less than this.
 CLOCKS_DIFFER = 10.0
 
-#: A worker tells that it lives every 2 seconds: what it said so long ago (seconds) is no sign of life.
+#: Commands that a worker obeys however late it reads them, and how long Celery itself remembers what they
+#: revoked (celery.worker.state.REVOKE_EXPIRES, seconds).
+REVOKES: Final = ("revoke", "revoke_by_stamped_headers")
+REVOKES_LAST: Final = 10_800.0
+
+#: The longest pattern of names in a command: kombu makes a regular expression of it.
+LONGEST_PATTERN: Final = 200
+
+#: A worker sends a heartbeat every 2 seconds: one so old (seconds) is no sign of life.
 HEARTBEATS_LAST = 10.0
 
-#: How a task event's id looks inside a record, whose body is JSON within JSON.
+#: The most characters of a name or id in an event: a node's name is "celery@" and a host's.
+LONGEST_NAME = 512
+
+#: The key of a task event's id inside a record, whose body is JSON within JSON.
 _EVENT = rb"\"uuid\""
 
 Payload = dict[str, Any]
 
 
 def is_control_queue(queue: str) -> bool:
-    """Whether it is one of the queues that Celery declares on the control plane's exchanges."""
+    """Whether Celery declares this queue on one of the control plane's exchanges."""
     return queue.endswith(f".{COMMANDS}") or queue.split(".", 1)[0] == EVENTS
 
 
 def count_events(value: bytes) -> int:
-    """How many task events a record of the events topic holds: a busy worker sends up to 24 in one."""
+    """Count the task events in a record of the events topic: a busy worker sends up to 24 in one."""
     return max(1, value.count(_EVENT))
 
 
 def encode(payload: Payload) -> bytes:
-    """A message as kombu publishes it, as a record's value."""
+    """Return the value of the record for a message as kombu publishes it."""
     return json.dumps(payload, separators=(",", ":")).encode()
 
 
 def decode(value: bytes | None) -> Payload:
-    """A record's value as the payload that kombu expects, its body parsed (``PARSED``).
+    """Return the payload that kombu expects, with its body parsed (``PARSED``), from a record's value.
 
-    Raises ``InvalidInputError`` that says what is wrong with it.
+    Raises ``InvalidInputError``, which says what is wrong with it.
     """
     payload: Payload = _parse(value or b"", "the record")
     _expect(isinstance(payload, dict), "the record is not a JSON object")
@@ -74,12 +85,16 @@ def check_events(payload: Payload) -> None:
     for event in body if isinstance(body, list) else [body]:
         _expect(isinstance(event, dict), "an event is not a JSON object")
         for name in ("type", "hostname"):
-            _expect(isinstance(event.get(name), str), f"an event without {name}")
+            _expect(_is_name(event.get(name)), f"an event without {name}, or with a long one")
         for name in ("timestamp", "utcoffset", "clock"):
             _expect(_is_number(event.get(name, 0)), f"an event whose {name} is no number")
         _expect("timestamp" in event, "an event without timestamp")
         if event["type"].startswith("task-"):
-            _expect(isinstance(event.get("uuid"), str), "a task event without uuid")
+            _expect(_is_name(event.get("uuid")), "a task event without uuid, or with a long one")
+            _expect(
+                event.get("name") is None or _is_name(event["name"]), "a task event whose name is no name"
+            )
+            _expect(_is_number(event.get("runtime") or 0), "a task event whose runtime is no number")
 
 
 def check_command(payload: Payload) -> None:
@@ -94,22 +109,29 @@ def check_command(payload: Payload) -> None:
         or (isinstance(destination, list) and all(isinstance(name, str) for name in destination)),
         "a command's destination is no list of names",
     )
-    _expect(isinstance(command.get("pattern"), str | None), "a command's pattern is no text")
-    _expect(command.get("matcher") in (None, "glob", "pcre"), "a command's matcher is unknown")
+    pattern = command.get("pattern")
+    _expect(
+        pattern is None or (isinstance(pattern, str) and len(pattern) <= LONGEST_PATTERN),
+        f"a command's pattern is no text of {LONGEST_PATTERN} characters at most",
+    )
+    # A regular expression (pcre) may take hours to match.
+    _expect(command.get("matcher") in (None, "glob"), "a command's matcher is not glob")
+    # A worker would send its answer anywhere, to an SQS queue too.
     _expect(
         reply_to is None
-        or (isinstance(reply_to, dict) and all(isinstance(reply_to.get(k), str) for k in _REPLY_TO)),
-        "a command's reply_to is no address",
+        or (
+            isinstance(reply_to, dict)
+            and reply_to.get("exchange") == REPLIES
+            and isinstance(reply_to.get("routing_key"), str)
+        ),
+        "a command's reply_to is no address of replies",
     )
     for name in ("expires", "clock"):
         _expect(_is_number(payload["headers"].get(name) or 0), f"a command whose {name} is no number")
 
 
-_REPLY_TO = ("exchange", "routing_key")
-
-
 def check_reply(payload: Payload) -> None:
-    """Raise ``InvalidInputError`` unless it is one worker's answer."""
+    """Raise ``InvalidInputError`` unless the body is the answer of a worker."""
     _expect(isinstance(payload[PARSED], dict), "a reply that is not a JSON object")
     _expect(_is_number(payload["headers"].get("clock") or 0), "a reply whose clock is no number")
 
@@ -121,10 +143,10 @@ CHECKS: Final[dict[str, Callable[[Payload], None]]] = {
 }
 
 
-def is_old_sign_of_life(message: Message) -> bool:
-    """Whether a record of the past is what a worker said of itself too long ago to mean anything.
+def is_old_sign_of_life(message: ReceivedRecord) -> bool:
+    """Whether a record of the past is a worker event too old to mean anything.
 
-    Flower would show a worker that died as online. Its key is the routing key, such as worker.heartbeat.
+    From it Flower would show a dead worker as online. The key is the routing key, such as worker.heartbeat.
     """
     return (message.key or b"").startswith(b"worker.") and (
         message.timestamp_ms / 1000 < time.time() - HEARTBEATS_LAST
@@ -132,13 +154,13 @@ def is_old_sign_of_life(message: Message) -> bool:
 
 
 def is_for_now(payload: Payload, *, past: bool) -> bool:
-    """Whether a worker is to act on a command; ``past``: it was sent before the worker listened.
+    """Whether a worker must act on a command; ``past``: it was sent before the worker listened.
 
-    Of the past only what was revoked counts: a worker that restarted must not run it. It is not answered
-    again.
+    Of the past only revokes count: a restarted worker must not run the revoked task. They get no second
+    answer.
     """
     command = payload[PARSED]
-    if command["method"] in ("revoke", "revoke_by_stamped_headers"):
+    if command["method"] in REVOKES:
         if past:
             command.pop("reply_to", None)
         return True
@@ -157,6 +179,10 @@ def _parse(text: str | bytes, what: str) -> Any:
 def _expect(condition: bool, otherwise: str) -> None:
     if not condition:
         raise InvalidInputError(otherwise)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST_NAME
 
 
 def _is_number(value: object) -> bool:

@@ -1,8 +1,8 @@
 """The control plane of a process: Celery's three control exchanges, carried by three topics of Kafka.
 
-Its clients are shared by all connections of the process and made when first needed; a forked child makes
-its own. Each topic has one partition: commands and events have one order, every reader reads all of them
-anyway, and what a few thousand small records a second need is far below what one partition carries.
+All connections of the process share its clients, which are made when first needed; a forked child makes its
+own. Each topic has one partition: commands and events have one order, every reader reads all of them, and a
+few thousand small records a second are far below what one partition carries.
 """
 
 import os
@@ -11,59 +11,79 @@ from typing import Final
 
 from kombu.exceptions import OperationalError
 
-from config.settings import Settings
+from pipeline.control.controlmessage import (
+    COMMANDS,
+    EVENTS,
+    REPLIES,
+    REVOKES_LAST,
+    Payload,
+    check_command,
+    count_events,
+    decode,
+    encode,
+)
+from pipeline.control.reachability import Reachability
+from pipeline.control.signing import Signer
+from pipeline.control.topicreader import NOTHING, Past, Subscriber, TopicReader
 from pipeline.errors import ServiceError
-from pipeline.kafka import LossyProducer, Record
-from pipeline.transport.controlmessage import COMMANDS, EVENTS, REPLIES, Payload, count_events, encode
-from pipeline.transport.feed import NOTHING, Feed, Past
-from pipeline.transport.inbox import Inbox
-from pipeline.transport.reach import Reach
+from pipeline.kafka import LossyProducer, OutgoingRecord
+from pipeline.settings import Settings
 
-#: How long a client (``celery inspect``, Flower) waits until it can hear replies, and until its command is
+#: How long a client (``celery inspect``, Flower) waits until it can read replies, and until its command is
 #: acknowledged (seconds).
 CLIENT_WAIT = 5.0
-#: How long a starting worker waits for what was revoked while it was away (seconds): without Kafka it
-#: starts so much later.
+#: How long a starting worker waits for the revokes sent while it was away (seconds): without Kafka it starts
+#: so much later.
 START_WAIT = 1.0
-#: For so long Celery itself remembers what was revoked (celery.worker.state.REVOKE_EXPIRES, seconds), and
-#: the commands of that time are not more.
-REVOKED: Final = Past(seconds=10_800, records=50_000)
+#: How much of the past is read for revokes; fewer commands than that are sent in this time.
+REVOKED: Final = Past(seconds=REVOKES_LAST, records=50_000)
 #: How long an ending process waits for its last events to be acknowledged (seconds).
 LAST_WAIT = 1.0
 
-DISABLED = "KAFKA_ENABLED is false, and Celery's control plane is carried by Kafka: workers cannot be asked."
+DISABLED = (
+    "KAFKA_ENABLED is false, and Celery's control plane is carried by Kafka: workers cannot be asked. "
+    "Set it to true to reach them."
+)
 
 
 class ControlPlane:
-    """Publishes to the control exchanges and feeds those who listen to them."""
+    """Publishes to the control exchanges, and reads them for their subscribers."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._topics = dict(zip((EVENTS, COMMANDS, REPLIES), settings.control_topics, strict=True))
         self._events = LossyProducer(settings, "control-events")
         self._control = LossyProducer(settings, "control")
-        self._feeds: dict[str, Feed] = {}
+        self._readers: dict[str, TopicReader] = {}
         self._lock = threading.Lock()
         self._has_started = False
-        self.reach = Reach()
+        self._signer = Signer.of(settings)
+        self.reachability = Reachability()
 
     # ─── Publishing ───
 
     def publish(self, exchange: str, routing_key: str, payload: Payload) -> None:
-        """Publish as Celery does: an event or a reply is never waited for, a command always.
+        """Publish a message. A command is waited for; an event or a reply never is.
 
-        Raises ``OperationalError`` when a command could not be sent.
+        Raises ``OperationalError`` when a command could not be sent, and ``InvalidInputError`` for one that
+        no worker would read.
         """
+        if exchange == COMMANDS:
+            check_command(decode(encode(payload)))
+            if self._signer is not None:
+                self._signer.sign(payload)
         value = encode(payload)
-        record = Record(topic=self._topics[exchange], key=routing_key.encode(), value=value)
+        record = OutgoingRecord(topic=self._topics[exchange], key=routing_key.encode(), value=value)
         if exchange == COMMANDS:
             self._send_command(record)
         elif self._settings.kafka_enabled:
             producer = self._events if exchange == EVENTS else self._control
             count = count_events(value) if exchange == EVENTS else 0
-            producer.produce(record, lambda error: self.reach.answered("events", error, events=count))
+            producer.produce(
+                record, lambda error: self.reachability.note_answer("events", error, events=count)
+            )
 
-    def _send_command(self, record: Record) -> None:
+    def _send_command(self, record: OutgoingRecord) -> None:
         self._require_kafka()
         [error] = self._control.emit([record], CLIENT_WAIT)
         if error is not None:
@@ -71,49 +91,51 @@ class ControlPlane:
 
     # ─── Listening ───
 
-    def subscribe(self, exchange: str, queue: str, routing_key: str, inbox: Inbox) -> None:
-        """Hand what is published to ``exchange`` from now on to ``inbox``.
+    def subscribe(self, exchange: str, queue: str, routing_key: str, subscriber: Subscriber) -> None:
+        """Hand what is published to ``exchange`` from now on to ``subscriber``.
 
-        A client that waits for replies raises ``OperationalError`` when it would not hear them. A worker
-        does not wait for Kafka, and begins to listen when it can.
+        Raises ``OperationalError`` for a client that could not read its replies. A worker does not wait for
+        Kafka: it listens once Kafka answers.
         """
         self._require_kafka()
         with self._lock:
-            feed = self._feeds.get(_name(exchange, queue)) or self._start(exchange, queue)
-        feed.subscribe(queue, routing_key, inbox)
-        if exchange == REPLIES and not feed.wait_opened(CLIENT_WAIT):
-            feed.unsubscribe(queue, inbox)
-            raise self._unreachable(feed.error)
+            reader = self._readers.get(_name(exchange, queue)) or self._start(exchange, queue)
+        reader.subscribe(queue, routing_key, subscriber)
+        if exchange == REPLIES and not reader.wait_opened(CLIENT_WAIT):
+            reader.unsubscribe(queue, subscriber)
+            raise self._unreachable(reader.error)
         if exchange == COMMANDS and not self._has_started:
             self._has_started = True
-            feed.wait_caught_up(START_WAIT)
+            reader.wait_caught_up(START_WAIT)
 
-    def unsubscribe(self, exchange: str, queue: str, inbox: Inbox) -> None:
-        """Hand nothing more to ``inbox``."""
+    def unsubscribe(self, exchange: str, queue: str, subscriber: Subscriber) -> None:
+        """Stop handing messages to ``subscriber``."""
         with self._lock:
-            feed = self._feeds.get(_name(exchange, queue))
-            if feed is None:
+            reader = self._readers.get(_name(exchange, queue))
+            if reader is None:
                 return
-            feed.unsubscribe(queue, inbox)
-            # Replies are listened to for as long as the process lives: Flower asks all the time.
+            reader.unsubscribe(queue, subscriber)
+            # Replies are read for as long as the process lives: Flower asks all the time.
             if exchange != REPLIES:
-                del self._feeds[queue]
-                feed.close()
+                del self._readers[queue]
+                reader.close()
 
     def close(self) -> None:
-        """Listen no more; send the last events, for at most ``LAST_WAIT`` seconds."""
+        """Stop reading; send the last events, for at most ``LAST_WAIT`` seconds."""
         with self._lock:
-            for feed in self._feeds.values():
-                feed.close()
-            self._feeds.clear()
+            for reader in self._readers.values():
+                reader.close()
+            self._readers.clear()
         for producer in (self._events, self._control):
             producer.close(LAST_WAIT)
 
-    def _start(self, exchange: str, queue: str) -> Feed:
-        feed = Feed(self._settings, exchange, self._topics[exchange], self._past(exchange), self.reach)
-        self._feeds[_name(exchange, queue)] = feed
-        feed.start()
-        return feed
+    def _start(self, exchange: str, queue: str) -> TopicReader:
+        reader = TopicReader(
+            self._settings, exchange, self._topics[exchange], self._past(exchange), self.reachability
+        )
+        self._readers[_name(exchange, queue)] = reader
+        reader.start()
+        return reader
 
     def _past(self, exchange: str) -> Past:
         if exchange == COMMANDS:
@@ -135,7 +157,7 @@ class ControlPlane:
 
 
 def _name(exchange: str, queue: str) -> str:
-    """Of a feed: those who wait for replies share one, every other queue has its own, with its own start."""
+    """Return the name of a queue's reader: replies share one, each other queue has its own."""
     return exchange if exchange == REPLIES else queue
 
 
@@ -146,7 +168,7 @@ _making = threading.Lock()
 
 
 def control_plane(settings: Settings) -> ControlPlane:
-    """This process's control plane."""
+    """Return the control plane of this process."""
     global _plane
     with _making:
         if _plane is None:
@@ -155,7 +177,7 @@ def control_plane(settings: Settings) -> ControlPlane:
 
 
 def close_control_plane() -> None:
-    """End this process's control plane, if it has one (``ControlPlane.close``)."""
+    """Close the control plane of this process, if it has one."""
     global _plane
     if _plane is not None:
         current, _plane = _plane, None
@@ -163,7 +185,7 @@ def close_control_plane() -> None:
 
 
 def _forget_plane() -> None:
-    """In a forked child: the threads are the parent's."""
+    """Forget it in a forked child: its threads are the parent's."""
     global _plane, _making
     if _plane is not None:
         _inherited.append(_plane)

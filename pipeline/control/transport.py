@@ -1,31 +1,79 @@
 """The transport ``fifo://`` with Celery's control plane: its three control exchanges over Kafka."""
 
 import atexit
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from kombu.transport import virtual
+from kombu.transport import TRANSPORT_ALIASES, virtual
 
-from pipeline.transport import fifo
-from pipeline.transport.controlmessage import EXCHANGES, is_control_queue
-from pipeline.transport.inbox import Inbox
-from pipeline.transport.plane import ControlPlane, close_control_plane, control_plane
+from pipeline.control.controlmessage import EXCHANGES, is_control_queue
+from pipeline.control.controlplane import ControlPlane, close_control_plane, control_plane
+from pipeline.settings import Settings
+from pipeline.transport import kombutransport as fifo
 
 log = structlog.get_logger(__name__)
 
-# A stopping worker's last words, and a client's last command.
+# Sends the last events of a stopping worker, and the last command of a client.
 atexit.register(close_control_plane)
 
 
+#: The most control messages that wait in a connection. A reader pauses meanwhile; Kafka holds the rest.
+LIMIT = 1_000
+
+
+class MessageBuffer:
+    """Control messages of a connection, on their way from readers' threads to the connection's owner."""
+
+    def __init__(self, on_arrival: Callable[[], None]) -> None:
+        #: called, from a reader's thread, when there is something to take
+        self._on_arrival = on_arrival
+        self._messages: deque[tuple[str, dict[str, Any]]] = deque()
+        self._changed = threading.Condition()
+        self._closed: set[str] = set()
+
+    def put(self, queue: str, message: dict[str, Any]) -> None:
+        """Add a message; wait while the buffer is full. Drop it if its queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._messages) < LIMIT or queue in self._closed)
+            if queue in self._closed:
+                return
+            self._messages.append((queue, message))
+        self._on_arrival()
+
+    def take(self) -> tuple[str, dict[str, Any]] | None:
+        """Return the oldest message with its queue; None if there is none."""
+        with self._changed:
+            if not self._messages:
+                return None
+            self._changed.notify_all()
+            return self._messages.popleft()
+
+    def open(self, queue: str) -> None:
+        """Accept messages for ``queue`` from now on."""
+        with self._changed:
+            self._closed.discard(queue)
+
+    def close(self, queue: str) -> None:
+        """Drop the messages that wait for ``queue``, and those still to come."""
+        with self._changed:
+            self._closed.add(queue)
+            kept = [entry for entry in self._messages if entry[0] != queue]
+            self._messages.clear()
+            self._messages.extend(kept)
+            self._changed.notify_all()
+
+
 class Channel(fifo.Channel):
-    """A channel on which what concerns the control plane goes over Kafka, and all else over SQS."""
+    """A channel that sends the control plane's messages over Kafka, and all others over SQS."""
 
     def __init__(self, connection: Any, **kwargs: Any) -> None:
         super().__init__(connection, **kwargs)
-        #: the control queues it listens on, with their exchange
-        self._listening: dict[str, str] = {}
+        #: the control queues that are subscribed, with their exchange
+        self._subscribed: dict[str, str] = {}
 
     def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> None:
         """Publish a message."""
@@ -38,16 +86,16 @@ class Channel(fifo.Channel):
     def queue_bind(
         self, queue: str, exchange: str | None = None, routing_key: str = "", *args: Any, **kwargs: Any
     ) -> None:
-        """Bind a queue; a control queue listens from now on."""
+        """Bind a queue; subscribe a control queue."""
         super().queue_bind(queue, exchange, routing_key, *args, **kwargs)
-        if exchange in EXCHANGES and queue not in self._listening:
-            self.connection.inbox.open(queue)
-            self.connection.control.subscribe(exchange, queue, routing_key, self.connection.inbox)
-            self._listening[queue] = exchange
+        if exchange in EXCHANGES and queue not in self._subscribed:
+            self.connection.buffer.open(queue)
+            self.connection.control.subscribe(exchange, queue, routing_key, self.connection.buffer)
+            self._subscribed[queue] = exchange
 
     def queue_delete(self, queue: str, *args: Any, **kwargs: Any) -> None:
-        """Delete a queue; a control queue listens no more."""
-        self._hang_up(queue)
+        """Delete a queue; unsubscribe a control queue."""
+        self._unsubscribe(queue)
         super().queue_delete(queue, *args, **kwargs)
 
     def basic_consume(
@@ -67,35 +115,35 @@ class Channel(fifo.Channel):
             super().basic_cancel(consumer_tag)
 
     def close(self) -> None:
-        """Close; its control queues are gone with it."""
-        for queue in list(self._listening):
-            self._hang_up(queue)
+        """Close the channel, and unsubscribe its control queues."""
+        for queue in list(self._subscribed):
+            self._unsubscribe(queue)
         super().close()
 
-    def _hang_up(self, queue: str) -> None:
-        exchange = self._listening.pop(queue, None)
+    def _unsubscribe(self, queue: str) -> None:
+        exchange = self._subscribed.pop(queue, None)
         if exchange is not None:
-            self.connection.control.unsubscribe(exchange, queue, self.connection.inbox)
-            self.connection.inbox.close(queue)
+            self.connection.control.unsubscribe(exchange, queue, self.connection.buffer)
+            self.connection.buffer.close(queue)
 
     def _size(self, queue: str) -> int:
         return 0 if is_control_queue(queue) else super()._size(queue)
 
 
 class Transport(fifo.Transport):
-    """One connection, with an inbox for what the control plane brings it."""
+    """One connection, with a buffer for its control messages."""
 
     Channel = Channel
     implements = fifo.Transport.implements.extend(exchange_type=frozenset(["direct", "topic", "fanout"]))
 
     def __init__(self, client: Any, **kwargs: Any) -> None:
         super().__init__(client, **kwargs)
-        self.inbox = Inbox(on_arrival=lambda: self._wakeup.set())
+        self.buffer = MessageBuffer(on_arrival=lambda: self._wakeup.set())
         self._takes_tasks = False
 
     @property
     def control(self) -> ControlPlane:
-        """The control plane of this process."""
+        """Return the control plane of this process."""
         return control_plane(self._settings())
 
     def consume(self, queue: str) -> None:
@@ -106,7 +154,7 @@ class Transport(fifo.Transport):
     def drain_events(self, connection: Any, timeout: float | None = None) -> None:
         """Deliver one control message, or the tasks that are ready; ``TimeoutError`` after ``timeout`` s.
 
-        One, because Celery counts the replies it waits for by the calls of this.
+        Only one control message, because Celery counts the replies that it waits for by these calls.
         """
         end = None if timeout is None else time.monotonic() + timeout
         while not self._deliver_control():
@@ -119,16 +167,22 @@ class Transport(fifo.Transport):
             self._wakeup.clear()
 
     def _on_wakeup(self) -> None:
-        """On the worker's event loop: commands go before tasks."""
+        """Deliver on the worker's event loop: commands before tasks."""
         while self._deliver_control():
             pass
         super()._on_wakeup()
 
     def _deliver_control(self) -> bool:
-        """Deliver the oldest control message that somebody still waits for; whether there was one."""
-        while entry := self.inbox.take():
+        """Deliver the oldest control message whose queue is still consumed; False if there was none."""
+        while entry := self.buffer.take():
             queue, payload = entry
             if (callback := self._callbacks.get(queue)) is not None:
                 callback(payload)
                 return True
         return False
+
+
+def configure(settings: Settings) -> None:
+    """Register ``fifo://`` with kombu, for these settings."""
+    TRANSPORT_ALIASES["fifo"] = f"{Transport.__module__}:{Transport.__name__}"
+    fifo.Transport.settings = settings

@@ -1,20 +1,23 @@
-"""Dead letters: looked at without losing or hiding one, redriven, removed, and explained."""
+"""Dead letters: listing, redrive, removal and explanation; and the sweep of jobs that stopped."""
 
-from pipeline.deadletters.campaign import redrive_all, remove_all
-from pipeline.deadletters.events import DLQ_HEADERS
-from pipeline.deadletters.filters import Filter
-from pipeline.deadletters.letter import DeadLetter, Place
-from pipeline.deadletters.look import Look
-from pipeline.deadletters.redrive import Redriven, Redriver
+from pipeline.deadletters.bulk import redrive_all, remove_all
+from pipeline.deadletters.jobsweep import IDLE, Finding, JobSweep
+from pipeline.deadletters.letter import DeadLetter, Filter, LetterRow, Place, place_of
+from pipeline.deadletters.listing import Listing
+from pipeline.deadletters.redrive import Redriver, RedriveResult
 
 __all__ = [
-    "DLQ_HEADERS",
+    "IDLE",
     "DeadLetter",
     "Filter",
-    "Look",
+    "Finding",
+    "JobSweep",
+    "LetterRow",
+    "Listing",
     "Place",
-    "Redriven",
+    "RedriveResult",
     "Redriver",
+    "place_of",
     "redrive_all",
     "remove_all",
 ]

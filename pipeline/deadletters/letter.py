@@ -1,84 +1,138 @@
-"""A dead letter as a person sees it: a task on the SQS queue, an event or the trace of a task on a topic."""
+"""Dead letters as people see them: a task on the SQS queue, an event or a task's failure on a Kafka topic."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
 
-from pipeline.errorevents import ErrorEvent
+from pydantic import Field, computed_field
+
 from pipeline.jobs import Ref
-from pipeline.kafka import Message
+from pipeline.kafka import ReceivedRecord
 from pipeline.sqs import ReceivedMessage
+from pipeline.wire.failure import ErrorEvent, Failure
 
-#: The SQS dead-letter queue, the Kafka DLQ topic, and what the errors topic tells of tasks.
+#: The SQS dead-letter queue, the Kafka DLQ topic, and the failures of tasks on the errors topic.
 Place = Literal["sqs", "kafka", "errors"]
 
-#: What ``error`` says of a message that SQS itself moved, until the watcher gave it a reason.
+#: The ``error`` of a message that SQS itself moved, until the sweep gives it a reason.
 UNEXPLAINED = "Unexplained"
+
+_NAME = re.compile(r"(kafka|errors):\d{1,9}:\d{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeadLetter:
-    """One dead letter. What is not known of it is None or empty."""
+class LetterRow(Failure):
+    """A dead letter in a list. An unknown field is None or empty."""
 
     #: Names it in commands: the SQS message id, ``kafka:<partition>:<offset>`` on the DLQ topic, or
     #: ``errors:<partition>:<offset>`` on the errors topic.
     id: str
     place: Place
-    #: The class of the exception, and what it said.
-    error: str
-    reason: str
-    #: The queue, or the topic, it came from.
-    source: str | None
-    job_id: str | None = None
-    stage: str | None = None
-    #: "3/20", or the role of the task in its stage.
-    part: str | None = None
-    entity_id: str | None = None
     #: Celery's name of the task.
     task: str | None = None
-    task_id: str | None = None
-    attempts: int = 0
-    worker: str | None = None
-    #: How often it was redriven before.
-    generation: int = 0
-    #: When its first message was sent, and when it was given up on: seconds since 1970.
-    first_at: float | None = None
-    failed_at: float
-    #: Where on Kafka its event was read.
-    topic: str | None = None
-    partition: int | None = None
-    offset: int | None = None
-    #: Of a task: the message group it came from.
-    group_id: str | None = None
-    #: Whether the order within its group counts: a redrive comes out of it.
-    ordered: bool = False
-    traceback: str = ""
+    #: Not in the JSON of a list: it may be long.
+    traceback: Annotated[str, Field(exclude=True)] = ""
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def source(self) -> str | None:
+        """The queue of a task, or the topic of an event, to which a redrive returns it."""
+        return self.topic if self.place == "kafka" else self.queue
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def ordered(self) -> bool:
+        """Whether the order within its message group counts; a redrive breaks it."""
+        return self.group_id is not None and self.task_id is not None and self.group_id != self.task_id
+
+    def fields(self) -> dict[str, Any]:
+        """Return it as one JSON object."""
+        first = {name: getattr(self, name) for name in ("id", "place", "error", "reason", "source", "task")}
+        others = {name: value for name, value in self.facts().items() if name not in ("traceback", "queue")}
+        return {**first, **others, "ordered": self.ordered}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadLetter(LetterRow):
+    """A dead letter with its data."""
+
     #: Celery's headers, or the event's.
     headers: Mapping[str, Any] = field(default_factory=dict)
-    #: The data as it came, as text; of what is no task or event, all there is.
+    #: The original data as text; the whole message where it is no task or event.
     data: str | None = None
-    #: What it is to its job; on the Kafka topic that depends on the stages, and is None.
+    #: Its place in its job; None on the Kafka topic, where it depends on the stages.
     ref: Ref | None = field(default=None, repr=False)
     #: As received or read.
-    raw: ReceivedMessage | Message | ErrorEvent = field(repr=False)
+    raw: ReceivedMessage | ReceivedRecord | ErrorEvent = field(repr=False)
 
     @property
     def explained(self) -> bool:
-        """Whether somebody said why it is here; SQS itself moves a message without."""
+        """Whether it has a reason; SQS moves a message without one."""
         return self.error != UNEXPLAINED
 
     @property
     def identity(self) -> str:
-        """The same for two dead letters of the same task."""
+        """The same for two dead letters of one task."""
         if self.task_id:
             return self.task_id
         return str(hash(self.raw.body)) if isinstance(self.raw, ReceivedMessage) else self.id
 
     def names(self) -> frozenset[str]:
-        """What it answers to in commands: its id, and that of its task, which logs and Flower show."""
+        """Return its names in commands: its id and its task's, which logs and Flower show."""
         return frozenset(name for name in (self.id, self.task_id) if name)
 
-    def fields(self, *, full: bool) -> dict[str, Any]:
-        """It as one JSON object; ``full`` with its data, headers and traceback."""
-        hidden = {"ref", "raw"} | (set() if full else {"data", "headers", "traceback"})
-        return {name: value for name, value in vars(self).items() if name not in hidden}
+    def details(self) -> dict[str, Any]:
+        """Return it as one JSON object with its data, headers and traceback."""
+        about = {"traceback": self.traceback, "headers": self.headers, "data": self.data}
+        return {**self.fields(), **about}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Selects dead letters. Every condition that is given must hold; without any, all are selected."""
+
+    stage: str | None = None
+    job_id: str | None = None
+    #: The exception's class, with or without its module; * matches anything.
+    error: str | None = None
+    #: Given up on before, or since, that moment (seconds since 1970).
+    before: float | None = None
+    since: float | None = None
+    place: Place | None = None
+    #: As ``DeadLetter.names`` returns them.
+    ids: frozenset[str] = frozenset()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it selects every dead letter, wherever it is."""
+        return self == Filter()
+
+    def __call__(self, letter: DeadLetter) -> bool:
+        """Whether a dead letter is selected."""
+        return (
+            (not self.ids or not self.ids.isdisjoint(letter.names()))
+            and self.stage in (None, letter.stage)
+            and self.job_id in (None, letter.job_id)
+            and self.place in (None, letter.place)
+            and (self.error is None or _is_error(letter.error, self.error))
+            and (self.before is None or letter.failed_at < self.before)
+            and (self.since is None or letter.failed_at >= self.since)
+        )
+
+
+def letter_id(place: Place, partition: int, offset: int) -> str:
+    """Return the name in commands of a record on a topic."""
+    return f"{place}:{partition}:{offset}"
+
+
+def place_of(name: str) -> Place:
+    """Return where the dead letter of that name is; a task's id is looked up on the queue."""
+    if not _NAME.fullmatch(name):
+        return "sqs"
+    return "kafka" if name.startswith("kafka") else "errors"
+
+
+def _is_error(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name.rsplit(".", 1)[-1], pattern)

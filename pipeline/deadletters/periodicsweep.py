@@ -1,4 +1,4 @@
-"""The sweep as a duty of a process that runs anyway: one of all such processes does it at a time."""
+"""The periodic sweep: a thread of long-lived processes, of which one sweeps at a time."""
 
 import random
 import threading
@@ -8,34 +8,33 @@ from typing import get_args
 
 import structlog
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
+from pipeline.deadletters.jobsweep import IDLE, JobSweep, Kind
 from pipeline.errors import PipelineError
 from pipeline.jobs import JobStore
 from pipeline.patience import Abandoned
-from pipeline.registry import Registry
-from pipeline.sweep.finding import Kind
-from pipeline.sweep.sweep import IDLE, Sweep
+from pipeline.settings import Settings
 from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-#: Seconds from one sweep to the next, over all processes; and the open jobs looked at in one.
+#: Seconds between sweeps, over all processes; and the open jobs examined in one.
 EVERY, MOST = 60.0, 500
-#: Seconds that the end of the block waits for a sweep under way.
+#: Seconds that the end of the block waits for a sweep in progress.
 ENDING = 10.0
 
 
 @contextmanager
-def sweeping(
+def periodic_sweep(
     settings: Settings, registry: Registry, every: float = EVERY, idle: float = IDLE
 ) -> Iterator[None]:
-    """Sweep now and then on a thread while the block runs."""
+    """Sweep about every ``every`` seconds on a thread while the block runs."""
     for kind in get_args(Kind):
-        # From 0 on: the first one is an increase.
+        # Begin at 0, so that the first finding is an increase.
         metrics.SWEEP_FINDINGS.labels(kind)
-    sweep, stop = Sweep(settings, registry), threading.Event()
+    sweep, stop = JobSweep(settings, registry), threading.Event()
     thread = threading.Thread(
-        target=_work, args=(sweep, JobStore(settings), stop, every, idle), name="sweep", daemon=True
+        target=_run, args=(sweep, JobStore(settings), stop, every, idle), name="sweep", daemon=True
     )
     thread.start()
     try:
@@ -47,12 +46,12 @@ def sweeping(
         sweep.close()
 
 
-def _work(sweep: Sweep, store: JobStore, stop: threading.Event, every: float, idle: float) -> None:
-    # Apart from each other, or all would ask whose turn it is at one moment.
+def _run(sweep: JobSweep, store: JobStore, stop: threading.Event, every: float, idle: float) -> None:
+    # Spread the processes, or all would ask for the turn at one moment.
     while not stop.wait(every * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
         try:
             if store.take_turn("sweep", every):
-                _once(sweep, idle)
+                _sweep(sweep, idle)
         except Abandoned:
             return
         except PipelineError as error:
@@ -63,7 +62,7 @@ def _work(sweep: Sweep, store: JobStore, stop: threading.Event, every: float, id
             log.exception("sweep.failed")
 
 
-def _once(sweep: Sweep, idle: float) -> None:
+def _sweep(sweep: JobSweep, idle: float) -> None:
     for finding in sweep.run(idle, MOST):
         metrics.SWEEP_FINDINGS.labels(finding.kind).inc()
         if finding.kind != "waiting":

@@ -1,9 +1,9 @@
-"""A walk through the SQS dead-letter queue: every letter is looked at once, and goes back.
+"""Scan of the SQS dead-letter queue: reads every message once and puts it back.
 
 SQS shows a queue only by handing its messages out, and hands out the same ones again unless they are held.
-So a walk holds what it has seen until it ends, and then releases it: nothing is taken away, and while it
-lasts others see less. What dies in a walk is back after ``HOLD`` seconds. The receive counts it raises are
-those of the dead-letter queue, from which nothing is moved on; no live queue is received from.
+So a scan holds every message until it ends, and then releases them: nothing is taken away, and meanwhile
+others see less. If the process dies, the messages are visible again after ``HOLD`` seconds. Only receive
+counts of the dead-letter queue rise, from which SQS moves nothing; no live queue is received from.
 """
 
 from collections import OrderedDict
@@ -21,13 +21,13 @@ from pipeline.sqs import ReceivedMessage, SqsQueue
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that a letter stays hidden from others without being extended: how long after a kill it is back.
+#: Seconds that a message stays hidden from others unless extended: after a kill it is back by then.
 HOLD = 60
-#: Seconds to wait for a first letter: an answer without waiting asks some of SQS's servers only.
+#: Seconds to wait for a first message: without waiting, SQS asks only a part of its servers.
 WAIT = 1
-#: The most letters held at once; SQS hands out no more than 120,000 of a FIFO queue (quotas).
+#: The most messages held at once; SQS hands out no more than 120,000 of a FIFO queue (quotas).
 MOST = 100_000
-#: Letters in one request, and requests side by side when many are extended or released.
+#: Messages in one request, and parallel requests when many are extended or released.
 BATCH, THREADS = 10, 8
 
 
@@ -38,13 +38,13 @@ class _Held:
     until: float
 
 
-class Walk:
-    """One walk. Use it in a ``with`` block: at its end what is held goes back."""
+class QueueScan:
+    """One scan. Use it in a ``with`` block: at its end the held messages go back."""
 
     def __init__(self, queue: SqsQueue, clock: Callable[[], float] = boottime) -> None:
         self._queue = queue
         self._clock = clock
-        #: By message id, those that must be extended first in front.
+        #: By message id, the first to be extended in front.
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._seen: set[str] = set()
         #: Whether the end was reached.
@@ -59,10 +59,10 @@ class Walk:
         self.release()
 
     def batches(self) -> Iterator[list[ReceivedMessage]]:
-        """Every letter, up to ten at a time, each once; all of them stay held until the walk ends.
+        """Yield every message once, up to ten at a time; all of them stay held until the scan ends.
 
-        Of a message group it shows up to ten, unless the caller deletes those: SQS hands out no more of a
-        group that is held. Letters with a reason are groups of their own.
+        Of a message group it yields up to ten, unless the caller deletes those: SQS hands out no more of a
+        group that is held. Messages with a reason are groups of their own.
         """
         while len(self._held) < MOST:
             self.extend()
@@ -71,7 +71,7 @@ class Walk:
                 self.complete = True
                 return
             for message in messages:
-                # One that was held too long without being extended is handed out again: a new handle.
+                # A message whose hold ended is handed out again, with a new handle.
                 self._held[message.message_id] = _Held(message.receipt_handle, message.requested_at + HOLD)
             new = [message for message in messages if message.message_id not in self._seen]
             self._seen |= {message.message_id for message in new}
@@ -79,12 +79,12 @@ class Walk:
                 yield new
 
     def unseen(self) -> int:
-        """About how many letters it did not see: held by somebody else, or behind others of their group."""
+        """Return about how many messages it missed: held elsewhere, or behind others of their group."""
         depth = self._queue.depth()
         return max(0, depth.available + depth.in_flight + depth.delayed - len(self._held))
 
     def extend(self) -> None:
-        """Keep what is held. To be called at least every ``HOLD / 2`` seconds by who takes long."""
+        """Extend the holds that end soon. Call it at least every ``HOLD / 2`` seconds."""
         soon = self._clock() + HOLD / 2
         due: list[str] = []
         for message_id, held in self._held.items():
@@ -97,7 +97,7 @@ class Walk:
             self._change(due, HOLD)
 
     def delete(self, messages: Sequence[ReceivedMessage]) -> list[ServiceError | None]:
-        """Delete letters for good; an answer for each."""
+        """Delete messages for good; answer None or the error for each."""
         handles = [self._handle_of(message) for message in messages]
         answers = self._queue.delete(handles)
         for message, error in zip(messages, answers, strict=True):
@@ -106,14 +106,14 @@ class Walk:
         return answers
 
     def release(self) -> None:
-        """Let go of all that is held, at once."""
+        """Make all held messages visible again."""
         held, self._held = list(self._held.values()), OrderedDict()
         chunks = [held[start : start + BATCH] for start in range(0, len(held), BATCH)]
         changes = [[(each.handle, 0) for each in chunk] for chunk in chunks]
         with ThreadPoolExecutor(THREADS) as pool:
             answers = [error for batch in pool.map(self._queue.change_visibility, changes) for error in batch]
         if refused := [error for error in answers if error is not None]:
-            # They come back by themselves, when their time is over.
+            # They are visible again when their holds end.
             log.warning("dlq.not_released", letters=len(refused), error=str(refused[0]))
 
     def _change(self, message_ids: list[str], seconds: int) -> None:
@@ -129,7 +129,7 @@ class Walk:
                     if error is None:
                         self._held[message_id] = _Held(self._held[message_id].handle, now + seconds)
                     else:
-                        # Somebody else's by now, or deleted.
+                        # Received elsewhere by now, or deleted.
                         del self._held[message_id]
 
     def _handle_of(self, message: ReceivedMessage) -> str:

@@ -1,18 +1,18 @@
-"""Traffic: how many tasks and events are under way, on the queues and the topics of a service."""
+"""Traffic: the tasks on the queues and the events on the topics of a service."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from config.settings import Settings
-from pipeline.kafka import KafkaAdmin
-from pipeline.registry import Registry
+from pipeline.author.registry import Registry
+from pipeline.kafka import GroupOffsets
+from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """About how many there are; SQS counts a minute behind."""
+    """Numbers of tasks and events in progress; SQS counts a minute behind."""
 
     #: Tasks that wait or run, by the queue's name.
     tasks: Mapping[str, int]
@@ -20,7 +20,7 @@ class Traffic:
     events: Mapping[str, int]
 
     def of(self, settings: Settings, registry: Registry, stages: Iterable[str]) -> str:
-        """What is under way that may be some stages', in words; empty when nothing is."""
+        """Describe the tasks and events that may be of some stages; empty without any."""
         known = [registry.by_name[stage] for stage in stages if stage in registry.by_name]
         queues = {stage.queue or settings.task_queue for stage in known}
         topics = {settings.topic(stage.consumes) for stage in known}
@@ -32,7 +32,7 @@ class Traffic:
 
 
 def read_traffic(settings: Settings, registry: Registry) -> Traffic:
-    """Look at topics, queues, and topics again: what is on its way from one to the other is seen once."""
+    """Read topics, queues, then topics again: an entry that moves in between is counted at least once."""
     before = _events(settings, registry)
     tasks = _tasks(settings, registry)
     after = _events(settings, registry)
@@ -49,6 +49,10 @@ def _tasks(settings: Settings, registry: Registry) -> Mapping[str, int]:
 def _events(settings: Settings, registry: Registry) -> Counter[str]:
     topics = [settings.topic(name) for name in registry.consumed_topics]
     counts: Counter[str] = Counter()
-    for partition, lag in KafkaAdmin(settings).lag(settings.kafka_consumer_group, topics).items():
-        counts[partition.topic] += lag
+    offsets = GroupOffsets(settings, settings.kafka_consumer_group)
+    try:
+        for partition, lag in offsets.lag(topics).items():
+            counts[partition.topic] += lag
+    finally:
+        offsets.close()
     return counts

@@ -1,1 +1,1 @@
-"""The demonstration: real documents through real services, and a check of the result by a plain loop."""
+"""The demo: an example pipeline on real documents, checked against a plain loop."""

@@ -1,4 +1,4 @@
-"""The example pipeline: documents are read, counted in pieces on many workers, and summarised.
+"""The example pipeline: read documents, count their words in chunks, summarise them.
 
     document-received ─► extract ─► document-extracted ─► analyse ─► document-analysed
                                                           ├ chunks      (split)
@@ -6,8 +6,8 @@
                                                           └ merge       (gather)
     document-analysed ─► summarise ─► document-summarised
 
-Events say where a document lies and what was counted; no event holds a document. A worker reads the
-bytes of its own chunk, so a document may be larger than any message.
+Events hold the path of a document and its counts, not the document: a worker reads the bytes of its chunk,
+so a document may be larger than a message.
 """
 
 import codecs
@@ -17,18 +17,20 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO, Final, Literal
 
 from pydantic import BaseModel, Field
 
 from pipeline import PermanentError, Retry, stage
+from pipeline.demo.allowed import VARIABLE, allowed_paths, is_allowed
 
-#: The bytes of one chunk. The terms of this much text are at most 200 KB as JSON (the worst found: words
-#: of letters that become three when case is folded), and a part's result must fit a DynamoDB item.
+#: The bytes of one chunk. Its terms are at most 200 KB of JSON (worst case: letters that become three when
+#: case is folded), and a part's result must fit a DynamoDB item.
 CHUNK_BYTES: Final = 64 * 1024
-#: Of a longer word, this many characters make its term: a file may be one word without end.
+#: Characters of a longer word that form its term: a file may be one endless word.
 TERM_CHARACTERS: Final = 64
-#: How many terms an event names; the others are in its totals and its digest.
+#: Terms of an event; the others are in its totals and its digest.
 TOP_TERMS: Final = 50
 
 _WORD: Final = re.compile(r"\w+")
@@ -39,25 +41,25 @@ Encoding = Literal["utf-8", "latin-1"]
 
 
 class Document(BaseModel):
-    """A document to be counted."""
+    """A document to count."""
 
     path: str = Field(min_length=1)
 
 
 class Text(BaseModel):
-    """A document that is text."""
+    """A text document."""
 
     path: str
     #: In bytes.
     size: int
-    #: When the file was last changed, in nanoseconds: chunks of two versions must not be added up.
+    #: When the file was last changed, in nanoseconds: chunks of two versions must not be mixed.
     modified_ns: int
-    #: One for the whole file: UTF-8, or where that fails Latin-1, in which any byte is a character.
+    #: For the whole file: UTF-8, else Latin-1, in which any byte is a character.
     encoding: Encoding
 
 
 class Chunk(BaseModel):
-    """The bytes from ``start`` up to ``end`` of a text."""
+    """The bytes of a text from ``start`` up to ``end``."""
 
     text: Text
     start: int
@@ -65,33 +67,33 @@ class Chunk(BaseModel):
 
 
 class Counts(BaseModel):
-    """What was counted in a chunk."""
+    """The counts of a chunk."""
 
     lines: int
     words: int
     characters: int
-    #: How often each term occurs.
+    #: The number of each term.
     terms: dict[str, int]
 
 
 class Analysis(BaseModel):
-    """What was counted in a document."""
+    """The counts of a document."""
 
     path: str
     chunks: int
     lines: int
     words: int
     characters: int
-    #: How many different terms there are.
+    #: The number of different terms.
     distinct_terms: int
     #: SHA-256 over all terms and their counts: a document may have more terms than an event can hold.
     terms_digest: str
-    #: The most frequent, with their counts; of equally frequent ones the first in the alphabet.
+    #: The most frequent with their counts; ties in alphabetical order.
     top_terms: list[tuple[str, int]]
 
 
 class Summary(Analysis):
-    """An analysis with what a person wants to know of it."""
+    """An analysis with two averages."""
 
     #: Different terms per hundred words.
     variety: float
@@ -100,8 +102,8 @@ class Summary(Analysis):
 
 @stage(consumes="document-received", emits="document-extracted")
 def extract(document: Document) -> Text:
-    """Read the document once, and find out whether it is text and in which encoding."""
-    with _opened(document.path) as file:
+    """Read the document once; detect whether it is text, and its encoding."""
+    with _open(document.path) as file:
         before = os.fstat(file.fileno())
         encoding = _encoding(file, document.path)
         after = os.fstat(file.fileno())
@@ -114,8 +116,8 @@ def extract(document: Document) -> Text:
 def analyse(chunk: Chunk) -> Counts:
     """Count the lines, characters and words that begin in the chunk.
 
-    A chunk's edges fall anywhere. A character belongs to the chunk with its first byte, a word to the
-    chunk with its first character, so what is counted in all chunks is what is counted in the whole.
+    Chunks begin at any byte. A character belongs to the chunk with its first byte, a word to the chunk with
+    its first character, so the counts of all chunks are those of the document.
     """
     before, own, after = _read(chunk)
     terms: Counter[str] = Counter()
@@ -133,14 +135,14 @@ def analyse(chunk: Chunk) -> Counts:
 
 @analyse.split
 def chunks(text: Text) -> Iterator[Chunk]:
-    """Divide the document; its bytes are not read here."""
+    """Divide the document without reading it."""
     for start in range(0, text.size, CHUNK_BYTES):
         yield Chunk(text=text, start=start, end=min(start + CHUNK_BYTES, text.size))
 
 
 @analyse.gather
 def merge(text: Text, counts: Iterable[Counts]) -> Analysis:
-    """Add up all chunks. An empty document has none."""
+    """Add up the chunks; an empty document has none."""
     number = lines = words = characters = 0
     terms: Counter[str] = Counter()
     for count in counts:
@@ -163,7 +165,7 @@ def merge(text: Text, counts: Iterable[Counts]) -> Analysis:
 
 @stage(consumes="document-analysed", emits="document-summarised")
 def summarise(analysis: Analysis) -> Summary:
-    """Say what the counts mean."""
+    """Add the averages."""
     return Summary(
         **analysis.model_dump(),
         variety=round(100 * analysis.distinct_terms / (analysis.words or 1), 2),
@@ -171,15 +173,19 @@ def summarise(analysis: Analysis) -> Summary:
     )
 
 
-def _opened(path: str) -> BinaryIO:
-    """The file, if there is one to read. Non-blocking, for a pipe without a writer would never open."""
+def _open(path: str) -> BinaryIO:
+    """Open a regular file that the demo was given. Non-blocking: a pipe without a writer would never open."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        # Anybody who may write the topic chooses the path: links and ".." are resolved before it is judged.
+        real = Path(os.path.realpath(path))
+        if not is_allowed(real, allowed_paths()):
+            raise PermanentError(f"{path} is not below a path of {VARIABLE}: the demo was not given it")
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except (FileNotFoundError, PermissionError, NotADirectoryError, ValueError) as error:
         raise PermanentError(f"{path} cannot be read: {error}") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise PermanentError(f"{path} is no regular file")
+        raise PermanentError(f"{path} is not a regular file")
     return os.fdopen(descriptor, "rb")
 
 
@@ -203,9 +209,9 @@ def _decodes(decoder: codecs.IncrementalDecoder, block: bytes, final: bool = Fal
 
 
 def _read(chunk: Chunk) -> tuple[str, str, str]:
-    """The chunk's own characters, the one before it, and those that may complete its last term."""
+    """Return the character before the chunk, its own, and those that may complete its last term."""
     text = chunk.text
-    with _opened(text.path) as file:
+    with _open(text.path) as file:
         now = os.fstat(file.fileno())
         if (now.st_size, now.st_mtime_ns) != (text.size, text.modified_ns):
             raise PermanentError(f"{text.path} was changed after it was read: submit it again")
@@ -220,7 +226,7 @@ def _read(chunk: Chunk) -> tuple[str, str, str]:
 
 
 def _character_at(raw: bytes, index: int, encoding: Encoding) -> int:
-    """The first index from ``index`` on where a character begins; in UTF-8 10xxxxxx continues one."""
+    """Return the first index from ``index`` at which a character begins; in UTF-8 10xxxxxx continues one."""
     while encoding == "utf-8" and index < len(raw) and raw[index] & 0b11000000 == 0b10000000:
         index += 1
     return index

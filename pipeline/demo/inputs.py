@@ -1,25 +1,31 @@
-"""Which files the demonstration takes as documents."""
+"""The documents of the demo: files, folders, or the standard library's sources."""
 
 import os
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from pipeline.demo.allowed import is_allowed
 from pipeline.errors import ConfigurationError
 
-#: As many as are done in half a minute on two cores.
+#: These take half a minute on two cores.
 LIBRARY_DOCUMENTS = 500
 
-#: Folders of the standard library that hold its tests and other people's packages.
+#: Folders of the standard library with tests and installed packages.
 _LEFT_OUT = frozenset({"__pycache__", "site-packages", "dist-packages", "test", "tests"})
 _TEXT = frozenset({".py", ".txt"})
 
 
-def find_documents(paths: Sequence[Path]) -> list[Path]:
-    """The files named by ``paths``, folders searched; without any, sources of Python's standard library.
+def allowed_by(paths: Sequence[Path]) -> Sequence[Path]:
+    """Return what a demo of ``paths`` may read: these; without any, Python's standard library."""
+    return paths or [_library()]
 
-    Hidden files and what cannot be read are left out of folders. Raises ``ConfigurationError`` for a path
-    that does not exist or gives no file.
+
+def find_documents(paths: Sequence[Path]) -> list[Path]:
+    """Return the files of ``paths``, folders searched; without any, sources of Python's standard library.
+
+    Hidden and unreadable files of folders are left out, and links that lead out of them. Raises
+    ``ConfigurationError`` for a path that does not exist or has no readable file.
     """
     if not paths:
         return standard_library()
@@ -30,34 +36,38 @@ def find_documents(paths: Sequence[Path]) -> list[Path]:
 
 
 def standard_library() -> list[Path]:
-    """Text files and sources of the running Python, the largest ``LIBRARY_DOCUMENTS`` of them."""
+    """Return the ``LIBRARY_DOCUMENTS`` largest text files and sources of the running Python."""
     files = [
-        file
-        for file in _walk(Path(sysconfig.get_path("stdlib")), leave_out=_LEFT_OUT)
-        if file.suffix in _TEXT and _is_readable(file)
+        file for file in _walk(_library(), leave_out=_LEFT_OUT) if file.suffix in _TEXT and _is_readable(file)
     ]
     return sorted(files, key=lambda file: (-file.stat().st_size, file))[:LIBRARY_DOCUMENTS]
 
 
+def _library() -> Path:
+    return Path(sysconfig.get_path("stdlib"))
+
+
 def _documents(path: Path) -> Iterable[Path]:
     if not path.exists():
-        raise ConfigurationError(f"{path} does not exist: name files or folders that do.")
+        raise ConfigurationError(f"{path} does not exist. Give files or folders that do.")
     if path.is_dir():
         files = [file for file in _walk(path.absolute()) if _is_readable(file)]
         if not files:
-            raise ConfigurationError(f"{path} holds nothing readable: name a folder with files in it.")
+            raise ConfigurationError(f"{path} has no readable file. Give a folder with files.")
         return files
     if not _is_readable(path):
-        raise ConfigurationError(f"{path} cannot be read as a file: name files that you may read.")
+        raise ConfigurationError(f"{path} cannot be read as a file. Give files that you may read.")
     return [path.absolute()]
 
 
 def _walk(folder: Path, leave_out: frozenset[str] = frozenset()) -> Iterator[Path]:
+    real = folder.resolve()
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in leave_out and not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
+        found = (Path(place, name) for name in sorted(files) if not name.startswith("."))
+        yield from (file for file in found if is_allowed(file.resolve(), [real]))
 
 
 def _is_readable(path: Path) -> bool:
-    """Whether it is a file to read whose name an event can hold: JSON is Unicode, a file's name any bytes."""
+    """Whether it is a readable file whose name fits JSON: a file's name may be any bytes, JSON is Unicode."""
     return path.is_file() and os.access(path, os.R_OK) and str(path).isprintable()

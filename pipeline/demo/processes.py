@@ -1,4 +1,4 @@
-"""The bridge and the worker of the demonstration: the real commands, as processes of their own."""
+"""The bridge and the worker of the demo, as processes."""
 
 import subprocess
 import sys
@@ -8,22 +8,22 @@ from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.services.children import Children
 
-#: ``celery -A pipeline …`` of the Python that runs the demonstration.
+#: ``celery -A pipeline …`` of the running Python.
 _CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     "bridge": (*_CELERY, "bridge"),
     "worker": (*_CELERY, "worker", "--loglevel", "WARNING"),
 }
 
-#: Lines of a process's log that are shown when it ended.
+#: Lines of a process's log that an error shows.
 _TAIL = 15
 
-#: How often one is started again before the demonstration gives up.
+#: Restarts of one process before the demo fails.
 _RESTARTS = 5
 
 
 class Processes:
-    """Both processes. One that was killed is started again; one that ended by itself is an error."""
+    """Both processes. A killed one is restarted; one that ended by itself is an error."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Processes:
         folder: Path,
         say: Callable[[str], None],
     ) -> None:
-        """``folder`` takes the logs. They run in it: a module in the user's might shadow one of ours."""
+        """``folder``: for the logs; the processes run in it: the user's may have modules that shadow ours."""
         self._children = children
         self._environment = environment
         self._folder = folder
@@ -46,20 +46,20 @@ class Processes:
             self._start(name)
 
     def check(self) -> None:
-        """Start again what was killed; raise ``PipelineError`` with the end of its log for what ended."""
+        """Restart a killed process; raise ``PipelineError`` with the end of its log for one that ended."""
         for name, process in list(self._running.items()):
             code = process.poll()
             if code is None:
                 continue
-            # What it had started, a worker's pool, ends with it.
+            # Its children, a worker's pool, end with it.
             self._children.end(process)
             if code >= 0 or self._starts[name] > _RESTARTS:
                 raise PipelineError(f"The {name} ended with exit code {code}:\n{self._tail(name)}")
-            self._say(f"{name} (pid {process.pid}) was killed by signal {-code}: starting it again")
+            self._say(f"{name} (pid {process.pid}) was killed by signal {-code}: restarting it")
             self._start(name)
 
     def logs(self) -> str:
-        """The end of each log, for a message."""
+        """Return the end of each log, for a message."""
         return "\n".join(f"{name}:\n{self._tail(name)}" for name in self._running)
 
     def _start(self, name: str) -> None:
@@ -76,4 +76,4 @@ class Processes:
 
     def _tail(self, name: str) -> str:
         lines = self._log(name).read_text(errors="replace").splitlines()[-_TAIL:]
-        return "\n".join(f"    {line}" for line in lines) or "    (it logged nothing)"
+        return "\n".join(f"    {line}" for line in lines) or "    (the log is empty)"

@@ -1,37 +1,45 @@
-"""What the events tell of the demonstration while it runs."""
+"""The progress of the demo, from its events, and its display."""
 
 import json
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
-from config.settings import ERRORS_TOPIC, JOBS_TOPIC, Settings
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
+
 from pipeline.errors import InvalidEventError
-from pipeline.events import Coordinates, Event, decode
-from pipeline.kafka import EventConsumer, Message
+from pipeline.kafka import EventConsumer, ReceivedRecord
+from pipeline.settings import ERRORS_TOPIC, JOBS_TOPIC, Settings
+from pipeline.wire.events import Coordinates, Event, decode
 
 EXTRACTED: Final = "document-extracted"
 ANALYSED: Final = "document-analysed"
 SUMMARISED: Final = "document-summarised"
 
-#: Tasks behind one event: an analysis is a split and a gather, and one more for each of its chunks.
+#: Tasks of one event: an analysis has a split, a gather, and one for each of its chunks.
 TASKS: Final = {EXTRACTED: 1, ANALYSED: 2, SUMMARISED: 1}
 
 #: The topics of the example pipeline, in the order of its stages.
 STAGES: Final = tuple(TASKS)
 
+#: Seconds between two lines where there is no terminal.
+LINE_EVERY = 5.0
+
 
 @dataclass(kw_only=True)
 class Seen:
-    """What was seen of one job."""
+    """The events of one job."""
 
     #: The data of its last event.
     summary: dict[str, Any] | None = None
-    #: How many different events said so; more than one would be a task that ran twice under two ids.
+    #: The number of different last events; more than one would be a task that ran twice under two ids.
     summaries: int = 0
-    #: Why its task was given up on.
+    #: Why its task failed.
     failure: str | None = None
     #: When it was extracted and when summarised, in seconds since 1970.
     began: float | None = None
@@ -40,7 +48,7 @@ class Seen:
 
 @dataclass(kw_only=True)
 class Progress:
-    """All that was seen, by job. Events that come twice count once."""
+    """The events of all jobs. An event that comes twice counts once."""
 
     jobs: dict[str, Seen] = field(default_factory=dict)
     #: Different events on each of the stages' topics.
@@ -48,13 +56,13 @@ class Progress:
     tasks: int = 0
     complete: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
-    #: When something new was seen last, on the monotonic clock.
+    #: When the last new event came, on the monotonic clock.
     moved_at: float = field(default_factory=time.monotonic)
     _ids: set[tuple[str, str]] = field(default_factory=set)
 
     @property
     def ended(self) -> int:
-        """How many jobs have ended."""
+        """The number of jobs that have ended."""
         return len(self.complete | self.failed)
 
     @property
@@ -65,7 +73,7 @@ class Progress:
         )
 
     def take(self, event: Event) -> None:
-        """Take an event into account."""
+        """Count an event."""
         if (event.source, event.id) in self._ids or event.job_id is None:
             return
         self._ids.add((event.source, event.id))
@@ -93,8 +101,52 @@ class Progress:
             job.summaries += 1
 
 
+class Display:
+    """Shows finished jobs, events of the stages, tasks/s and failures while the block runs."""
+
+    def __init__(self, console: Console, progress: Progress, jobs: int) -> None:
+        self._console = console
+        self._progress = progress
+        self._jobs = jobs
+        self._began = self._printed_at = time.monotonic()
+        self._bar = ProgressBar(
+            TextColumn("jobs"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=jobs)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self) -> None:
+        """Show the present state."""
+        self._bar.update(self._task, completed=self._progress.ended, description=self._text())
+        now = time.monotonic()
+        if self._bar.disable and now - self._printed_at >= LINE_EVERY:
+            self._printed_at = now
+            self._console.print(f"{self._progress.ended}/{self._jobs} jobs, {self._text()}")
+
+    def _text(self) -> str:
+        stages = "  ".join(
+            f"{topic.removeprefix('document-')} {self._progress.events[topic]}" for topic in STAGES
+        )
+        rate = self._progress.tasks / max(time.monotonic() - self._began, 0.001)
+        return f"{stages}  {rate:.0f} tasks/s  {len(self._progress.failed)} failed"
+
+
 class Watch:
-    """Reads the topics of the demonstration."""
+    """Reads the topics of the demo."""
 
     def __init__(self, settings: Settings) -> None:
         topics = [settings.topic(name) for name in (*STAGES, JOBS_TOPIC, ERRORS_TOPIC)]
@@ -109,7 +161,7 @@ class Watch:
         )
 
     def look(self, seconds: float) -> None:
-        """Take what came; waits up to ``seconds`` for it."""
+        """Count new events; wait up to ``seconds`` for some."""
         for message in self._consumer.poll(500, seconds):
             self._take(message)
 
@@ -117,7 +169,7 @@ class Watch:
         """Leave the topics."""
         self._consumer.close()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: ReceivedRecord) -> None:
         at = Coordinates(
             topic=message.topic,
             partition=message.partition,
@@ -127,10 +179,10 @@ class Watch:
         try:
             event = decode(key=message.key, value=message.value, headers=message.headers, coordinates=at)
         except InvalidEventError:
-            # Not of this run: only this project writes to these topics, in this format.
+            # Not of this run: only the demo writes to these topics, in this format.
             return
         self.progress.take(event)
 
 
 def _nothing(_: Iterable[object]) -> None:
-    """Nothing depends on which partitions are ours: each has one reader."""
+    """Do nothing: it does not matter which partitions are assigned."""

@@ -1,4 +1,4 @@
-"""What the demonstration says at its end."""
+"""The report of the demo."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The result."""
+    """The result of a run."""
 
     #: "embedded" or "local".
     services: str
@@ -32,11 +32,11 @@ class Report:
 
     @property
     def verified(self) -> bool:
-        """Whether the plain loop found the same."""
+        """Whether the plain loop has the same counts."""
         return not self.differences
 
     def fields(self) -> dict[str, Any]:
-        """The result as one JSON object."""
+        """Return the result as one JSON object."""
         return {
             "services": self.services,
             "documents": len(self.documents),
@@ -50,7 +50,7 @@ class Report:
         }
 
     def print(self, console: Console) -> None:
-        """The result for a person."""
+        """Print the result as text."""
         console.print(
             f"{len(self.documents):,} documents, {self._total('chunks'):,} chunks, "
             f"{self._total('lines'):,} lines, {self._total('words'):,} words"
@@ -103,12 +103,10 @@ class Report:
 
     def _print_verdict(self, console: Console) -> None:
         if self.verified:
-            console.print(
-                "\n[green]Verified[/]: a plain loop over the same files, in one process, counts the same."
-            )
+            console.print("\n[green]Verified[/]: a plain loop over the same files has the same counts.")
         else:
             _print_list(
-                console, "NOT verified, a plain loop over the same files finds otherwise", self.differences
+                console, "NOT verified, a plain loop over the same files has other counts", self.differences
             )
 
 
@@ -123,5 +121,5 @@ def _print_list(console: Console, title: str, lines: Sequence[str]) -> None:
 
 
 def _line(console: Console, text: str) -> None:
-    """A line that holds a path: never taken for markup, never broken."""
+    """Print a line with a path: without markup, and never wrapped."""
     console.print(f"  {text}", markup=False, soft_wrap=True)

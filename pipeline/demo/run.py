@@ -1,4 +1,4 @@
-"""The demonstration itself: provision, start, submit, watch, verify."""
+"""The run of the demo: provision, start, submit, watch, verify."""
 
 import json
 import os
@@ -9,44 +9,53 @@ from pathlib import Path
 
 from rich.console import Console
 
-from config.settings import Settings, load_settings
-from config.vault import environment
-from pipeline.demo.display import Display
+from pipeline.author.loading import load_stages
+from pipeline.author.registry import Registry
+from pipeline.client.submission import Submission, Submitter
+from pipeline.client.waiting import ended_jobs
+from pipeline.demo.allowed import VARIABLE, variable_of
 from pipeline.demo.processes import Processes
-from pipeline.demo.progress import Watch
+from pipeline.demo.progress import Display, Progress, Watch
 from pipeline.demo.report import Report
 from pipeline.demo.verify import differences
 from pipeline.errors import PipelineError
+from pipeline.infra.provision import provision
 from pipeline.jobs import JobState, JobStore
 from pipeline.kafka import EventProducer
-from pipeline.provision import provision
-from pipeline.registry import Registry
 from pipeline.services.children import Children
 from pipeline.services.environment import Services
-from pipeline.submission import Submission, Submitter
-from pipeline.taskmodules import load_stages
-from pipeline.waiting import ended_jobs
+from pipeline.settings import Settings, load_settings
+from pipeline.vault import environment
 
-#: Jobs submitted between two looks at what came of them.
+#: Jobs submitted between two updates of the display.
 BATCH = 50
 
-#: Seconds without any event after which the demonstration gives up. A worker that was killed gives its
-#: tasks back after a lease, and Kafka its partitions after a session's timeout of 45 s.
+#: Seconds without any event after which the demo fails. The tasks of a killed worker are back after a lease,
+#: its partitions in Kafka after a session timeout of 45 s.
 PATIENCE = 120.0
 
-#: Seconds for the last events and records to appear, once all jobs are said to have ended.
+#: Seconds to wait for the last events and records once all jobs have ended.
 TRAILING = 30.0
 
 
-def demo_environment(services: Services) -> dict[str, str]:
-    """The environment of all processes: the user's, less what would point this project elsewhere."""
+def demo_environment(services: Services, paths: Sequence[Path]) -> dict[str, str]:
+    """Return the environment of all processes: the user's, without settings of other services.
+
+    The stages may read ``paths``, files or folders, and nothing else.
+    """
     own = {field.upper() for field in Settings.model_fields}
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if name not in own and not name.startswith(("KAFKA_", "AWS_"))
+        if name not in own and not name.startswith(("KAFKA_", "AWS_", "DJANGO_"))
     }
-    return {**inherited, **services.environment, "TASK_MODULES": "tasks", "SQS_LEASE_SECONDS": "10"}
+    return {
+        **inherited,
+        **services.environment,
+        "TASK_MODULES": "pipeline.demo.documents",
+        "SQS_LEASE_SECONDS": "10",
+        VARIABLE: variable_of(paths),
+    }
 
 
 def run_demo(
@@ -57,10 +66,10 @@ def run_demo(
     console: Console,
     provisioned: Callable[[Settings, Registry], None],
 ) -> Report:
-    """Run all of it in the environment of this process, as ``demo_environment`` gives it.
+    """Run the demo in the environment of this process, as ``demo_environment`` returns it.
 
-    ``folder`` takes the processes' logs; ``provisioned`` is called once topics, queues and table are there.
-    Raises ``PipelineError`` when it cannot come to an end.
+    ``folder``: for the processes' logs. ``provisioned`` is called once topics, queues and table exist. Raises
+    ``PipelineError`` when the jobs do not end.
     """
     settings = load_settings(environment())
     registry = load_stages(settings.task_modules)
@@ -71,14 +80,15 @@ def run_demo(
     processes.start()
     with closing(Watch(settings)) as watch, Display(console, watch.progress, len(documents)) as display:
         began = time.monotonic()
-        with _submitter(settings, registry, store) as submitter:
-            by_job = _submit(submitter, documents, watch, display)
-        _follow(processes, watch, display, len(by_job))
+        with _report_interruption(console, watch.progress, len(documents)):
+            with _submitter(settings, registry, store) as submitter:
+                by_job = _submit(submitter, documents, watch, display)
+            _follow(processes, watch, display, len(by_job))
         seconds = time.monotonic() - began
         _drain(watch, display)
     jobs = {job.job_id: job for job in ended_jobs(store, by_job, TRAILING)}
     states = [job.state for job in jobs.values()]
-    console.print("Checking against a plain loop over the same files …")
+    console.print("Checking the counts with a plain loop over the same files …")
     return Report(
         services=services.name,
         documents=by_job,
@@ -88,6 +98,18 @@ def run_demo(
         seconds=seconds,
         differences=list(differences(by_job, jobs, watch.progress.jobs)),
     )
+
+
+@contextmanager
+def _report_interruption(console: Console, progress: Progress, documents: int) -> Iterator[None]:
+    """Print how far the demo came when Ctrl-C, or SIGTERM, ends it."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        left = documents - progress.ended
+        done = f"{progress.ended:,} of {documents:,} documents are done"
+        console.print(f"Interrupted: {done}, {left:,} are left.")
+        raise
 
 
 @contextmanager
@@ -102,7 +124,7 @@ def _submitter(settings: Settings, registry: Registry, store: JobStore) -> Itera
 def _submit(
     submitter: Submitter, documents: Sequence[Path], watch: Watch, display: Display
 ) -> dict[str, Path]:
-    """Submit a job for each document; the documents by job id."""
+    """Submit a job for each document; return the documents by job id."""
     by_job: dict[str, Path] = {}
     for begin in range(0, len(documents), BATCH):
         batch = documents[begin : begin + BATCH]
@@ -119,20 +141,20 @@ def _submit(
 
 
 def _follow(processes: Processes, watch: Watch, display: Display, jobs: int) -> None:
-    """Watch until all jobs have ended."""
+    """Wait until all jobs have ended."""
     while watch.progress.ended < jobs:
         watch.look(0.2)
         display.show()
         processes.check()
         if time.monotonic() - watch.progress.moved_at > PATIENCE:
             raise PipelineError(
-                f"{jobs - watch.progress.ended} of {jobs} jobs have not ended, and nothing has happened for "
+                f"{jobs - watch.progress.ended} of {jobs} jobs have not ended, and no event came for "
                 f"{PATIENCE:g} s.\n{processes.logs()}"
             )
 
 
 def _drain(watch: Watch, display: Display) -> None:
-    """Read on until every complete job's last event is here: it is on another topic."""
+    """Read until the last event of every complete job has come: it is on another topic."""
     end = time.monotonic() + TRAILING
     while watch.progress.unread and time.monotonic() < end:
         watch.look(0.2)

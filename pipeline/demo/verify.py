@@ -1,20 +1,71 @@
-"""The check of the demonstration: what the pipeline counted against what a plain loop counts."""
+"""The check of the demo: the pipeline's counts against those of a plain loop in one process.
 
+The loop shares no code with the tasks, on purpose.
+"""
+
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.demo.plain import NotText, PlainCounts, count_file
 from pipeline.demo.progress import Seen
 from pipeline.jobs import Job, JobState
+
+
+class NotText(Exception):  # noqa: N818 - an answer, as StopIteration is
+    """The file is binary, or cannot be read: its job must fail too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainCounts:
+    """The loop's counts of one file, named as in the pipeline's last event."""
+
+    lines: int
+    words: int
+    characters: int
+    distinct_terms: int
+    terms_digest: str
+    top_terms: list[tuple[str, int]]
+
+
+def count_file(path: Path) -> PlainCounts:
+    """Count one file, all of it in memory."""
+    text = _text(path)
+    words = re.findall(r"\w+", text)
+    terms = Counter(word[:64].casefold() for word in words)
+    listing = "".join(f"{term} {terms[term]}\n" for term in sorted(terms))
+    by_frequency = sorted(terms, key=lambda term: (-terms[term], term))
+    return PlainCounts(
+        lines=len(re.findall(r"[^\n]*\n|[^\n]+", text)),
+        words=len(words),
+        characters=len(text),
+        distinct_terms=len(terms),
+        terms_digest=hashlib.sha256(listing.encode()).hexdigest(),
+        top_terms=[(term, terms[term]) for term in by_frequency[:50]],
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise NotText(str(error)) from error
+    if b"\0" in data:
+        raise NotText(f"{path} holds a zero byte")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def differences(
     documents: Mapping[str, Path], jobs: Mapping[str, Job], seen: Mapping[str, Seen]
 ) -> Iterator[str]:
-    """What differs, one line each; nothing when every document was counted right, or refused by both.
+    """Give each difference as a line.
 
-    All three are by job id: its document, its record (missing while it runs), and what its events said.
+    All three arguments are by job id: its document, its record (missing while it runs), and its events.
     """
     for job_id, path in documents.items():
         job = jobs.get(job_id)
@@ -25,7 +76,7 @@ def differences(
             plain = count_file(path)
         except NotText as reason:
             if job.state is JobState.COMPLETE:
-                yield f"{path}: its job is complete, but the loop refused it: {reason}"
+                yield f"{path}: its job is complete, but the loop refuses it: {reason}"
             continue
         yield from _compare(path, job, seen.get(job_id, Seen()), plain)
 
@@ -34,14 +85,14 @@ def _compare(path: Path, job: Job, seen: Seen, plain: PlainCounts) -> Iterator[s
     if job.state is not JobState.COMPLETE:
         yield f"{path}: its job failed ({seen.failure}), the loop counted {plain.words} words"
     elif seen.summary is None:
-        yield f"{path}: its job is complete, but no event came of it"
+        yield f"{path}: its job is complete, but its last event is missing"
     else:
         if seen.summaries > 1:
-            yield f"{path}: {seen.summaries} different events came of it"
+            yield f"{path}: its job has {seen.summaries} different last events"
         for name, counted in _as_json(plain).items():
-            told = seen.summary.get(name)
-            if told != counted:
-                yield f"{path}: {name} is {_short(told)}, the loop counted {_short(counted)}"
+            value = seen.summary.get(name)
+            if value != counted:
+                yield f"{path}: {name} is {_short(value)}, the loop counted {_short(counted)}"
 
 
 def _as_json(plain: PlainCounts) -> dict[str, object]:

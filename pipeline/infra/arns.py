@@ -1,16 +1,16 @@
-"""Amazon's names (ARNs) for what a service has, worked out from its settings."""
+"""ARNs (Amazon's resource names) of a service's queues, table and topics, from its settings."""
 
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from config.settings import Settings
 from pipeline.errors import ConfigurationError
+from pipeline.settings import Settings
 
-#: Where a region's name stands in the hosts of SQS: today's, dual-stack, FIPS, VPC endpoints; the old ones.
+#: The region in a host name of SQS: current, dual-stack, FIPS and VPC endpoints; then the legacy ones.
 _REGION = re.compile(r"(?:^|\.)sqs(?:-fips)?\.([a-z0-9-]+)\.|^([a-z]+(?:-[a-z]+)+-\d)\.queue\.")
 
-#: The partition of regions whose names begin so; of all others "aws".
+#: The partition of regions by the prefix of their names; "aws" for all others.
 _PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "eusc-": "aws-eusc"}
 
 
@@ -21,28 +21,28 @@ class Arns:
     partition: str
     region: str
     account: str
-    #: The part that MSK's topics and groups share: "name/uuid".
+    #: "name/uuid" of the MSK cluster, which the ARNs of its topics and groups repeat.
     cluster: str | None
     cluster_arn: str | None
 
     def queue(self, url: str) -> str:
-        """Of a queue, by its URL or name."""
+        """Return the ARN of a queue, by its URL or name."""
         return f"arn:{self.partition}:sqs:{self.region}:{self.account}:{url.rsplit('/', 1)[-1]}"
 
     def table(self, name: str) -> str:
-        """Of a table."""
+        """Return the ARN of a table."""
         return f"arn:{self.partition}:dynamodb:{self.region}:{self.account}:table/{name}"
 
     def index(self, table: str, index: str) -> str:
-        """Of an index of a table."""
+        """Return the ARN of an index of a table."""
         return f"{self.table(table)}/index/{index}"
 
     def topic(self, name: str) -> str:
-        """Of a topic on MSK."""
+        """Return the ARN of a topic on MSK."""
         return self._kafka("topic", name)
 
     def group(self, name: str) -> str:
-        """Of a consumer group on MSK."""
+        """Return the ARN of a consumer group on MSK."""
         return self._kafka("group", name)
 
     def _kafka(self, kind: str, name: str) -> str:
@@ -51,12 +51,12 @@ class Arns:
 
 
 def arns_of(settings: Settings) -> Arns:
-    """The ARNs of a service. Raises ConfigurationError where its queue's URL tells no account or region."""
+    """Return the ARNs of a service. Raises ConfigurationError if its queue's URL has no account or region."""
     url = urlsplit(settings.sqs_task_queue_url)
     account = url.path.strip("/").split("/")[0]
     if not account.isdigit():
         raise ConfigurationError(
-            f"SQS_TASK_QUEUE_URL={settings.sqs_task_queue_url} does not tell the account: it should end in "
+            f"SQS_TASK_QUEUE_URL={settings.sqs_task_queue_url} has no account: it should end in "
             "/<account>/<name>.fifo."
         )
     found = _REGION.search(url.hostname or "")
@@ -64,7 +64,7 @@ def arns_of(settings: Settings) -> Arns:
     region = region or settings.aws_default_region
     if not region:
         raise ConfigurationError(
-            f"SQS_TASK_QUEUE_URL={settings.sqs_task_queue_url} tells no region: set AWS_DEFAULT_REGION."
+            f"SQS_TASK_QUEUE_URL={settings.sqs_task_queue_url} has no region: set AWS_DEFAULT_REGION."
         )
     partition = next((name for start, name in _PARTITIONS.items() if region.startswith(start)), "aws")
     cluster = settings.msk_cluster_arn

@@ -1,173 +1,206 @@
-"""Least-privilege IAM policies: what each process does with the queues, table and topics of its service.
+"""Least-privilege IAM policies of the processes of a service.
 
-The actions are those of the calls that the doors make (a batch call needs the action of the single one), on
-exactly the resources that the settings and the stages name.
+The actions are those of the calls that this project makes (a batch call needs the action of the single one),
+on exactly the queues, items and topics of the service. Services may share a table: a condition on the keys
+grants each of them its own items only (ADR 22).
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
-from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings
-from pipeline.arns import Arns, arns_of
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
+from pipeline.infra.arns import Arns, arns_of
+from pipeline.infra.needs import Role, queue_needs, topic_needs
+from pipeline.jobs.keys import Keys
 from pipeline.jobs.table import INDEX
-from pipeline.registry import Registry
-from pipeline.topology import queue_needs, topic_needs
-
-#: "operator": a person or a deployment that runs the commands of ``pipeline``.
-Role = Literal["bridge", "worker", "operator"]
-ROLES: tuple[Role, ...] = get_args(Role)
+from pipeline.settings import Settings
 
 Policy = dict[str, Any]
 
 
+def _of(service: str, names: str) -> frozenset[str]:
+    return frozenset(f"{service}:{action}" for action in names.split())
+
+
+#: The calls of a start, and those that make what is missing where AUTO_PROVISION is true.
+_READ_QUEUE, _MAKE_QUEUE = _of("sqs", "GetQueueAttributes"), _of("sqs", "CreateQueue")
+#: List dead letters, put them back with a reason, and remove them.
+_LETTERS = _of("sqs", "ChangeMessageVisibility DeleteMessage ReceiveMessage SendMessage")
+_READ_TABLE = _of("dynamodb", "DescribeTable DescribeTimeToLive")
+_MAKE_TABLE = _of("dynamodb", "CreateTable UpdateContinuousBackups UpdateTimeToLive")
+
+#: Both services use the key for the caller. The list is DynamoDB's (developer guide, "Authorizing use of your
+#: customer managed key") and holds that of SQS; a table that takes the key makes a grant.
+_USE_KEY = _of("kms", "Decrypt DescribeKey Encrypt GenerateDataKey ReEncryptFrom ReEncryptTo")
+_GIVE_KEY = _of("kms", "CreateGrant")
+
+_READ_ITEMS = _of("dynamodb", "BatchGetItem GetItem Query")
+_WRITE_ITEMS = _of("dynamodb", "BatchWriteItem PartiQLInsert UpdateItem")
+#: Close jobs and splits that are filled.
+_CLOSE = _of("dynamodb", "PartiQLUpdate")
+_READ_INDEX = _of("dynamodb", "Query")
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Needs:
-    """Actions by what they are done to."""
+class _Actions:
+    """The actions of one role by resource."""
 
     task_queues: frozenset[str]
     dead_letters: frozenset[str]
-    table: frozenset[str]
+    items: frozenset[str]
     index: frozenset[str] = frozenset()
+    #: The table itself, which has no owner among the services that share it.
+    table: frozenset[str] = _READ_TABLE
 
 
-def _of(service: str, actions: str) -> frozenset[str]:
-    return frozenset(f"{service}:{action}" for action in actions.split())
-
-
-#: What a start looks at, and makes where AUTO_PROVISION is true.
-_LOOK_QUEUE, _MAKE_QUEUE = _of("sqs", "GetQueueAttributes"), _of("sqs", "CreateQueue")
-#: To go through dead letters, to put them back with a reason, and to remove them.
-_LETTERS = _of("sqs", "ChangeMessageVisibility DeleteMessage ReceiveMessage SendMessage")
-_LOOK_TABLE = _of("dynamodb", "DescribeTable DescribeTimeToLive")
-_MAKE_TABLE = _of("dynamodb", "CreateTable UpdateTimeToLive")
-
-_NEEDS: dict[Role, _Needs] = {
-    "bridge": _Needs(
-        task_queues=_LOOK_QUEUE | _of("sqs", "SendMessage"),
-        # Beside its own work it sweeps: it explains dead letters that SQS moved, and looks for open jobs.
-        dead_letters=_LOOK_QUEUE | _LETTERS,
-        table=_LOOK_TABLE
-        | _of("dynamodb", "BatchGetItem BatchWriteItem GetItem PartiQLInsert Query UpdateItem"),
-        index=_of("dynamodb", "Query"),
+_ACTIONS: dict[Role, _Actions] = {
+    "bridge": _Actions(
+        task_queues=_READ_QUEUE | _of("sqs", "SendMessage"),
+        # Its sweep explains dead letters that SQS moved, and mends open jobs.
+        dead_letters=_READ_QUEUE | _LETTERS,
+        items=_READ_ITEMS | _WRITE_ITEMS | _CLOSE,
+        index=_READ_INDEX,
     ),
-    "worker": _Needs(
-        task_queues=_LOOK_QUEUE
+    "worker": _Actions(
+        task_queues=_READ_QUEUE
         | _of("sqs", "ChangeMessageVisibility DeleteMessage ReceiveMessage SendMessage"),
-        dead_letters=_LOOK_QUEUE | _of("sqs", "SendMessage"),
-        table=_LOOK_TABLE
-        | _of("dynamodb", "BatchGetItem BatchWriteItem GetItem PartiQLInsert PutItem Query UpdateItem"),
+        dead_letters=_READ_QUEUE | _of("sqs", "SendMessage"),
+        items=_READ_ITEMS | _WRITE_ITEMS | _CLOSE | _of("dynamodb", "PutItem"),
     ),
-    "operator": _Needs(
-        task_queues=_LOOK_QUEUE
+    "web": _Actions(
+        task_queues=_READ_QUEUE | _of("sqs", "SendMessage"),
+        dead_letters=_READ_QUEUE | _of("sqs", "ChangeMessageVisibility DeleteMessage ReceiveMessage"),
+        items=_READ_ITEMS | _WRITE_ITEMS,
+        index=_READ_INDEX,
+    ),
+    "web-read-only": _Actions(
+        task_queues=_READ_QUEUE,
+        # A look at a queue receives its messages, and makes them visible again.
+        dead_letters=_READ_QUEUE | _of("sqs", "ChangeMessageVisibility ReceiveMessage"),
+        items=_READ_ITEMS,
+        index=_READ_INDEX,
+    ),
+    "operator": _Actions(
+        task_queues=_READ_QUEUE
         | _MAKE_QUEUE
         | _of("sqs", "PurgeQueue ReceiveMessage SendMessage SetQueueAttributes"),
-        dead_letters=_LOOK_QUEUE | _MAKE_QUEUE | _LETTERS | _of("sqs", "SetQueueAttributes"),
-        table=_LOOK_TABLE
-        | _MAKE_TABLE
-        | _of("dynamodb", "BatchGetItem BatchWriteItem GetItem PartiQLInsert Query UpdateItem UpdateTable"),
-        index=_of("dynamodb", "Query"),
+        dead_letters=_READ_QUEUE | _MAKE_QUEUE | _LETTERS | _of("sqs", "SetQueueAttributes"),
+        items=_READ_ITEMS | _WRITE_ITEMS | _CLOSE,
+        index=_READ_INDEX,
+        table=_READ_TABLE | _MAKE_TABLE | _of("dynamodb", "DescribeContinuousBackups UpdateTable"),
     ),
 }
 
+#: The processes that make what is missing when they start, if AUTO_PROVISION allows it.
+_MAKERS: frozenset[Role] = frozenset({"bridge", "worker"})
+
 
 def policy(settings: Settings, registry: Registry, role: Role) -> Policy:
-    """The policy document for a process. With AUTO_PROVISION=false bridge and worker may make nothing.
+    """Return the policy document of a role. With AUTO_PROVISION=false bridge and worker may make nothing.
 
-    Raises ConfigurationError where the settings do not tell an ARN.
+    Raises ConfigurationError if an ARN does not follow from the settings.
     """
-    arns, needs = arns_of(settings), _NEEDS[role]
-    makes = settings.auto_provision and role != "operator"
+    arns, actions = arns_of(settings), _ACTIONS[role]
+    makes = _makes(settings, role)
     dead_letters, *queues = queue_needs(settings, registry)
     statements = [
         _statement(
             "TaskQueues",
-            needs.task_queues | (_MAKE_QUEUE if makes else frozenset()),
+            actions.task_queues | (_MAKE_QUEUE if makes else frozenset()),
             (arns.queue(need.url) for need in queues),
         ),
         _statement(
             "DeadLetterQueue",
-            needs.dead_letters | (_MAKE_QUEUE if makes else frozenset()),
+            actions.dead_letters | (_MAKE_QUEUE if makes else frozenset()),
             [arns.queue(dead_letters.url)],
         ),
         _statement(
-            "Jobs",
-            needs.table | (_MAKE_TABLE if makes else frozenset()),
+            "JobsTable",
+            actions.table | (_MAKE_TABLE if makes else frozenset()),
             [arns.table(settings.dynamodb_table)],
         ),
+        _own_items(settings, "Jobs", actions.items, arns.table(settings.dynamodb_table)),
     ]
-    if needs.index:
-        statements.append(_statement("JobsByTime", needs.index, [arns.index(settings.dynamodb_table, INDEX)]))
+    if actions.index:
+        index = arns.index(settings.dynamodb_table, INDEX)
+        statements.append(_own_items(settings, "JobsByTime", actions.index, index))
+    if settings.kms_key_arn:
+        gives = makes or role == "operator"
+        statements.append(_key(settings.kms_key_arn, arns, _USE_KEY | (_GIVE_KEY if gives else frozenset())))
     if settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
         statements += _kafka(settings, registry, role, arns)
     return {"Version": "2012-10-17", "Statement": statements}
 
 
+def _makes(settings: Settings, role: Role) -> bool:
+    return settings.auto_provision and role in _MAKERS
+
+
+def _own_items(settings: Settings, sid: str, actions: Iterable[str], resource: str) -> Policy:
+    """Return a statement about the items whose partition key, in table or index, is this service's."""
+    condition = {
+        "ForAllValues:StringLike": {
+            "dynamodb:LeadingKeys": [f"{Keys(service=settings.service_name).prefix}*"]
+        },
+        # "ForAllValues" holds for a request without keys, which would be one for every item.
+        "Null": {"dynamodb:LeadingKeys": "false"},
+    }
+    return {**_statement(sid, actions, [resource]), "Condition": condition}
+
+
+def _key(key: str, arns: Arns, actions: Iterable[str]) -> Policy:
+    """Return the statement about the key: it may be used through SQS and DynamoDB only, not directly."""
+    # The end of the host names differs by partition: .com, .com.cn, .eu.
+    services = [f"{service}.{arns.region}.amazonaws.*" for service in ("dynamodb", "sqs")]
+    return {**_statement("Key", actions, [key]), "Condition": {"StringLike": {"kms:ViaService": services}}}
+
+
 def _kafka(settings: Settings, registry: Registry, role: Role, arns: Arns) -> Iterator[Policy]:
-    """What MSK's own access control asks for; its actions are Kafka's operations by other names."""
+    """Return the statements of MSK's own access control, which renames Kafka's operations."""
     if not arns.cluster_arn:
         raise ConfigurationError("KAFKA_SASL_MECHANISM=AWS_MSK_IAM: set MSK_CLUSTER_ARN to name its topics.")
-    topics = _Topics(settings, registry)
-    every = [need.name for need in topic_needs(settings, registry)]
-    yield _kafka_statement("KafkaCluster", "Connect WriteDataIdempotently", [arns.cluster_arn])
+    topics = topic_needs(settings, registry)
+    every = [need.name for need in topics]
+    read = [need.name for need in topics if role in need.read_by]
+    written = [need.name for need in topics if role in need.written_by]
+    cluster = "Connect WriteDataIdempotently" if written else "Connect"
+    yield _kafka_statement("KafkaCluster", cluster, [arns.cluster_arn])
     yield _kafka_statement("KafkaTopics", _TOPICS[role], map(arns.topic, every))
-    if settings.auto_provision and role != "operator":
+    if _makes(settings, role):
         yield _kafka_statement("KafkaMissingTopics", "CreateTopic", map(arns.topic, every))
-    yield _kafka_statement("KafkaRead", "ReadData", map(arns.topic, topics.read(role)))
-    yield _kafka_statement("KafkaWrite", "WriteData", map(arns.topic, topics.written(role)))
+    yield _kafka_statement("KafkaRead", "ReadData", map(arns.topic, read))
+    if written:
+        yield _kafka_statement("KafkaWrite", "WriteData", map(arns.topic, written))
     if role == "bridge":
         group = arns.group(settings.kafka_consumer_group)
         yield _kafka_statement("KafkaGroup", "AlterGroup", [group])
     yield _kafka_statement("KafkaGroups", "DescribeGroup", map(arns.group, _groups(settings, role)))
 
 
-#: Of every topic: existence and offsets; the operator also makes, compares and changes them.
+#: On every topic: read its metadata and offsets; the operator also makes, compares and changes it.
 _TOPICS: dict[Role, str] = {
     "bridge": "DescribeTopic",
     "worker": "DescribeTopic",
+    "web": "DescribeTopic",
+    "web-read-only": "DescribeTopic",
     "operator": "AlterTopic AlterTopicDynamicConfiguration CreateTopic DescribeTopic "
     "DescribeTopicDynamicConfiguration",
 }
 
 
 def _groups(settings: Settings, role: Role) -> list[str]:
-    """Groups that are asked about: for its lag the service's own; those that readers name and never join."""
+    """Return the groups that a role describes: the service's own, for its lag, and those of its readers."""
     name = settings.service_name
     readers: dict[Role, list[str]] = {
         "bridge": [f"{name}-scan"],
         "worker": [f"{name}.control"],
+        "web": [f"{name}.control", f"{name}-scan"],
+        "web-read-only": [f"{name}.control", f"{name}-scan"],
         "operator": [f"{name}.control", f"{name}-peek", f"{name}-scan"],
     }
     return [settings.kafka_consumer_group, *readers[role]]
-
-
-class _Topics:
-    """Which topics each process reads and writes."""
-
-    def __init__(self, settings: Settings, registry: Registry) -> None:
-        self._name = settings.topic
-        self._consumed = registry.consumed_topics
-        self._emitted = [stage.emits for stage in registry.by_name.values() if stage.emits]
-        self._events, self._commands, self._replies = settings.control_topics
-        self._every = [need.name for need in topic_needs(settings, registry)]
-
-    def read(self, role: Role) -> list[str]:
-        if role == "bridge":
-            return self._names((*self._consumed, DLQ_TOPIC))
-        return [self._commands] if role == "worker" else self._every
-
-    def written(self, role: Role) -> list[str]:
-        ends = (ERRORS_TOPIC, JOBS_TOPIC)
-        if role == "bridge":
-            return self._names((*ends, DLQ_TOPIC))
-        if role == "worker":
-            return [*self._names((*self._emitted, *ends)), self._events, self._replies]
-        # Submissions, redriven events and their marks, what a sweep tells, commands to workers.
-        return [*self._names((*self._consumed, *ends, DLQ_TOPIC)), self._commands]
-
-    def _names(self, topics: Iterable[str]) -> list[str]:
-        return list(map(self._name, topics))
 
 
 def _kafka_statement(sid: str, actions: str, resources: Iterable[str]) -> Policy:

@@ -1,71 +1,71 @@
-"""What a service needs around it: topics and queues, with the configuration each must have."""
+"""The needs of a service: its topics, queues and table, with the configuration that each must have."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-from config.settings import DLQ_TOPIC, ERRORS_TOPIC, JOBS_TOPIC, Settings, topic_variable
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
-from pipeline.registry import Registry
+from pipeline.jobs.schema import TTL, table_definition
+from pipeline.settings import (
+    DLQ_TOPIC,
+    ERRORS_TOPIC,
+    JOBS_TOPIC,
+    Settings,
+    topic_variable,
+)
 from pipeline.sqs import MAX_MESSAGE_BYTES, QUEUE_RETENTION
+
+#: The processes of a service. "web": the jobs page with its actions; "web-read-only": the same with
+#: WEB_READ_ONLY=true. "operator": a person or a deployment that runs the commands of ``pipeline``.
+Role = Literal["bridge", "worker", "web", "web-read-only", "operator"]
+ROLES: tuple[Role, ...] = get_args(Role)
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 
-#: Errors are looked into long after the fact.
+#: Errors are often investigated long after they happened.
 ERRORS_RETENTION_MS = 30 * DAY_MS
 
-#: What was revoked: for as long as Celery itself remembers it (celery.worker.state.REVOKE_EXPIRES).
+#: Revocations are kept as long as Celery itself remembers them (celery.worker.state.REVOKE_EXPIRES).
 REVOKES_RETENTION_MS = 3 * HOUR_MS
 
 #: Bytes of the largest event: Kafka's own default, and about what an SQS message holds.
 EVENT_BYTES = 1_048_588
 
-#: An error event holds an original event and why it failed, so it must be allowed to be larger than one;
-#: else the way out of a failure would fail itself.
+#: An error event holds an original event and the reason of its failure, so its limit must be higher than an
+#: event's: otherwise the report of a failure would itself fail.
 ERROR_BYTES = 8 * 1024 * 1024
 
-#: The highest maxReceiveCount that SQS takes.
+#: The highest maxReceiveCount that SQS accepts.
 MAX_RECEIVE_COUNT = 1000
-
-#: What of a topic's configuration may be more than is needed: it keeps records longer, takes larger ones, or
-#: has them on more brokers before it says so.
-_AT_LEAST = ("retention.ms", "max.message.bytes", "min.insync.replicas")
-
-#: Attributes of a queue that exist or not when it is made, and cannot be changed.
-FIFO = "FifoQueue"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopicNeed:
-    """A topic that must be there."""
+    """A topic that must exist."""
 
     name: str
     partitions: int
     replication: int
     config: Mapping[str, str]
-    #: The ordered stages that read it: their order rests on which partition a key is on.
+    #: The ordered stages that consume it: their order depends on which partition a key is in.
     ordered: tuple[str, ...] = ()
-
-    def lacking(self, present: Mapping[str, str], replication: int) -> dict[str, str]:
-        """What a topic's configuration lacks, with the values it needs; more than that is as good.
-
-        As long as there are too few replicas, how many must be in sync is not asked for: it would keep the
-        topic from taking anything.
-        """
-        asked = dict(self.config)
-        if replication < self.replication:
-            asked.pop("min.insync.replicas", None)
-        return {key: value for key, value in asked.items() if not _topic_has(present.get(key), key, value)}
+    #: The processes that read it, and those that write to it.
+    read_by: frozenset[Role] = frozenset()
+    written_by: frozenset[Role] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueueNeed:
-    """A queue that must be there."""
+    """A FIFO queue that must exist."""
 
     url: str
     #: Under SQS's own names, without RedrivePolicy, which needs the dead-letter queue's ARN.
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str]
+    #: Whether its policy must deny requests without TLS. A service of this machine has no TLS.
+    tls_only: bool
     #: Deliveries after which SQS itself moves a message to the dead-letter queue; 0 for that queue.
     max_receive_count: int = 0
 
@@ -74,23 +74,30 @@ class QueueNeed:
         """The last part of the URL."""
         return self.url.rsplit("/", 1)[1]
 
-    def lacking(self, present: Mapping[str, str]) -> dict[str, str]:
-        """What a queue's attributes lack, with the values they need; of a number more is as good.
+    @property
+    def is_dead_letter_queue(self) -> bool:
+        """Whether the other queues send their dead letters to it."""
+        return self.max_receive_count == 0
 
-        What is not given is not judged: emulators leave out what they do not act on, SQS itself gives all.
-        """
-        return {
-            key: value
-            for key, value in self.attributes.items()
-            if key in present and not _queue_has(present[key], value)
-        }
+
+@dataclass(frozen=True, kw_only=True)
+class TableNeed:
+    """The DynamoDB table of jobs."""
+
+    name: str
+    #: The arguments of CreateTable.
+    definition: Mapping[str, Any]
+    #: The attribute that holds an item's time to live.
+    expiry: str
+    #: The key of KMS that encrypts it; None: DynamoDB's own, which always does.
+    key: str | None
 
 
 def check_topics(settings: Settings, registry: Registry) -> None:
-    """Refuse two topics of a service under one Kafka name: each would be read as the other.
+    """Raise ConfigurationError if two topics of a service have one name on Kafka.
 
-    An error event would become a task, which fails and makes an error event, for ever; or what one stage
-    emits would pass by the next.
+    An error event would become a task, which fails and makes an error event, and so on; or a stage would
+    never see the events of the one before it.
     """
     names: dict[str, str] = {}
     for name in (*registry.topics, ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC, *settings.control_names):
@@ -105,48 +112,84 @@ def check_topics(settings: Settings, registry: Registry) -> None:
 
 
 def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
-    """Every topic of a service: its stages', those for failures and ends of jobs, the control plane's.
+    """Return every topic of a service: stages', failures', ends of jobs, and the control plane's.
 
-    Raises ConfigurationError where two of them are one.
+    Raises ConfigurationError if two of them have one name.
     """
     check_topics(settings, registry)
     retention = int(settings.topic_retention_days * DAY_MS)
-    needs = [
-        _topic(settings, name, retention, ordered=_ordered_readers(registry, name))
-        for name in (*registry.topics, JOBS_TOPIC)
-    ]
+    needs = [_stage_topic(settings, registry, name, retention) for name in registry.topics]
     needs += [
-        _topic(settings, name, ERRORS_RETENTION_MS, largest=ERROR_BYTES) for name in (ERRORS_TOPIC, DLQ_TOPIC)
+        _topic(
+            settings,
+            JOBS_TOPIC,
+            retention,
+            read_by=["operator"],
+            written_by=["bridge", "worker", "web", "operator"],
+        ),
+        _topic(
+            settings,
+            ERRORS_TOPIC,
+            ERRORS_RETENTION_MS,
+            largest=ERROR_BYTES,
+            read_by=["web", "web-read-only", "operator"],
+            written_by=["bridge", "worker", "operator"],
+        ),
+        # The bridge's sweep marks dead letters that were redriven.
+        _topic(
+            settings,
+            DLQ_TOPIC,
+            ERRORS_RETENTION_MS,
+            largest=ERROR_BYTES,
+            read_by=["bridge", "web", "web-read-only", "operator"],
+            written_by=["bridge", "web", "operator"],
+        ),
     ]
     return needs + _control_topics(settings)
 
 
+def missing_topics(needs: Iterable[TopicNeed], existing: Collection[str]) -> list[str]:
+    """Return the names of the needed topics that do not exist."""
+    return [need.name for need in needs if need.name not in existing]
+
+
 def queue_needs(settings: Settings, registry: Registry) -> list[QueueNeed]:
-    """Every queue of a service: the dead-letter queue first, the others point to it."""
-    dead_letters = QueueNeed(url=settings.sqs_dlq_url, attributes=_attributes(settings, registry))
-    queues: dict[str, list[int]] = {settings.task_queue: [settings.max_retries]}
+    """Return every queue of a service: the dead-letter queue first, as the others point to it."""
+    attributes = _queue_attributes(settings, registry)
+    retries: dict[str, int] = {settings.task_queue: settings.max_retries}
     for stage in registry.by_name.values():
-        retries = settings.max_retries if stage.retries is None else stage.retries
-        queues.setdefault(stage.queue or settings.task_queue, []).append(retries)
-    return [dead_letters] + [_task_queue(settings, registry, name, max(r)) for name, r in queues.items()]
+        name = stage.queue or settings.task_queue
+        own = settings.max_retries if stage.retries is None else stage.retries
+        retries[name] = max(own, retries.get(name, 0))
+    dead_letters = QueueNeed(
+        url=settings.sqs_dlq_url, attributes=attributes, tls_only=_is_https(settings.sqs_dlq_url)
+    )
+    return [dead_letters, *(_task_queue(settings, name, most, attributes) for name, most in retries.items())]
 
 
-def _topic_has(present: str | None, key: str, value: str) -> bool:
-    if present is None or present == value:
-        return present == value
-    if key == "compression.type":
-        # As it comes from the producers, which compress with snappy.
-        return present == "producer"
-    # -1: for ever.
-    return key in _AT_LEAST and (int(present) >= int(value) or int(present) == -1)
+def table_need(settings: Settings) -> TableNeed:
+    """Return the table of jobs."""
+    name = settings.dynamodb_table
+    return TableNeed(name=name, definition=table_definition(name), expiry=TTL, key=settings.kms_key_arn)
 
 
-def _queue_has(present: str, value: str) -> bool:
-    return int(present) >= int(value) if value.isdigit() else present == value
-
-
-def _ordered_readers(registry: Registry, topic: str) -> tuple[str, ...]:
-    return tuple(stage.name for stage in registry.consumers(topic) if stage.ordered)
+def _stage_topic(settings: Settings, registry: Registry, name: str, retention_ms: int) -> TopicNeed:
+    """Bridges read what stages consume; workers write what they emit; operators submit, redrive, replay."""
+    is_consumed = name in registry.consumed_topics
+    is_emitted = any(stage.emits == name for stage in registry.by_name.values())
+    writers: tuple[tuple[Role, bool], ...] = (
+        ("worker", is_emitted),
+        ("web", is_consumed),
+        ("operator", is_consumed),
+    )
+    return _topic(
+        settings,
+        name,
+        retention_ms,
+        ordered=tuple(stage.name for stage in registry.consumers(name) if stage.ordered),
+        read_by=["bridge", "web", "operator"] if is_consumed else ["operator"],
+        written_by=[role for role, writes in writers if writes],
+    )
 
 
 def _topic(
@@ -154,53 +197,63 @@ def _topic(
     name: str,
     retention_ms: int,
     *,
+    read_by: Iterable[Role],
+    written_by: Iterable[Role],
     largest: int = EVENT_BYTES,
-    ordered: Iterable[str] = (),
+    ordered: tuple[str, ...] = (),
 ) -> TopicNeed:
     return TopicNeed(
         name=settings.topic(name),
         partitions=settings.topic_partitions,
         replication=settings.topic_replication_factor,
-        config=_config(settings, retention_ms) | {"max.message.bytes": str(largest)},
-        ordered=tuple(ordered),
+        config=_topic_config(settings, retention_ms) | {"max.message.bytes": str(largest)},
+        ordered=ordered,
+        read_by=frozenset(read_by),
+        written_by=frozenset(written_by),
     )
 
 
 def _control_topics(settings: Settings) -> list[TopicNeed]:
-    """Events as long as Flower looks back, commands as long as a worker that starts does."""
+    """Events are kept as long as Flower looks back, commands as long as a starting worker does."""
     events, commands, replies = settings.control_topics
     history_ms = math.ceil(settings.events_history_seconds * 1000)
     return [
-        _control_topic(settings, events, max(HOUR_MS, history_ms)),
-        _control_topic(settings, commands, REVOKES_RETENTION_MS),
-        _control_topic(settings, replies, HOUR_MS),
+        _control_topic(
+            settings, events, max(HOUR_MS, history_ms), ["web", "web-read-only", "operator"], ["worker"]
+        ),
+        _control_topic(settings, commands, REVOKES_RETENTION_MS, ["worker", "operator"], ["operator"]),
+        _control_topic(settings, replies, HOUR_MS, ["operator"], ["worker"]),
     ]
 
 
-def _control_topic(settings: Settings, name: str, retention_ms: int) -> TopicNeed:
+def _control_topic(
+    settings: Settings, name: str, retention_ms: int, read_by: Iterable[Role], written_by: Iterable[Role]
+) -> TopicNeed:
     """One partition: one order, and every reader reads all of it anyway."""
     return TopicNeed(
         name=name,
         partitions=1,
         replication=settings.topic_replication_factor,
         # Retention removes whole segments, which would otherwise grow for a week.
-        config=_config(settings, retention_ms) | {"segment.ms": str(HOUR_MS // 6)},
+        config=_topic_config(settings, retention_ms) | {"segment.ms": str(HOUR_MS // 6)},
+        read_by=frozenset(read_by),
+        written_by=frozenset(written_by),
     )
 
 
-def _config(settings: Settings, retention_ms: int) -> dict[str, str]:
+def _topic_config(settings: Settings, retention_ms: int) -> dict[str, str]:
     config = {
         "cleanup.policy": "delete",
         "compression.type": "snappy",
         "retention.ms": str(retention_ms),
     }
     if settings.topic_replication_factor >= 3:
-        # With acks=all: what is acknowledged is on two brokers, and one may be away.
+        # With acks=all: an acknowledged record is on two brokers, and one may be away.
         config["min.insync.replicas"] = "2"
     return config
 
 
-def _task_queue(settings: Settings, registry: Registry, name: str, retries: int) -> QueueNeed:
+def _task_queue(settings: Settings, name: str, retries: int, attributes: Mapping[str, str]) -> QueueNeed:
     # Followers of a failing head are received with it, so their count rises without a fault of theirs:
     # five after four failures of the head. SQS is the backstop only; attempts are counted by record.
     needed = 10 * (retries + 1) + 20
@@ -213,21 +266,33 @@ def _task_queue(settings: Settings, registry: Registry, name: str, retries: int)
     url = settings.queue_url(name)
     if url == settings.sqs_dlq_url:
         raise ConfigurationError(f"A stage's queue is {name}, which is SQS_DLQ_URL. Give it another queue.")
-    return QueueNeed(url=url, attributes=_attributes(settings, registry), max_receive_count=needed)
+    return QueueNeed(url=url, attributes=attributes, tls_only=_is_https(url), max_receive_count=needed)
 
 
-def _attributes(settings: Settings, registry: Registry) -> dict[str, str]:
+def _is_https(url: str) -> bool:
+    return url.startswith("https://")
+
+
+def _queue_attributes(settings: Settings, registry: Registry) -> dict[str, str]:
     limits = [stage.time_limit for stage in registry.by_name.values() if stage.time_limit]
     return {
+        **_queue_encryption(settings),
         "ContentBasedDeduplication": "false",
         # High throughput: limits count for each message group, not for the queue.
         "DeduplicationScope": "messageGroup",
         "FifoThroughputLimit": "perMessageGroupId",
-        # What senders reckon with. Queues made before August 2025, or by Terraform's default, take a quarter.
+        # Senders rely on this size. Queues made before August 2025, or by Terraform's default, accept a
+        # quarter of it.
         "MaximumMessageSize": str(MAX_MESSAGE_BYTES),
         "MessageRetentionPeriod": str(QUEUE_RETENTION),
         "ReceiveMessageWaitTimeSeconds": str(settings.sqs_wait_time_seconds),
-        # The longest run. The worker asks for less at each receive and extends what it holds; this is for
-        # any other consumer.
+        # The longest run. Workers ask for less at each receive and extend what they hold; this is for any
+        # other consumer.
         "VisibilityTimeout": str(math.ceil(max([settings.task_time_limit, *limits]))),
     }
+
+
+def _queue_encryption(settings: Settings) -> dict[str, str]:
+    if settings.kms_key_arn:
+        return {"KmsMasterKeyId": settings.kms_key_arn}
+    return {"SqsManagedSseEnabled": "true"}

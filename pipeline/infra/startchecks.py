@@ -1,19 +1,20 @@
-"""What must hold before a worker or bridge starts: refuse now rather than lose a task later."""
+"""Checks at start: refuse to run now rather than lose a task later."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
+from pipeline.infra.compare import QueueComparison, compare_queue
+from pipeline.infra.needs import QueueNeed, missing_topics, queue_needs, topic_needs
+from pipeline.infra.provision import make_missing
 from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
-from pipeline.provision import make_missing, redrive_policy
-from pipeline.registry import Registry
+from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, QUEUE_RETENTION, sqs_client
 from pipeline.sqs.queues import queue_attributes
-from pipeline.topology import FIFO, QueueNeed, queue_needs, topic_needs
 
 log = structlog.get_logger(__name__)
 
@@ -22,27 +23,34 @@ _UPDATE = 'Run "pipeline provision --update".'
 
 
 def check_start(settings: Settings, registry: Registry, takes: Sequence[str] = ()) -> None:
-    """Make what is missing when AUTO_PROVISION allows it; refuse what would lose tasks or hang.
+    """Make what is missing if AUTO_PROVISION allows it; refuse a service that would lose tasks or hang.
 
-    ``takes``: the names of the queues that a worker is told to take from, which may be no stage's.
+    ``takes``: the names of the queues that a worker consumes from, which may belong to no stage.
 
     Raises ConfigurationError, which names the setting and the mend, or the ServiceError that kept it from
-    looking. A side that is switched off (KAFKA_ENABLED, USE_SQS_TASK_PROCESSING) is not looked at. Time
-    limits need no look: neither a setting nor a stage takes one that SQS could not hold.
+    asking. A side that is switched off (KAFKA_ENABLED, USE_SQS_TASK_PROCESSING) is not checked, nor are time
+    limits: neither a setting nor a stage accepts one that SQS could not hold.
     """
     kafka, sqs = settings.kafka_enabled, settings.use_sqs_task_processing
     if settings.auto_provision:
-        for made in make_missing(settings, registry, kafka=kafka, sqs=sqs):
-            log.info("provision.made", kind=made.kind, name=made.name)
+        for result in make_missing(settings, registry, kafka=kafka, sqs=sqs):
+            log.info("provision.made", kind=result.kind, name=result.name)
     elif kafka:
         _check_topics(settings, registry)
     if sqs:
         _check_queues(settings, registry, takes)
     _check_table(settings)
+    report_max_parts(settings, registry)
+
+
+def report_max_parts(settings: Settings, registry: Registry) -> None:
+    """Log the most parts of a split, if a stage has a split."""
+    if splits := sorted(stage.name for stage in registry.by_name.values() if stage.is_split):
+        log.info("splits.bounded", max_parts=settings.max_parts, stages=splits)
 
 
 def check_added_queue(settings: Settings, registry: Registry, name: str) -> None:
-    """Refuse a queue that a worker is told to consume from, unless it is as its tasks need it."""
+    """Refuse a queue that a worker is asked to consume from, unless it is as its tasks need it."""
     dead_letters, *queues = queue_needs(settings, registry)
     if own := [need for need in queues if need.name == name]:
         _check_task_queues(settings, dead_letters, own)
@@ -56,10 +64,34 @@ def check_added_queue(settings: Settings, registry: Registry, name: str) -> None
     _check_task_queues(settings, dead_letters, [need], mend)
 
 
+def check_queue(found: QueueComparison, mend: str | None = None) -> Mapping[str, str]:
+    """Return the attributes of a queue; raise ConfigurationError if it would lose or refuse messages.
+
+    ``mend``: the advice about a queue that "pipeline provision" does not keep.
+    """
+    need = found.need
+    if found.attributes is None:
+        raise ConfigurationError(f"SQS queue {need.url} does not exist. {mend or _MAKE}")
+    if not found.is_fifo:
+        raise ConfigurationError(
+            f"SQS queue {need.name} is a standard queue: it would keep no order and run tasks twice. "
+            + (mend or "Name a FIFO queue in SQS_TASK_QUEUE_URL, SQS_DLQ_URL or the stage's queue.")
+        )
+    if retention := found.difference("MessageRetentionPeriod"):
+        raise ConfigurationError(
+            f"SQS queue {need.name} keeps messages {retention.present} s, then drops them "
+            f"for good: should be {QUEUE_RETENTION} (14 days). {mend or _UPDATE}"
+        )
+    if size := found.difference("MaximumMessageSize"):
+        raise ConfigurationError(
+            f"SQS queue {need.name} takes no message over {size.present} bytes: "
+            f"should be {MAX_MESSAGE_BYTES}. {mend or _UPDATE}"
+        )
+    return found.attributes
+
+
 def _check_topics(settings: Settings, registry: Registry) -> None:
-    present = KafkaAdmin(settings).topics()
-    missing = [need.name for need in topic_needs(settings, registry) if need.name not in present]
-    if missing:
+    if missing := missing_topics(topic_needs(settings, registry), KafkaAdmin(settings).topics()):
         raise ConfigurationError(f"Not on Kafka: {', '.join(missing)}. {_MAKE}")
 
 
@@ -71,63 +103,41 @@ def _check_queues(settings: Settings, registry: Registry, takes: Sequence[str]) 
 
 
 def _check_task_queues(
-    settings: Settings, dead_letters: QueueNeed, queues: Iterable[QueueNeed], mend: str | None = None
+    settings: Settings, dead_letters: QueueNeed, queues: Sequence[QueueNeed], mend: str | None = None
 ) -> None:
     client = sqs_client(settings)
-    target = check_queue(dead_letters, queue_attributes(client, dead_letters.url))["QueueArn"]
+    target = check_queue(compare_queue(dead_letters, queue_attributes(client, dead_letters.url), None))
+    arn = target["QueueArn"]
     for need in queues:
-        present = check_queue(need, queue_attributes(client, need.url), mend)
-        _check_redrive(need, present.get("RedrivePolicy"), target, mend)
+        found = compare_queue(need, queue_attributes(client, need.url), arn)
+        check_queue(found, mend)
+        _check_redrive(found, arn, mend)
 
 
-def check_queue(need: QueueNeed, present: dict[str, str] | None, mend: str | None = None) -> dict[str, str]:
-    """The attributes of a queue that is there; ConfigurationError where messages would be lost or refused.
-
-    ``mend``: what to do about a queue that "pipeline provision" does not keep.
-    """
-    if present is None:
-        raise ConfigurationError(f"SQS queue {need.url} does not exist. {mend or _MAKE}")
-    if present.get(FIFO) != "true":
-        raise ConfigurationError(
-            f"SQS queue {need.name} is a standard queue: it would keep no order and run tasks twice. "
-            + (mend or "Name a FIFO queue in SQS_TASK_QUEUE_URL, SQS_DLQ_URL or the stage's queue.")
-        )
-    lacking = need.lacking(present)
-    if "MessageRetentionPeriod" in lacking:
-        raise ConfigurationError(
-            f"SQS queue {need.name} keeps messages {present['MessageRetentionPeriod']} s, then drops them "
-            f"for good: should be {QUEUE_RETENTION} (14 days). {mend or _UPDATE}"
-        )
-    if "MaximumMessageSize" in lacking:
-        raise ConfigurationError(
-            f"SQS queue {need.name} takes no message over {present['MaximumMessageSize']} bytes: "
-            f"should be {MAX_MESSAGE_BYTES}. {mend or _UPDATE}"
-        )
-    return present
-
-
-def _check_redrive(need: QueueNeed, policy: str | None, target: str, mend: str | None) -> None:
-    there, count = redrive_policy(policy)
-    if not there:
-        raise ConfigurationError(
-            f"SQS queue {need.name} has no RedrivePolicy: a task that no worker survives would come back "
-            "for ever. " + (mend or 'Run "pipeline provision --update", or set one.')
-        )
-    if there != target:
-        raise ConfigurationError(
-            f"SQS queue {need.name} sends dead letters to {there}, SQS_DLQ_URL is {target}: nobody would "
-            "look there. " + (mend or 'Run "pipeline provision --update", or correct SQS_DLQ_URL.')
-        )
-    if count < need.max_receive_count:
-        raise ConfigurationError(
-            f"SQS queue {need.name} has maxReceiveCount {count}, should be {need.max_receive_count} or more: "
-            "tasks waiting behind one that is tried again are received with it, and SQS would take them "
-            f"for failures. {mend or _UPDATE}"
-        )
+def _check_redrive(found: QueueComparison, dead_letters: str, mend: str | None) -> None:
+    name, needed = found.need.name, found.need.max_receive_count
+    match found.redrive_fault:
+        case "missing":
+            raise ConfigurationError(
+                f"SQS queue {name} has no RedrivePolicy: a task that no worker survives would come back "
+                "for ever. " + (mend or 'Run "pipeline provision --update", or set one.')
+            )
+        case "another target":
+            raise ConfigurationError(
+                f"SQS queue {name} sends dead letters to {found.target}, SQS_DLQ_URL is {dead_letters}: "
+                "nobody would look there. "
+                + (mend or 'Run "pipeline provision --update", or correct SQS_DLQ_URL.')
+            )
+        case "count too low":
+            raise ConfigurationError(
+                f"SQS queue {name} has maxReceiveCount {found.max_receive_count}, should be {needed} or "
+                "more: tasks waiting behind one that is tried again are received with it, and SQS would take "
+                f"them for failures. {mend or _UPDATE}"
+            )
 
 
 def _check_table(settings: Settings) -> None:
-    report = JobStore(settings).inspect()
+    report = JobStore(settings).schema.inspect()
     if report.outcome == "missing":
         raise ConfigurationError(f"DynamoDB table {report.name} does not exist. {_MAKE}")
     if report.faults:

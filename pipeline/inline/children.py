@@ -1,4 +1,4 @@
-"""Children without a worker: the processes in which a bridge runs stages, as a worker's pool runs them."""
+"""The processes in which a bridge runs stages: a worker's pool, without the worker."""
 
 import math
 import threading
@@ -9,16 +9,17 @@ from billiard.einfo import ExceptionWithTraceback
 from celery.concurrency.prefork import TaskPool
 
 from pipeline.patience import Abandoned
+from pipeline.transport.envelope import CONTENT
 from pipeline.transport.lease import Lease
-from pipeline.worker import trace
-from pipeline.worker.outcome import Outcome, failed
-from pipeline.worker.runoptions import RunOptions
+from pipeline.worker.child import trace
+from pipeline.worker.child.outcome import Outcome, failed
+from pipeline.worker.child.runoptions import RunOptions
 
-#: What the processes are called where Celery names the worker that a task ran on.
+#: The name of the worker, for Celery and in records of tasks that ran here.
 HOSTNAME = "bridge"
 
-#: Seconds after which who waits for an outcome notices at the latest that there will be none.
-LOOK_EVERY = 1.0
+#: Seconds between two checks whether the pool was ended, while an outcome is waited for.
+CHECK_EVERY = 1.0
 
 
 class Children:
@@ -28,21 +29,22 @@ class Children:
         self._app = app
         self._ended = threading.Event()
         self.processes = processes
-        # With threads of its own in place of a worker's event loop, and no slots to wait for: who runs here
-        # waits for the outcome.
+        # With threads of its own in place of a worker's event loop. No locks for free slots: each thread that
+        # runs a task waits for its outcome.
         self._pool = TaskPool(processes, threads=True, putlocks=False, initargs=(app, HOSTNAME), app=app)
 
     def start(self) -> None:
-        """Fork them. To be called before this process has threads or connections."""
+        """Fork the processes. Call it before this process has threads or connections."""
         # Each child would set up Celery's own logging.
         self._app.log.already_setup = True
         self._pool.start()
 
     def run(self, lease: Lease, traceparent: str | None) -> Callable[[], Outcome]:
-        """Begin to run a task; what is returned waits for its outcome."""
-        headers, task_id = lease.payload["headers"], str(lease.payload["headers"]["id"])
-        task = self._app.tasks[headers["task"]]
-        limit = task.time_limit or self._app.conf.task_time_limit
+        """Start to run a task; the function returned waits for its outcome."""
+        envelope = lease.envelope
+        assert envelope is not None
+        task = self._app.tasks[envelope.task_name]
+        limit = task.time_limit or self._app.conf.task_time_limit or self._app.settings.task_time_limit
         options = RunOptions(
             attempt=lease.attempts + 1,
             limit=limit,
@@ -50,35 +52,34 @@ class Children:
             traceparent=traceparent,
         )
         request = {
-            **headers,
-            "correlation_id": task_id,
-            "delivery_info": lease.payload["properties"]["delivery_info"],
+            **envelope.headers,
+            "correlation_id": envelope.task_id,
+            "delivery_info": envelope.payload["properties"]["delivery_info"],
             "hostname": HOSTNAME,
         }
-        content = lease.payload["body"], lease.payload["content-type"], lease.payload["content-encoding"]
         result = self._pool.apply_async(
             trace.run,
-            args=(task.name, task_id, request, *content, options),
+            args=(task.name, envelope.task_id, request, envelope.body, *CONTENT, options),
             timeout=limit,
             soft_timeout=task.soft_time_limit,
         )
         return lambda: self._outcome(result)
 
     def end(self) -> None:
-        """End them, whatever they run: nobody hears of it, and it comes again."""
+        """End the processes, whatever they run: it has no outcome, and is run again."""
         self._ended.set()
         self._pool.terminate()
 
     def _outcome(self, result: Any) -> Outcome:
-        """What the child answered; or what ended the child, as a failure of its task."""
+        """Return the child's answer, or what ended the child as a failure of its task."""
         while not result.ready() and not self._ended.is_set():
-            result.wait(LOOK_EVERY)
+            result.wait(CHECK_EVERY)
         if self._ended.is_set():
             raise Abandoned
         try:
             outcome: Outcome = result.get()
         except ExceptionWithTraceback as error:
             return failed(error.exc)
-        except Exception as error:  # noqa: BLE001 - billiard raises what ended it
+        except Exception as error:  # noqa: BLE001 - billiard raises what ended the child
             return failed(error)
         return outcome

@@ -1,7 +1,7 @@
-"""Whether what others sent to SQS is through, for a bridge that runs stages itself.
+"""Detects when tasks that were sent to SQS have drained, for a bridge that runs stages itself.
 
 A later event must not overtake a task that waits there, nor run beside it. Whether the bridge that had a
-partition before sent its tasks is not known, so the queues are looked at whenever partitions come.
+partition before sent its tasks is not known, so the queues are checked whenever partitions are assigned.
 """
 
 import time
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at the queues, and how long they must be seen empty: SQS's counts may be a minute
-#: old (GetQueueAttributes, API reference).
-LOOK_EVERY, EMPTY_FOR = 5.0, 60.0
+#: Seconds between two checks of the queues, and how long they must be empty: SQS's counts may be a minute old
+#: (GetQueueAttributes, API reference).
+CHECK_EVERY, EMPTY_FOR = 5.0, 60.0
 
 #: Messages of a queue in all states.
 _COUNTS = (
@@ -30,8 +30,8 @@ _COUNTS = (
 )
 
 
-class Emptied:
-    """Looks at queues until they were empty for so long that nothing can be left there. For one thread."""
+class QueueDrain:
+    """Checks queues until they were empty for so long that nothing can be left there. For one thread."""
 
     def __init__(
         self, client: "SQSClient", urls: Collection[str], clock: Callable[[], float] = time.monotonic
@@ -39,31 +39,31 @@ class Emptied:
         self._client = client
         self._urls = urls
         self._clock = clock
-        self._asked = False
-        self._next_look = 0.0
+        self._waiting = False
+        self._next_check = 0.0
         self._empty_since: float | None = None
 
-    def ask(self) -> None:
-        """From now on they must be empty, however they were before."""
-        self._asked = True
+    def restart(self) -> None:
+        """Require that the queues are empty from now on, however they were before."""
+        self._waiting = True
         self._empty_since = None
 
-    def answer(self) -> bool:
-        """Whether they were, or none of them is there; looks when it is time. True where nobody asked.
+    def is_done(self) -> bool:
+        """Whether they were empty, or none of them exists; checks when it is due. True before ``restart``.
 
-        Raises the ServiceRefusedError of an SQS that will not say.
+        Raises the ServiceRefusedError of an SQS that does not answer.
         """
         now = self._clock()
-        if self._asked and now >= self._next_look:
-            self._next_look = now + LOOK_EVERY
+        if self._waiting and now >= self._next_check:
+            self._next_check = now + CHECK_EVERY
             try:
-                self._asked = not self._look(now)
+                self._waiting = not self._check(now)
             except ServiceUnavailableError as error:
                 self._empty_since = None
                 log.warning("bridge.queues_unknown", error=str(error))
-        return not self._asked
+        return not self._waiting
 
-    def _look(self, now: float) -> bool:
+    def _check(self, now: float) -> bool:
         attributes = [queue_attributes(self._client, url) for url in self._urls]
         present = [each for each in attributes if each is not None]
         left = sum(int(each.get(count, 0)) for each in present for count in _COUNTS)

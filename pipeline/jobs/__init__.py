@@ -1,42 +1,44 @@
 """Jobs, splits and attempts: what is recorded of the work, and the only door to DynamoDB."""
 
+from pipeline.jobs.attempts import Attempts, PastAttempts, Verdict
+from pipeline.jobs.errors import TaskOverError
 from pipeline.jobs.keys import moment
 from pipeline.jobs.model import (
-    AlreadyDone,
     Closing,
     Done,
-    Failed,
+    DoneTasks,
+    FailedTask,
     FailureRecord,
     Filled,
     Job,
     JobFailed,
     JobFilled,
     JobPage,
-    JobPlan,
     JobState,
     NewJob,
+    Opened,
     PartDone,
     PartPage,
-    PartRef,
     PartResult,
     PartRow,
     Recorded,
-    Ref,
     SealedSplit,
     SplitFilled,
-    SplitRef,
     StageDone,
     StageProgress,
-    StageRef,
 )
+from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef, ref_of, split_ref
 from pipeline.jobs.schema import TableReport
+from pipeline.jobs.splits import is_small, tolerated_parts
 from pipeline.jobs.store import JobStore
+from pipeline.wire.plans import JobPlan
 
 __all__ = [
-    "AlreadyDone",
+    "Attempts",
     "Closing",
     "Done",
-    "Failed",
+    "DoneTasks",
+    "FailedTask",
     "FailureRecord",
     "Filled",
     "Job",
@@ -47,11 +49,13 @@ __all__ = [
     "JobState",
     "JobStore",
     "NewJob",
+    "Opened",
     "PartDone",
     "PartPage",
     "PartRef",
     "PartResult",
     "PartRow",
+    "PastAttempts",
     "Recorded",
     "Ref",
     "SealedSplit",
@@ -61,5 +65,11 @@ __all__ = [
     "StageProgress",
     "StageRef",
     "TableReport",
+    "TaskOverError",
+    "Verdict",
+    "is_small",
     "moment",
+    "ref_of",
+    "split_ref",
+    "tolerated_parts",
 ]

@@ -1,13 +1,14 @@
-"""The completion counter of a split: a tree of sets, so that a duplicate counts once and N is met once.
+"""The completion counter of a split: a tree of sets, in which a duplicate counts once.
 
-A leaf holds the parts of 256 ordinals in a row, a node the same of 256 nodes, the top is the root. A part
-that is done is added to its leaf's set; whoever's write finds the set full adds the leaf to its parent, and
-so on; whoever finds the top full sends the gather. A write is sent again until it is answered, and the
-message that caused it is deleted only then, so a crash anywhere is repaired by the redelivery: it adds what
-is there already, and climbs on. Ordinals in a row share a leaf, because workers finish them about together:
-0.03 to 0.21 writes a part when coalesced, against 0.6 to 1.0 for ``ordinal mod leaves`` (simulated).
+A leaf holds the parts of 256 consecutive ordinals, a node above holds 256 nodes, the top is the root. A part
+that is done is added to its leaf's set. The writer that finds the set full adds the leaf to its parent, and
+so on; the writer that finds the root full sends the gather. A write is repeated until it is answered, and
+the message that caused it is deleted only then. So a crash anywhere is repaired by the redelivery: it adds
+the same part again, and climbs on. Consecutive ordinals share a leaf, because workers finish them about
+together: 0.03 to 0.21 writes a part when coalesced, against 0.6 to 1.0 for ``ordinal mod leaves``
+(simulated).
 
-Failures count beside, never instead: done always wins, and nothing is ever taken out of a set.
+Failures count beside, never instead: done always wins, and nothing is ever removed from a set.
 
 - a leaf has ``f`` (failed) and ``r`` (redriven), both of ``"offset.generation"``; the failed parts are
   f minus r, less those that are done
@@ -15,6 +16,9 @@ Failures count beside, never instead: done always wins, and nothing is ever take
   2g + 1 once it ended so with failures. A failure of a generation that was redriven meanwhile comes too
   late to count.
 - the generation of a leaf is the size of its ``r``, of a node above its counter ``g`` of redrives below
+
+The only leaf of a small split also keeps small results (ADR 23): the write that counts a part stores its
+result, unless the part is counted already. So the first result of a part stays, and done implies stored.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,13 +26,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ServiceError
+from pipeline.jobs.expressions import Item, all_of, below, lacks, missing
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
-from pipeline.jobs.model import PartRef, SplitRef
+from pipeline.jobs.refs import PartRef, SplitRef
 from pipeline.jobs.table import Table
-from pipeline.jobs.wire import Item, below, missing
 
 #: The attribute with the phase of a child.
 PHASE = "x"
+
+#: Begins the attribute with the result of a part.
+RESULT = "p:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +55,7 @@ class Node:
 
     @property
     def children(self) -> int:
-        """How many parts (a leaf) or nodes are directly below."""
+        """How many parts (of a leaf) or nodes are directly below."""
         below = self.total if self.level == 0 else width(self.total, self.level - 1)
         return min(FAN_OUT, below - self.index * FAN_OUT)
 
@@ -63,31 +70,31 @@ class Node:
         return self.index % FAN_OUT
 
     def child(self, offset: int) -> "Node":
-        """One of the nodes directly below."""
+        """Return one of the nodes directly below."""
         return Node(
             split=self.split, total=self.total, level=self.level - 1, index=self.index * FAN_OUT + offset
         )
 
     def key(self, keys: Keys) -> Key:
-        """Where it is in the table."""
+        """Return its key in the table."""
         if self.is_top:
             return keys.top(self.split.split_id)
         return keys.node(self.split.split_id, self.level, self.index)
 
 
 def width(total: int, level: int) -> int:
-    """How many nodes a level has."""
+    """Return how many nodes a level has."""
     per_node: int = FAN_OUT ** (level + 1)
     return max(1, -(-total // per_node))
 
 
 def leaf_of(part: PartRef) -> Node:
-    """The leaf a part is counted in."""
+    """Return the leaf in which a part is counted."""
     return Node(split=part.split, total=part.total, level=0, index=part.ordinal // FAN_OUT)
 
 
 def top_of(split: SplitRef, total: int) -> Node:
-    """The root of a split's counter."""
+    """Return the root of a split's counter."""
     level = 0
     while width(total, level) > 1:
         level += 1
@@ -96,7 +103,7 @@ def top_of(split: SplitRef, total: int) -> Node:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeState:
-    """What a node's item says."""
+    """The state of a node, as its item says."""
 
     #: Offsets of the children that are done, and of those that ended with failures.
     done: frozenset[int]
@@ -111,22 +118,22 @@ class NodeState:
 
     @property
     def full(self) -> bool:
-        """Every child is done."""
+        """Whether every child is done."""
         return len(self.done) == self.of
 
     @property
     def ended(self) -> bool:
-        """Every child is done, or ended with failures."""
+        """Whether every child is done, or ended with failures."""
         return len(self.done) + len(self.failed) == self.of
 
     @property
     def phase(self) -> int:
-        """What its parent is told of its failures."""
+        """The phase that its parent records for it."""
         return 2 * self.generation + 1 if self.failed else 2 * self.generation
 
 
 def read_node(node: Node, item: Item) -> NodeState:
-    """The state in a node's item."""
+    """Return the state in a node's item."""
     done: frozenset[int] = item.get("d", frozenset())
     if node.level == 0:
         redriven: frozenset[str] = item.get("r", frozenset())
@@ -151,9 +158,11 @@ def _is_phase(name: str) -> bool:
 
 @dataclass(kw_only=True)
 class Marks:
-    """What is to be recorded in one node, and for which of the caller's outcomes."""
+    """The entries to record in one node, and the caller's outcomes that they come from."""
 
     done: set[int] = field(default_factory=set)
+    #: A leaf: the results of parts that are done and whose results it keeps, by offset.
+    results: dict[int, Item] = field(default_factory=dict)
     #: A leaf: ``"offset.generation"``.
     failed: set[str] = field(default_factory=set)
     #: Above: the phases of children.
@@ -162,7 +171,7 @@ class Marks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class EndedSplit:
     """A split that ended: full, or with failures in its root's ``state``."""
 
     node: Node
@@ -172,10 +181,10 @@ class Ended:
 
 @dataclass(kw_only=True)
 class Climb:
-    """How far a batch of outcomes got."""
+    """The result of recording a batch of outcomes: the splits that ended, and errors."""
 
-    ended: list[Ended] = field(default_factory=list)
-    #: By the index of the outcome: why it must be recorded again.
+    ended: list[EndedSplit] = field(default_factory=list)
+    #: The errors of outcomes to record again, by their index.
     errors: dict[int, ServiceError] = field(default_factory=dict)
 
 
@@ -202,10 +211,10 @@ class Counter:
         return self._climb(upper, climb)
 
     def redrive(self, leaf: Node, entries: Iterable[str]) -> int:
-        """Take failed parts (``"offset.generation"``) of one leaf as running again.
+        """Set failed parts (``"offset.generation"``) of one leaf to running.
 
-        Returns the generation of the root afterwards. Saying it twice changes nothing, and goes on where
-        a crash cut it short.
+        Return the generation of the root afterwards. A repetition changes nothing, and goes on where a crash
+        cut it short.
         """
         node, state = leaf, read_node(leaf, self._update(leaf, add={"r": set(entries)}))
         while not node.is_top:
@@ -214,20 +223,14 @@ class Counter:
             state = read_node(node, self._update(node, put=phase, add={"g": 1}))
         return state.generation
 
-    def close(self, split: SplitRef, total: int, now: float) -> bool:
-        """Mark the gather as sent. False: it was already."""
-        top = top_of(split, total)
-        updated = self._table.update(
-            top.key(self._keys),
-            put={"closed_at": now, "exp": self._expiry()},
-            when=missing("closed_at"),
-        )
-        return updated.applied
+    def closed(self, split: SplitRef, total: int, now: float) -> tuple[Key, Item]:
+        """Return the key of a split's root, and what it has once the gather is sent."""
+        return top_of(split, total).key(self._keys), {"closed_at": now, "exp": self._expiry()}
 
     def go_on_without(self, top: Node, most: int) -> frozenset[int] | None:
-        """Fix, once and for all, which failed parts a gather goes on without; None when more than ``most``.
+        """Fix for ever which failed parts a gather goes on without; return None for more than ``most``.
 
-        What is fixed stays: a part of them that is redriven meanwhile, and succeeds, comes too late.
+        A part of them that is redriven meanwhile, and succeeds, comes too late.
         """
         if (fixed := self.states([top])[top].missing) is not None:
             return fixed
@@ -243,12 +246,18 @@ class Counter:
         return missing_parts
 
     def missing(self, split: SplitRef, total: int) -> frozenset[int]:
-        """Which parts a gather goes on without, as fixed; none when that was never needed."""
+        """Return the parts that a gather goes on without, as fixed; none when that was never needed."""
         top = top_of(split, total)
         return self.states([top])[top].missing or frozenset()
 
+    def kept(self, split: SplitRef, total: int) -> dict[int, Item]:
+        """Return by ordinal what the only leaf of a small split keeps of its parts."""
+        item = self._table.get(top_of(split, total).key(self._keys)) or {}
+        kept = ((name.removeprefix(RESULT), each) for name, each in item.items() if name.startswith(RESULT))
+        return {int(ordinal): each for ordinal, each in kept}
+
     def _failed_parts(self, top: Node, most: int) -> list[int]:
-        """The ordinals of failed parts, read from the top down; stops once there are more than ``most``."""
+        """Return the ordinals of failed parts, read from the top down; stop after more than ``most``."""
         failed: list[int] = []
         nodes = [top]
         while nodes and len(failed) <= most:
@@ -262,7 +271,7 @@ class Counter:
         return failed
 
     def states(self, nodes: Sequence[Node]) -> dict[Node, NodeState]:
-        """The states of nodes as they are now."""
+        """Return the states of nodes as they are now."""
         items = self._table.get_many(node.key(self._keys) for node in nodes)
         return {node: read_node(node, items.get(node.key(self._keys), {})) for node in nodes}
 
@@ -281,11 +290,11 @@ class Counter:
     def _rise(
         self, node: Node, state: NodeState, origins: Iterable[int], upper: dict[Node, Marks], climb: Climb
     ) -> None:
-        """Note what the node above must be told, if anything."""
+        """Add to ``upper`` what the node above must record, if anything."""
         if not state.ended:
             return
         if node.is_top:
-            climb.ended.append(Ended(node=node, state=state, origins=frozenset(origins)))
+            climb.ended.append(EndedSplit(node=node, state=state, origins=frozenset(origins)))
             return
         marks = upper.setdefault(node.parent, Marks())
         marks.origins |= set(origins)
@@ -296,7 +305,7 @@ class Counter:
 
     def _mark(self, step: tuple[Node, Marks]) -> NodeState:
         node, marks = step
-        item: Item = {}
+        item = self._keep(node, marks.results) if marks.results else {}
         sets = {name: each for name, each in (("d", marks.done), ("f", marks.failed)) if each}
         if sets:
             item = self._update(node, add=sets)
@@ -304,10 +313,26 @@ class Counter:
             item = self._update(node, put={f"{PHASE}{offset}": phase})
         return read_node(node, item)
 
+    def _keep(self, node: Node, results: Mapping[int, Item]) -> Item:
+        """Count parts and store their results, but not those of parts that are counted already."""
+        updated = self._table.update(
+            node.key(self._keys),
+            put={
+                **{f"{RESULT}{offset}": result for offset, result in results.items()},
+                "n": node.total,
+                "exp": self._expiry(),
+            },
+            add={"d": set(results)},
+            when=all_of(*(lacks("d", offset) for offset in results)),
+        )
+        done = updated.item.get("d", ())
+        left = {offset: result for offset, result in results.items() if offset not in done}
+        return self._keep(node, left) if left else updated.item
+
     def _update(
         self, node: Node, put: Mapping[str, int] | None = None, add: Mapping[str, Any] | None = None
     ) -> Item:
-        """Update a node; a phase only if it grows. The item as it is, either way."""
+        """Update a node; a phase only if it grows. Return the item as it is afterwards."""
         ((name, phase),) = put.items() if put else ((None, 0),)
         updated = self._table.update(
             node.key(self._keys),

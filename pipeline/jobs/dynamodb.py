@@ -1,15 +1,13 @@
-"""One boto3 DynamoDB client a process: made when first asked for, never carried through a fork."""
+"""The DynamoDB client of a process: made at its first use, never carried through a fork."""
 
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import boto3
-import botocore
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
+from pipeline.aws.client import make_client
 from pipeline.jobs.errors import table_error
 
 if TYPE_CHECKING:
@@ -25,8 +23,16 @@ ATTEMPTS = 4
 #: Requests at once from one batch call. More threads than this only wait for Python's lock.
 REQUESTS_AT_ONCE = 8
 
-#: What AWS's logs show. The versions are those that matter when a call goes wrong.
-USER_AGENT = f"pipeline Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
+#: The operations on items; those on the table itself are rare.
+FREQUENT = (
+    "BatchExecuteStatement",
+    "BatchGetItem",
+    "BatchWriteItem",
+    "GetItem",
+    "PutItem",
+    "Query",
+    "UpdateItem",
+)
 
 _lock = threading.Lock()
 _clients: dict[tuple[tuple[str, str], ...], "DynamoDBClient"] = {}
@@ -34,7 +40,7 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def dynamodb_client() -> "DynamoDBClient":
-    """The client of this process; threads may share it.
+    """Return the client of this process; threads may share it.
 
     Region, endpoint, profile and credentials come from boto3's own chain, which reads ``AWS_*``: a process
     that changes those (tests that speak to two sets of services) gets a client of its own for each.
@@ -47,7 +53,7 @@ def dynamodb_client() -> "DynamoDBClient":
 
 
 def request_pool() -> ThreadPoolExecutor:
-    """The threads of this process that send the requests of one batch side by side."""
+    """Return the threads of this process that send the requests of a batch in parallel."""
     global _pool
     with _lock:
         if _pool is None:
@@ -56,28 +62,23 @@ def request_pool() -> ThreadPoolExecutor:
 
 
 def _make_client() -> "DynamoDBClient":
-    # A session of its own: making clients on boto3's shared default session is not thread-safe.
-    config = Config(
-        connect_timeout=CONNECT_TIMEOUT,
-        read_timeout=READ_TIMEOUT,
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        # Several batch calls may run at once, each with its own threads' requests.
-        max_pool_connections=4 * REQUESTS_AT_ONCE,
-        tcp_keepalive=True,
-        # Requests are built in this package only; checking them costs CPU at each call.
-        parameter_validation=False,
-        disable_request_compression=True,
-        # Given, botocore does not put its own together anew for each request: a tenth of a call's CPU.
-        user_agent=USER_AGENT,
-    )
     try:
-        return boto3.session.Session().client("dynamodb", config=config)
+        client: DynamoDBClient = make_client(
+            "dynamodb",
+            FREQUENT,
+            connect_timeout=CONNECT_TIMEOUT,
+            read_timeout=READ_TIMEOUT,
+            attempts=ATTEMPTS,
+            # Several batch calls may run at once, each with its own threads' requests.
+            connections=4 * REQUESTS_AT_ONCE,
+        )
     except BotoCoreError as error:
         raise table_error(error, "make a DynamoDB client") from error
+    return client
 
 
 def _forget() -> None:
-    """In a forked child: the parent's sockets, locks and threads are not ours."""
+    """Drop the parent's sockets, locks and threads in a forked child."""
     global _lock, _pool
     _lock = threading.Lock()
     _clients.clear()

@@ -1,49 +1,48 @@
 """The record of a job (META): opened once, ended by the union of its terminal stages, closed once.
 
-``done`` is the set of stages whose path ended; the plan says which terminal stages that makes done. What
-failed is in registers beside it, one for each task of a stage (its run, split, gather, each page task) and
-one for all its parts: phases that only grow, as in the counter, 2g for running and 2g + 1 for failed in
-generation g. A generation is a task's own: in a register of two, the redrive of one would hide that the
-other failed.
+``done`` is the set of stages whose path ended; the plan says which terminal stages that makes done. Failures
+are in registers beside it, one for each task of a stage (its run, split, gather, each page task) and one for
+all its parts: phases that only grow, as in the counter, 2g for running and 2g + 1 for failed in generation g.
+A generation is a task's own: in a register of two, the redrive of one would hide that the other failed.
 
 ``failed`` is written only if neither the redrives nor ``done`` changed since they were read, and
 ``complete`` only when ``done`` is full, so a job that is complete can never be announced as failed.
 ``cancelled`` is written only while the job runs and ``done``, unchanged since it was read, is not full: a job
-ends in one way. What is final has ``closed_at``, whichever way it ended.
+ends in one way. A job whose end is final has ``closed_at``, whichever way it ended.
+
+The record of a stage that ends a path is written with ``done``, into this item, in jobs of the present layout
+(ADR 23). Those that an earlier version opened have it beside, as other stages do.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.errors import ServiceError
 from pipeline.jobs.errors import NoRecordError
-from pipeline.jobs.keys import Keys, part_name
-from pipeline.jobs.model import (
-    Closing,
-    Job,
-    JobFailed,
-    JobFilled,
-    JobPlan,
-    JobState,
-    NewJob,
-    SplitRef,
-    StageRef,
-)
+from pipeline.jobs.expressions import Item, all_of, below, equals, has_size, missing, present
+from pipeline.jobs.keys import Key, Keys, part_name
+from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobState, NewJob, Opened
+from pipeline.jobs.refs import SplitRef, StageRef
 from pipeline.jobs.table import Table, Updated
-from pipeline.jobs.wire import Item, all_of, below, equals, has_size, missing, present
+from pipeline.wire.plans import JobPlan
+
+#: The layout of the records of a job, pinned when it is opened (ADR 23).
+LAYOUT = 2
+
+#: Begins the attribute with the record of a stage that ended a path.
+END = "s:"
 
 
 def register_of(ref: StageRef | SplitRef) -> str:
-    """The attribute that holds the phase of a task that is no part."""
+    """Return the attribute that holds the phase of a task that is no part."""
     return f"x:{part_name(ref)}:{ref.stage}"
 
 
 def parts_register(stage: str) -> str:
-    """The attribute that holds the phase of a stage's parts: what the root of their counter says."""
+    """Return the attribute that holds the phase of a stage's parts, copied from the root of their counter."""
     return f"x:parts:{stage}"
 
 
-class Records:
+class JobRecords:
     """The records of all jobs."""
 
     def __init__(
@@ -55,51 +54,77 @@ class Records:
         self._expiry = expiry
         self._clock = clock
 
-    def open_many(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
-        """Write jobs' records. False: it was there, and stays; an error stands in the place of its job."""
-        return self._table.insert_many([(self._keys.meta(job.job_id), self._new_item(job)) for job in jobs])
+    def open(self, jobs: Sequence[NewJob]) -> Opened:
+        """Write jobs' records; a job that was opened before stays as it is."""
+        keys = [self._keys.meta(job.job_id) for job in jobs]
+        answer = self._table.insert_many(
+            [(key, self._new_item(job)) for key, job in zip(keys, jobs, strict=True)]
+        )
+        existing = {job.job_id for key, job in zip(keys, jobs, strict=True) if key in answer.existing}
+        return Opened(errors=answer.errors, existing=frozenset(existing))
+
+    def get_now(self, job_ids: Iterable[str]) -> dict[str, Job]:
+        """Return those of the jobs that exist, by id, as they are now."""
+        items = self._table.get_many(self._keys.meta(job_id) for job_id in job_ids)
+        jobs = (read_job(item) for item in items.values() if "plan" in item)
+        return {job.job_id: job for job in jobs}
 
     def _new_item(self, job: NewJob) -> Item:
         return {
             "state": JobState.RUNNING.value,
             "entity": job.entity_id,
             "topic": job.topic,
-            # A list of pairs: a map in DynamoDB has no order, and people read stages in that of their work.
-            "plan": [[stage, list(terminals)] for stage, terminals in job.plan.stages.items()],
+            "plan": job.plan.pairs(),
+            "routes": job.plan.routes_json,
             "submitted_at": job.submitted_at,
             "redrives": 0,
+            "layout": LAYOUT,
             **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
             **self._stamp(),
         }
 
     def get(self, job_id: str) -> Job | None:
-        """A job as it is now."""
+        """Return a job as it is now; None for an unknown one."""
         item = self._table.get(self._keys.meta(job_id))
         return read_job(item) if item and "plan" in item else None
 
     def get_many(self, job_ids: Iterable[str]) -> list[Job]:
-        """Those of the jobs that are there, as a list of jobs shows them."""
+        """Return those of the jobs that exist, as a list shows them: it may be a moment behind."""
         items = self._table.get_many((self._keys.meta(job_id) for job_id in job_ids), consistent=False)
         return [read_job(item) for item in items.values() if "plan" in item]
 
     def recheck(self, job_id: str) -> list[Closing]:
-        """What a job's record says is to be closed now."""
+        """Return what a job's record says is to be closed now."""
         item = self._table.get(self._keys.meta(job_id))
         return self._settle(item) if item and "plan" in item else []
 
+    def record_ends(self, job_id: str, ends: Mapping[str, Item]) -> list[Closing] | None:
+        """Record stages that are done and that nothing follows, in one write; return what that ends.
+
+        None: the job has another layout, and nothing is written. Record each stage beside the job, then call
+        ``end_paths``.
+        """
+        updated = self._table.update(
+            self._keys.meta(job_id),
+            put={**{f"{END}{stage}": end for stage, end in ends.items()}, **self._stamp()},
+            add={"done": set(ends)},
+            when=equals("layout", LAYOUT),
+        )
+        return self._settle(updated.item) if updated.applied else None
+
     def end_paths(self, job_id: str, stages: set[str]) -> list[Closing]:
-        """Record that nothing follows these stages; what that ends."""
+        """Record that nothing follows these stages, whose own records are beside; return what that ends."""
         return self._settle(self._write(job_id, add={"done": stages}))
 
     def fail(self, job_id: str, phases: Mapping[str, int]) -> list[Closing]:
-        """Record failures in their registers; what that ends."""
+        """Record failures in their registers; return what that ends."""
         item: Item = {}
         for name, phase in phases.items():
             item = self._write(job_id, put={name: phase}, register=name)
         return self._settle(item)
 
     def redrive(self, job_id: str, name: str, phase: int) -> bool:
-        """Take what failed as running again. False: the job's end is final, nothing is to be redriven."""
+        """Set a failed task to running. False: the job's end is final, nothing is to be redriven."""
         job = self.get(job_id)
         if job is None:
             raise NoRecordError(job_id)
@@ -119,26 +144,19 @@ class Records:
         )
         return updated.applied or "closed_at" not in updated.item
 
-    def close(self, job: Job) -> bool:
-        """Record a job as complete. False: it was already."""
-        now = self._clock()
-        updated = self._table.update(
-            self._keys.meta(job.job_id),
-            put={
-                "state": JobState.COMPLETE.value,
-                "closed_at": now,
-                **self._index(JobState.COMPLETE, job.job_id, job.submitted_at),
-                **self._stamp(),
-            },
-            remove=("failed_at",),
-            when=all_of(present("plan"), missing("closed_at")),
-        )
-        return updated.applied
+    def closed(self, job: Job) -> tuple[Key, Item]:
+        """Return the key of a job's record, and what it has once the job is complete."""
+        return self._keys.meta(job.job_id), {
+            "state": JobState.COMPLETE.value,
+            "closed_at": self._clock(),
+            **self._index(JobState.COMPLETE, job.job_id, job.submitted_at),
+            **self._stamp(),
+        }
 
     def cancel(self, job_id: str) -> Job | None:
-        """Record a job that runs as cancelled; the job as it is then, None when there is none.
+        """Record a running job as cancelled; return the job as it is then, None for an unknown one.
 
-        A job whose last stage is done stays as it is: somebody is about to say that it is complete.
+        A job whose last stage is done stays as it is: a worker is about to announce that it is complete.
         """
         item = self._table.get(self._keys.meta(job_id)) or {}
         while "plan" in item:
@@ -158,7 +176,7 @@ class Records:
         add: Mapping[str, Any] | None = None,
         register: str | None = None,
     ) -> Item:
-        """Update the record, a register only if it grows; the item as it is, either way."""
+        """Update the record, a register only if it grows; return the item as it is afterwards."""
         grows = (below(register, (put or {})[register]),) if register else ()
         updated = self._table.update(
             self._keys.meta(job_id),
@@ -171,7 +189,7 @@ class Records:
         return updated.item
 
     def _settle(self, item: Item) -> list[Closing]:
-        """What a job's record says is to be closed, if anything."""
+        """Return what a job's record says is to be closed; record the job as failed if it ended so."""
         while True:
             job = read_job(item)
             if job.is_final:
@@ -179,7 +197,7 @@ class Records:
             if job.plan.terminals <= job.done:
                 return [JobFilled(job=job)]
             # A stage may be done although a copy of its task failed, and its record's writer may have died
-            # before it told the job: done always wins.
+            # before it wrote to the job's record: done always wins.
             done = self._done_stages(job)
             if late := {stage for stage in done if done[stage] and not job.plan.below([stage]) <= job.done}:
                 item = self._write(job.job_id, add={"done": late})
@@ -194,7 +212,7 @@ class Records:
             item = updated.item
 
     def _done_stages(self, job: Job) -> dict[str, bool]:
-        """Those of the failed stages that are done after all, and whether their path ends there."""
+        """Return those of the failed stages that are done after all, and whether their path ends there."""
         keys = {self._keys.stage(job.job_id, stage): stage for stage in job.failed}
         return {keys[key]: item["ends_path"] for key, item in self._table.get_many(keys).items()}
 
@@ -237,8 +255,8 @@ class Records:
 
 
 def read_job(item: Item) -> Job:
-    """The job in a META item."""
-    plan = JobPlan(stages={stage: tuple(terminals) for stage, terminals in item["plan"]})
+    """Return the job in a META item."""
+    plan = JobPlan.read(item["plan"], item.get("routes", "[]"))
     state, closed_at = JobState(item["state"]), item.get("closed_at")
     return Job(
         job_id=item["pk"].split("/J#", 1)[1],
@@ -249,12 +267,19 @@ def read_job(item: Item) -> Job:
         submitted_at=item["submitted_at"],
         updated_at=item["updated_at"],
         completed_at=closed_at if state is JobState.COMPLETE else None,
-        failed_at=item.get("failed_at"),
+        # A job that failed, and was completed by a copy of the failed task, keeps the attribute.
+        failed_at=None if state is JobState.COMPLETE else item.get("failed_at"),
         cancelled_at=closed_at if state is JobState.CANCELLED else None,
         done=plan.below(item.get("done", frozenset())),
         failed=frozenset(_failed_stages(item)),
         redrives=item["redrives"],
+        ends=ends_of(item),
     )
+
+
+def ends_of(item: Item) -> dict[str, Item]:
+    """Return the records in a META item of stages that ended a path, by stage."""
+    return {name.removeprefix(END): record for name, record in item.items() if name.startswith(END)}
 
 
 def _failed_stages(item: Item) -> Sequence[str]:

@@ -1,9 +1,11 @@
 """The keys of every item in the table. Data outlives code: what is here must stay readable.
 
     pk                                  sk                     holds
-    J#job                               META                   the job; its keys in the index
-    J#job                               S#stage                an unsplit stage or a gather that is done
-    J#job                               P#stage                the seal of the stage's split
+    J#job                               META                   the job; its keys in the index; stages that are
+                                                               done and end a path (ADR 23)
+    J#job                               S#stage                another unsplit stage or gather that is done
+    J#job                               P#stage                the seal of the stage's first split
+    J#job                               P#stage#split          the seal of another split of the stage (ADR 18)
     J#job                               F#stage#part           why a task is a dead letter
     L#split#level#index, L#split#top    -                      a node of the counter
     P#split#run#page, P#split#run#dN    -                      a page of sealed parts; a piece of the data
@@ -11,8 +13,10 @@
     T#task#messageid                    -                      a message's attempts
     C                                   moment#job             a job that was cancelled, and when
     U#name                              -                      whose turn it is with a periodic duty
+    V                                   deployment             the routes of one version of the stages
 
-Each ``pk`` starts with the service's name and ``/``, so that services can share a table. A seal is in
+Each ``pk`` starts with the service's name and ``/``, so that services can share a table, and their policies
+tell their items apart. A seal is in
 its job's own item collection, so that one query finds all splits of a job.
 """
 
@@ -20,7 +24,8 @@ import time
 import zlib
 from dataclasses import dataclass
 
-from pipeline.jobs.model import JobState, PartRef, Ref, SplitRef, StageRef
+from pipeline.jobs.model import JobState
+from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef
 
 #: pk and sk.
 Key = tuple[str, str]
@@ -40,78 +45,94 @@ class Keys:
     #: The service's name.
     service: str
 
+    @property
+    def prefix(self) -> str:
+        """The beginning of every pk of this service, in the table and in the index, and of no other's.
+
+        The policies grant the items under it and no others (ADR 22): a key without it would be denied.
+        """
+        return f"{self.service}/"
+
     def job(self, job_id: str) -> str:
-        """The pk under which all small items of a job are."""
+        """Return the pk of all small items of a job."""
         return f"{self.service}/J#{job_id}"
 
     def meta(self, job_id: str) -> Key:
-        """The job itself."""
+        """Return the key of a job's record."""
         return self.job(job_id), "META"
 
     def stage(self, job_id: str, stage: str) -> Key:
-        """The record that an unsplit stage, or a gather, is done."""
+        """Return the key of the record that an unsplit stage, or a gather, is done."""
         return self.job(job_id), f"S#{stage}"
 
     def seal(self, split: SplitRef) -> Key:
-        """The seal of a split: a job runs a stage once, so the stage's name is enough."""
+        """Return the key of the seal of a stage's first split."""
         return self.job(split.job_id), f"P#{split.stage}"
 
+    def further_seal(self, split: SplitRef) -> Key:
+        """Return the key of the seal of a split whose stage has sealed another split in the same job."""
+        return self.job(split.job_id), f"P#{split.stage}#{split.split_id}"
+
     def failure(self, ref: Ref) -> Key:
-        """Why a task is a dead letter."""
+        """Return the key of the reason why a task is a dead letter."""
         return self.job(ref.job_id), f"F#{ref.stage}#{part_name(ref)}"
 
     def node(self, split_id: str, level: int, index: int) -> Key:
-        """A node of a split's counter that is not its root."""
+        """Return the key of a node of a split's counter that is not its root."""
         return f"{self.service}/L#{split_id}#{level}#{index}", ALONE
 
     def top(self, split_id: str) -> Key:
-        """The root of a split's counter, found without knowing how many parts there are."""
+        """Return the key of the root of a split's counter; the number of parts is not needed."""
         return f"{self.service}/L#{split_id}#top", ALONE
 
     def page(self, split_id: str, run: str, page: int) -> Key:
-        """A page of parts that one run of a split wrote."""
+        """Return the key of a page of parts that one run of a split wrote."""
         return f"{self.service}/P#{split_id}#{run}#{page}", ALONE
 
     def data_piece(self, split_id: str, run: str, piece: int) -> Key:
-        """A piece of the data of a split's event that was too large for the seal."""
+        """Return the key of a piece of an event's data that was too large for the seal."""
         return f"{self.service}/P#{split_id}#{run}#d{piece}", ALONE
 
     def results(self, split_id: str, leaf: int) -> str:
-        """The pk under which the results of one leaf's parts are, in order."""
+        """Return the pk of the results of one leaf's parts, in order."""
         return f"{self.service}/R#{split_id}#{leaf}"
 
     def result(self, part: PartRef) -> Key:
-        """A part's result."""
+        """Return the key of a part's result."""
         return self.results(part.split_id, part.ordinal // FAN_OUT), f"{part.ordinal:09d}"
 
     def attempts(self, task_id: str, message_id: str) -> Key:
-        """A message's attempts."""
+        """Return the key of a message's attempts."""
         return f"{self.service}/T#{task_id}#{message_id}", ALONE
 
     def cancellations(self) -> str:
-        """The pk under which all cancelled jobs are, in the order in which they were cancelled."""
+        """Return the pk of all cancelled jobs, in the order of their cancellation."""
         return f"{self.service}/C"
 
     def cancellation(self, job_id: str, cancelled_at: float) -> Key:
-        """That a job was cancelled."""
+        """Return the key of the record that a job was cancelled."""
         return self.cancellations(), moment(cancelled_at, job_id)
 
     def turn(self, name: str) -> Key:
-        """Whose turn it is with a duty that one process at a time is to do."""
+        """Return the key of the turn at a duty that one process at a time has."""
         return f"{self.service}/U#{name}", ALONE
+
+    def deployments(self) -> str:
+        """The pk under which the versions of the service's stages are."""
+        return f"{self.service}/V"
 
     # ─── The index: jobs by time of submission ───
 
     def open_shard(self, shard: int) -> str:
-        """Jobs that run."""
+        """Return the index partition of running jobs."""
         return f"{self.service}/open#{shard}"
 
     def closed_shard(self, state: JobState, day: str, shard: int) -> str:
-        """Jobs submitted on ``day`` (YYYY-MM-DD, UTC) that ended so."""
+        """Return the index partition of jobs in ``state`` submitted on ``day`` (YYYY-MM-DD, UTC)."""
         return f"{self.service}/{state.value}#{day}#{shard}"
 
     def index(self, state: JobState, job_id: str, submitted_at: float) -> Key:
-        """Where a job stands in the index."""
+        """Return a job's key in the index."""
         shard = zlib.crc32(job_id.encode()) % SHARDS
         if state is JobState.RUNNING:
             return self.open_shard(shard), moment(submitted_at, job_id)
@@ -119,20 +140,20 @@ class Keys:
 
 
 def moment(seconds: float, job_id: str = "") -> str:
-    """The sort key of a job among others, by a moment of it; also the cursor of a list of jobs.
+    """Return the sort key of a job by a moment of it; also the cursor of a list of jobs.
 
-    Without a job: before all of that moment.
+    Without a job id it sorts before all jobs of that moment.
     """
     return f"{seconds:014.3f}#{job_id}"
 
 
 def day_of(submitted_at: float) -> str:
-    """The UTC day of a moment, as the index names it."""
+    """Return the UTC day of a moment, as the index names it."""
     return time.strftime("%Y-%m-%d", time.gmtime(submitted_at))
 
 
 def part_name(ref: Ref) -> str:
-    """Which of a stage's tasks it is: ``run``, ``split``, ``page-3``, ``gather``, or the part's ordinal."""
+    """Return the name of a task in its stage: ``run``, ``split``, ``page-3``, ``gather``, or an ordinal."""
     match ref:
         case StageRef():
             return "gather" if ref.gather else "run"

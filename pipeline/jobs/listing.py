@@ -1,47 +1,53 @@
-"""What people ask about jobs: the list, the progress of one, why its tasks failed. Reads only."""
+"""Listing: the list of jobs, the progress of one, and why its tasks failed. Reads only, for people."""
 
+import time
 from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Counter, Node, NodeState, top_of
+from pipeline.jobs.expressions import Item
+from pipeline.jobs.jobrecords import JobRecords
 from pipeline.jobs.keys import FAN_OUT, SHARDS, Keys, day_of, moment
-from pipeline.jobs.model import FailureRecord, Job, JobPage, JobState, SplitRef, StageProgress
-from pipeline.jobs.records import Records
+from pipeline.jobs.model import FailureRecord, Job, JobPage, JobState, StageProgress
+from pipeline.jobs.refs import SplitRef
 from pipeline.jobs.table import Table
-from pipeline.jobs.wire import Item
+from pipeline.jobs.taskrecords import REDRIVEN
 
 DAY = 86_400
 
-#: How far ahead the clock of who submitted a job may be.
+#: Seconds that the clock of a submitting process may be ahead.
 SKEW = 3_600
 
-#: A job lives at most so many days longer than its last write after its submission: what SQS keeps.
+#: Days that the last write of a job may come after its submission: the retention of SQS.
 LIFE_DAYS = 15
 
-#: Entries of one partition of the index that are looked at for an entity: about what DynamoDB reads at once.
+#: Entries of one partition of the index that are read for an entity: about what DynamoDB reads at once.
 LOOKED_AT = 5_000
+
+#: Days of submissions that one step of a search reads.
+SEARCH_DAYS = 7
 
 #: The attributes of a job's small items that tell its progress: not the parts inside a seal.
 _PROGRESS = ("sk", "n", "split", "run_seconds", "finished_at", "worker", "task_id")
 
 #: Parts done and failed of each split.
-Counts = Mapping[SplitRef, tuple[int, int]]
+PartCounts = Mapping[SplitRef, tuple[int, int]]
 
 
-class Listing:
+class JobListing:
     """Reads across jobs and within one."""
 
     def __init__(
         self,
         table: Table,
         keys: Keys,
-        records: Records,
+        records: JobRecords,
         counter: Counter,
         clock: Callable[[], float],
         expiry_days: int,
     ) -> None:
-        """``expiry_days`` after its last write, a job is no longer there to be listed."""
+        """``expiry_days``: how long after its last write a job is listed."""
         self._table = table
         self._keys = keys
         self._records = records
@@ -53,18 +59,18 @@ class Listing:
 
     def jobs(
         self,
-        state: JobState | None,
-        limit: int,
-        before: str | None,
+        state: JobState | None = None,
         *,
+        limit: int = 50,
+        before: str | None = None,
         entity_id: str | None = None,
         since: float | None = None,
         days: int | None = None,
     ) -> JobPage:
-        """A page of jobs, newest submission first.
+        """Return a page of jobs, newest submission first. ``before`` is the ``next`` of the page before.
 
-        Of an entity, or with ``days``, it looks at a bounded number of jobs, or days, and no more: then the
-        page may be short, or empty, and still have a ``next``.
+        None submitted before ``since`` (seconds since 1970). With ``entity_id`` or ``days`` it reads only so
+        many jobs, or days of submissions: then a short or empty page may still have a ``next``.
         """
         moments, rest = self._newest(state, limit + 1, before, entity_id, since or 0, days)
         page = moments[:limit]
@@ -75,13 +81,27 @@ class Listing:
         jobs.sort(key=lambda job: (job.submitted_at, job.job_id), reverse=True)
         return JobPage(jobs=jobs, next=page[-1] if len(moments) > limit else rest)
 
-    def open_since(self, before: float, limit: int, after: str) -> JobPage:
-        """A page of jobs that run and were submitted before a moment, oldest submission first."""
-        until = f"{before:014.3f}"
+    def starting_with(self, prefix: str, seconds: float) -> list[str]:
+        """Return the ids that start with ``prefix``, newest first, of the jobs read within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        found: dict[str, None] = {}
+        cursor: str | None = None
+        while True:
+            moments, rest = self._newest(None, LOOKED_AT + 1, cursor, None, 0, SEARCH_DAYS)
+            ids = (each.split("#", 1)[1] for each in moments[:LOOKED_AT])
+            found |= dict.fromkeys(each for each in ids if each.startswith(prefix))
+            cursor = moments[LOOKED_AT - 1] if len(moments) > LOOKED_AT else rest
+            if cursor is None or time.monotonic() > deadline:
+                return list(found)
+
+    def open_before(self, moment: float, *, limit: int = 50, after: str | None = None) -> JobPage:
+        """Return a page of jobs that run and were submitted before a moment, oldest first.
+
+        ``after`` is the ``next`` of the page before.
+        """
+        since, until = (after or "") + "\0", f"{moment:014.3f}"
         partitions = [self._keys.open_shard(shard) for shard in range(SHARDS)]
-        answers = self._table.each(
-            lambda each: self._table.oldest(each, limit + 1, after + "\0", until), partitions
-        )
+        answers = self._table.each(lambda each: self._table.oldest(each, limit + 1, since, until), partitions)
         moments = sorted(item["isk"] for answer in answers for item in _answered(answer))
         page = moments[:limit]
         jobs = self._records.get_many(each.split("#", 1)[1] for each in page)
@@ -98,7 +118,7 @@ class Listing:
         since: float,
         days: int | None,
     ) -> tuple[list[str], str | None]:
-        """The newest moments, and from where to look further when not all was looked at for them."""
+        """Return the newest moments, and the cursor to continue from when not everything was read."""
         closed = [each for each in JobState if each is not JobState.RUNNING and state in (None, each)]
         found: set[str] = set()
         looked_to, end = moment(since), moment(max(since, self._oldest()))
@@ -106,7 +126,7 @@ class Listing:
             shards = [self._keys.open_shard(shard) for shard in range(SHARDS)]
             looked_to = max(looked_to, self._query(shards, limit, before, entity_id, found))
         for number, day in enumerate(self._days_back(before, since) if closed else ()):
-            # What runs is found in one go; what is older than the days that were looked at comes later.
+            # Running jobs are found at once; those older than the days that were read come later.
             today = moment(day + DAY)
             if looked_to >= today or number == days or sum(each >= today for each in found) >= limit:
                 looked_to = max(looked_to, today)
@@ -123,7 +143,7 @@ class Listing:
     def _query(
         self, partitions: list[str], limit: int, before: str | None, entity_id: str | None, found: set[str]
     ) -> str:
-        """Add to ``found``; back to where all of the partitions were looked at."""
+        """Add to ``found``; return the moment back to which all partitions were read."""
         most, where = (limit, None) if entity_id is None else (LOOKED_AT, {"entity": entity_id})
         looked_to = []
         for answer in self._table.each(
@@ -136,7 +156,7 @@ class Listing:
         return max(looked_to)
 
     def _days_back(self, before: str | None, since: float) -> Iterator[float]:
-        """The beginning of each day, back to that of ``since``."""
+        """Yield the beginning of each day, back to that of ``since``."""
         latest = self._clock() + SKEW
         # A cursor at midnight is the end of the day before.
         day = _midnight(min(float(before.split("#", 1)[0]) - 0.001, latest) if before else latest)
@@ -145,18 +165,18 @@ class Listing:
             day -= DAY
 
     def _oldest(self) -> float:
-        """No job was submitted before."""
+        """Return the earliest submission of a job that may still be recorded."""
         return self._clock() - self._days * DAY
 
     # ─── One job ───
 
     def progress(self, job_id: str) -> tuple[Job, list[StageProgress]] | None:
-        """A job and how far each of its stages is; None when there is no such job."""
+        """Return a job and how far each of its stages is; None when there is no such job."""
         job = self._records.get(job_id)
         return None if job is None else (job, self.progress_of([job])[0])
 
     def progress_of(self, jobs: Sequence[Job]) -> list[list[StageProgress]]:
-        """How far the stages of each job are."""
+        """Return how far the stages of each job are, in few requests."""
         # In this order of sk: P#stage (seals), S#stage (done).
         answers = self._table.each(
             lambda job: list(
@@ -169,8 +189,8 @@ class Listing:
         counts = self._counts([split for job, own in pairs for split in _splits_under_way(job, own)])
         return [[_stage(job, stage, own, counts) for stage in job.plan.stages] for job, own in pairs]
 
-    def _counts(self, splits: Sequence[tuple[SplitRef, int]]) -> Counts:
-        """Parts done and failed: reads only the nodes that are not full, from the top down."""
+    def _counts(self, splits: Sequence[tuple[SplitRef, int]]) -> PartCounts:
+        """Count parts done and failed; read only the nodes that are not full, from the top down."""
         done: Counted[SplitRef] = Counted()
         failed: Counted[SplitRef] = Counted()
         nodes: list[Node] = [top_of(split, total) for split, total in splits]
@@ -187,8 +207,10 @@ class Listing:
         return {split: (done[split], failed[split]) for split, _ in splits}
 
     def failures(self, job_id: str) -> Iterator[FailureRecord]:
-        """Why tasks of a job are dead letters, those that were not redriven; fetched page by page."""
+        """Yield why tasks of a job are dead letters, those that were not redriven; fetched page by page."""
         for item in self._table.query(self._keys.job(job_id), since="F#", until="F$"):
+            if REDRIVEN in item:
+                continue
             stage, part = item["sk"].removeprefix("F#").rsplit("#", 1)
             yield FailureRecord(
                 stage=stage,
@@ -209,15 +231,15 @@ def _answered(answer: list[Item] | ServiceError) -> list[Item]:
 
 
 def _splits_under_way(job: Job, items: Mapping[str, Item]) -> Iterator[tuple[SplitRef, int]]:
-    """Splits of which some parts may not be done, with how many they have."""
+    """Yield the splits of which some parts may not be done, with their number of parts."""
     for stage in job.plan.stages:
         seal = items.get(f"P#{stage}")
-        if seal is not None and seal["n"] and f"S#{stage}" not in items:
+        if seal is not None and seal["n"] and f"S#{stage}" not in items and stage not in job.ends:
             yield SplitRef(job_id=job.job_id, stage=stage, split_id=seal["split"]), seal["n"]
 
 
-def _stage(job: Job, stage: str, items: Mapping[str, Item], counts: Counts) -> StageProgress:
-    done, seal = items.get(f"S#{stage}"), items.get(f"P#{stage}")
+def _stage(job: Job, stage: str, items: Mapping[str, Item], counts: PartCounts) -> StageProgress:
+    done, seal = items.get(f"S#{stage}") or job.ends.get(stage), items.get(f"P#{stage}")
     has_failed = stage in job.failed and done is None
     is_cancelled = job.state is JobState.CANCELLED and done is None
     finished, failed, total = int(done is not None), int(has_failed), 1
@@ -256,7 +278,7 @@ def _open(node: Node, state: NodeState) -> Iterator[int]:
 
 
 def _parts(node: Node) -> int:
-    """How many parts are below a node."""
+    """Return how many parts are below a node."""
     size: int = FAN_OUT ** (node.level + 1)
     return min(size, node.total - node.index * size)
 

@@ -1,37 +1,22 @@
-"""What jobs are made of, as others see it: jobs, references to tasks, outcomes, and what is to be closed."""
+"""The data of jobs: jobs, what is recorded of their tasks, what is to be closed, and views of them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.errors import ServiceError
+from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef
+from pipeline.wire.plans import JobPlan
 
 
 class JobState(StrEnum):
-    """Where a job stands. ``complete`` and ``cancelled`` are final; a ``failed`` job runs after a redrive."""
+    """The state of a job. ``complete`` and ``cancelled`` are final; a ``failed`` job runs after a redrive."""
 
     RUNNING = "running"
     COMPLETE = "complete"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, kw_only=True)
-class JobPlan:
-    """The stages a job can reach from where it was submitted."""
-
-    #: Each reachable stage, and the terminal stages at or below it; people are shown stages in this order.
-    stages: Mapping[str, tuple[str, ...]]
-
-    @property
-    def terminals(self) -> frozenset[str]:
-        """The stages whose end ends the job."""
-        return self.below(self.stages)
-
-    def below(self, stages: Iterable[str]) -> frozenset[str]:
-        """The terminal stages at or below any of ``stages``."""
-        return frozenset(terminal for stage in stages for terminal in self.stages.get(stage, ()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +57,12 @@ class Job:
     failed: frozenset[str] = frozenset()
     #: How often it was redriven. Part of the id of its job-failed event.
     redrives: int = 0
+    #: By stage, the records of those that ended a path, where the job's record holds them (ADR 23).
+    ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def closed_at(self) -> float | None:
-        """When it ended, complete, cancelled or failed; None while it runs."""
+        """When it ended (complete, cancelled or failed); None while it runs."""
         ends = (self.completed_at, self.cancelled_at, self.failed_at)
         return next((end for end in ends if end is not None), None)
 
@@ -85,58 +72,12 @@ class Job:
         return self.state in (JobState.COMPLETE, JobState.CANCELLED)
 
 
-# ─── References: what a task is to its job ───
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageRef:
-    """The run of an unsplit stage, or the gather of a split one. Before it is a task: a stage's event."""
-
-    job_id: str
-    stage: str
-    #: The gather of a split stage, and not its event: each of them fails, and is redriven, for itself.
-    gather: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitRef:
-    """The split of a stage, or one of its page tasks."""
-
-    job_id: str
-    stage: str
-    #: The task id of the split's task.
-    split_id: str
-    #: Of a page task, which sends the parts from this page on; None for the split itself.
-    page: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartRef:
-    """One part of a split."""
-
-    job_id: str
-    stage: str
-    split_id: str
-    #: 0 … total - 1.
-    ordinal: int
-    #: Sealed: never changes once the first part is sent.
-    total: int
-
-    @property
-    def split(self) -> SplitRef:
-        """The split this is a part of."""
-        return SplitRef(job_id=self.job_id, stage=self.stage, split_id=self.split_id)
-
-
-Ref = StageRef | SplitRef | PartRef
-
-
 # ─── Outcomes: what a worker records ───
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageDone:
-    """An unsplit stage or a gather ended well, and Kafka acknowledged its event (if it emits one)."""
+    """An unsplit stage or a gather succeeded, and Kafka acknowledged its event (if it emits one)."""
 
     ref: StageRef
     task_id: str
@@ -150,9 +91,11 @@ class StageDone:
 
 @dataclass(frozen=True, kw_only=True)
 class PartDone:
-    """A part ended well, and its result is stored."""
+    """A part succeeded."""
 
     ref: PartRef
+    #: A small result, to be stored with the record; None where it is stored already.
+    result: "PartResult | None" = None
 
 
 Done = StageDone | PartDone
@@ -160,18 +103,18 @@ Done = StageDone | PartDone
 
 @dataclass(frozen=True, kw_only=True)
 class PartResult:
-    """What a part that ended well leaves, to be stored before it is recorded done."""
+    """The result of a part that succeeded: stored before the part is recorded done, or with it."""
 
     ref: PartRef
     #: JSON.
     result: str
     run_seconds: float
-    #: Runs that it took; 1 when the first went well.
+    #: Runs that it took; 1 when the first succeeded.
     attempts: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Failed:
+class FailedTask:
     """A task is a dead letter: its error event and its message on the DLQ are acknowledged."""
 
     ref: Ref
@@ -182,11 +125,14 @@ class Failed:
     message: str
     attempts: int
     failed_at: float
-    #: How often this very message was redriven before it failed. The redriven message carries it.
+    #: How often its message was redriven before it failed. The redriven message carries it.
     generation: int = 0
+    #: Of its message, by ``pipeline.wire.failure.digest``: an error event counts only if it has the same
+    #: (ADR 21). Empty for an event that became no task.
+    digest: str = ""
 
 
-# ─── What somebody must now close ───
+# ─── Closings: what is to be closed now ───
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,22 +162,34 @@ Closing = SplitFilled | JobFilled | JobFailed
 
 
 @dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The answer to a batch of jobs to be opened."""
+
+    #: One for each job given, in order: None when it has its record, else why not (try it again).
+    errors: Sequence[ServiceError | None]
+    #: The ids of jobs that were opened before, perhaps with another plan.
+    existing: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recorded:
     """The answer to a batch of outcomes."""
 
-    #: One for each outcome given, in order: None when it is recorded, else why not (try it again).
+    #: One for each outcome, in order: None when it is recorded, else the error (record it again).
     errors: Sequence[ServiceError | None]
-    #: What these outcomes ended. A replay gives it again until it is closed.
+    #: The splits and jobs that these outcomes ended. Recording again returns them until they are closed.
     closings: Sequence[Closing] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlreadyDone:
-    """The answer to the check before running: what needs no run, and what a crash left unclosed."""
+class DoneTasks:
+    """The answer to the check before running: the tasks that need no run, and what a crash left open."""
 
     refs: frozenset[Ref]
     #: To be closed like those of ``record``: a worker died between recording and closing.
     closings: Sequence[Closing] = ()
+    #: When the stages among them were done, in seconds since 1970; nobody keeps it of parts and splits.
+    finished_at: Mapping[Ref, float] = field(default_factory=dict)
 
 
 # ─── Splits ───
@@ -244,7 +202,7 @@ class SealedSplit:
     split: SplitRef
     #: How many parts it has.
     total: int
-    #: JSON: what was given to ``seal``, so that anybody can make the gather's message.
+    #: JSON: the header for the gather's message, as given to ``seal``.
     header: str
     #: JSON: the data of the split's event.
     data: str
@@ -256,6 +214,8 @@ class SealedSplit:
     inline: tuple[str, ...] = ()
     #: The share of its parts that its gather goes on without when they fail; 0 for none.
     tolerate: float = 0
+    #: Whether small results are kept in its counter (ADR 23).
+    keeps: bool = False
 
 
 # ─── For people ───
@@ -281,15 +241,15 @@ class StageProgress:
     """How far one stage of a job is."""
 
     stage: str
-    #: "waiting" also covers an unsplit stage that runs: only outcomes are recorded. "not reached": its job
-    #: ended before. Else running, done, failed or cancelled.
+    #: "waiting" includes an unsplit stage that runs: only outcomes are recorded. "not reached": its job ended
+    #: before. Else running, done, failed or cancelled.
     state: str
     #: Parts done, failed and in all; of an unsplit stage 0 or 1 of 1.
     done: int
     failed: int
     total: int
-    #: Those that will not run, or whose result nobody waits for, because the job was cancelled. What ran at
-    #: that moment counts here until it ends.
+    #: Parts that will not run, or whose result is not used, because the job was cancelled. What ran at that
+    #: moment counts here until it ends.
     cancelled: int = 0
     #: Of the unsplit stage or the gather, once it is done.
     run_seconds: float | None = None
@@ -303,13 +263,13 @@ class PartRow:
     """One part of a split."""
 
     ordinal: int
-    #: "waiting" also covers one that runs: only outcomes are recorded. "cancelled": its job was, first.
+    #: "waiting" includes a running part: only outcomes are recorded. "cancelled": its job was, first.
     state: Literal["waiting", "done", "failed", "cancelled"]
     #: Runs, once it is done or failed; None before that, and where the record expired.
     attempts: int | None = None
-    #: Of the run that went well.
+    #: Of the run that succeeded.
     run_seconds: float | None = None
-    #: Of one that failed: the class of the exception and its text, and when it was given up on.
+    #: Of a failed one: the class of the exception, its text, and when it failed for good.
     error: str | None = None
     message: str | None = None
     failed_at: float | None = None
@@ -325,7 +285,7 @@ class PartPage:
     parts: Sequence[PartRow]
     #: Give it as ``after`` for the next page; None when this is the last.
     next: int | None
-    #: JSON, as in ``SealedSplit``: it tells the ids of the parts' tasks.
+    #: JSON, as in ``SealedSplit``; the ids of the parts' tasks follow from it.
     header: str
 
 

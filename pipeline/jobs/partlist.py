@@ -1,12 +1,14 @@
-"""The parts of a split as people see them: state, attempts and run time of each, page by page. Reads only."""
+"""The list of a split's parts: state, attempts and run time of each, page by page. Reads only, for people."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
 from pipeline.jobs.counter import Counter, leaf_of
+from pipeline.jobs.expressions import Item
 from pipeline.jobs.keys import FAN_OUT, Keys
-from pipeline.jobs.model import JobState, PartPage, PartRef, PartRow, SplitRef
+from pipeline.jobs.model import JobState, PartPage, PartRow
+from pipeline.jobs.refs import PartRef, SplitRef
+from pipeline.jobs.splits import KEPT_PARTS
 from pipeline.jobs.table import Table
-from pipeline.jobs.wire import Item
 
 #: Of a part's result: not the result itself, which may be large.
 _RUN = ("sk", "run_seconds", "attempts")
@@ -23,8 +25,11 @@ class PartList:
         self._keys = keys
         self._counter = counter
 
-    def page(self, job_id: str, stage: str, after: int | None, limit: int) -> PartPage | None:
-        """The parts that follow ordinal ``after``; None when the stage has no sealed split."""
+    def page(self, job_id: str, stage: str, *, after: int | None = None, limit: int = 100) -> PartPage | None:
+        """Return a page of the parts of a stage's split, by ordinal; None when it is not split (yet).
+
+        ``after`` is the ``next`` of the page before. Reads what is stored of these parts, results included.
+        """
         seal = self._table.get((self._keys.job(job_id), f"P#{stage}"), attributes=("n", "split", "header"))
         meta = self._table.get(self._keys.meta(job_id), attributes=("state",))
         if not seal or not meta or "n" not in seal:
@@ -60,7 +65,7 @@ class PartList:
         return rows
 
     def _runs(self, parts: list[PartRef]) -> Mapping[int, Item]:
-        """What is stored of the runs that went well, by ordinal."""
+        """Return the stored attributes of successful runs, by ordinal."""
         split_id, first, last = parts[0].split_id, parts[0], parts[-1]
         found: dict[int, Item] = {}
         for leaf in range(first.ordinal // FAN_OUT, last.ordinal // FAN_OUT + 1):
@@ -72,10 +77,12 @@ class PartList:
                     attributes=_RUN,
                 )
             )
+        if first.total <= KEPT_PARTS:
+            found |= self._counter.kept(first.split, first.total)
         return found
 
     def _failures(self, parts: list[PartRef]) -> Mapping[int, Item]:
-        """Why some are dead letters, by ordinal."""
+        """Return why parts are dead letters, by ordinal."""
         (pk, since), (_, until) = self._keys.failure(parts[0]), self._keys.failure(parts[-1])
         return dict(_by_ordinal(self._table.query(pk, since=since, until=until, attributes=_FAILURE)))
 

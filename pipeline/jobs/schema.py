@@ -1,24 +1,26 @@
-"""The table's own shape: on-demand billing, pk and sk, one sparse index, TTL on ``exp``."""
+"""The schema of the table: on-demand billing, pk and sk, one sparse index, TTL on ``exp``."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from pipeline.aws import VENDOR_ERRORS
+from pipeline.aws.errors import VENDOR_ERRORS
 from pipeline.errors import ServiceError, ServiceUnavailableError
-from pipeline.jobs.client import dynamodb_client
+from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.jobs.errors import table_error
 from pipeline.jobs.table import INDEX, PROJECTED
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
 
 #: The attribute with the moment (seconds since the epoch) after which DynamoDB deletes an item.
 TTL = "exp"
 
 #: Seconds a new table may take to become active; AWS needs about 10.
 ACTIVE_WITHIN = 120
+
+#: DynamoDB's answer of an emulator that does not know an operation, and of AWS about a table too new for it.
+_UNKNOWN, _NOT_YET = "UnknownOperationException", "ContinuousBackupsUnavailableException"
+
+_NO_RECOVERY = "point-in-time recovery is off: what is deleted or overwritten is gone"
 
 _KEY = [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}]
 _INDEX: dict[str, Any] = {
@@ -34,19 +36,19 @@ _ATTRIBUTES = [{"AttributeName": name, "AttributeType": "S"} for name in ("pk", 
 
 @dataclass(frozen=True, kw_only=True)
 class TableReport:
-    """What was found, and what was done about it."""
+    """The state in which a table was found, and the changes made to it."""
 
     #: The table.
     name: str
     outcome: Literal["missing", "made", "present", "differs", "changed"]
-    #: What differs from what this project needs ("differs"), or did ("changed").
+    #: The differences from what this project needs ("differs"), or those that were mended ("changed").
     differences: tuple[str, ...] = ()
-    #: Those of the differences with which no job can be recorded or listed, each with its mend.
+    #: The differences with which no job can be recorded or listed, each with its mend.
     faults: tuple[str, ...] = ()
 
 
 def table_definition(name: str) -> dict[str, Any]:
-    """What CreateTable is asked for; time to live (``TTL``) is set after it."""
+    """Return the request of CreateTable; time to live (``TTL``) is set after it."""
     return {
         "TableName": name,
         "BillingMode": "PAY_PER_REQUEST",
@@ -56,22 +58,19 @@ def table_definition(name: str) -> dict[str, Any]:
     }
 
 
-def inspect_table(name: str) -> TableReport:
-    """What is there and what differs, changing nothing."""
-    return _Schema(name).inspect()
+class Schema:
+    """The table's definition: compared with the table in DynamoDB, and applied to it."""
 
-
-def provision_table(name: str, update: bool) -> TableReport:
-    """Make the table when it is missing; change what differs only with ``update``."""
-    return _Schema(name).provision(update)
-
-
-class _Schema:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, key: str | None = None) -> None:
+        """``key``: the ARN of the KMS key that encrypts the table; None: the key of DynamoDB itself."""
         self._name = name
-        self._client: DynamoDBClient = dynamodb_client()
+        self._key = key
 
     def inspect(self) -> TableReport:
+        """Report what is there and what differs; change nothing.
+
+        Recovery is left out: a start and a health check need not ask for it (``recovers``).
+        """
         table = self._describe()
         if table is None:
             return TableReport(name=self._name, outcome="missing")
@@ -84,14 +83,15 @@ class _Schema:
             faults=faults,
         )
 
-    def provision(self, update: bool) -> TableReport:
-        report = self.inspect()
+    def provision(self, update: bool = False) -> TableReport:
+        """Make the table when it is missing; change what differs only with ``update``."""
+        report = self._with_recovery(self.inspect())
         if report.outcome == "missing":
             self._make()
             return TableReport(name=self._name, outcome="made")
         if report.outcome == "differs" and update:
             self._change()
-            left = self.inspect()
+            left = self._with_recovery(self.inspect())
             return (
                 left
                 if left.differences
@@ -99,8 +99,24 @@ class _Schema:
             )
         return report
 
+    def recovers(self) -> bool | None:
+        """Return whether point-in-time recovery is on; None from an emulator that does not know it."""
+        try:
+            answer = self._ask("describe_continuous_backups", TableName=self._name)
+        except ServiceError as error:
+            if _UNKNOWN in str(error):
+                return None
+            raise
+        recovery = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
+        return bool(recovery.get("PointInTimeRecoveryStatus") == "ENABLED")
+
+    def _with_recovery(self, report: TableReport) -> TableReport:
+        if report.outcome == "missing" or self.recovers() is not False:
+            return report
+        return replace(report, outcome="differs", differences=(*report.differences, _NO_RECOVERY))
+
     def _differences(self, table: dict[str, Any]) -> list[str]:
-        """What is not as it should be, and still works."""
+        """Return the differences with which the table still works."""
         found = []
         if table.get("BillingModeSummary", {}).get("BillingMode") != "PAY_PER_REQUEST":
             found.append("billing is not on demand (PAY_PER_REQUEST)")
@@ -110,17 +126,20 @@ class _Schema:
             found.append(f"index {INDEX} does not project just {projected}: delete it, and provision again")
         if not self._expires():
             found.append(f"time to live is not on for {TTL}: the items of old jobs would stay for ever")
+        if not self._has_key(table):
+            found.append(f"it is not encrypted with {self._key}")
         return found
 
     def _make(self) -> None:
         try:
-            self._ask("create_table", **table_definition(self._name))
+            self._ask("create_table", **table_definition(self._name), **self._encryption())
         except ServiceUnavailableError as error:
             # Another process makes the same table at this moment.
             if "ResourceInUseException" not in str(error):
                 raise
         self._await(lambda table: table["TableStatus"] == "ACTIVE")
         self._expire()
+        self._recover()
 
     def _change(self) -> None:
         table = self._describe() or {}
@@ -135,8 +154,42 @@ class _Schema:
                 GlobalSecondaryIndexUpdates=[{"Create": _INDEX}],
             )
             self._await(lambda table: (_index_of(table) or {}).get("IndexStatus") == "ACTIVE")
+        if not self._has_key(table):
+            self._ask("update_table", TableName=self._name, **self._encryption())
+            self._await(lambda table: table["TableStatus"] == "ACTIVE" and self._has_key(table))
         if not self._expires():
             self._expire()
+        if self.recovers() is False:
+            self._recover()
+
+    def _encryption(self) -> dict[str, Any]:
+        if self._key is None:
+            return {}
+        return {"SSESpecification": {"Enabled": True, "SSEType": "KMS", "KMSMasterKeyId": self._key}}
+
+    def _has_key(self, table: dict[str, Any]) -> bool:
+        """Return whether the wanted key encrypts a table, if one is wanted."""
+        told = table.get("SSEDescription") or {}
+        return self._key is None or told.get("KMSMasterKeyArn") == self._key
+
+    def _recover(self) -> None:
+        """Switch on point-in-time recovery. AWS takes a moment to accept it for a new table."""
+        deadline = time.monotonic() + ACTIVE_WITHIN
+        while True:
+            try:
+                self._ask(
+                    "update_continuous_backups",
+                    TableName=self._name,
+                    PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": True},
+                )
+            except ServiceError as error:
+                if _UNKNOWN in str(error):
+                    return
+                if _NOT_YET not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return
 
     def _expires(self) -> bool:
         answer = self._ask("describe_time_to_live", TableName=self._name)["TimeToLiveDescription"]
@@ -172,7 +225,7 @@ class _Schema:
 
     def _ask(self, operation: str, **fields: Any) -> Any:
         try:
-            return getattr(self._client, operation)(**fields)
+            return getattr(dynamodb_client(), operation)(**fields)
         except VENDOR_ERRORS as error:
             raise table_error(error, f"{operation.replace('_', ' ')} {self._name}") from error
 

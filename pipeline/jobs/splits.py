@@ -2,9 +2,9 @@
 
 The seal is the split's commit point: one conditional write, after every page is written, before the first
 part is sent. Pages are under the key of the run that wrote them, so two runs of one split never mix; the
-loser's pages are read by nobody, and expire.
+loser's pages are never read, and expire.
 
-What is stored is compressed: the parts of one split look alike, and a write costs by the kilobyte.
+Parts are stored compressed: those of one split look alike, and a write costs by the kilobyte.
 """
 
 import uuid
@@ -12,10 +12,13 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from pipeline.errors import PermanentError, ResultTooLargeError, ServiceError
+from pipeline.jobs.counter import Counter
+from pipeline.jobs.expressions import Item
+from pipeline.jobs.jobrecords import LAYOUT
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
-from pipeline.jobs.model import PartResult, SealedSplit, SplitRef
+from pipeline.jobs.model import PartResult, SealedSplit
+from pipeline.jobs.refs import SplitRef
 from pipeline.jobs.table import ITEM_BYTES, Table
-from pipeline.jobs.wire import Item
 
 #: A page holds at most this many parts.
 PAGE_PARTS = 256
@@ -30,8 +33,16 @@ INLINE_BYTES = 32_000
 #: Pages written in one request: 16 MB is the most (BatchWriteItem, API reference).
 PAGES_AT_ONCE = 8
 
+#: A split of at most this many parts keeps their results in its counter, where they are small: in all
+#: ``KEPT_BYTES`` of JSON. An update costs by the size of the whole item: 4 parts of 500 bytes cost as much as
+#: apart, smaller ones half, in half the requests.
+KEPT_PARTS, KEPT_BYTES = 8, 2_000
+
 #: Of a part's result, for the gather: half its CPU for all of them.
 _RESULT = ("sk", "result")
+
+#: The attributes of a seal that tell its tolerance, and whose it is.
+_TOLERANCE = ("n", "split", "tolerate")
 
 #: Keeps JSON texts apart, as in RFC 7464: no JSON text contains it.
 SEPARATOR = "\x1e"
@@ -40,60 +51,91 @@ SEPARATOR = "\x1e"
 class Splits:
     """The seals, pages and results of all splits."""
 
-    def __init__(self, table: Table, keys: Keys, expiry: Callable[[], int]) -> None:
-        """``expiry`` gives the ``exp`` of an item written now."""
+    def __init__(
+        self, table: Table, keys: Keys, counter: Counter, expiry: Callable[[], int], *, max_parts: int
+    ) -> None:
+        """``expiry`` gives the ``exp`` of an item written now. ``max_parts``: the most of one split."""
         self._table = table
         self._keys = keys
+        self._counter = counter
         self._expiry = expiry
+        self._max_parts = max_parts
 
     def sealed(self, split: SplitRef) -> SealedSplit | None:
-        """The sealed split; None when it is not sealed yet."""
-        item = self._table.get(self._keys.seal(split))
-        return self._read(split, item) if item and "n" in item else None
+        """Return the sealed split, whose user code must not run again; None when it is not sealed yet."""
+        return self.sealed_many([split]).get(split)
 
     def sealed_many(self, splits: Iterable[SplitRef]) -> dict[SplitRef, SealedSplit]:
-        """Those of the splits that are sealed."""
+        """Return those of the splits that are sealed, read together."""
         keys = {split: self._keys.seal(split) for split in splits}
         items = self._table.get_many(keys.values())
+        if others := [split for split, key in keys.items() if _is_others(split, items.get(key))]:
+            keys |= {split: self._keys.further_seal(split) for split in others}
+            items |= self._table.get_many(keys[split] for split in others)
         return {
             split: self._read(split, items[key]) for split, key in keys.items() if "n" in items.get(key, {})
         }
 
+    def unsealed(self, split: SplitRef) -> int | None:
+        """Return the layout of the job of a split that is not sealed yet; None for a sealed one."""
+        seal, meta = self._keys.seal(split), self._keys.meta(split.job_id)
+        items = self._table.get_many([seal, meta])
+        if _is_others(split, items.get(seal)):
+            seal = self._keys.further_seal(split)
+            items |= self._table.get_many([seal])
+        return None if "n" in items.get(seal, {}) else items.get(meta, {}).get("layout", 1)
+
     def tolerance(self, split: SplitRef) -> float:
-        """The share of its parts that its gather goes on without, as it was sealed."""
-        item = self._table.get(self._keys.seal(split), attributes=("tolerate",))
+        """Return the share of its parts that the gather may go on without, as it was sealed."""
+        item = self._table.get(self._keys.seal(split), attributes=_TOLERANCE)
+        if _is_others(split, item):
+            item = self._table.get(self._keys.further_seal(split), attributes=_TOLERANCE)
         return float((item or {}).get("tolerate", 0))
 
     def seal(
-        self, split: SplitRef, header: str, data: str, parts: Iterable[str], tolerate: float = 0
+        self,
+        split: SplitRef,
+        header: str,
+        data: str,
+        parts: Iterable[str],
+        tolerate: float = 0,
+        layout: int = 1,
     ) -> SealedSplit:
-        """Write the parts as they come, then the seal; when another run sealed it first, adopt that.
+        """Fix the parts (JSON) of a split for ever; send them only afterwards.
 
-        Raises what ``parts`` raises, and ``ResultTooLargeError`` for a part over the limit.
+        Write the parts as they come, then the seal. If another run sealed the split first, return its parts.
+        ``header`` and ``data`` (JSON) are kept for the gather's message. ``tolerate``: the share of the parts
+        that may fail. ``layout``: of the job's records. Raise what ``parts`` raises, ``ResultTooLargeError``
+        for a part over the limit, and ``PermanentError`` for more parts than MAX_PARTS, of which none is
+        sent.
         """
         run = uuid.uuid4().hex
         pages = _PageWriter(self._table, self._keys, split.split_id, run, self._expiry())
-        total, last = pages.write(parts)
+        total, last = pages.write(self._bounded(split, parts))
         packed_data, packed_parts = _pack([data]), _pack(last)
         item: Item = {"n": total, "run": run, "split": split.split_id, "header": header, "exp": pages.expiry}
         if tolerate:
             item["tolerate"] = tolerate
+        if layout == LAYOUT and _may_keep(total):
+            item["keeps"] = True
         if pages.count == 0 and len(packed_data) + len(packed_parts) + len(header) <= INLINE_BYTES:
             item |= {"pages": 0, "data": packed_data, "parts": packed_parts}
         else:
             pages.end(last)
             item |= {"pages": pages.count, **self._store_data(split, run, packed_data)}
         winner = self._table.put_new(self._keys.seal(split), item, unless="n")
+        if _is_others(split, winner):
+            winner = self._table.put_new(self._keys.further_seal(split), item, unless="n")
         return self._read(split, winner or item)
 
     def parts(self, sealed: SealedSplit) -> Iterator[tuple[int, str]]:
-        """Every part with its ordinal, page by page."""
+        """Yield every part (JSON) with its ordinal, fetched page by page."""
         yield from enumerate(sealed.inline)
         for page in range(sealed.pages):
             yield from self.page(sealed, page)
 
     def page(self, sealed: SealedSplit, page: int) -> list[tuple[int, str]]:
-        """The parts of one page, with their ordinals."""
+        """Return the parts of one of ``sealed.pages`` pages, with their ordinals."""
         item = self._table.get(self._keys.page(sealed.split.split_id, sealed.run, page))
         if item is None:
             raise PermanentError(
@@ -105,19 +147,25 @@ class Splits:
     # ─── Results ───
 
     def put_results(self, results: Sequence[PartResult]) -> list[ServiceError | ResultTooLargeError | None]:
-        """Store results where there are none: the first result of a part stays."""
+        """Store the results of parts before they are recorded done; the first result of a part stays."""
         answers: list[ServiceError | ResultTooLargeError | None] = [_too_large(each) for each in results]
         fitting = [index for index, error in enumerate(answers) if error is None]
         items = [
             (self._keys.result(results[index].ref), self._result_item(results[index])) for index in fitting
         ]
-        for index, answer in zip(fitting, self._table.insert_many(items), strict=True):
-            if isinstance(answer, ServiceError):
-                answers[index] = answer
+        for index, error in zip(fitting, self._table.insert_many(items).errors, strict=True):
+            answers[index] = error
         return answers
 
+    def missing(self, sealed: SealedSplit) -> frozenset[int]:
+        """Return the ordinals of the parts that the gather goes on without, as fixed before it was sent."""
+        return self._counter.missing(sealed.split, sealed.total) if sealed.tolerate else frozenset()
+
     def results(self, split: SplitRef, total: int, missing: Collection[int] = ()) -> Iterator[str]:
-        """The results of all parts but the missing, in order of ordinal."""
+        """Yield the results (JSON) of all parts but ``missing``, in order; raise if one is gone."""
+        if _may_keep(total):
+            yield from self._few_results(split, total, missing)
+            return
         for leaf in range(-(-total // FAN_OUT)):
             last = min(total, (leaf + 1) * FAN_OUT)
             expected = [each for each in range(leaf * FAN_OUT, last) if each not in missing]
@@ -130,18 +178,31 @@ class Splits:
                 yield item["result"]
                 expected.pop(0)
             if expected:
+                raise _gone(split, total, expected[0])
+
+    def _few_results(self, split: SplitRef, total: int, missing: Collection[int]) -> Iterator[str]:
+        """Yield the results of a small split, each from its counter or from an item of its own."""
+        found = self._counter.kept(split, total)
+        expected = [each for each in range(total) if each not in missing]
+        if not found.keys() >= set(expected):
+            stored = self._table.query(self._keys.results(split.split_id, 0), attributes=_RESULT)
+            found = {int(item["sk"]): item for item in stored} | found
+        for ordinal in expected:
+            if ordinal not in found:
+                raise _gone(split, total, ordinal)
+            yield found[ordinal]["result"]
+
+    def _bounded(self, split: SplitRef, parts: Iterable[str]) -> Iterator[str]:
+        for count, part in enumerate(parts, start=1):
+            if count > self._max_parts:
                 raise PermanentError(
-                    f"The result of part {expected[0]} of {total} of split {split.split_id} "
-                    f"(stage {split.stage}) is missing: it expired"
+                    f"The split of stage {split.stage} makes more than MAX_PARTS={self._max_parts} parts: "
+                    "make fewer and larger ones, or set MAX_PARTS higher"
                 )
+            yield part
 
     def _result_item(self, result: PartResult) -> Item:
-        return {
-            "result": result.result,
-            "run_seconds": round(result.run_seconds, 6),
-            "attempts": result.attempts,
-            "exp": self._expiry(),
-        }
+        return {**run_item(result), "exp": self._expiry()}
 
     # ─── The seal's own data ───
 
@@ -167,6 +228,7 @@ class Splits:
             run=run,
             pages=item["pages"],
             tolerate=float(item.get("tolerate", 0)),
+            keeps=item.get("keeps", False),
             inline=tuple(_unpack(item["parts"])) if item.get("parts") else (),
         )
 
@@ -192,7 +254,7 @@ class _PageWriter:
         self._first = 0
 
     def write(self, parts: Iterable[str]) -> tuple[int, list[str]]:
-        """Write full pages; the number of all parts, and those of the last page, which is not written."""
+        """Write full pages; return the number of parts, and those of the last page, which is not written."""
         total, size = 0, 0
         page: list[str] = []
         for total, part in enumerate(parts, start=1):
@@ -205,7 +267,7 @@ class _PageWriter:
         return total, page
 
     def end(self, page: list[str]) -> None:
-        """Write the last page, and whatever waits."""
+        """Write the last page, and the pages that wait to be written."""
         if page:
             self._add(page)
         self._flush()
@@ -221,6 +283,48 @@ class _PageWriter:
     def _flush(self) -> None:
         _must(self._table.put_many(self._waiting))
         self._waiting = {}
+
+
+def _is_others(split: SplitRef, item: Item | None) -> bool:
+    """Whether a seal is that of another split of the same stage and job."""
+    return item is not None and "n" in item and item["split"] != split.split_id
+
+
+def run_item(result: PartResult) -> Item:
+    """Return what is stored of a part's run."""
+    return {
+        "result": result.result,
+        "run_seconds": round(result.run_seconds, 6),
+        "attempts": result.attempts,
+    }
+
+
+def is_small(result: PartResult) -> bool:
+    """Whether a result is small enough for the counter of a split that keeps results."""
+    return len(result.result.encode()) <= KEPT_BYTES // result.ref.total
+
+
+def _may_keep(total: int) -> bool:
+    """Whether a split of so many parts may keep results in its counter, which has one leaf then."""
+    return 0 < total <= min(KEPT_PARTS, FAN_OUT)
+
+
+def _gone(split: SplitRef, total: int, ordinal: int) -> PermanentError:
+    return PermanentError(
+        f"The result of part {ordinal} of {total} of split {split.split_id} "
+        f"(stage {split.stage}) is missing: it expired"
+    )
+
+
+def tolerated_parts(share: float, total: int) -> int:
+    """Return how many of ``total`` parts may fail, so that their share is at most ``share``.
+
+    Shares are compared as floats, where 29 / 100 is 0.29 and 1 / 3 is 1 / 3; a product is not exact.
+    """
+    count = int(share * total)
+    while count < total and (count + 1) / total <= share:
+        count += 1
+    return count
 
 
 def _length(part: str, ordinal: int) -> int:

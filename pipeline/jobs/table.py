@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws import VENDOR_ERRORS
-from pipeline.errors import ServiceError, ServiceUnavailableError
-from pipeline.jobs.client import dynamodb_client, request_pool
-from pipeline.jobs.errors import error_code, old_item, table_error
-from pipeline.jobs.inserts import chunks, insert_statement, inserted
+from pipeline.aws.errors import VENDOR_ERRORS
+from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
+from pipeline.jobs.dynamodb import dynamodb_client, request_pool
+from pipeline.jobs.errors import error_code, old_item, statement_answer, table_error
+from pipeline.jobs.expressions import (
+    Condition,
+    Expression,
+    Item,
+    dump_item,
+    insert_statement,
+    load_item,
+    missing,
+    statement_batches,
+    update_statement,
+)
 from pipeline.jobs.keys import Key
-from pipeline.jobs.wire import Condition, Expression, Item, dump_item, load_item, missing
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -31,22 +40,35 @@ ITEM_BYTES = 390_000
 #: kept by the callers: only pages are large, and they are written few at a time.
 GET_BATCH, WRITE_BATCH = 100, 25
 
-#: How often what a batch left unprocessed is sent again, and the longest first wait in seconds.
+#: How often the unprocessed rest of a batch is sent again, and the longest first wait in seconds.
 BATCH_TRIES, BATCH_WAIT = 6, 0.05
 
 #: The index: jobs by time of submission.
 INDEX = "jobs-by-time"
 
-#: What the index has beside keys. It never changes, so that it costs no write of its own.
+#: The attributes in the index beside keys. They never change, so they cost no write of their own.
 PROJECTED = ("entity",)
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+#: Makes the statement that writes an item.
+Statement = Callable[[Key, Item], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inserted:
+    """The answer to a batch of inserts."""
+
+    #: One for each item given, in order: None when it is there now, else why not.
+    errors: Sequence[ServiceError | None]
+    #: The keys of the items that were there before.
+    existing: frozenset[Key]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Updated:
-    """What a conditional update left."""
+    """The result of a conditional update."""
 
     #: The item after the update; the item as it was when the condition did not hold ({} when there is none).
     item: Item
@@ -56,7 +78,7 @@ class Updated:
 
 @dataclass(frozen=True, kw_only=True)
 class Newest:
-    """What was found at the end of a partition of the index."""
+    """The newest keys of a partition of the index."""
 
     #: Sort keys, newest first.
     keys: Sequence[str]
@@ -76,7 +98,7 @@ class Table:
     # ─── One item ───
 
     def get(self, key: Key, attributes: Sequence[str] = ()) -> Item | None:
-        """An item, or some of its attributes."""
+        """Return an item, or some of its attributes; None when there is none."""
         request = Expression()
         projection = ", ".join(map(request.name, attributes))
         fields = {"ProjectionExpression": projection, **request.fields()} if projection else {}
@@ -84,7 +106,7 @@ class Table:
         return load_item(answer["Item"]) if answer.get("Item") else None
 
     def put_new(self, key: Key, item: Item, unless: str) -> Item | None:
-        """Put an item unless there is one with the attribute ``unless``: then that one is returned."""
+        """Put an item unless there is one with the attribute ``unless``; return that one, or None."""
         request = Expression()
         condition = missing(unless)(request)
         try:
@@ -109,7 +131,7 @@ class Table:
         remove: Iterable[str] = (),
         when: Condition | None = None,
     ) -> Updated:
-        """Set, add to and remove attributes at once; the item as it is afterwards comes back with it."""
+        """Set, add to and remove attributes at once; return the item as it is afterwards."""
         request = Expression()
         fields: dict[str, Any] = {"UpdateExpression": request.update(put or {}, add or {}, remove)}
         if when:
@@ -131,7 +153,7 @@ class Table:
     # ─── Many items ───
 
     def get_many(self, keys: Iterable[Key], consistent: bool = True) -> dict[Key, Item]:
-        """The items that are there, by key. A key may be given twice."""
+        """Return the items that exist, by key. A key may be given twice."""
         wanted = iter(dict.fromkeys(keys))
         found: dict[Key, Item] = {}
         while chunk := list(islice(wanted, GET_BATCH)):
@@ -149,39 +171,74 @@ class Table:
         return found
 
     def put_many(self, items: Mapping[Key, Item | None]) -> dict[Key, ServiceError]:
-        """Put items whatever was there (None: delete it); why some could not be, by key.
+        """Put items whatever was there (None: delete it); return the errors, by key.
 
         A mapping, because a key that is twice in a request makes DynamoDB refuse the whole request.
         """
         rest = iter(items.items())
         errors: dict[Key, ServiceError] = {}
         while chunk := dict(islice(rest, WRITE_BATCH)):
-            left: Any = {self.name: [_write(key, item) for key, item in chunk.items()]}
-            try:
-                for _ in _tries(f"write {len(chunk)} items of table {self.name}"):
-                    answer = self._ask(
-                        "batch_write_item", f"write {len(chunk)} items", table=False, RequestItems=left
-                    )
-                    left = answer.get("UnprocessedItems")
-                    if not left:
-                        break
-            except ServiceError as error:
-                # Writing what was written again changes nothing, so the whole chunk counts as not written.
+            error = self._put_chunk(chunk)
+            if isinstance(error, MessageRefusedError) and len(chunk) > 1:
+                # It refuses the whole request for what is in one item.
+                for key, item in chunk.items():
+                    if alone := self._put_chunk({key: item}):
+                        errors[key] = alone
+            elif error is not None:
+                # Repeating a write changes nothing, so the whole chunk counts as not written.
                 errors |= dict.fromkeys(chunk, error)
         return errors
 
-    def insert_many(self, items: Sequence[tuple[Key, Item]]) -> list[bool | ServiceError]:
-        """Put items where there are none: True, or False where there was one, which stays.
+    def _put_chunk(self, chunk: Mapping[Key, Item | None]) -> ServiceError | None:
+        left: Any = {self.name: [_write(key, item) for key, item in chunk.items()]}
+        try:
+            for _ in _tries(f"write {len(chunk)} items of table {self.name}"):
+                action = f"write {len(chunk)} items"
+                answer = self._ask("batch_write_item", action, table=False, RequestItems=left)
+                left = answer.get("UnprocessedItems")
+                if not left:
+                    break
+        except ServiceError as error:
+            return error
+        return None
 
-        In the place of each that could be neither: why. Of a key given twice the first item counts. This is
-        ``put_new`` for many: a conditional write each, 25 in a request, which is 20 times as fast.
+    def insert_many(self, items: Sequence[tuple[Key, Item]]) -> Inserted:
+        """Put items where there are none; an item that is there stays.
+
+        Of a key given twice the first item counts. This is ``put_new`` for many: a conditional write each, 25
+        in a request, which is 20 times as fast.
         """
         first = dict(reversed([(key, item) for key, item in items]))
-        requests = list(chunks(first))
+        answers = self._execute(first, self._insert)
+        errors = [error if isinstance(error := answers[key], ServiceError) else None for key, _ in items]
+        existing = frozenset(key for key, was_put in answers.items() if was_put is False)
+        return Inserted(errors=errors, existing=existing)
+
+    def set_many(self, items: Mapping[Key, Item], unless: str) -> dict[Key, ServiceError]:
+        """Set attributes of items that exist and lack the attribute ``unless``; return the errors, by key.
+
+        The other items stay as they are. 25 conditional updates in a request.
+        """
+        answers = self._execute(
+            items, lambda key, put: update_statement(self.name, _key(key), dump_item(put), unless)
+        )
+        return {key: answer for key, answer in answers.items() if isinstance(answer, ServiceError)}
+
+    def _execute(self, items: Mapping[Key, Item], statement: Statement) -> dict[Key, bool | ServiceError]:
+        """Execute the statement of each item; return whether it wrote, or its error.
+
+        If DynamoDB refuses a request for what is in it, execute its statements one by one.
+        """
+        chunks = list(statement_batches(items))
         answers: dict[Key, bool | ServiceError] = {}
-        for chunk, answer in zip(requests, self.each(self._insert, requests), strict=True):
-            answers |= dict.fromkeys(chunk, answer) if isinstance(answer, ServiceError) else answer
-        return [answers[key] for key, _ in items]
+        asked = self.each(lambda chunk: self._execute_chunk(chunk, statement), chunks)
+        for chunk, answer in zip(chunks, asked, strict=True):
+            if isinstance(answer, MessageRefusedError) and len(chunk) > 1:
+                for key, item in chunk.items():
+                    answers |= self._execute({key: item}, statement)
+            else:
+                answers |= dict.fromkeys(chunk, answer) if isinstance(answer, ServiceError) else answer
+        return answers
 
     def query(
         self,
@@ -191,7 +248,7 @@ class Table:
         until: str | None = None,
         attributes: Sequence[str] = (),
     ) -> Iterator[Item]:
-        """The items under a pk in order of sk, from ``since`` to before ``until``; fetched page by page."""
+        """Yield the items under a pk in order of sk, from ``since`` to before ``until``, page by page."""
         request = Expression()
         condition = f"{request.name('pk')} = {request.value(pk)}"
         if since is not None and until is not None:
@@ -217,7 +274,7 @@ class Table:
     def newest(
         self, index_pk: str, limit: int, before: str | None = None, where: Mapping[str, str] | None = None
     ) -> Newest:
-        """The last ``limit`` keys of a partition of the index, newest first, before the cursor.
+        """Return the last ``limit`` keys of a partition of the index, newest first, before the cursor.
 
         ``where``: of those only the ones whose attributes (``PROJECTED``) are so. Eventually consistent, as
         an index is.
@@ -244,7 +301,7 @@ class Table:
         )
 
     def oldest(self, index_pk: str, limit: int, after: str, until: str) -> list[Item]:
-        """The first ``limit`` keys of a partition of the index between two cursors, oldest first."""
+        """Return the first ``limit`` items of a partition of the index between two cursors, oldest first."""
         request = Expression()
         condition = (
             f"{request.name('ipk')} = {request.value(index_pk)} AND "
@@ -261,7 +318,7 @@ class Table:
         return [load_item(item) for item in answer["Items"]]
 
     def each(self, call: Callable[[T], R], arguments: Sequence[T]) -> list[R | ServiceError]:
-        """The answers of ``call`` for each argument, side by side on a few threads; errors in their place."""
+        """Call once for each argument, in parallel on a few threads; return the answers, or their errors."""
 
         def one(argument: T) -> R | ServiceError:
             try:
@@ -281,12 +338,17 @@ class Table:
             self._made = os.getpid(), self._make()
         return self._made[1]
 
-    def _insert(self, items: Mapping[Key, Item]) -> dict[Key, bool | ServiceError]:
-        statements = [insert_statement(self.name, _with_key(key, item)) for key, item in items.items()]
-        action = f"insert {len(items)} items"
+    def _insert(self, key: Key, item: Item) -> Mapping[str, Any]:
+        return insert_statement(self.name, _with_key(key, item))
+
+    def _execute_chunk(
+        self, items: Mapping[Key, Item], statement: Statement
+    ) -> dict[Key, bool | ServiceError]:
+        statements = [statement(key, item) for key, item in items.items()]
+        action = f"write {len(items)} items"
         answer = self._ask("batch_execute_statement", action, table=False, Statements=statements)
         return {
-            key: inserted(each.get("Error"), f"insert {key} into table {self.name}")
+            key: statement_answer(each.get("Error"), f"write {key} in table {self.name}")
             for key, each in zip(items, answer["Responses"], strict=True)
         }
 
@@ -302,7 +364,7 @@ class Table:
 
 
 class _ConditionFailed(Exception):  # noqa: N818 - an answer, not an error
-    """A conditional write met an item that its condition does not allow."""
+    """The item does not meet the condition of a conditional write."""
 
     def __init__(self, item: Item) -> None:
         super().__init__("the condition does not hold")
@@ -310,7 +372,7 @@ class _ConditionFailed(Exception):  # noqa: N818 - an answer, not an error
 
 
 def _tries(action: str) -> Iterator[None]:
-    """Try after try, with growing, jittered waits; ends in an error when batches stay unprocessed."""
+    """Yield once a try, with growing, jittered waits; raise when a batch stays unprocessed."""
     for attempt in range(BATCH_TRIES):
         yield
         time.sleep(random.uniform(0, BATCH_WAIT * 2**attempt))  # noqa: S311 - jitter is no secret

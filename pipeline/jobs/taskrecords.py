@@ -1,53 +1,47 @@
-"""Outcomes: what becomes of tasks, recorded in batches; each answers with what it ended.
+"""The records of tasks: tasks recorded as done or failed, in batches.
 
-Whatever fails of a batch is told outcome by outcome, so that only that is recorded again.
+A batch is answered outcome by outcome, so that only what failed of it is recorded again.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
 
 from pipeline.errors import ServiceError
-from pipeline.jobs.counter import Climb, Counter, Ended, Marks, Node, leaf_of, top_of
-from pipeline.jobs.errors import NoRecordError
+from pipeline.jobs.counter import Climb, Counter, EndedSplit, Marks, Node, leaf_of
+from pipeline.jobs.expressions import Item
+from pipeline.jobs.jobrecords import JobRecords, parts_register, register_of
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
 from pipeline.jobs.model import (
-    AlreadyDone,
     Closing,
     Done,
-    Failed,
+    FailedTask,
     PartDone,
-    PartRef,
     Recorded,
-    Ref,
     SplitFilled,
-    SplitRef,
     StageDone,
-    StageRef,
 )
-from pipeline.jobs.records import Records, parts_register, register_of
-from pipeline.jobs.splits import Splits
+from pipeline.jobs.refs import PartRef, Ref
+from pipeline.jobs.splits import Splits, run_item, tolerated_parts
 from pipeline.jobs.table import Table
-from pipeline.jobs.wire import Item
 
 #: Characters kept of a failure's message: the item stays within one write unit; the errors topic has it all.
 MESSAGE_CHARACTERS = 500
 
+#: The attribute of a failure whose task was redriven since: it is not shown any more.
+REDRIVEN = "redriven"
+
 #: The most parts that a gather goes on without: their ordinals are in one item of 400 KB with the counter.
 MISSING_MOST = 20_000
 
-#: What a redrive finds of a task. "too late": its job's end is final, or its gather went on without it.
-Redriven = Literal["running", "done", "too late"]
 
-
-class Outcomes:
-    """The outcomes of all tasks. ``JobStore`` says what each method promises."""
+class TaskRecords:
+    """The outcomes of all tasks."""
 
     def __init__(
         self,
         table: Table,
         keys: Keys,
-        records: Records,
+        records: JobRecords,
         counter: Counter,
         splits: Splits,
         expiry: Callable[[], int],
@@ -60,28 +54,28 @@ class Outcomes:
         self._splits = splits
         self._expiry = expiry
 
-    def already_done(self, refs: Iterable[Ref]) -> AlreadyDone:
-        """What needs no run, and what a crash left open."""
-        keys = {ref: self._done_key(ref) for ref in refs}
-        items = self._table.get_many(keys.values())
-        done = {ref for ref, key in keys.items() if _is_done(ref, items.get(key, {}))}
-        return AlreadyDone(refs=frozenset(done), closings=self._resume(done, keys, items))
-
     def record(self, done: Sequence[Done]) -> Recorded:
-        """What ended well."""
+        """Record tasks that are done, coalesced: one write a leaf, up to 25 stages a request.
+
+        A task with an error is to be recorded again; the others are not affected by it.
+        """
         errors: dict[int, ServiceError] = {}
         closings = self._record_stages(done, errors)
         leaves: defaultdict[Node, Marks] = defaultdict(Marks)
         for index, outcome in enumerate(done):
             if isinstance(outcome, PartDone):
                 marks = leaves[leaf_of(outcome.ref)]
-                marks.done.add(outcome.ref.ordinal % FAN_OUT)
+                offset = outcome.ref.ordinal % FAN_OUT
+                if outcome.result is None:
+                    marks.done.add(offset)
+                else:
+                    marks.results.setdefault(offset, run_item(outcome.result))
                 marks.origins.add(index)
         closings += self.after_climb(self._counter.record(leaves), errors)
         return Recorded(errors=[errors.get(index) for index in range(len(done))], closings=closings)
 
-    def record_failed(self, failed: Sequence[Failed]) -> Recorded:
-        """What is a dead letter: why, then that it failed."""
+    def fail(self, failed: Sequence[FailedTask]) -> Recorded:
+        """Record dead letters: first why they failed, then that they failed. Errors as for ``record``."""
         errors: dict[int, ServiceError] = {}
         self._record_reasons(failed, errors)
         leaves: defaultdict[Node, Marks] = defaultdict(Marks)
@@ -93,7 +87,7 @@ class Outcomes:
                 continue
             if isinstance(ref, PartRef):
                 marks = leaves[leaf_of(ref)]
-                marks.failed.add(_entry(ref, failure.generation))
+                marks.failed.add(failure_entry(ref, failure.generation))
                 marks.origins.add(index)
             else:
                 name, phase = register_of(ref), 2 * failure.generation + 1
@@ -103,22 +97,51 @@ class Outcomes:
         closings += self.after_climb(self._counter.record(leaves), errors)
         return Recorded(errors=[errors.get(index) for index in range(len(failed))], closings=closings)
 
-    def redrive(self, refs: Sequence[tuple[Ref, int]]) -> list[bool | ServiceError]:
-        """Which dead letters are to be sent, now that they count as running."""
-        answers = self._table.each(self._redrive, refs)
-        mended = {
-            self._keys.failure(ref): None
-            for (ref, _), answer in zip(refs, answers, strict=True)
-            if answer in ("running", "done")
-        }
-        # Only shown to people: a reason that stays is no error.
-        self._table.put_many(mended)
-        return [answer if isinstance(answer, ServiceError) else answer == "running" for answer in answers]
+    def digests(self, refs: Iterable[Ref]) -> dict[Ref, tuple[str, int]]:
+        """Return the digest and generation of the last failure of each task that has one."""
+        keys = {ref: self._keys.failure(ref) for ref in refs}
+        items = self._table.get_many(keys.values())
+        found = {ref: items[key] for ref, key in keys.items() if key in items}
+        # An earlier version recorded no digest.
+        return {ref: (item.get("digest", ""), item["generation"]) for ref, item in found.items()}
 
     def _record_stages(self, done: Sequence[Done], errors: dict[int, ServiceError]) -> list[Closing]:
         stages = {index: each for index, each in enumerate(done) if isinstance(each, StageDone)}
+        ends = {index: each for index, each in stages.items() if each.ends_path}
+        closings, recorded = self._record_ends(ends, errors)
+        beside = {index: each for index, each in stages.items() if index not in recorded}
+        return closings + self._record_beside(beside, errors)
+
+    def _record_ends(
+        self, stages: Mapping[int, StageDone], errors: dict[int, ServiceError]
+    ) -> tuple[list[Closing], set[int]]:
+        """Record stages in their jobs' records, in one write a job; return which those are.
+
+        The others are of jobs that an earlier version opened.
+        """
+        jobs: defaultdict[str, dict[str, Item]] = defaultdict(dict)
+        origins: defaultdict[str, set[int]] = defaultdict(set)
+        for index, each in stages.items():
+            jobs[each.ref.job_id][each.ref.stage] = _stage_item(each)
+            origins[each.ref.job_id].add(index)
+        answers = self._table.each(lambda entry: self._records.record_ends(*entry), list(jobs.items()))
+        answered = [
+            (origins[job_id], answer)
+            for job_id, answer in zip(jobs, answers, strict=True)
+            if answer is not None
+        ]
+        return collect(answered, errors), {index for indexes, _ in answered for index in indexes}
+
+    def _record_beside(
+        self, stages: Mapping[int, StageDone], errors: dict[int, ServiceError]
+    ) -> list[Closing]:
+        """Record stages as items of their own, then the ends of paths in their jobs' records."""
         keys = {index: self._keys.stage(each.ref.job_id, each.ref.stage) for index, each in stages.items()}
-        failed = self._table.put_many({keys[index]: self._stage_item(each) for index, each in stages.items()})
+        items = {
+            keys[index]: {**_stage_item(each), "ends_path": each.ends_path, "exp": self._expiry()}
+            for index, each in stages.items()
+        }
+        failed = self._table.put_many(items)
         errors |= {index: failed[key] for index, key in keys.items() if key in failed}
         jobs: defaultdict[str, set[str]] = defaultdict(set)
         origins: defaultdict[str, set[int]] = defaultdict(set)
@@ -127,19 +150,9 @@ class Outcomes:
                 jobs[each.ref.job_id].add(each.ref.stage)
                 origins[each.ref.job_id].add(index)
         answers = self._table.each(lambda entry: self._records.end_paths(*entry), list(jobs.items()))
-        return _collect(zip((origins[job_id] for job_id in jobs), answers, strict=True), errors)
+        return collect(zip((origins[job_id] for job_id in jobs), answers, strict=True), errors)
 
-    def _stage_item(self, done: StageDone) -> Item:
-        return {
-            "task_id": done.task_id,
-            "ends_path": done.ends_path,
-            "run_seconds": round(done.run_seconds, 6),
-            "finished_at": round(done.finished_at, 3),
-            "worker": done.worker,
-            "exp": self._expiry(),
-        }
-
-    def _record_reasons(self, failed: Sequence[Failed], errors: dict[int, ServiceError]) -> None:
+    def _record_reasons(self, failed: Sequence[FailedTask], errors: dict[int, ServiceError]) -> None:
         keys = [self._keys.failure(failure.ref) for failure in failed]
         items: dict[Key, Item | None] = {
             key: {
@@ -149,6 +162,7 @@ class Outcomes:
                 "attempts": failure.attempts,
                 "failed_at": failure.failed_at,
                 "generation": failure.generation,
+                "digest": failure.digest,
                 "exp": self._expiry(),
             }
             for key, failure in zip(keys, failed, strict=True)
@@ -163,10 +177,10 @@ class Outcomes:
         errors: dict[int, ServiceError],
     ) -> list[Closing]:
         answers = self._table.each(lambda entry: self._records.fail(*entry), list(jobs.items()))
-        return _collect(zip((origins[job_id] for job_id in jobs), answers, strict=True), errors)
+        return collect(zip((origins[job_id] for job_id in jobs), answers, strict=True), errors)
 
     def after_climb(self, climb: Climb, errors: dict[int, ServiceError]) -> list[Closing]:
-        """What the splits that ended need: their gather, or their failure on their job's record."""
+        """Return the gathers that ended splits need; record the splits that failed in their jobs."""
         errors |= climb.errors
         closings: list[Closing] = []
         jobs: defaultdict[str, dict[str, int]] = defaultdict(dict)
@@ -182,82 +196,31 @@ class Outcomes:
                 closings.append(SplitFilled(split=split, total=ended.node.total))
         return closings + self._fail_jobs(jobs, origins, errors)
 
-    def _goes_on(self, ended: Ended) -> bool:
+    def _goes_on(self, ended: EndedSplit) -> bool:
         """Whether the gather may run without the parts that failed."""
         total = ended.node.total
-        most = min(int(self._splits.tolerance(ended.node.split) * total), MISSING_MOST)
+        most = min(tolerated_parts(self._splits.tolerance(ended.node.split), total), MISSING_MOST)
         return most > 0 and self._counter.go_on_without(ended.node, most) is not None
 
-    def _redrive(self, entry: tuple[Ref, int]) -> Redriven:
-        ref, generation = entry
-        key = self._done_key(ref)
-        if _is_done(ref, self._table.get(key) or {}):
-            return "done"
-        if not isinstance(ref, PartRef):
-            name, phase = register_of(ref), 2 * generation + 2
-        else:
-            job = self._records.get(ref.job_id)
-            top = top_of(ref.split, ref.total)
-            # Closed: the gather went on without it.
-            if (job is not None and job.is_final) or self._counter.states([top])[top].closed:
-                return "too late"
-            root = self._counter.redrive(leaf_of(ref), [_entry(ref, generation)])
-            name, phase = parts_register(ref.stage), 2 * root
-        return "running" if self._records.redrive(ref.job_id, name, phase) else "too late"
 
-    def _done_key(self, ref: Ref) -> Key:
-        match ref:
-            case StageRef():
-                return self._keys.stage(ref.job_id, ref.stage)
-            case SplitRef():
-                return self._keys.top(ref.split_id)
-            case PartRef():
-                return leaf_of(ref).key(self._keys)
-
-    def _resume(
-        self, done: set[Ref], keys: Mapping[Ref, Key], items: Mapping[Key, Item]
-    ) -> Sequence[Closing]:
-        """Climb on from what is recorded; raise the first error, for the check to be made again.
-
-        What is done stays done where its job has no record: then there is nothing to close.
-        """
-        errors: dict[int, ServiceError] = {}
-        stages = [ref for ref in done if isinstance(ref, StageRef)]
-        answers = self._table.each(lambda ref: self._resume_stage(ref, items[keys[ref]]), stages)
-        closings = _collect((((origin,), answer) for origin, answer in enumerate(answers)), errors)
-        leaves = dict.fromkeys(leaf_of(ref) for ref in done if isinstance(ref, PartRef))
-        origins = {leaf: frozenset({origin}) for origin, leaf in enumerate(leaves, start=len(stages))}
-        closings += self.after_climb(self._counter.resume(origins, items), errors)
-        for error in errors.values():
-            if not isinstance(error, NoRecordError):
-                raise error
-        return closings
-
-    def _resume_stage(self, ref: StageRef, item: Item) -> list[Closing]:
-        if item["ends_path"]:
-            return self._records.end_paths(ref.job_id, {ref.stage})
-        return self._records.recheck(ref.job_id)
+def _stage_item(done: StageDone) -> Item:
+    return {
+        "task_id": done.task_id,
+        "run_seconds": round(done.run_seconds, 6),
+        "finished_at": round(done.finished_at, 3),
+        "worker": done.worker,
+    }
 
 
-def _is_done(ref: Ref, item: Item) -> bool:
-    match ref:
-        case StageRef():
-            return bool(item)
-        case SplitRef():
-            return "closed_at" in item
-        case PartRef():
-            return ref.ordinal % FAN_OUT in item.get("d", ())
-
-
-def _entry(ref: PartRef, generation: int) -> str:
-    """A failed or redriven part in its leaf's sets."""
+def failure_entry(ref: PartRef, generation: int) -> str:
+    """Return the entry of a failed or redriven part in its leaf's sets."""
     return f"{ref.ordinal % FAN_OUT}.{generation}"
 
 
-def _collect(
+def collect(
     answers: Iterable[tuple[Iterable[int], list[Closing] | ServiceError]], errors: dict[int, ServiceError]
 ) -> list[Closing]:
-    """The closings of several answers; the errors go to the outcomes they are about."""
+    """Return the closings of several answers; add each error under the outcomes that it concerns."""
     closings: list[Closing] = []
     for origins, answer in answers:
         if isinstance(answer, ServiceError):

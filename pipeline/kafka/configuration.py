@@ -1,4 +1,4 @@
-"""What every Kafka client of a service is configured with."""
+"""Configuration of every Kafka client of a service, and its log lines."""
 
 import logging
 import math
@@ -11,36 +11,36 @@ from typing import Any
 
 import structlog
 
-from config.settings import Settings
 from pipeline.kafka.security import security_configuration
+from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: Seconds without a line of librdkafka about connections after which the next begins another outage. In one
-#: it writes ten a second, and it says nothing when it is over; of equal ones it leaves out 30 s.
+#: Seconds without a line of librdkafka about connections after which the next line begins another outage. In
+#: one it writes ten a second, and nothing when it is over; equal lines are suppressed for 30 s.
 CALM = 120.0
 
-#: librdkafka's line: its "facility", which client, which of its threads, and what it has to say.
+#: A line of librdkafka: its "facility", the client, the thread, and the detail.
 _LINE = re.compile(r"(?P<facility>\w+) \[(?P<client>[^]]*)\] (?:\[thrd:.*?\]: )?(?P<detail>.*)", re.DOTALL)
 #: Facilities about brokers that are away or not ready: FAIL is a connection, which ERROR repeats; GETPID an
 #: idempotent producer that asks for its number again.
 _AWAY = frozenset(("FAIL", "ERROR", "GETPID"))
-#: What waiting does not mend is another matter than a broker that is away.
+#: Refusals, which waiting does not mend, are kept apart from brokers that are away.
 _REFUSED = re.compile("sasl|ssl|authenti|authori", re.IGNORECASE)
 
 
 class OneLineAnOutage(logging.Filter):
-    """Makes one line of ours of all that librdkafka writes in an outage; all else passes, or nothing does."""
+    """Replaces all lines of an outage by one structured line. ``others``: whether other lines pass."""
 
     def __init__(self, *, others: bool, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._others = others
         self._clock = clock
-        #: Of each kind of line, when the last one was written.
+        #: When the last line of each kind was written.
         self._last: dict[tuple[bool, bool], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written as it is."""
+        """Whether the line passes."""
         line = _LINE.match(record.getMessage())
         if line is None or line["facility"] not in _AWAY:
             return self._others
@@ -57,15 +57,15 @@ class OneLineAnOutage(logging.Filter):
 
 _client_log = logging.getLogger("pipeline.kafka")
 _client_log.addFilter(OneLineAnOutage(others=True))
-#: Of clients of the control plane, which itself says once that Kafka is away: a line for the cause.
+#: For clients of the control plane, which itself reports once that Kafka is away: only the line of the cause.
 silent_log = logging.getLogger("pipeline.kafka.control")
 silent_log.addFilter(OneLineAnOutage(others=False))
 
 
 def client_configuration(settings: Settings, name: str) -> dict[str, Any]:
-    """librdkafka properties of every client; ``name`` says which client of the service it is.
+    """Return the librdkafka properties of a client; ``name`` is its role in the service.
 
-    ``client.id`` is unique: quotas, broker logs and group members can be told apart.
+    ``client.id`` is unique, so that quotas, broker logs and group members identify the client.
     """
     return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,

@@ -1,22 +1,23 @@
-"""Consumes events in a group: batches, pause and resume, commits by hand, partitions that come and go."""
+"""A member of a consumer group: batches, pause and resume, manual commits, partitions that come and go."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from operator import methodcaller
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
-from config.settings import Settings
 from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
-from pipeline.events import UNREADABLE
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
-from pipeline.kafka.records import Message
-from pipeline.kafka.security import made
+from pipeline.kafka.positions import Partition, Positions, Restart
+from pipeline.kafka.records import ReceivedRecord
+from pipeline.kafka.security import make_client
+from pipeline.settings import Settings
+from pipeline.wire.events import UNREADABLE
 
 log = structlog.get_logger()
 
@@ -32,18 +33,12 @@ SESSION_TIMEOUT = 15
 COMMIT_TIMEOUT = 10.0
 
 
-#: What ends one of two members with one name (static membership).
+#: The mend for one of two members with one name (static membership).
 SHARED_NAME = "another member of the group has this KAFKA_GROUP_INSTANCE_ID; give each bridge its own"
 
 
-class Partition(NamedTuple):
-    """One partition of one topic."""
-
-    topic: str
-    number: int
-
-
 OnPartitions = Callable[[list[Partition]], None]
+OnVendorPartitions = Callable[[list[TopicPartition]], None]
 
 #: ``answer.headers()``. The client (2.16) answers with an exception set where a name is not UTF-8. Python
 #: sees that in a call from C; in one that it has specialised (PEP 659) it raises the exception later and
@@ -52,14 +47,16 @@ _vendor_headers = methodcaller("headers")
 
 
 def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
-    """librdkafka properties of a group's member, as it is made with them."""
+    """Return the librdkafka properties of a group's member."""
     configuration = client_configuration(settings, "consumer") | {
         "group.id": group,
         "group.protocol": settings.kafka_group_protocol,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # An idle group's offsets expire after 7 days: starting at the end would then skip events.
-        "auto.offset.reset": "earliest",
+        # ``Positions`` decides. An idle group's offsets expire after 7 days: it starts at the beginning then.
+        "auto.offset.reset": "error",
+        # The end of a partition is reached without a record where transaction markers come last.
+        "enable.partition.eof": True,
         "max.poll.interval.ms": MAX_POLL_INTERVAL * 1000,
         # Memory for events fetched ahead, per process.
         "queued.max.messages.kbytes": 32_768,
@@ -77,9 +74,9 @@ def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
 class EventConsumer:
     """A member of a consumer group. One thread calls it.
 
-    Nothing is committed by itself, and what comes is not paused. ``on_assigned``, ``on_revoked`` and
-    ``on_lost`` run inside ``poll`` and ``close``. While ``on_revoked`` runs the partitions are still held:
-    commit there. After ``on_lost`` another member has them: their offsets must not be committed.
+    Nothing is committed by itself, and new partitions are not paused. The callbacks run inside ``poll`` and
+    ``close``. While ``on_revoked`` runs the partitions are still held: commit there. After ``on_lost``
+    another member has them: their offsets must not be committed.
     """
 
     def __init__(
@@ -91,28 +88,33 @@ class EventConsumer:
         on_assigned: OnPartitions,
         on_revoked: OnPartitions,
         on_lost: OnPartitions,
+        on_restarted: Callable[[Restart], None] = lambda _: None,
     ) -> None:
-        self._consumer = made(Consumer, consumer_configuration(settings, group))
+        self._consumer = make_client(Consumer, consumer_configuration(settings, group))
+        self._positions = Positions(self._consumer, settings, on_restarted)
+        #: Of each partition whose end was reached since ``take_ends``, that end.
+        self._ends: dict[Partition, int] = {}
         self._failure: ServiceError | None = None
-        self._committing: threading.Thread | None = None
+        #: The answer of the last commit. Not its thread, which ends later than it answers.
+        self._committing: Future[list[TopicPartition]] | None = None
         self._in_callback = False
         self._consumer.subscribe(
             list(topics),
-            on_assign=self._calling(self._unpaused(on_assigned)),
-            on_revoke=self._calling(on_revoked),
-            on_lost=self._calling(on_lost),
+            on_assign=self._calling(self._starting(on_assigned)),
+            on_revoke=self._calling(self._leaving(on_revoked)),
+            on_lost=self._calling(self._leaving(on_lost)),
         )
 
-    def poll(self, max_messages: int, timeout: float) -> list[Message]:
-        """Up to ``max_messages``, waiting at most ``timeout`` seconds; must be called often.
+    def poll(self, max_messages: int, timeout: float) -> list[ReceivedRecord]:
+        """Return up to ``max_messages``, waiting at most ``timeout`` seconds; must be called often.
 
         Raises a ServiceRefusedError for what polling on does not mend (access denied, a missing topic, two
-        members of one name), after the messages that came before it were returned. Brokers that are away are
-        waited for, not raised.
+        members of one name), after the messages before it were returned. Waits for brokers that are away.
         """
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
+        self._positions.check()
         try:
             # In two steps: one call would wait the whole timeout for the last of max_messages.
             answers = self._consumer.consume(1, timeout)
@@ -120,7 +122,7 @@ class EventConsumer:
                 answers += self._consumer.consume(max_messages - 1, 0)
         except KafkaException as error:
             raise kafka_error(error, "consume") from error
-        return [received(answer) for answer in answers if self._is_message(answer)]
+        return [record_of(answer) for answer in answers if self._is_message(answer)]
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """Fetch no more of ``partitions``; polling goes on, so the member stays in its group."""
@@ -130,10 +132,18 @@ class EventConsumer:
         """Fetch ``partitions`` again."""
         self._consumer.resume(_theirs(partitions))
 
-    def unread(self) -> dict[Partition, int]:
-        """Events of each assigned partition that ``poll`` has not returned yet; asks no broker.
+    def take_ends(self) -> dict[Partition, int]:
+        """Return the partitions whose end was reached since the last call, each with that end.
 
-        As the last fetch saw the partition's end; where nothing was fetched yet it is left out.
+        All records before it were returned by ``poll``; the rest are transaction markers, aborted records.
+        """
+        ends, self._ends = self._ends, {}
+        return ends
+
+    def unread(self) -> dict[Partition, int]:
+        """Return how many events of each assigned partition ``poll`` has not returned yet; asks no broker.
+
+        Counted to the end that the last fetch saw; partitions without a fetch are left out.
         """
         found = {}
         for at in self._consumer.position(self._consumer.assignment()):
@@ -145,13 +155,16 @@ class EventConsumer:
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit the next offset to read of each partition; waits ``COMMIT_TIMEOUT`` s at most.
 
-        Raises a ServiceError; then none, some or all are committed: committing again does no harm.
+        After a ServiceError none, some or all are committed: committing again does no harm.
         """
         if not offsets:
             return
         if self._is_committing():
             raise ServiceUnavailableError("Could not commit offsets: the last commit has no answer yet")
-        asked = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
+        asked = [
+            TopicPartition(*partition, offset, metadata=self._positions.note(partition.topic))
+            for partition, offset in offsets.items()
+        ]
         try:
             answers = self._commit(asked) if self._in_callback else self._commit_within(asked)
         except TimeoutError as error:
@@ -172,7 +185,7 @@ class EventConsumer:
             self._consumer.close()
 
     def _is_committing(self) -> bool:
-        return self._committing is not None and self._committing.is_alive()
+        return self._committing is not None and not self._committing.done()
 
     def _commit_within(self, asked: list[TopicPartition]) -> list[TopicPartition]:
         """On a thread of its own: with no broker left the call lasts as long as the session."""
@@ -184,29 +197,36 @@ class EventConsumer:
             except BaseException as error:  # noqa: BLE001 - goes to the caller
                 answer.set_exception(error)
 
-        self._committing = threading.Thread(target=commit, daemon=True)
-        self._committing.start()
+        self._committing = answer
+        threading.Thread(target=commit, name="kafka-commit", daemon=True).start()
         return answer.result(COMMIT_TIMEOUT)
 
     def _commit(self, asked: list[TopicPartition]) -> list[TopicPartition]:
         return self._consumer.commit(offsets=asked, asynchronous=False)
 
-    def _unpaused(self, on_assigned: OnPartitions) -> OnPartitions:
-        """librdkafka (2.16) keeps the pause of a partition that goes: come back, nobody would read it."""
-
-        def call(partitions: list[Partition]) -> None:
-            self.resume(partitions)
-            on_assigned(partitions)
+    def _starting(self, on_assigned: OnPartitions) -> OnVendorPartitions:
+        def call(assigned: list[TopicPartition]) -> None:
+            # librdkafka (2.16) keeps the pause of a partition that goes: it would come back paused.
+            self._consumer.resume(assigned)
+            on_assigned(_ours(assigned))
+            self._consumer.incremental_assign(self._positions.start(assigned))
 
         return call
 
-    def _calling(self, callback: OnPartitions) -> Callable[[Consumer, list[TopicPartition]], None]:
+    def _leaving(self, callback: OnPartitions) -> OnVendorPartitions:
+        def call(partitions: list[TopicPartition]) -> None:
+            callback(_ours(partitions))
+            self._positions.forget(_ours(partitions))
+
+        return call
+
+    def _calling(self, callback: OnVendorPartitions) -> Callable[[Consumer, list[TopicPartition]], None]:
         """While a callback runs, the client answers no other thread: it must commit on its own."""
 
         def call(_: Consumer, partitions: list[TopicPartition]) -> None:
             self._in_callback = True
             try:
-                callback(_ours(partitions))
+                callback(partitions)
             finally:
                 self._in_callback = False
 
@@ -216,6 +236,12 @@ class EventConsumer:
         error = answer.error()
         if error is None:
             return True
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._set_end(answer)
+            return False
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._positions.set_out_of_range(answer)
+            return False
         converted = kafka_error(error, f"consume {answer.topic() or ''}".strip())
         if error.code() == KafkaError._FATAL:
             # This client gets nothing more, ever.
@@ -227,13 +253,18 @@ class EventConsumer:
             log.warning("kafka.consume_error", error=str(converted))
         return False
 
+    def _set_end(self, answer: VendorMessage) -> None:
+        topic, number, offset = answer.topic(), answer.partition(), answer.offset()
+        if topic is not None and number is not None and offset is not None:
+            self._ends[Partition(topic, number)] = offset
 
-def received(answer: VendorMessage) -> Message:
-    """A ``Message`` from the client's."""
+
+def record_of(answer: VendorMessage) -> ReceivedRecord:
+    """Return the record in an answer of the client."""
     topic, partition, offset = answer.topic(), answer.partition(), answer.offset()
     if topic is None or partition is None or offset is None:
         raise ValueError(f"A consumed record without coordinates: {answer!r}")
-    return Message(
+    return ReceivedRecord(
         topic=topic,
         partition=partition,
         offset=offset,

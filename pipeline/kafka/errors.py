@@ -1,4 +1,4 @@
-"""What Kafka answered, as a decision: ask again (unavailable) or not (refused)."""
+"""Kafka's errors as decisions: try again (unavailable) or not (refused)."""
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -15,7 +15,7 @@ _RECORD_REFUSED = frozenset(
     }
 )
 
-#: Codes after which the same request gets the same answer. All else passes, or a new client mends it:
+#: Codes after which the same request gets the same answer. Others pass, or a new client mends them:
 #: brokers away, leaders moving, timeouts, purged queues, fenced producers, group generations.
 _REFUSED = frozenset(
     {
@@ -56,7 +56,8 @@ _MENDS = {
     KafkaError._ALL_BROKERS_DOWN: _WHERE,
     KafkaError._AUTHENTICATION: _WHO,
     KafkaError.SASL_AUTHENTICATION_FAILED: _WHO,
-    KafkaError._SSL: "correct SSL_CA_LOCATION, or SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION",
+    KafkaError._SSL: "correct SSL_CA_LOCATION, or SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION, or name the "
+    "brokers in KAFKA_BOOTSTRAP_SERVERS as their certificates do",
     KafkaError.UNKNOWN_TOPIC_OR_PART: 'run "pipeline provision", or correct the topic\'s name',
     KafkaError._UNKNOWN_TOPIC: 'run "pipeline provision", or correct the topic\'s name',
     KafkaError.MSG_SIZE_TOO_LARGE: "store the data elsewhere and send where it is",
@@ -66,11 +67,11 @@ _MENDS = {
 }
 
 
-def distrust(error: KafkaError) -> KafkaError | None:
-    """The error, when a broker refuses who this client says it is or this client a broker's certificate.
+def trust_error(error: KafkaError) -> KafkaError | None:
+    """Return the error if a broker refuses this client's identity, or this client a broker's certificate.
 
     With TLS 1.3 a broker refuses a client's certificate after the handshake, when a request is under way:
-    librdkafka then speaks of a lost connection.
+    librdkafka then reports a lost connection.
     """
     if error.code() in (
         KafkaError._AUTHENTICATION,
@@ -82,7 +83,7 @@ def distrust(error: KafkaError) -> KafkaError | None:
 
 
 def kafka_error(error: KafkaError | KafkaException, action: str) -> ServiceError:
-    """The error as a decision. ``action`` says what was being done, with the topic's name."""
+    """Return the error as a decision. ``action``: what was being done, with the topic's name."""
     reason = error.args[0] if isinstance(error, KafkaException) else error
     code = reason.code()
     kind: type[ServiceError] = ServiceRefusedError if code in _REFUSED else ServiceUnavailableError

@@ -1,4 +1,4 @@
-"""Reads a topic as a log that everybody reads alone: no group, nothing committed, a start in the past."""
+"""A reader of a whole topic: no group, nothing committed, a start in the past."""
 
 import time
 from typing import Any
@@ -7,13 +7,14 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
-from config.settings import Settings
-from pipeline.errors import ServiceRefusedError
+from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration, silent_log
-from pipeline.kafka.consumer import Partition, received
+from pipeline.kafka.consumer import record_of
 from pipeline.kafka.errors import kafka_error
-from pipeline.kafka.records import Message
-from pipeline.kafka.security import made
+from pipeline.kafka.positions import Partition
+from pipeline.kafka.records import ReceivedRecord
+from pipeline.kafka.security import make_client
+from pipeline.settings import Settings
 
 log = structlog.get_logger()
 
@@ -26,11 +27,13 @@ class LogReader:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self.topic = topic
-        self._consumer = made(Consumer, _configuration(settings))
-        #: Of each partition, where it ended when it was opened.
+        self._consumer = make_client(Consumer, _configuration(settings))
+        #: The end of each partition when the reader was opened.
         self._ends: dict[Partition, int] = {}
-        #: Of each partition, the next offset to read.
+        #: The next offset to read of each partition.
         self._next: dict[Partition, int] = {}
+        #: Of each partition that had unread records at the last check, the next offset to read then.
+        self._unread: dict[Partition, int] = {}
 
     def open(self, *, seconds: float, records: int) -> None:
         """Start at the later of ``seconds`` ago and the last ``records``; at the end when either is 0.
@@ -43,8 +46,8 @@ class LogReader:
         except KafkaException as error:
             raise kafka_error(error, f"open topic {self.topic}") from error
 
-    def poll(self, most: int, timeout: float) -> list[Message]:
-        """Up to ``most`` records; waits at most ``timeout`` seconds for the first and for no other.
+    def poll(self, most: int, timeout: float) -> list[ReceivedRecord]:
+        """Return up to ``most`` records; wait at most ``timeout`` seconds for the first and for no other.
 
         Brokers that are away are waited for. Raises a ServiceRefusedError for what waiting does not mend.
         """
@@ -54,21 +57,40 @@ class LogReader:
                 answers += self._consumer.consume(most - 1, 0)
         except KafkaException as error:
             raise kafka_error(error, f"read {self.topic}") from error
-        messages = [received(answer) for answer in answers if self._is_message(answer)]
+        messages = [record_of(answer) for answer in answers if self._is_message(answer)]
         for message in messages:
             self._next[Partition(message.topic, message.partition)] = message.offset + 1
         return messages
 
-    def is_past(self, message: Message) -> bool:
-        """Whether it was there before the reader was opened."""
+    def is_past(self, message: ReceivedRecord) -> bool:
+        """Whether the record was written before the reader was opened."""
         return message.offset < self._ends.get(Partition(message.topic, message.partition), 0)
 
     def has_caught_up(self) -> bool:
-        """Whether all that was there before has been read."""
+        """Whether all records written before have been read."""
         return all(self._next[partition] >= end for partition, end in self._ends.items())
 
+    def check(self) -> None:
+        """Raise ServiceUnavailableError if the reader is deaf: call it while ``poll`` returns nothing.
+
+        It is if no broker answers, or if records that were there at the last check have still not come: after
+        a broker was away a client may never fetch again.
+        """
+        try:
+            unread = {at: offset for at, offset in self._next.items() if self._has_more(at, offset)}
+        except KafkaException as error:
+            raise kafka_error(error, f"read {self.topic}") from error
+        deaf = unread.items() & self._unread.items()
+        self._unread = unread
+        if deaf:
+            raise ServiceUnavailableError(f"Could not read {self.topic}: the client gets none of its records")
+
+    def _has_more(self, partition: Partition, offset: int) -> bool:
+        low, high = self._consumer.get_watermark_offsets(TopicPartition(*partition), timeout=TIMEOUT)
+        return bool(high > max(offset, low))
+
     def close(self) -> None:
-        """Let go of the client."""
+        """Close the client."""
         self._consumer.close()
 
     def _partitions(self) -> list[Partition]:
@@ -85,7 +107,7 @@ class LogReader:
         return max(low, high - records, self._at(partition, seconds, high))
 
     def _at(self, partition: Partition, seconds: float, high: int) -> int:
-        """The first offset of the last ``seconds``; ``high`` when nothing is that young."""
+        """Return the first offset of the last ``seconds``; ``high`` when no record is that young."""
         offset = self._offset_at(partition, round((time.time() - seconds) * 1000))
         if offset >= 0:
             return offset
@@ -106,7 +128,7 @@ class LogReader:
         if error is None:
             return True
         if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
-            return False  # the client looks for its group's coordinator, whom nothing here asks
+            return False  # the client looks for its group's coordinator, which nothing here uses
         converted = kafka_error(error, f"read {self.topic}")
         if isinstance(converted, ServiceRefusedError):
             raise converted

@@ -1,8 +1,9 @@
-"""Produces events: idempotent, acknowledged by all replicas, with an answer for each record."""
+"""Producers: idempotent, acknowledged by all replicas, with an answer for each record."""
 
 import gc
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -11,12 +12,12 @@ from typing import Any, ClassVar
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from config.settings import Settings
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration, silent_log
 from pipeline.kafka.errors import kafka_error
-from pipeline.kafka.records import Record
-from pipeline.kafka.security import made
+from pipeline.kafka.records import OutgoingRecord
+from pipeline.kafka.security import make_client
+from pipeline.settings import Settings
 
 log = structlog.get_logger()
 
@@ -29,7 +30,11 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024 + 65_536
 #: Seconds until a record that no broker acknowledged fails. The caller tries again with the same ids.
 DELIVERY_TIMEOUT = 60
 
-#: The same of a LossyProducer: what nobody waits for. Its records fit a topic's default max.message.bytes.
+#: Seconds to wait for acknowledgements of a batch: the producer's own tries and a little more. A record that
+#: is produced again while its first copy is still under way would be on the topic twice.
+EMIT_TIMEOUT = DELIVERY_TIMEOUT + 5.0
+
+#: The same for a LossyProducer. Its records fit a topic's default max.message.bytes.
 MAX_LOSSY_BYTES = 1_000_000
 LOSSY_TIMEOUT = 10
 
@@ -38,7 +43,7 @@ _POLL = 0.1
 
 
 def producer_configuration(settings: Settings, name: str) -> dict[str, Any]:
-    """librdkafka properties of the producer, as it is made with them."""
+    """Return the librdkafka properties of a producer."""
     return client_configuration(settings, name) | {
         "enable.idempotence": True,
         "acks": "all",
@@ -70,11 +75,11 @@ class EventProducer:
         self._name = name
         self._lock = threading.Lock()
         self._client: _Client | None = None
-        #: Clients of a parent process. Kept: destroying one here would wait for threads that are not here.
+        #: Clients of a parent process. Kept: destroying one would wait for threads that do not exist here.
         self._inherited: list[_Client] = []
         _producers.add(self)
 
-    def produce(self, record: Record, on_delivery: OnDelivery) -> None:
+    def produce(self, record: OutgoingRecord, on_delivery: OnDelivery) -> None:
         """Queue ``record``; ``on_delivery`` gets None when it is acknowledged, or its error. Never blocks.
 
         ``on_delivery`` runs once, on the poll thread (on the caller's when the record is refused at once or
@@ -82,30 +87,16 @@ class EventProducer:
         """
         self._client_of_process().produce(record, on_delivery)
 
-    def emit(self, records: Sequence[Record], timeout: float) -> list[ServiceError | None]:
+    def emit(self, records: Sequence[OutgoingRecord], timeout: float) -> list[ServiceError | None]:
         """Produce ``records`` and wait until each is acknowledged or failed: an answer for each, in order.
 
-        What is not answered within ``timeout`` seconds is a ServiceUnavailableError, and may still arrive.
+        A record without an answer in ``timeout`` seconds is a ServiceUnavailableError; it may still arrive.
         """
-        late = ServiceUnavailableError(f"No acknowledgement from Kafka within {timeout:g} s")
-        results: list[ServiceError | None] = [late] * len(records)
-        left, lock, answered = len(records), threading.Lock(), threading.Event()
+        return _Emission(self, records).wait(range(len(records)), timeout)
 
-        def answer(position: int, error: ServiceError | None) -> None:
-            nonlocal left
-            results[position] = error
-            with lock:
-                left -= 1
-                last = left == 0
-            if last:  # the caller is woken once, not for each record
-                answered.set()
-
-        for position, record in enumerate(records):
-            self.produce(record, partial(answer, position))
-        if records:
-            answered.wait(timeout)
-        # A copy: a late answer must not change what the caller already decides on.
-        return list(results)
+    def check_topic(self, topic: str, timeout: float) -> None:
+        """Raise a ServiceError unless Kafka answers within ``timeout`` seconds and has the topic."""
+        self._client_of_process().check_topic(topic, timeout)
 
     def close(self, timeout: float) -> int:
         """Wait up to ``timeout`` seconds for what is queued, then drop the rest; the number dropped.
@@ -131,14 +122,87 @@ class EventProducer:
             return client
 
 
+class OrderedProducer(EventProducer):
+    """A producer whose records of a key arrive in the order they were produced.
+
+    librdkafka drops a record past its delivery timeout and sends the next one. So this one never drops any,
+    and a record that is emitted again without an answer is waited for, not produced again.
+    """
+
+    _differences = {"delivery.timeout.ms": 0}
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        super().__init__(settings, name)
+        #: by the id of a record without an answer
+        self._late: dict[int, _Emission] = {}
+
+    def emit(self, records: Sequence[OutgoingRecord], timeout: float) -> list[ServiceError | None]:
+        """Produce ``records`` and wait for their answers, as ``EventProducer.emit`` does.
+
+        For those without one call it again with the same objects: behind them nothing of their key arrives.
+        """
+        earlier = [self._late.pop(id(record)) for record in records if id(record) in self._late]
+        emission = earlier[0] if earlier else _Emission(self, records)
+        positions = emission.positions_of(records)
+        answers = emission.wait(positions, timeout)
+        self._late |= {id(emission.records[at]): emission for at in emission.unheard}
+        return answers
+
+
+class _Emission:
+    """Records on their way to Kafka, and their answers. For one thread, beside those that answer."""
+
+    def __init__(self, producer: EventProducer, records: Sequence[OutgoingRecord]) -> None:
+        self._producer = producer
+        self.records = records
+        self._changed = threading.Condition()
+        #: positions of records that were produced and whose answers ``wait`` did not return yet
+        self.unheard: set[int] = set()
+        self._under_way: set[int] = set()
+        self._answers: dict[int, ServiceError | None] = {}
+
+    def positions_of(self, records: Sequence[OutgoingRecord]) -> list[int]:
+        """Return the positions of these very objects among its records."""
+        positions = {id(record): at for at, record in enumerate(self.records)}
+        return [positions[id(record)] for record in records]
+
+    def wait(self, positions: Sequence[int], timeout: float) -> list[ServiceError | None]:
+        """Produce the records that are not on their way, and wait for the answers of all of these."""
+        self._produce([at for at in positions if at not in self.unheard])
+        late = ServiceUnavailableError(f"No acknowledgement from Kafka within {timeout:g} s")
+        with self._changed:
+            self._changed.wait_for(lambda: not self._under_way, timeout)
+            self.unheard = set(self._under_way)
+            return [late if at in self._under_way else self._answers[at] for at in positions]
+
+    def _produce(self, positions: Sequence[int]) -> None:
+        self.unheard.update(positions)
+        self._under_way.update(positions)
+        for number, at in enumerate(positions):
+            self._producer.produce(self.records[at], partial(self._answer, at))
+            failed = None if at in self._under_way else self._answers[at]
+            if isinstance(failed, ServiceUnavailableError):
+                # The producer's queue is full, for example: none behind it may arrive before it.
+                for behind in positions[number + 1 :]:
+                    self._answer(behind, failed)
+                return
+
+    def _answer(self, at: int, error: ServiceError | None) -> None:
+        with self._changed:
+            self._answers[at] = error
+            self._under_way.discard(at)
+            if not self._under_way:  # the caller is woken once, not for each record
+                self._changed.notify()
+
+
 class LossyProducer(EventProducer):
-    """A producer of what may be lost: it holds little, and gives up soon on what nobody acknowledges."""
+    """A producer of records that may be lost: it buffers few and gives up soon without an acknowledgement."""
 
     _differences = {
         "logger": silent_log,
         "enable.idempotence": False,
         "acks": 1,
-        # Nobody waits for a task event for as long as an eye would notice.
+        # Short enough that nobody notices the delay of a task event.
         "linger.ms": 20,
         "message.max.bytes": MAX_LOSSY_BYTES,
         "delivery.timeout.ms": LOSSY_TIMEOUT * 1000,
@@ -183,13 +247,13 @@ class _Client:
         #: A fatal error, or closed: takes no more records.
         self.ended = False
         self._stop = threading.Event()
-        self._producer = made(
+        self._producer = make_client(
             Producer, {**producer_configuration(settings, name), **differences, "error_cb": self._on_error}
         )
         self._thread = threading.Thread(target=self._poll, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()
 
-    def produce(self, record: Record, on_delivery: OnDelivery) -> None:
+    def produce(self, record: OutgoingRecord, on_delivery: OnDelivery) -> None:
         def report(error: KafkaError | None, _: Any) -> None:
             self._report(record.topic, error, on_delivery)
 
@@ -208,6 +272,21 @@ class _Client:
         except KafkaException as error:
             self._report(record.topic, error, on_delivery)
 
+    def check_topic(self, topic: str, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(deadline - time.monotonic(), _POLL)
+            try:
+                error = self._producer.list_topics(topic, timeout=left).topics[topic].error
+            except KafkaException as failure:
+                raise kafka_error(failure, f"reach Kafka for {topic}") from failure
+            if error is None:
+                return
+            # A topic that the broker makes when it is asked for is there a moment later.
+            if time.monotonic() + _POLL > deadline:
+                raise kafka_error(error, f"find topic {topic}")
+            time.sleep(_POLL)
+
     def close(self, timeout: float) -> int:
         self.ended = True
         left = self._producer.flush(timeout)
@@ -224,7 +303,7 @@ class _Client:
             try:
                 self._producer.poll(_POLL)
             except Exception:
-                # Reports that nobody takes would let every emit wait for ever.
+                # Without reports every emit would wait for ever.
                 log.exception("kafka.poll_failed")
 
     def _report(self, topic: str, error: KafkaError | KafkaException | None, on_delivery: OnDelivery) -> None:

@@ -1,4 +1,4 @@
-"""What goes to and comes from a topic."""
+"""Records of Kafka: those to produce, and those that were consumed."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ Headers = tuple[tuple[str, bytes], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
+class OutgoingRecord:
     """One record to produce."""
 
     topic: str
@@ -19,13 +19,13 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
+class ReceivedRecord:
     """One record as consumed."""
 
     topic: str
     partition: int
     offset: int
-    #: When it was produced, in milliseconds since the epoch.
+    #: When it was produced, in milliseconds since 1970.
     timestamp_ms: int
     key: bytes | None
     value: bytes | None

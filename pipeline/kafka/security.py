@@ -1,4 +1,4 @@
-"""How every Kafka client proves who it is, and checks whom it speaks to: TLS, client certificates, SASL."""
+"""Authentication of every Kafka client and of the brokers it connects to: TLS, client certificates, SASL."""
 
 import re
 from collections.abc import Callable
@@ -9,17 +9,17 @@ import structlog
 from confluent_kafka import KafkaException
 from pydantic import SecretStr
 
-from config.settings import Settings
 from pipeline.errors import ConfigurationError, ServiceRefusedError
+from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: What MSK calls AWS_MSK_IAM is, on the wire, this mechanism with a signed request as its token.
+#: MSK's AWS_MSK_IAM is, on the wire, this mechanism with a signed request as its token.
 OAUTH = "OAUTHBEARER"
 
-#: In librdkafka's words for a file that cannot be used: the property that names it.
+#: The property in librdkafka's message about a file that cannot be used.
 _FILE = re.compile(r"ssl\.\w+\.location")
-#: What else may be wrong with such a file.
+#: Other settings that may be wrong with such a file.
 _ALSO = {"SSL_KEY_LOCATION": ", SSL_KEY_PASSWORD, or the certificate it belongs to"}
 
 Client = TypeVar("Client")
@@ -29,9 +29,9 @@ Token = tuple[str, float]
 
 
 def security_configuration(settings: Settings) -> dict[str, Any]:
-    """librdkafka's properties for the settings' security.
+    """Return librdkafka's properties for the settings' security.
 
-    Raises ConfigurationError when MSK's tokens are asked for and cannot be made here.
+    Raises ConfigurationError when MSK's tokens are required and cannot be signed here.
     """
     protocol = settings.kafka_security_protocol
     configuration: dict[str, Any] = {"security.protocol": protocol}
@@ -53,8 +53,8 @@ def security_configuration(settings: Settings) -> dict[str, Any]:
     return {name: value for name, value in configuration.items() if value is not None}
 
 
-def made(kind: Callable[[dict[str, Any]], Client], configuration: dict[str, Any]) -> Client:
-    """A client of this configuration. Raises ServiceRefusedError for a file or password that does not do."""
+def make_client(kind: Callable[[dict[str, Any]], Client], configuration: dict[str, Any]) -> Client:
+    """Return a client of this configuration; raises ServiceRefusedError for an unusable file or password."""
     try:
         return kind(configuration)
     except KafkaException as error:
@@ -73,7 +73,7 @@ def _msk_tokens(settings: Settings) -> Callable[[str], Token]:
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
     except ImportError as error:
         raise ConfigurationError(
-            "KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs the signer: pip install 'pipeline[msk]'."
+            "KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs the signer: pip install 'celery-stages[msk]'."
         ) from error
     if not settings.aws_default_region:
         raise ConfigurationError("KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs AWS_DEFAULT_REGION: MSK's region.")
@@ -81,7 +81,7 @@ def _msk_tokens(settings: Settings) -> Callable[[str], Token]:
 
 
 def _msk_token(provider: Any, region: str, _: str) -> Token:
-    """Signed with the credentials of this moment; librdkafka asks again before the token ends."""
+    """Sign a token with the current credentials; librdkafka asks again before it ends."""
     try:
         token, expires_ms = provider.generate_auth_token(region)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""Health on ``HEALTH_PORT`` from inside a bridge or a worker, where that is set.
+"""Health endpoints on ``HEALTH_PORT`` inside a bridge or a worker.
 
-What keeps it from being served (a taken port, the extra ``web`` not installed) is logged, and costs the
-endpoint, never the process: several workers of one machine may share an environment.
+If they cannot be served (the port is taken, the extra ``web`` is not installed), an error is logged and the
+process goes on without them: several workers of one machine may share an environment.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
-from pipeline.registry import Registry
+from pipeline.settings import Settings
 
 if TYPE_CHECKING:
-    from pipeline.health.server import WebServer
+    from pipeline.observe.server import WebServer
 
 log = structlog.get_logger(__name__)
 
@@ -23,16 +23,16 @@ log = structlog.get_logger(__name__)
 def health_server(
     settings: Settings, registry: Registry, stuck: Callable[[], str | None] = lambda: None
 ) -> "WebServer | None":
-    """The server, not started; None where there is none to start. ``stuck`` as for ``health_router``."""
+    """Return the server, not started; None if there is none. ``stuck`` as for ``health_router``."""
     if settings.health_port is None:
         return None
     try:
         # FastAPI takes half a second to import, and is an extra.
-        from pipeline.health.server import WebServer
+        from pipeline.observe.server import WebServer
 
         server = WebServer(settings, registry, settings.health_host, settings.health_port, stuck=stuck)
     except ImportError as error:
-        log.error("health.not_served", reason=f"{error}: pip install 'pipeline[web]'")
+        log.error("health.not_served", reason=f"{error}: pip install 'celery-stages[web]'")
         return None
     except ConfigurationError as error:
         log.error("health.not_served", reason=str(error))
@@ -42,7 +42,7 @@ def health_server(
 
 
 @contextlib.contextmanager
-def serving_health(settings: Settings, registry: Registry) -> Iterator[None]:
+def serve_health(settings: Settings, registry: Registry) -> Iterator[None]:
     """Serve health while the block runs."""
     server = health_server(settings, registry)
     if server is None:

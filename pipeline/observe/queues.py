@@ -1,4 +1,4 @@
-"""Queues as they are: depths and their trend, and what dead letters say, without taking any away."""
+"""Queues as ``pipeline monitor sqs`` shows them: depths, their trend, and a sample of messages."""
 
 import json
 import time
@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from config.settings import Settings
-from pipeline.registry import Registry
+from pipeline.author.registry import Registry
+from pipeline.observe.reports import QueueReading
+from pipeline.settings import Settings
 from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
-from pipeline.taskmessage import ATTEMPTS, HEADER
+from pipeline.wire.deadletter import ATTEMPTS
+from pipeline.wire.taskmessage import HEADER
 
-#: Characters of a message's body that are shown.
+#: Characters of a message's body in a sample.
 BODY_SHOWN = 300
 
 LIVE_WARNING = (
@@ -22,24 +24,8 @@ LIVE_WARNING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueueReading:
-    """How many messages one queue holds, about."""
-
-    name: str
-    role: Literal["tasks", "dlq"]
-    available: int
-    in_flight: int
-    delayed: int
-
-    @property
-    def depth(self) -> int:
-        """All of them."""
-        return self.available + self.in_flight + self.delayed
-
-
-@dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The queues at one moment."""
+    """The depths of all queues at one moment."""
 
     #: Seconds since 1970.
     at: float
@@ -47,36 +33,36 @@ class Reading:
 
     @property
     def tasks(self) -> tuple[QueueReading, ...]:
-        """Those that tasks wait on, the task queue first."""
+        """The queues of tasks, the task queue first."""
         return tuple(queue for queue in self.queues if queue.role == "tasks")
 
     @property
     def dlq_depth(self) -> int:
-        """Dead letters, all together."""
+        """The number of dead letters."""
         return sum(queue.depth for queue in self.queues if queue.role == "dlq")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trend:
-    """What became of the dead letters since an earlier reading."""
+    """The change in the number of dead letters since an earlier reading."""
 
     change: int
     seconds: float
 
     @property
     def per_minute(self) -> float:
-        """Dead letters that came (or went) a minute."""
+        """The change per minute."""
         return self.change * 60 / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def word(self) -> str:
-        """The trend in a word."""
+        """The trend: rising, falling or steady."""
         return "rising" if self.change > 0 else "falling" if self.change < 0 else "steady"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One message that was looked at."""
+    """One message of a sample."""
 
     message_id: str
     group_id: str
@@ -84,17 +70,29 @@ class Sample:
     sent_at: float
     age_seconds: float
     receive_count: int
-    #: Failed runs as recorded with a dead letter; else the deliveries before this look.
+    #: Failed runs as recorded with a dead letter; else the deliveries before this one.
     attempts: int
     task: str | None
     job_id: str | None
-    #: What this project sent beside the body: why it is a dead letter.
+    #: Attributes of a dead letter, among them its reason.
     attributes: Mapping[str, str]
     body: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class QueuesReport:
+    """The queues at one moment, the trend of the dead letters, and samples of messages."""
+
+    reading: Reading
+    #: None: this is the first reading.
+    trend: Trend | None
+    dead_letters: tuple[Sample, ...]
+    #: Tasks of the live queue; None: they were not asked for.
+    live: tuple[Sample, ...] | None
+
+
 class SqsMonitor:
-    """Looks at a service's queues."""
+    """Reads a service's queues."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -103,37 +101,38 @@ class SqsMonitor:
         self._dlq = SqsQueue(self._client, settings.sqs_dlq_url)
 
     def read(self, registry: Registry) -> Reading:
-        """Depths now: the task queue's, those of stages' own queues, the dead-letter queue's."""
+        """Return the depths of the task queue, of stages' own queues, and of the dead-letter queue."""
         own = {stage.queue for stage in registry.by_name.values() if stage.queue}
         others = [
             SqsQueue(self._client, self._settings.queue_url(name))
             for name in sorted(own - {self._settings.task_queue})
         ]
-        tasks = [_reading(queue, "tasks") for queue in (self._tasks, *others)]
-        return Reading(at=time.time(), queues=(*tasks, _reading(self._dlq, "dlq")))
+        tasks = [queue_reading(queue, "tasks") for queue in (self._tasks, *others)]
+        return Reading(at=time.time(), queues=(*tasks, queue_reading(self._dlq, "dlq")))
 
     def dead_letters(self, count: int) -> list[Sample]:
-        """Up to ``count`` (at most 10) dead letters, which stay where they are."""
+        """Return up to ``count`` (at most 10) dead letters, which stay in their queue."""
         return _sample(self._dlq, count)
 
     def live(self, count: int) -> list[Sample]:
-        """Up to ``count`` (at most 10) tasks of the live queue; see ``LIVE_WARNING``."""
+        """Return up to ``count`` (at most 10) tasks of the live queue; see ``LIVE_WARNING``."""
         return _sample(self._tasks, count)
 
 
 def trend(earlier: Reading | None, now: Reading) -> Trend | None:
-    """From one reading to the next; None for the first."""
+    """Return the trend from one reading to the next; None for the first."""
     if earlier is None:
         return None
     return Trend(change=now.dlq_depth - earlier.dlq_depth, seconds=now.at - earlier.at)
 
 
 def attempts_histogram(samples: Iterable[Sample]) -> dict[int, int]:
-    """How many of the samples had how many attempts."""
+    """Return the number of samples by their number of attempts."""
     return dict(sorted(Counter(sample.attempts for sample in samples).items()))
 
 
-def _reading(queue: SqsQueue, role: Literal["tasks", "dlq"]) -> QueueReading:
+def queue_reading(queue: SqsQueue, role: Literal["tasks", "dlq"]) -> QueueReading:
+    """Return the depth of a queue. Raises a ``ServiceError`` if it cannot be read."""
     depth = queue.depth()
     return QueueReading(
         name=queue.name,
@@ -147,7 +146,7 @@ def _reading(queue: SqsQueue, role: Literal["tasks", "dlq"]) -> QueueReading:
 def _sample(queue: SqsQueue, count: int) -> list[Sample]:
     if count <= 0:
         return []
-    # Hidden for no time: nothing has to be given back, whatever happens to this process.
+    # Hidden for zero seconds: nothing has to be released if this process dies.
     messages = queue.receive(count, wait_seconds=0, visibility_seconds=0)
     now = time.time()
     return [_view(message, now) for message in messages]
@@ -172,7 +171,7 @@ def _view(message: ReceivedMessage, now: float) -> Sample:
 
 
 def _headers(body: str) -> dict[str, Any]:
-    """The Celery headers of a task's message; {} for anything else."""
+    """Return the Celery headers of a task's message; {} for any other body."""
     try:
         headers = json.loads(body)["headers"]
     except (ValueError, LookupError, TypeError, RecursionError):

@@ -1,41 +1,57 @@
-"""One HTTP server: a command of its own, or a daemon thread of a bridge or a worker."""
+"""The HTTP server: run by ``pipeline web``, or on a daemon thread of a bridge or a worker."""
 
+import asyncio
 import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
-from pipeline.health.health import health_router, make_probes
-from pipeline.health.metrics import metrics_router
-from pipeline.health.probe import Probe
-from pipeline.registry import Registry
+from pipeline.observe.connections import Connection
+from pipeline.observe.endpoints import health_router, metrics_router
+from pipeline.observe.guard import Guard
+from pipeline.observe.probe import Probes
+from pipeline.settings import Settings
 
-#: Seconds that requests under way get when the server ends.
+#: Seconds that open requests get when the server ends.
 GRACE = 2
 
+#: Connections that are accepted at a time, before a full server drops others for them; and those that may
+#: wait for that in the kernel, where they cost no descriptor.
+BACKLOG, QUEUE = 16, 512
 
-class _Server(uvicorn.Server):
-    """Ends what would hold connections open before it waits for them: it would cut them off with an error."""
+#: Requests under way, also those whose client has gone; uvicorn answers 503 to more.
+REQUESTS = 1_000
+
+
+class Server(uvicorn.Server):
+    """Ends open streams before it waits for connections, which it would otherwise cut off with an error."""
 
     def __init__(self, config: uvicorn.Config, endings: Sequence[Callable[[], None]]) -> None:
         super().__init__(config)
         self._endings = endings
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen. asyncio accepts as many connections at a time as it lets wait; here more may wait."""
+        await super().startup(sockets)
+        for each in sockets or []:
+            each.listen(QUEUE)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """On the event loop, once it was asked to end."""
+        """End the streams, then the server; runs on the event loop."""
         for end in self._endings:
             end()
         await super().shutdown(sockets)
 
 
 class WebServer:
-    """One HTTP server. The port is taken when the object is made."""
+    """An HTTP server. The constructor binds its port."""
 
     def __init__(
         self,
@@ -43,37 +59,52 @@ class WebServer:
         registry: Registry,
         host: str,
         port: int,
-        extend: Callable[[FastAPI, Mapping[str, Probe]], None] | None = None,
+        extend: Callable[[FastAPI, Probes], None] | None = None,
         stuck: Callable[[], str | None] = lambda: None,
+        connection: type[Connection] = Connection,
     ) -> None:
-        """``extend`` adds what a process serves beside health and metrics; it may use their probes.
+        """``extend`` adds routes besides health and metrics; it may use their probes.
 
-        What it appends to the application's ``state.endings`` is called, on the event loop, when it ends.
-        ``stuck`` as for ``health_router``.
+        Functions that it appends to the application's ``state.endings`` are called, on the event loop, when
+        the server ends. ``stuck`` as for ``health_router``. ``connection`` says how many may be
+        open.
         """
         self._socket = _listen(host, port)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"http://{host}:{self.port}"
-        app = FastAPI(title=settings.service_name, docs_url=None, redoc_url=None, openapi_url=None)
+        probes = Probes.of(settings, registry)
+        app = FastAPI(
+            title=settings.service_name,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            # A redirect to the same path with or without a slash would go to the ``Host`` that was sent.
+            redirect_slashes=False,
+            lifespan=_watching(probes),
+        )
         app.state.endings = []
-        probes = make_probes(settings, registry)
-        app.include_router(health_router(settings, probes, stuck))
-        app.include_router(metrics_router(settings, probes))
+        guard = Guard(settings)
+        app.include_router(health_router(settings, probes, guard, stuck))
+        app.include_router(metrics_router(probes, guard))
         if extend is not None:
             extend(app, probes)
-        # Its logs go where this process's logs go; a line for each probe would drown them.
+        # Log with the process's own handlers; no line for each request of a load balancer.
         config = uvicorn.Config(
             app,
             log_config=None,
             log_level="warning",
             access_log=False,
             server_header=False,
-            # Who may ask, and what the audit says, goes by where a connection comes from: a client writes
-            # X-Forwarded-For as it likes.
+            # Access checks and the audit log use the address of the connection: X-Forwarded-For can be
+            # forged by any client.
             proxy_headers=False,
+            http=connection,
+            ws="none",
+            limit_concurrency=REQUESTS,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=GRACE,
         )
-        self._server = _Server(config, app.state.endings)
+        self._server = Server(config, app.state.endings)
         self._thread = threading.Thread(target=self.run, name="web", daemon=True)
         _servers.add(self)
 
@@ -87,20 +118,34 @@ class WebServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop serving and end the thread."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join(GRACE + 1)
 
     def forget(self) -> None:
-        """In a forked child: the port is the parent's."""
+        """Close the socket in a forked child: the port is the parent's."""
         self._socket.close()
+
+
+def _watching(probes: Probes) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """Return a lifespan in which the probes are watched."""
+
+    @asynccontextmanager
+    async def watch(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(probes.watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    return watch
 
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        return socket.create_server((host, port), family=family, backlog=QUEUE)
     except OSError as error:
         raise ConfigurationError(
             f"Could not listen on {host} port {port}: {_reason(error)}. Choose another port."
@@ -108,7 +153,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reason(error: OSError) -> str:
-    """Without the address that asyncio's and socket's own messages repeat."""
+    """Return the reason without the address, which the messages of asyncio and socket repeat."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 

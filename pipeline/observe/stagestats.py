@@ -1,7 +1,7 @@
-"""Stages at work: rate, failures and run times of the last minutes, and the workers, from Celery's events.
+"""Statistics of stages from the events of Celery: rates, failures, run times, and the workers.
 
-Workers send them when they were started with ``-E``; Flower reads the same. Nothing is asked of anybody: one
-thread reads the events topic as a log, in no group, and keeps what fits the window.
+Workers started with ``-E`` send them; Flower reads the same. One thread reads the events topic as a log,
+without a consumer group, and keeps the events of the window.
 """
 
 import threading
@@ -11,66 +11,78 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from config.settings import Settings
-from pipeline.monitoring.window import SPAN, Rates, Window
-from pipeline.transport.controlmessage import EVENTS, HEARTBEATS_LAST, Payload
+from pipeline.control.controlmessage import EVENTS, HEARTBEATS_LAST, Payload
+from pipeline.control.controlplane import DISABLED
+from pipeline.control.reachability import Reachability
+from pipeline.control.topicreader import Past, TopicReader
+from pipeline.observe.window import SPAN, Rates, Window
+from pipeline.settings import Settings
 from pipeline.transport.envelope import PARSED
-from pipeline.transport.feed import Feed, Past
-from pipeline.transport.plane import DISABLED
-from pipeline.transport.reach import Reach
 
-#: How much of the past is read at the start; more records than a busy minute's.
+#: How much of the past is read at the start; more records than in a busy minute.
 PAST: Final = Past(seconds=SPAN, records=50_000)
 
-#: The most runs under way that are remembered of a worker: the ends of some may have been lost.
+#: The most current runs that are remembered of a worker: the events of some ends may have been lost.
 MOST_RUNNING = 1_000
 
-#: Events after which a run is no longer under way.
+#: The most workers that are kept; of more, those that are not online make place. It bounds memory and the
+#: jobs page.
+MOST_WORKERS = 1_000
+
+#: The most tasks that a worker may say it runs, or may run, at once.
+MOST_AT_ONCE = 1_000_000
+
+#: Events that end a run.
 ENDS: Final = frozenset({"task-succeeded", "task-failed", "task-retried", "task-revoked", "task-rejected"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRates(Rates):
-    """How a task does: of a stage its own (``count``), its split (``count.split``), its gather."""
+    """Rates of a task: a stage's own (``count``), its split (``count.split``), or its gather."""
 
-    #: Runs under way now, on workers that are there.
-    running: int
+    #: Current runs on workers that are online; None while unknown.
+    running: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSeen:
-    """A worker that was heard of in the last minutes."""
+    """A worker that sent an event in the last minutes."""
 
     #: Its Celery node name.
     name: str
-    #: Whether it gave a sign of life in the last seconds, and did not take its leave.
+    #: Whether it sent a heartbeat in the last seconds, and no goodbye.
     online: bool
-    #: When it was heard of last (seconds since 1970, by this process's clock).
+    #: When its last event was read (seconds since 1970, by this process's clock).
     seen_at: float
-    #: Tasks it runs at once at most, and now; None when it did not say.
+    #: The most tasks that it runs at once, and those it runs now; None if its events do not tell.
     pool_size: int | None
     active: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagesReading:
-    """What the last minutes say."""
+    """The statistics of the last minutes."""
 
-    #: By Celery's name of the task; what did nothing is not there.
+    #: By Celery's name of the task; tasks without events are left out. Empty while events cannot be read.
     tasks: Mapping[str, StageRates]
     workers: Sequence[WorkerSeen]
-    #: Why nothing can be read now, for people; None when it can, or when the reader has just begun.
+    #: Why events cannot be read now, so nothing is known; None if they can, or if reading has just begun.
     error: str | None
-    #: When something was heard last (seconds since 1970); workers say something every two seconds.
+    #: Whether there are as many workers, or names of tasks, as are kept: more are left out.
+    is_full: bool = False
+    #: When the last event was read (seconds since 1970); workers send one every two seconds.
     heard_at: float | None
     taken_at: float
 
     def rates(self, task: str) -> StageRates:
-        """How a task does; zeros for one that did nothing."""
-        return self.tasks.get(task, IDLE)
+        """Return the rates of a task; zeros for one without events."""
+        return UNKNOWN if self.error else self.tasks.get(task, IDLE)
 
 
 IDLE: Final = StageRates(per_second=0, failed_share=None, p50_seconds=None, p95_seconds=None, running=0)
+UNKNOWN: Final = StageRates(
+    per_second=None, failed_share=None, p50_seconds=None, p95_seconds=None, running=None
+)
 
 
 @dataclass(kw_only=True)
@@ -82,39 +94,42 @@ class _Worker:
 
 
 class StageStats:
-    """Listens from ``start`` to ``stop``. Brokers that are away are waited for, by the thread alone."""
+    """Reads events from ``start`` to ``stop``. Only its thread waits for brokers that are away."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.time) -> None:
-        """``clock`` is given by tests only."""
+        """``clock`` is replaced by tests only."""
         self._settings = settings
         self._clock = clock
         self._lock = threading.Lock()
         self._window = Window()
         self._workers: dict[str, _Worker] = {}
-        #: Runs under way: of each worker the names of its tasks by their ids, oldest first.
+        #: Current runs of each worker: the names of tasks by their ids, oldest first.
         self._running: dict[str, dict[str, str]] = {}
         self._since = clock()
         self._heard_at: float | None = None
-        self._feed: Feed | None = None
+        self._reader: TopicReader | None = None
 
     def start(self) -> None:
-        """Begin to listen, some minutes back. Returns at once."""
+        """Start to read, from some minutes ago. Returns at once."""
         if not self._settings.kafka_enabled:
             return
         events_topic = self._settings.control_topics[0]
-        self._feed = Feed(self._settings, EVENTS, events_topic, PAST, Reach())
-        self._feed.subscribe("stages", "#", self)
-        self._feed.start()
+        self._reader = TopicReader(self._settings, EVENTS, events_topic, PAST, Reachability())
+        self._reader.subscribe("stages", "#", self)
+        self._reader.start()
 
     def stop(self) -> None:
-        """Listen no more. Returns at once."""
-        if self._feed is not None:
-            self._feed.close()
+        """Stop reading. Returns at once."""
+        if self._reader is not None:
+            self._reader.close()
 
     def snapshot(self) -> StagesReading:
-        """What is known now. Never waits for Kafka."""
+        """Return the statistics as of now. Never waits for Kafka."""
+        error = self._error()
         with self._lock:
             now = self._clock()
+            if error:
+                return StagesReading(tasks={}, workers=(), error=error, heard_at=self._heard_at, taken_at=now)
             self._forget(now)
             running = self._running_by_name(now)
             tasks = {
@@ -132,17 +147,22 @@ class StageStats:
                 for name, worker in sorted(self._workers.items())
             ]
             return StagesReading(
-                tasks=tasks, workers=workers, error=self._error(), heard_at=self._heard_at, taken_at=now
+                tasks=tasks,
+                workers=workers,
+                is_full=self._window.is_full or len(self._workers) >= MOST_WORKERS,
+                error=None,
+                heard_at=self._heard_at,
+                taken_at=now,
             )
 
     # ─── The feed's thread ───
 
     def put(self, queue: str, message: Payload) -> None:
-        """Take in a record of events."""
+        """Take in a record of events; called by the feed."""
         body = message[PARSED]
         with self._lock:
             self._heard_at = self._clock()
-            self._window.let_go(self._heard_at)
+            self._window.drop_old(self._heard_at)
             for event in body if isinstance(body, list) else [body]:
                 self._take(event, min(event["timestamp"], self._heard_at))
 
@@ -156,6 +176,8 @@ class StageStats:
             self._count(event, kind, name, at)
 
     def _take_run(self, kind: str, hostname: str, task_id: str, name: str) -> None:
+        if hostname not in self._running and not self._has_room(hostname):
+            return
         running = self._running.setdefault(hostname, {})
         if kind in ENDS:
             running.pop(task_id, None)
@@ -164,42 +186,76 @@ class StageStats:
             if len(running) > MOST_RUNNING:
                 del running[next(iter(running))]
 
+    def _has_room(self, hostname: str) -> bool:
+        """Whether the runs of one more worker may be kept; those of one without heartbeats make room."""
+        if len(self._running) >= MOST_WORKERS:
+            silent = next((name for name in self._running if name not in self._workers), None)
+            if silent is None:
+                return False
+            del self._running[silent]
+        return True
+
     def _count(self, event: Mapping[str, Any], kind: str, name: str, at: float) -> None:
-        # One that was done before this delivery did not run, and has no runtime.
+        # A task that was done before this delivery did not run, and has no runtime.
         if kind == "task-succeeded" and isinstance(event.get("runtime"), int | float):
-            self._window.done(name, event["runtime"], at)
+            self._window.add_success(name, event["runtime"], at)
         elif kind in ("task-failed", "task-retried"):
-            self._window.failed(name, at)
+            self._window.add_failure(name, at)
 
     def _take_worker(self, event: Mapping[str, Any], hostname: str, kind: str) -> None:
         assert self._heard_at is not None
-        worker = self._workers.setdefault(hostname, _Worker(seen_at=self._heard_at))
+        if hostname not in self._workers and not self._make_place(self._heard_at):
+            return
+        worker = self._workers.pop(hostname, None) or _Worker(seen_at=self._heard_at)
+        # At the end, so that the first is the one that has been silent for the longest time.
+        self._workers[hostname] = worker
         worker.seen_at, worker.online = self._heard_at, kind != "worker-offline"
         worker.pool_size = _whole(event.get("pool_size"))
         worker.active = _whole(event.get("active"))
-        if not worker.online or worker.active == 0:
-            self._running.pop(hostname, None)
+        self._keep_newest(hostname, 0 if not worker.online else worker.active)
 
-    # ─── What is known ───
+    def _make_place(self, now: float) -> bool:
+        """Whether one more worker may be kept; one that is no longer online makes place."""
+        if len(self._workers) >= MOST_WORKERS:
+            silent = next(iter(self._workers))
+            if _is_online(self._workers[silent], now):
+                return False
+            self._forget_worker(silent)
+        return True
+
+    def _keep_newest(self, hostname: str, active: int | None) -> None:
+        """Forget runs beyond those that the worker says it runs: the events of their ends were lost."""
+        running = self._running.get(hostname)
+        if running is not None and active is not None:
+            for task_id in list(running)[: max(0, len(running) - active)]:
+                del running[task_id]
+
+    # ─── Statistics ───
 
     def _forget(self, now: float) -> None:
-        self._window.let_go(now)
+        self._window.drop_old(now)
         for name in [name for name, worker in self._workers.items() if worker.seen_at < now - SPAN]:
-            del self._workers[name]
-            self._running.pop(name, None)
+            self._forget_worker(name)
+
+    def _forget_worker(self, name: str) -> None:
+        del self._workers[name]
+        self._running.pop(name, None)
 
     def _running_by_name(self, now: float) -> Counter[str]:
-        return Counter(
-            name
-            for hostname, running in self._running.items()
-            if hostname in self._workers and _is_online(self._workers[hostname], now)
-            for name in running.values()
-        )
+        """Count current runs: of a worker at most as many as its pool holds, the newest."""
+        counts: Counter[str] = Counter()
+        for hostname, running in self._running.items():
+            worker = self._workers.get(hostname)
+            if worker is not None and _is_online(worker, now):
+                # A run that has ended counts here until it is settled: its event comes after that.
+                most = MOST_RUNNING if worker.pool_size is None else worker.pool_size
+                counts.update(list(running.values())[max(0, len(running) - most) :])
+        return counts
 
     def _error(self) -> str | None:
-        if self._feed is None:
+        if self._reader is None:
             return None if self._settings.kafka_enabled else DISABLED
-        return str(self._feed.error) if self._feed.error and not self._feed.wait_opened(0) else None
+        return str(self._reader.error) if self._reader.error and not self._reader.wait_opened(0) else None
 
 
 def _is_online(worker: _Worker, now: float) -> bool:
@@ -207,4 +263,6 @@ def _is_online(worker: _Worker, now: float) -> bool:
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value <= MOST_AT_ONCE else None

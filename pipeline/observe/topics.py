@@ -1,20 +1,31 @@
-"""Topics with their partitions and newest records, and how far consumer groups are behind."""
+"""Topics and consumer groups as ``pipeline monitor kafka`` shows them. Reads only."""
 
 import base64
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from config.settings import Settings
-from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
-from pipeline.kafka import KafkaAdmin, Member, Message, Partition, PartitionState, newest_messages
-from pipeline.registry import Registry
-from pipeline.topology import topic_needs
+from pipeline.author.registry import Registry
+from pipeline.errors import ServiceError, ServiceUnavailableError
+from pipeline.infra.needs import topic_needs
+from pipeline.kafka import (
+    Group,
+    GroupOffsets,
+    KafkaAdmin,
+    Member,
+    Partition,
+    PartitionState,
+    ReceivedRecord,
+    describe_groups,
+    list_groups,
+    newest_records,
+)
+from pipeline.settings import Settings
 
-#: What is shown of a topic's configuration: what decides how long and how safely its records are kept.
-SHOWN_CONFIG = (
+#: The settings of a topic in a report: those that decide how long and how safely its records are kept.
+REPORTED_CONFIG = (
     "retention.ms",
     "cleanup.policy",
     "compression.type",
@@ -27,31 +38,21 @@ TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class PartitionView:
+class PartitionReport:
     """One partition of a topic."""
 
     partition: int
-    #: Broker ids; a leader of -1: out of reach.
+    #: Broker ids; a leader of -1: the partition is out of reach.
     leader: int
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
-    #: The first offset kept, and the next one to be written; None while the cluster does not tell.
+    #: The first offset that is kept and the next one to be written; None while the cluster does not tell.
     low: int | None
     high: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopicView:
-    """One topic."""
-
-    name: str
-    partitions: tuple[PartitionView, ...]
-    #: ``SHOWN_CONFIG``; {} where the cluster does not tell (librdkafka's mock).
-    config: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class MessageView:
+class RecordReport:
     """One record, as text."""
 
     topic: str
@@ -61,128 +62,170 @@ class MessageView:
     time: str
     key: str | None
     headers: Mapping[str, str]
-    #: JSON as what it says, other text as a string, bytes as {"base64": …}; None for a tombstone.
+    #: Parsed JSON, other text as a string, bytes as {"base64": …}; None for a tombstone.
     value: Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupPartitionView:
-    """How far a group is in one partition."""
+class TopicReport:
+    """One topic."""
+
+    name: str
+    partitions: tuple[PartitionReport, ...]
+    #: ``REPORTED_CONFIG``; {} where the cluster does not tell it (librdkafka's mock).
+    config: Mapping[str, str]
+    #: The newest records; None: they were not asked for.
+    records: tuple[RecordReport, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPartitionReport:
+    """The progress of a group in one partition."""
 
     topic: str
     partition: int
     low: int
     high: int
-    #: None: nothing committed.
+    #: None: nothing is committed.
     committed: int | None
     lag: int
-    #: The client.id of the member that holds it.
+    #: The client.id of the member that it is assigned to.
     member: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupView:
+class GroupReport:
     """One consumer group."""
 
     name: str
     #: Kafka's word; "unknown" where the cluster does not tell.
     state: str
     members: tuple[Member, ...]
-    partitions: tuple[GroupPartitionView, ...]
+    partitions: tuple[GroupPartitionReport, ...]
     lag: int
+    #: Why state and members are not known; None if they are, or if the cluster does not tell them.
+    problem: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterReport:
+    """A cluster, with some of its topics and groups."""
+
+    bootstrap_servers: str
+    #: "host:port" by broker id.
+    brokers: Mapping[int, str]
+    topics: tuple[TopicReport, ...]
+    groups: tuple[GroupReport, ...]
 
 
 class KafkaMonitor:
-    """Looks at one cluster with a service's settings."""
+    """Reads one cluster with a service's settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._admin = KafkaAdmin(settings, TIMEOUT)
+        self._offsets = GroupOffsets(settings, settings.kafka_consumer_group, TIMEOUT)
 
     def brokers(self) -> dict[int, str]:
-        """ "host:port" by broker id."""
+        """Return "host:port" by broker id."""
         return dict(self._admin.cluster().brokers)
 
-    def topics(self, prefix: str = "") -> list[TopicView]:
-        """The topics whose names start with ``prefix``, by name."""
+    def topics(self, prefix: str = "") -> list[TopicReport]:
+        """Return the topics whose names start with ``prefix``, by name."""
         found = {n: p for n, p in self._admin.cluster().topics.items() if n.startswith(prefix)}
-        return self._views(found)
+        return self._reports(found)
 
-    def service_topics(self, registry: Registry) -> list[TopicView]:
-        """The topics of this service that exist."""
+    def service_topics(self, registry: Registry) -> list[TopicReport]:
+        """Return the topics of this service that exist."""
         needed = {need.name for need in topic_needs(self._settings, registry)}
-        return self._views({n: p for n, p in self._admin.cluster().topics.items() if n in needed})
+        return self._reports({n: p for n, p in self._admin.cluster().topics.items() if n in needed})
 
-    def newest(self, topic: str, count: int) -> list[MessageView]:
-        """The newest records of a topic over all its partitions, the oldest of them first."""
-        return [_message_view(message) for message in newest_messages(self._settings, topic, count)]
+    def newest(self, topic: str, count: int) -> list[RecordReport]:
+        """Return the newest records of a topic over all its partitions, the oldest of them first."""
+        return [_record_report(record) for record in newest_records(self._settings, topic, count)]
 
     def group_names(self) -> list[str]:
-        """All groups that the cluster tells of."""
-        return self._admin.groups()
+        """Return the names of the cluster's groups."""
+        return list_groups(self._settings, TIMEOUT)
 
-    def service_group(self, registry: Registry) -> GroupView:
-        """The group of this service's bridges, which is to read every topic that its stages consume."""
-        topics = [self._settings.topic(name) for name in registry.consumed_topics]
-        return self.group(self._settings.kafka_consumer_group, topics)
+    def service_group(self, registry: Registry) -> GroupReport:
+        """Return the group of this service's bridges; see ``groups``."""
+        [found] = self.groups([self._settings.kafka_consumer_group], registry)
+        return found
 
-    def group(self, name: str, topics: Collection[str] = ()) -> GroupView:
-        """A group: its members, and its lag in each partition that it holds or has committed.
+    def groups(self, names: Sequence[str], registry: Registry | None = None) -> list[GroupReport]:
+        """Return groups: their members, and their lag in each partition that they hold or have committed.
 
-        And in those of ``topics``, all that is kept where it has committed nothing: nobody reads them yet.
+        With ``registry`` this service's group has every topic that its stages consume: partitions without a
+        commit count with all their records, as no member reads them yet.
         """
         try:
-            found = self._admin.group(name)
-            state, members = found.state, found.members
-        except ServiceRefusedError:
-            # Groups of the new protocol (KIP-848), and librdkafka's mock, do not answer this request.
-            state, members = "unknown", ()
-        committed = self._admin.committed(name)
+            described: Mapping[str, Group | ServiceError] = describe_groups(self._settings, names, TIMEOUT)
+        except ServiceError as error:
+            described = dict.fromkeys(names, error)
+        consumed = [self._settings.topic(name) for name in registry.consumed_topics] if registry else []
+        own = self._settings.kafka_consumer_group
+        return [self._group(name, described[name], consumed if name == own else ()) for name in names]
+
+    def _group(self, name: str, found: Group | ServiceError, topics: Collection[str]) -> GroupReport:
+        # Groups of the new protocol (KIP-848), and librdkafka's mock, refuse to be described.
+        problem = str(found) if isinstance(found, ServiceUnavailableError) else None
+        members = found.members if isinstance(found, Group) else ()
         holders = {partition: member.client_id for member in members for partition in member.partitions}
-        marks = self._admin.watermarks({*topics, *(each.topic for each in (*committed, *holders))})
+        offsets = GroupOffsets(self._settings, name, TIMEOUT)
+        try:
+            committed = offsets.committed(offsets.partitions())
+            marks = offsets.watermarks({*topics, *(each.topic for each in (*committed, *holders))})
+        finally:
+            offsets.close()
         partitions = sorted({*committed, *holders, *(each for each in marks if each.topic in topics)})
         views = tuple(
-            _group_partition(partition, marks[partition], committed.get(partition), holders.get(partition))
-            for partition in partitions
-            if partition in marks
+            _group_partition_report(each, marks[each], committed.get(each), holders.get(each))
+            for each in partitions
+            if each in marks
         )
-        return GroupView(
-            name=name, state=state, members=members, partitions=views, lag=sum(view.lag for view in views)
+        return GroupReport(
+            name=name,
+            state=found.state if isinstance(found, Group) else "unknown",
+            members=members,
+            partitions=views,
+            lag=sum(view.lag for view in views),
+            problem=problem,
         )
 
-    def _views(self, topics: Mapping[str, Sequence[PartitionState]]) -> list[TopicView]:
+    def _reports(self, topics: Mapping[str, Sequence[PartitionState]]) -> list[TopicReport]:
         marks, configs = self._marks(topics), self._admin.configs(topics)
         return [
-            TopicView(
+            TopicReport(
                 name=name,
                 partitions=tuple(
-                    _partition_view(at, marks.get(Partition(name, at.number))) for at in partitions
+                    _partition_report(at, marks.get(Partition(name, at.number))) for at in partitions
                 ),
-                config={key: configs[name][key] for key in SHOWN_CONFIG if key in configs.get(name, {})},
+                config={key: configs[name][key] for key in REPORTED_CONFIG if key in configs.get(name, {})},
             )
             for name, partitions in sorted(topics.items())
         ]
 
-    def _marks(self, topics: Iterable[str]) -> dict[Partition, tuple[int, int]]:
-        """A partition without a leader keeps Kafka from answering for all: then the rest is still shown."""
+    def _marks(self, topics: Collection[str]) -> dict[Partition, tuple[int, int]]:
+        """Return the watermarks; {} if a partition has no leader, as Kafka then does not answer for any."""
         try:
-            return self._admin.watermarks(topics)
+            return self._offsets.watermarks(topics)
         except ServiceUnavailableError:
             return {}
 
 
-def _partition_view(at: PartitionState, marks: tuple[int, int] | None) -> PartitionView:
+def _partition_report(at: PartitionState, marks: tuple[int, int] | None) -> PartitionReport:
     low, high = marks or (None, None)
-    return PartitionView(
+    return PartitionReport(
         partition=at.number, leader=at.leader, replicas=at.replicas, isr=at.in_sync, low=low, high=high
     )
 
 
-def _group_partition(
+def _group_partition_report(
     partition: Partition, marks: tuple[int, int], committed: int | None, member: str | None
-) -> GroupPartitionView:
+) -> GroupPartitionReport:
     low, high = marks
-    return GroupPartitionView(
+    return GroupPartitionReport(
         topic=partition.topic,
         partition=partition.number,
         low=low,
@@ -193,19 +236,19 @@ def _group_partition(
     )
 
 
-def _message_view(message: Message) -> MessageView:
-    return MessageView(
-        topic=message.topic,
-        partition=message.partition,
-        offset=message.offset,
-        time=datetime.fromtimestamp(message.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds"),
-        key=None if message.key is None else message.key.decode(errors="backslashreplace"),
-        headers={name: value.decode(errors="backslashreplace") for name, value in message.headers},
-        value=_readable(message.value),
+def _record_report(record: ReceivedRecord) -> RecordReport:
+    return RecordReport(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        time=datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).isoformat(timespec="milliseconds"),
+        key=None if record.key is None else record.key.decode(errors="backslashreplace"),
+        headers={name: value.decode(errors="backslashreplace") for name, value in record.headers},
+        value=_parse(record.value),
     )
 
 
-def _readable(value: bytes | None) -> Any:
+def _parse(value: bytes | None) -> Any:
     if value is None:
         return None
     try:

@@ -1,35 +1,38 @@
-"""The window: how many tasks ended in the last minutes, how, and how long they ran, by name. No I/O."""
+"""Sliding window of ended runs: rates, failures and run times of the last minutes, by name. No I/O."""
 
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-#: How far back a window reaches, over how long of it a rate is, and one slice of it (seconds).
+#: Seconds of a window, of the part that a rate is computed over, and of one slice.
 SPAN, RATE_OVER, SLICE = 300.0, 60.0, 5.0
 
-#: Run times are counted in classes, each so much longer than the one before: a percentile is at most 2.5 %
-#: off, whatever the distribution, and takes a few hundred counters however many tasks ran.
+#: Run times are counted in classes, each longer than the one before by this factor: a percentile is at most
+#: 2.5 % off, whatever the distribution, and takes a few hundred counters for any number of runs.
 GROWTH = 1.05
-#: Shorter runs (seconds) count as this long.
-SHORTEST = 0.0001
+#: Runs count as this long (seconds) at least, and at most.
+SHORTEST, LONGEST = 0.0001, 1e9
+
+#: The most names that are kept; a service has some dozens of tasks. Runs under further names are not counted.
+MOST_NAMES = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What of a window is about one name."""
+    """Rates and run times of one name."""
 
-    #: Runs that ended, well or not, a second over the last minute.
-    per_second: float
-    #: Runs that failed of those that ended; None when none ended.
+    #: Runs that ended, successfully or not, per second over the last minute; None while unknown.
+    per_second: float | None
+    #: The share of ended runs that failed; None if none ended.
     failed_share: float | None
-    #: Of the runs that ended well; None when none did.
+    #: Run times of successful runs; None if there was none.
     p50_seconds: float | None
     p95_seconds: float | None
 
 
 @dataclass
 class _Ends:
-    """What ended of one name in one slice."""
+    """Ended runs of one name in one slice."""
 
     done: int = 0
     failed: int = 0
@@ -38,28 +41,35 @@ class _Ends:
 
 
 class Window:
-    """Counts by slices of time; those that are too old are let go."""
+    """Counts by slices of time; old slices are dropped."""
 
     def __init__(self) -> None:
         self._slices: dict[int, defaultdict[str, _Ends]] = {}
+        #: The newest slice of each name.
+        self._names: dict[str, int] = {}
 
-    def done(self, name: str, seconds: float, at: float) -> None:
-        """A run ended well at ``at`` (seconds since 1970) after ``seconds``."""
-        ends = self._slice(at)[name]
+    def add_success(self, name: str, seconds: float, at: float) -> None:
+        """Count a run that succeeded at ``at`` (seconds since 1970) after ``seconds``."""
+        ends = self._ends(name, at)
         ends.done += 1
         ends.runs[_class_of(seconds)] += 1
 
-    def failed(self, name: str, at: float) -> None:
-        """A run failed."""
-        self._slice(at)[name].failed += 1
+    def add_failure(self, name: str, at: float) -> None:
+        """Count a run that failed."""
+        self._ends(name, at).failed += 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are ``MOST_NAMES``: further ones are not kept."""
+        return len(self._names) >= MOST_NAMES
 
     def names(self) -> set[str]:
-        """All that something ended of."""
-        return {name for ends in self._slices.values() for name in ends}
+        """Return the names that have ended runs."""
+        return set(self._names)
 
     def rates(self, name: str, now: float, since: float) -> Rates:
-        """What the last minutes say of one name; of what was before ``since`` nothing was counted."""
-        self.let_go(now)
+        """Return the rates of one name; nothing was counted before ``since``."""
+        self.drop_old(now)
         ends = [(number, slice_[name]) for number, slice_ in self._slices.items() if name in slice_]
         first = math.floor((now - RATE_OVER) / SLICE)
         recent = sum(each.done + each.failed for number, each in ends if number >= first)
@@ -74,25 +84,32 @@ class Window:
             p95_seconds=_percentile(runs, 0.95),
         )
 
-    def _slice(self, at: float) -> defaultdict[str, _Ends]:
+    def _ends(self, name: str, at: float) -> _Ends:
+        """Return where the ends of a run are counted: nowhere, for a name that is not kept."""
+        if name not in self._names and self.is_full:
+            return _Ends()
         number = math.floor(at / SLICE)
+        self._names[name] = max(number, self._names.get(name, number))
         if number not in self._slices:
             self._slices[number] = defaultdict(_Ends)
-        return self._slices[number]
+        return self._slices[number][name]
 
-    def let_go(self, now: float) -> None:
-        """Forget what is older than the window."""
+    def drop_old(self, now: float) -> None:
+        """Drop the slices that are older than the window."""
         oldest = math.floor((now - SPAN) / SLICE)
-        for number in [number for number in self._slices if number < oldest]:
+        old = [number for number in self._slices if number < oldest]
+        for number in old:
             del self._slices[number]
+        if old:
+            self._names = {name: newest for name, newest in self._names.items() if newest >= oldest}
 
 
 def _class_of(seconds: float) -> int:
-    return math.ceil(math.log(max(seconds, SHORTEST), GROWTH))
+    return math.ceil(math.log(min(LONGEST, max(SHORTEST, seconds)), GROWTH))
 
 
 def _percentile(runs: Counter[int], share: float) -> float | None:
-    """The middle of the class that ``share`` of the runs do not exceed."""
+    """Return the middle of the class that ``share`` of the runs do not exceed."""
     left = share * runs.total()
     for number in sorted(runs):
         left -= runs[number]

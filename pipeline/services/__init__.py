@@ -1,1 +1,1 @@
-"""Kafka, SQS and DynamoDB on one machine: ``embedded`` (memory only) and ``local`` (the real servers)."""
+"""Kafka, SQS and DynamoDB on one machine: ``embedded`` (in memory) and ``local`` (servers)."""

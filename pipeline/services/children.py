@@ -1,22 +1,23 @@
-"""Processes that end with the command that started them, however that one ends.
+"""Child processes that end with the command that started them, even after kill -9.
 
-``python -m pipeline.services.children`` is the keeper: it reads the ids of the process groups and,
-when its parent is gone, ends those that are left.
+``python -m pipeline.services.children`` is their keeper: it reads the ids of the process groups and ends the
+remaining ones when its parent is gone.
 """
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from pipeline.services.parent import end_keeper, start_keeper, wait_for_parent_end
 from pipeline.services.process import POLL
 
-#: Seconds processes have to end by themselves; a worker puts back what it holds.
+#: Seconds for processes to end by themselves; a worker returns its tasks.
 GRACE = 20.0
 
 
@@ -35,7 +36,7 @@ class Children:
         output: int | IO[bytes],
         folder: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start ``command``, both its outputs on ``output`` (subprocess.PIPE: read it from the result)."""
+        """Start ``command`` with both outputs on ``output`` (subprocess.PIPE: read it from the result)."""
         process = subprocess.Popen(
             command,
             env=environment,
@@ -43,17 +44,17 @@ class Children:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # Ctrl-C reaches the command only, which then ends these in order.
+            # Ctrl-C reaches the command only, which then stops these in order.
             start_new_session=True,
         )
-        self._tell(str(process.pid))
+        self._report(str(process.pid))
         self._running.append(process)
         return process
 
     def stop(self, grace: float = GRACE) -> None:
-        """Ask all to end, wait ``grace`` seconds for them together, then kill what is left of each group."""
+        """Terminate all, wait ``grace`` seconds for them together, then kill the rest of each group."""
         for process in self._running:
-            # The leader alone: a worker's pool is ended by its worker, after its tasks.
+            # The leader alone: a worker stops its pool after its tasks.
             process.terminate()
         deadline = time.monotonic() + grace
         for process in list(self._running):
@@ -62,22 +63,22 @@ class Children:
             self.end(process)
 
     def end(self, process: subprocess.Popen[bytes]) -> int:
-        """Kill what is left of a process and its group; its exit code, or minus the signal that ended it."""
+        """Kill the rest of a process and its group; return its exit code, or minus its signal."""
         _signal_group(process.pid, signal.SIGKILL)
         code = process.wait()
         with contextlib.suppress(ValueError):  # ended before
             self._running.remove(process)
-            self._tell(f"-{process.pid}")
+            self._report(f"-{process.pid}")
         return code
 
-    def _tell(self, line: str) -> None:
+    def _report(self, line: str) -> None:
         self._keeper.write(f"{line}\n".encode())
         self._keeper.flush()
 
 
 @contextlib.contextmanager
 def children() -> Iterator[Children]:
-    """Give a ``Children`` whose processes are ended after the block, or after kill -9 of this process."""
+    """Give a ``Children`` whose processes end after the block, or after kill -9 of this process."""
     keeper = start_keeper(__spec__.name)
     assert keeper.stdin is not None
     started = Children(keeper.stdin)
@@ -86,6 +87,44 @@ def children() -> Iterator[Children]:
     finally:
         started.stop()
         end_keeper(keeper)
+
+
+# ─── Keepers: processes that clean up after this one ───
+
+
+def start_keeper(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    """Start ``module`` as a process that cleans up when this one ends, or closes the pipe to its input."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        stdin=subprocess.PIPE,
+        # It outlives this process for a moment: a reader of our output must not wait for it.
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A session of its own: Ctrl-C must not end the process that cleans up after it.
+        start_new_session=True,
+    )
+
+
+def end_keeper(keeper: "subprocess.Popen[bytes]") -> None:
+    """Make it clean up now, and wait until it has."""
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    keeper.wait()
+
+
+def wait_for_parent_end() -> str:
+    """Return what the parent wrote, once it closes our standard input or is gone (kill -9 included).
+
+    The end of input alone is not enough: a process forked by the parent may keep the pipe open.
+    """
+    parent, written = os.getppid(), b""
+    while os.getppid() == parent:
+        readable, _, _ = select.select([sys.stdin], [], [], 1.0)
+        if readable:
+            if not (read := os.read(sys.stdin.fileno(), 4096)):
+                break
+            written += read
+    return written.decode()
 
 
 def _keep() -> None:

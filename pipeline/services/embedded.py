@@ -1,12 +1,11 @@
-"""Embedded services: librdkafka's mock cluster and ministack in one child process. Memory only.
+"""Embedded services: librdkafka's mock cluster and ministack in one child process, in memory.
 
-``python -m pipeline.services.embedded`` is that child: it prints the environment as one line of JSON
-and ends, with all it held, when its standard input does or its parent is gone.
+``python -m pipeline.services.embedded`` is that child: it prints the environment as one line of JSON, and
+ends when its standard input does or its parent is gone.
 
-Known limits of the mock cluster (librdkafka 2.16, tried): it has no admin API beyond topic metadata and
-makes a topic of 4 partitions when one is asked for; it keeps the newest 5 MiB of a partition and drops older
-events whether they were read or not, so a reader must not lag further; a consumer joins a group fast only
-with KIP-848, so that is what the environment says.
+Known limits of the mock cluster (librdkafka 2.16, tested): it has no admin API beyond topic metadata; a topic
+that is asked for is created with 4 partitions; a partition keeps its newest 5 MiB, read or not, so a reader
+must not lag further; a consumer joins a group fast only with KIP-848, which the environment sets.
 """
 
 import asyncio
@@ -26,24 +25,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import ConfigurationError, ServiceUnavailableError
+from pipeline.services.children import wait_for_parent_end
 from pipeline.services.environment import Services, service_environment
-from pipeline.services.parent import wait_for_parent_end
 from pipeline.sqs.messages import MAX_MESSAGE_BYTES
 
-#: Seconds the child may take until both services answer; it takes about one.
+#: Seconds for the child until both services answer; it takes about one.
 START_TIMEOUT = 30.0
 
 
 @contextmanager
 def embedded_services() -> Iterator[Services]:
-    """Run the embedded services while the block runs; everything in them is gone afterwards.
+    """Run the embedded services for the block; their data is lost afterwards.
 
-    Raises ConfigurationError when the package's ``embedded`` extra is not installed.
+    Raises ConfigurationError when the extra ``embedded`` is not installed.
     """
     if importlib.util.find_spec("ministack") is None:
         raise ConfigurationError(
             "The embedded services need the Python package ministack, which is not installed: "
-            "run pip install 'pipeline[embedded]', or use the local services (they need java and mvn)."
+            "run pip install 'celery-stages[embedded]', or use the local services (they need java and mvn)."
         )
     with tempfile.TemporaryFile() as log, _child(log) as process:
         yield Services(name="embedded", environment=_read_environment(process, log))
@@ -51,8 +50,8 @@ def embedded_services() -> Iterator[Services]:
 
 @contextmanager
 def _child(log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    # A session of its own: the terminal's Ctrl-C reaches the parent only, which still needs the services
-    # while it ends.
+    # A session of its own: Ctrl-C of the terminal reaches the parent only, which needs the services while
+    # it ends.
     with subprocess.Popen(
         [sys.executable, "-m", __spec__.name],
         stdin=subprocess.PIPE,
@@ -84,7 +83,7 @@ def _read_environment(process: subprocess.Popen[bytes], log: IO[bytes]) -> dict[
 
 
 def _serve() -> None:
-    """Be the child process: serve until the parent ends."""
+    """Run the child process: serve until the parent ends."""
     folder = Path(tempfile.mkdtemp(prefix="pipeline-embedded-"))
     try:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -103,7 +102,7 @@ def _serve() -> None:
 
 
 def start_mock_cluster() -> tuple[object, str]:
-    """A mock cluster of this process, and its address. It lives as long as the object."""
+    """Return a mock cluster of this process, and its address. It lives as long as the object."""
     from confluent_kafka import Producer
 
     producer = Producer(

@@ -1,14 +1,14 @@
-"""Running services, as the environment variables that point this project at them."""
+"""Running services, as environment variables for processes that use them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-#: The profile in the credentials file; its keys are accepted by emulators only.
+#: The profile of the credentials file; only emulators accept its keys.
 AWS_PROFILE = "pipeline-local"
 
-#: What would have a process look elsewhere for secrets, or send them: set to nothing.
+#: Variables that would make a process read or send secrets elsewhere: set to empty.
 _ELSEWHERE = (
     "KAFKA_SASL_MECHANISM",
     "KAFKA_SASL_PASSWORD",
@@ -23,7 +23,7 @@ _ELSEWHERE = (
 ACCOUNT = "000000000000"
 
 CREDENTIALS = f"""\
-# Not a secret: the emulators take any key. A profile, so that no key stands in the environment.
+# Not a secret: the emulators accept any key. A profile, so that no key is in the environment.
 [{AWS_PROFILE}]
 aws_access_key_id = local
 aws_secret_access_key = local
@@ -34,22 +34,22 @@ aws_secret_access_key = local
 class Services:
     """One running set of Kafka, SQS and DynamoDB."""
 
-    #: Which set this is.
+    #: The kind of services.
     name: Literal["embedded", "local"]
-    #: What a process needs in its environment to use it, over what it has.
+    #: The variables that a process needs in addition to its own.
     environment: Mapping[str, str]
 
 
 def service_environment(
     *, kafka: str, group_protocol: Literal["classic", "consumer"], sqs: str, dynamodb: str, folder: Path
 ) -> dict[str, str]:
-    """Variables for Kafka at ``kafka`` (host:port), SQS and DynamoDB at these URLs, and a service's names.
+    """Return variables for Kafka at ``kafka`` (host:port), SQS and DynamoDB at these URLs, and a service.
 
-    Writes the emulators' credentials file into ``folder``.
+    Write the emulators' credentials file into ``folder``.
     """
     credentials, config = folder / "aws-credentials", folder / "aws-config"
     credentials.write_text(CREDENTIALS)
-    # An own, empty configuration file: nothing in the user's may redirect or sign these calls.
+    # An empty configuration file of its own: the user's must not redirect or sign these calls.
     config.write_text(f"[profile {AWS_PROFILE}]\n")
     return {
         **dict.fromkeys(_ELSEWHERE, ""),

@@ -1,4 +1,4 @@
-"""The servers' jar files: fetched once with Maven from the pinned versions, then kept in the user's cache."""
+"""The servers' jar files: fetched with Maven at pinned versions, and cached for the user."""
 
 import hashlib
 import os
@@ -13,12 +13,12 @@ from pipeline.errors import ConfigurationError, ServiceUnavailableError
 
 POM = Path(__file__).with_name("pom.xml")
 
-#: Seconds one server's jars may take to fetch; about 50 MB each.
+#: Seconds to fetch one server's jars; about 50 MB each.
 FETCH_TIMEOUT = 600.0
 
 
 def versions() -> dict[str, str]:
-    """The pinned version of each server (kafka, elasticmq, dynamodb)."""
+    """Return the pinned version of each server (kafka, elasticmq, dynamodb)."""
     root = ElementTree.parse(POM).getroot()  # noqa: S314 - this package's own file
     namespace = {"m": "http://maven.apache.org/POM/4.0.0"}
     found = {}
@@ -28,13 +28,13 @@ def versions() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where the jars of exactly these versions are kept."""
+    """Return the folder for the jars of these versions."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "pipeline" / "services" / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
 
 
 def missing_programs() -> list[str]:
-    """What of ``java`` and ``mvn`` is needed here and not installed; mvn only until the jars are there."""
+    """Return which of ``java`` and ``mvn`` are needed and missing; mvn only until the jars are cached."""
     needed = ["java"] if all((cache_folder() / name).is_dir() for name in versions()) else ["java", "mvn"]
     return [program for program in needed if shutil.which(program) is None]
 
@@ -45,12 +45,12 @@ def require_programs() -> None:
         raise ConfigurationError(
             f"The local services need {' and '.join(missing)}, not found on PATH. Install "
             f"{'them' if len(missing) > 1 else 'it'}, or use the embedded services: "
-            "pip install 'pipeline[embedded]', then pipeline dev --services embedded."
+            "pip install 'celery-stages[embedded]', then pipeline dev --services embedded."
         )
 
 
 def fetch(name: str, progress: Callable[[str], None]) -> Path:
-    """The folder with all jars of one server, fetched when it is not there yet."""
+    """Return the folder with the jars of one server; fetch them first if needed."""
     folder = cache_folder() / name
     if folder.is_dir():
         return folder

@@ -1,10 +1,16 @@
-"""Local services: Apache Kafka, ElasticMQ and DynamoDB Local from a data folder that survives restarts."""
+"""Local services: Apache Kafka, ElasticMQ and DynamoDB Local, with data that survives restarts.
+
+``python -m pipeline.services.local FOLDER [--remove]`` is the keeper of a folder's servers: it stops them
+when its parent process ends, even after kill -9.
+"""
 
 import contextlib
 import fcntl
 import json
 import random
+import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,16 +19,19 @@ from pathlib import Path
 
 from pipeline.errors import ServiceUnavailableError
 from pipeline.services import jars
+from pipeline.services.children import end_keeper, start_keeper, wait_for_parent_end
 from pipeline.services.environment import Services, service_environment
-from pipeline.services.keeper import GRACE, kept
 from pipeline.services.process import POLL, stop
 from pipeline.services.servers import HOST, Server, servers_of
 
-#: Seconds a started server may take until it answers; Kafka takes about five.
+#: Seconds for a started server until it answers; Kafka takes about five.
 START_TIMEOUT = 60.0
 
-#: Below the ports that systems give to outgoing connections, so that none is taken between choice and use.
+#: Below the ports of outgoing connections, so that none is taken between choice and use.
 PORTS = range(20_000, 30_000)
+
+#: Seconds for the servers to end by themselves; Kafka takes about two.
+GRACE = 15.0
 
 
 def _silent(_line: str) -> None:
@@ -33,18 +42,18 @@ def _silent(_line: str) -> None:
 def local_services(
     data_folder: Path | None = None, progress: Callable[[str], None] = _silent
 ) -> Iterator[Services]:
-    """Run the local services while the block runs, stopped even when this process is killed.
+    """Run the local services for the block; they stop even when this process is killed.
 
-    ``data_folder`` None: a temporary one, removed afterwards, and nothing is kept over a restart. A stack
-    that runs there already is used and left running. Raises ConfigurationError without java or mvn,
-    ServiceUnavailableError when a server does not come up.
+    ``data_folder`` None: a temporary folder, removed afterwards. A stack that already runs in the folder is
+    used and left running. Raises ConfigurationError without java or mvn, ServiceUnavailableError when a
+    server does not start.
     """
     keep = data_folder is not None
     stack = LocalStack(data_folder or Path(tempfile.mkdtemp(prefix="pipeline-local-")), keep=keep)
     if (services := stack.services()) is not None:
         yield services
         return
-    with kept(stack.folder, remove=not keep):
+    with keeping(stack.folder, remove=not keep):
         yield stack.up(progress)
 
 
@@ -52,12 +61,12 @@ class LocalStack:
     """The local services of one data folder."""
 
     def __init__(self, folder: Path, *, keep: bool = True) -> None:
-        #: Absolute: ElasticMQ's database refuses a relative path, and a stack may be used from elsewhere.
+        #: Absolute: ElasticMQ's database refuses a relative path, and a stack may be used from other folders.
         self.folder = folder.absolute()
         self._servers = servers_of(self.folder, keep=keep)
 
     def up(self, progress: Callable[[str], None] = _silent) -> Services:
-        """Start what does not run and return once all three answer; asking again changes nothing."""
+        """Start the servers that do not run; return once all three answer."""
         jars.require_programs()
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
@@ -73,7 +82,7 @@ class LocalStack:
         return self._services(ports)
 
     def down(self) -> list[str]:
-        """Stop what runs, and wait for it; the titles of the servers that were stopped."""
+        """Stop the running servers and wait for their end; return their titles."""
         running = [server for server in self._servers if server.process.is_running()]
         if running:
             with self._alone():
@@ -81,12 +90,12 @@ class LocalStack:
         return [server.title for server in running]
 
     def status(self) -> dict[str, "ServerStatus"]:
-        """Every server by its name."""
+        """Return every server's status by its name."""
         ports = self._read_ports()
         return {server.name: _status(server, ports) for server in self._servers}
 
     def services(self) -> Services | None:
-        """The services, when all of them run and answer."""
+        """Return the services when all of them answer, else None."""
         ready = all(status.ready for status in self.status().values())
         return self._services(self._read_ports()) if ready else None
 
@@ -102,13 +111,13 @@ class LocalStack:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep a second ``up`` or ``down`` of this folder out meanwhile."""
+        """Exclude a second ``up`` or ``down`` of this folder."""
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _choose_ports(self) -> dict[str, int]:
-        """The ports of last time where they are free or the server holds them; others for the rest."""
+        """Return the last ports if free or held by the server, else new ones."""
         known = self._read_ports()
         ports: dict[str, int] = {}
         for server in self._servers:
@@ -135,14 +144,14 @@ class LocalStack:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerStatus:
-    """How one server is."""
+    """The status of one server."""
 
     title: str
     version: str
-    #: None: it does not run.
+    #: None: not running.
     pid: int | None
     port: int | None
-    #: It answers.
+    #: Whether it answers.
     ready: bool
 
 
@@ -162,10 +171,10 @@ def _wait(server: Server, ports: Mapping[str, int]) -> None:
     while not server.answers(ports):
         ended, late = not server.process.is_running(), time.monotonic() > deadline
         if ended or late:
-            what = "ended at its start" if ended else f"did not answer within {START_TIMEOUT:g} s"
+            outcome = "ended at its start" if ended else f"did not answer within {START_TIMEOUT:g} s"
             log = server.process
             raise ServiceUnavailableError(
-                f"{server.title} {what}. The end of its log, {log.log_file}:\n{log.log_tail()}"
+                f"{server.title} {outcome}. The end of its log, {log.log_file}:\n{log.log_tail()}"
             )
         time.sleep(POLL)
 
@@ -185,3 +194,31 @@ def _free_port(taken: Collection[int]) -> int:
         if port not in taken and _is_free(port):
             return port
     raise ServiceUnavailableError(f"No free port from {PORTS.start} to {PORTS.stop - 1}.")
+
+
+# ─── The keeper ───
+
+
+@contextlib.contextmanager
+def keeping(folder: Path, *, remove: bool) -> Iterator[None]:
+    """Stop the servers of ``folder``, and remove it if asked, after the block or after kill -9."""
+    keeper = start_keeper(__spec__.name, str(folder), *(["--remove"] if remove else []))
+    try:
+        yield
+    finally:
+        end_keeper(keeper)
+
+
+def _keep(folder: Path, *, remove: bool) -> None:
+    wait_for_parent_end()
+    # Data that is removed needs no orderly end.
+    servers = servers_of(folder, keep=not remove)
+    try:
+        stop([server.process for server in servers], grace=0 if remove else GRACE)
+    finally:
+        if remove:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    _keep(Path(sys.argv[1]), remove="--remove" in sys.argv[2:])

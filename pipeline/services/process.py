@@ -1,4 +1,4 @@
-"""One server process that outlives the command that started it, known by a locked pid file."""
+"""A server process that outlives the command that started it, identified by a locked pid file."""
 
 import contextlib
 import fcntl
@@ -12,41 +12,41 @@ from pathlib import Path
 
 from pipeline.errors import ServiceUnavailableError
 
-#: Puts the shell's own process id in the file, then becomes the server: the file is right from the start.
+#: Writes the shell's process id to the file, then becomes the server: the file is correct from the start.
 _BECOME = 'echo $$ >"$0" && exec "$@"'
 
-#: Seconds a killed process may take to be gone; longer means that it hangs in the kernel.
+#: Seconds for a killed process to end; longer means that it hangs in the kernel.
 KILL_TIMEOUT = 10.0
 
-#: Seconds between two looks at something that another process changes.
+#: Seconds between two checks of another process.
 POLL = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServerProcess:
-    """A server by its pid file, which the server itself holds locked as long as it lives.
+    """A server by its pid file, which the server keeps locked while it lives.
 
-    The lock is inherited over exec and ends with the process, so a pid that the system gave to
-    another process meanwhile is never taken for the server's.
+    The lock is inherited over exec and ends with the process, so a pid that the system reuses is never taken
+    for the server's.
     """
 
-    #: What it is called in file names.
+    #: The name of its files.
     name: str
-    #: Where ``<name>.pid`` and ``<name>.log`` are.
+    #: The folder of ``<name>.pid`` and ``<name>.log``.
     folder: Path
 
     @property
     def log_file(self) -> Path:
-        """What the server writes to its standard output and error."""
+        """The file with the server's standard output and error."""
         return self.folder / f"{self.name}.log"
 
     def start(self, command: Sequence[str]) -> None:
-        """Start ``command`` in a session of its own; does nothing when the server runs already."""
+        """Start ``command`` in a session of its own; do nothing if the server already runs."""
         with self._pid_file() as lock, self.log_file.open("ab") as log:
             if not _lock(lock):
                 return
             os.ftruncate(lock, 0)
-            # Started in the background by a shell that ends: nobody is left who would have to wait for it.
+            # A shell starts it in the background and ends: no process has to wait for it.
             subprocess.run(
                 ["sh", "-c", '"$@" &', "sh", "sh", "-c", _BECOME, str(self._pid_path), *command],
                 stdin=subprocess.DEVNULL,
@@ -58,7 +58,7 @@ class ServerProcess:
             )
 
     def pid(self) -> int | None:
-        """The server's process id; None when it does not run."""
+        """Return the server's process id; None if it does not run."""
         while self.is_running():
             if text := self._pid_path.read_text().strip():
                 return int(text)
@@ -73,13 +73,13 @@ class ServerProcess:
             return not _lock(lock)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, when it runs."""
+        """Send a signal if it runs."""
         if (pid := self.pid()) is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def log_tail(self, lines: int = 15) -> str:
-        """The last lines of its log."""
+        """Return the last lines of its log."""
         with contextlib.suppress(FileNotFoundError):
             return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
         return ""
@@ -98,9 +98,9 @@ class ServerProcess:
 
 
 def stop(servers: Sequence[ServerProcess], grace: float) -> None:
-    """Ask all to end, wait ``grace`` seconds for them together, then kill those that did not.
+    """Terminate all, wait ``grace`` seconds for them together, then kill the rest.
 
-    Raises ServiceUnavailableError for one that even that does not end.
+    Raises ServiceUnavailableError for a process that survives.
     """
     for server in servers:
         server.signal(signal.SIGTERM)
@@ -113,7 +113,7 @@ def stop(servers: Sequence[ServerProcess], grace: float) -> None:
 
 
 def _wait_for_end(servers: Sequence[ServerProcess], timeout: float) -> list[ServerProcess]:
-    """Those that still run after ``timeout`` seconds."""
+    """Return those that still run after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while (left := [server for server in servers if server.is_running()]) and time.monotonic() < deadline:
         time.sleep(POLL)

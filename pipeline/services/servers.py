@@ -1,4 +1,4 @@
-"""The three local servers: how each is configured, started and asked whether it serves."""
+"""The three local servers: configuration, command and readiness of each."""
 
 import http.client
 import shutil
@@ -17,16 +17,16 @@ from pipeline.services.process import ServerProcess
 
 HOST = "127.0.0.1"
 
-#: Small and quick to start; without the second compiler a JVM serves sooner and takes less of the machine.
+#: Small and quick to start: without its second compiler a JVM serves sooner and needs less.
 JAVA = ("java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
-#: Seconds a server may take to answer one question.
+#: Seconds for a server to answer one request.
 ANSWER_TIMEOUT = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server(ABC):
-    """One server with its data, pid file and log in ``folder``."""
+    """A server with its data, pid file and log in ``folder``."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -34,7 +34,7 @@ class Server(ABC):
     port_names: ClassVar[tuple[str, ...]]
 
     folder: Path
-    #: Whether its data is to survive a restart. Without, DynamoDB Local writes six times as fast.
+    #: Whether its data survives a restart. If not, DynamoDB Local writes six times as fast.
     keep: bool
 
     @property
@@ -44,11 +44,11 @@ class Server(ABC):
 
     @property
     def data(self) -> Path:
-        """Where it keeps what survives a restart."""
+        """The folder of its data."""
         return self.folder / self.name
 
     def java(self) -> list[str]:
-        """Java with an empty folder for temporary files: servers unpack libraries and leave them behind."""
+        """Return the java command with an empty temporary folder: servers leave unpacked libraries behind."""
         temporary = self.folder / f"{self.name}-tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -56,15 +56,15 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
-        """Write its configuration and give the command that starts it."""
+        """Write its configuration and return the command that starts it."""
 
     @abstractmethod
     def answers(self, ports: Mapping[str, int]) -> bool:
-        """Whether it serves: asked, not guessed from its log."""
+        """Whether it answers a request."""
 
 
 class Kafka(Server):
-    """Apache Kafka, one node that is broker and controller."""
+    """Apache Kafka: one node, broker and controller."""
 
     name = "kafka"
     title = "Apache Kafka"
@@ -80,7 +80,7 @@ class Kafka(Server):
         return [*java, "kafka.Kafka", str(properties)]
 
     def answers(self, ports: Mapping[str, int]) -> bool:
-        """A metadata request lists the broker: it does so only once it is registered and unfenced."""
+        """Whether its metadata lists the broker, which is so once it is registered and unfenced."""
         # Metadata v0 for all topics: size, key 3, version 0, correlation id, null client id, no topics.
         request = struct.pack(">ihhihi", 14, 3, 0, 1, -1, 0)
         try:
@@ -108,7 +108,7 @@ class Kafka(Server):
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
-            # A mistyped topic name is an error here, as on a well kept cluster.
+            # A mistyped topic name is an error, as on a well-kept cluster.
             "auto.create.topics.enable": "false",
         }
         return "".join(f"{key}={value}\n" for key, value in lines.items())
@@ -126,19 +126,19 @@ class Kafka(Server):
         )
         if done.returncode != 0:
             raise ServiceUnavailableError(
-                f"Kafka's data folder {self.data} was not formatted:\n{done.stdout}"
+                f"Kafka's data folder {self.data} could not be formatted:\n{done.stdout}"
             )
 
 
 class ElasticMq(Server):
-    """ElasticMQ, which speaks SQS."""
+    """ElasticMQ, a server with the API of SQS."""
 
     name = "elasticmq"
     title = "ElasticMQ"
     port_names = ("elasticmq",)
 
     def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
-        """Write elasticmq.conf: strict limits as on AWS, queues and messages in its H2 database when kept."""
+        """Write elasticmq.conf: the limits of AWS, and an H2 database if data is kept."""
         self.data.mkdir(exist_ok=True)
         port, configuration = ports["elasticmq"], self.folder / "elasticmq.conf"
         keep = "true" if self.keep else "false"
@@ -159,7 +159,7 @@ class ElasticMq(Server):
         ]
 
     def answers(self, ports: Mapping[str, int]) -> bool:
-        """It lists its queues."""
+        """Whether it lists its queues."""
         return _http_ok(ports["elasticmq"], "GET", "/?Action=ListQueues", {}, "")
 
 
@@ -171,7 +171,7 @@ class DynamoDb(Server):
     port_names = ("dynamodb",)
 
     def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
-        """One database for every key and region, in a file when kept."""
+        """Use one database for every key and region, in a file if data is kept."""
         self.data.mkdir(exist_ok=True)
         storage = ["-dbPath", str(self.data)] if self.keep else ["-inMemory"]
         return [
@@ -182,11 +182,11 @@ class DynamoDb(Server):
         ]
 
     def answers(self, ports: Mapping[str, int]) -> bool:
-        """It lists its tables."""
+        """Whether it lists its tables."""
         headers = {
             "X-Amz-Target": "DynamoDB_20120810.ListTables",
             "Content-Type": "application/x-amz-json-1.0",
-            # It wants the form of a signature, not a signature.
+            # It checks the form of a signature only.
             "Authorization": "AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/dynamodb/aws4_request, "
             "SignedHeaders=host, Signature=0",
         }
@@ -194,7 +194,7 @@ class DynamoDb(Server):
 
 
 def servers_of(folder: Path, *, keep: bool) -> tuple[Server, ...]:
-    """The three servers whose files are in ``folder``; ``keep`` as in ``Server``."""
+    """Return the three servers with their files in ``folder``; ``keep`` as in ``Server``."""
     return tuple(server(folder=folder, keep=keep) for server in (ElasticMq, DynamoDb, Kafka))
 
 

@@ -1,7 +1,6 @@
-"""The only door to SQS: batched calls on FIFO queues, in this project's words and errors."""
+"""SQS: batched calls on FIFO queues. The only package that imports its SDK."""
 
-from pipeline.sqs.client import sqs_client
-from pipeline.sqs.credentials import credentials_source
+from pipeline.sqs.client import credentials_source, sqs_client
 from pipeline.sqs.messages import (
     MAX_MESSAGE_BYTES,
     QUEUE_RETENTION,

@@ -1,15 +1,14 @@
-"""One boto3 SQS client a process: made when first asked for, never carried through a fork."""
+"""The SQS client of a process: made on first use, never carried through a fork."""
 
 import os
 import threading
 from typing import TYPE_CHECKING
 
 import boto3
-import botocore
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from config.settings import Settings
+from pipeline.aws.client import make_client
+from pipeline.settings import Settings
 from pipeline.sqs.errors import sqs_error
 
 if TYPE_CHECKING:
@@ -27,15 +26,15 @@ ATTEMPTS = 3
 #: Sockets kept open: one for each thread that may call at once (receivers, settlers, heartbeat).
 CONNECTIONS = 64
 
-#: What AWS's logs show. The versions are those that matter when a call goes wrong.
-USER_AGENT = f"pipeline Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
+#: The operations that a worker and a bridge call all the time.
+FREQUENT = ("SendMessageBatch", "ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch")
 
 _lock = threading.Lock()
 _clients: dict[tuple[object, ...], "SQSClient"] = {}
 
 
 def sqs_client(settings: Settings, *, answer_within: float | None = None) -> "SQSClient":
-    """The client of this process for ``settings``; threads may share it.
+    """Return the client of this process for ``settings``; threads may share it.
 
     ``answer_within``: its calls are tried once and end after so many seconds; none may be a long poll.
 
@@ -50,29 +49,40 @@ def sqs_client(settings: Settings, *, answer_within: float | None = None) -> "SQ
         return _clients[key]
 
 
+def credentials_source() -> str | None:
+    """Return the source of boto3's credentials, in botocore's word; None if it finds none.
+
+    The credentials themselves are never returned.
+
+    "env": access keys in the environment, "shared-credentials-file" and "config-file" keys in a profile,
+    "sso" and "login" a person's; "iam-role", "container-role", "assume-role" and
+    "assume-role-with-web-identity" a role's.
+    """
+    try:
+        credentials = boto3.session.Session().get_credentials()
+    except BotoCoreError as error:
+        raise sqs_error(error, "find AWS credentials") from error
+    return credentials.method if credentials else None
+
+
 def _make_client(settings: Settings, answer_within: float | None) -> "SQSClient":
     read_timeout = answer_within or settings.sqs_wait_time_seconds + ANSWER_MARGIN
-    # A session of its own: making clients on boto3's shared default session is not thread-safe.
-    config = Config(
-        connect_timeout=min(CONNECT_TIMEOUT, read_timeout),
-        read_timeout=read_timeout,
-        retries={"mode": "standard", "total_max_attempts": 1 if answer_within else ATTEMPTS},
-        max_pool_connections=CONNECTIONS,
-        tcp_keepalive=True,
-        # Requests are built in this package only, from typed fields; checking them costs CPU at each call.
-        parameter_validation=False,
-        disable_request_compression=True,
-        # Given, botocore does not put its own together anew for each request: a tenth of a call's CPU.
-        user_agent=USER_AGENT,
-    )
     try:
-        return boto3.session.Session().client("sqs", config=config)
+        client: SQSClient = make_client(
+            "sqs",
+            FREQUENT,
+            connect_timeout=min(CONNECT_TIMEOUT, read_timeout),
+            read_timeout=read_timeout,
+            attempts=1 if answer_within else ATTEMPTS,
+            connections=CONNECTIONS,
+        )
     except BotoCoreError as error:
         raise sqs_error(error, "make an SQS client") from error
+    return client
 
 
 def _forget_clients() -> None:
-    """In a forked child: the parent's sockets and locks are not ours."""
+    """Drop the parent's sockets and locks in a forked child."""
     global _lock
     _lock = threading.Lock()
     _clients.clear()

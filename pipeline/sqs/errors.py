@@ -1,11 +1,11 @@
-"""What SQS answered, as a decision: ask again (unavailable) or not (refused)."""
+"""SQS errors as decisions: ask again (unavailable) or not (refused)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws import UNAVAILABLE, WHO_MENDS, VendorError, sdk_mend
+from pipeline.aws.errors import CREDENTIALS_MENDS, UNAVAILABLE, VendorError, sdk_mend
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 
 #: Codes that pass by themselves, as normalised by ``error_code``.
@@ -31,8 +31,8 @@ RETRYABLE_CODES = frozenset(
     }
 )
 
-#: What a person can do about a refusal.
-_MENDS = WHO_MENDS | {
+#: The mend of a refusal, by its code.
+_MENDS = CREDENTIALS_MENDS | {
     "QueueDoesNotExist": 'run "pipeline provision", or correct the queue\'s URL or AWS_DEFAULT_REGION',
     "NonExistentQueue": 'run "pipeline provision", or correct the queue\'s URL or AWS_DEFAULT_REGION',
     "AccessDenied": "allow the action on the queue to this process's role",
@@ -42,7 +42,7 @@ _MENDS = WHO_MENDS | {
 
 
 def error_code(code: str) -> str:
-    """A code without what the protocols put before it.
+    """Return a code without the prefix of the protocol.
 
     The query protocol says ``AWS.SimpleQueueService.X``, the JSON protocol ``com.amazonaws.sqs#X``.
     """
@@ -50,7 +50,7 @@ def error_code(code: str) -> str:
 
 
 def sqs_error(error: VendorError, action: str) -> ServiceError:
-    """The error of a whole call. ``action`` says what was being done, with the queue's name."""
+    """Return the error of a whole call. ``action`` names what was being done, and the queue."""
     if isinstance(error, ClientError):
         return _answered(error, action)
     kind = ServiceUnavailableError if isinstance(error, UNAVAILABLE) else ServiceRefusedError
@@ -58,9 +58,9 @@ def sqs_error(error: VendorError, action: str) -> ServiceError:
 
 
 def entry_error(failed: Mapping[str, Any], action: str) -> ServiceError:
-    """The error of one entry of a batch (a ``BatchResultErrorEntry``)."""
+    """Return the error of one entry of a batch (a ``BatchResultErrorEntry``)."""
     code = error_code(failed.get("Code", ""))
-    # SenderFault is SQS's own word for "asking again gives the same answer"; throttled entries carry it too.
+    # SenderFault means that asking again gives the same answer; throttled entries carry it too.
     refused = failed.get("SenderFault", False) and code not in RETRYABLE_CODES
     kind = MessageRefusedError if refused else ServiceUnavailableError
     return _error(kind, code, failed.get("Message") or "no reason given", action)

@@ -1,6 +1,6 @@
-"""What goes to and comes from a queue."""
+"""Messages of a FIFO queue, and how they are packed into requests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 #: Bytes of one message and of one request's messages together: body and attributes (SQS quotas, 1 MiB).
 MAX_MESSAGE_BYTES = 1_048_576
 
-#: Seconds that a queue keeps a message from when it was sent: SQS's longest. Then it is gone without a word.
-#: SQS's default, 4 days, is a long weekend's outage.
+#: Seconds that a queue keeps a message after it was sent: the longest that SQS allows. Then it is deleted
+#: silently. SQS's default, 4 days, is an outage of a long weekend.
 QUEUE_RETENTION = 14 * 86_400
 
 #: Messages, handles or changes in one request (SQS quotas).
@@ -26,9 +26,9 @@ class OutgoingMessage:
     group_id: str
     #: A second message with the same id within 5 minutes is accepted and dropped. As ``group_id``.
     deduplication_id: str
-    #: Text beside the body, at most 10.
+    #: Attributes beside the body, at most 10.
     attributes: Mapping[str, str] = field(default_factory=dict)
-    #: Bytes of what SQS takes that must stay free, for attributes the message will have when it is sent on.
+    #: Bytes below SQS's limit that must stay free, for attributes that are added when it is sent on.
     room: int = 0
 
     @cached_property
@@ -46,12 +46,12 @@ class ReceivedMessage:
 
     #: The same at every delivery of the message.
     message_id: str
-    #: Of this delivery only: what delete and change_visibility ask for.
+    #: Identifies this delivery, for delete and change_visibility.
     receipt_handle: str
     body: str
     group_id: str
     deduplication_id: str
-    #: Deliveries so far, this one included. SQS raises it for those waiting behind a failing head too.
+    #: Deliveries so far, with this one. SQS also raises it for messages that wait behind a failing head.
     receive_count: int
     #: When it was sent: seconds since the epoch, on SQS's clock.
     sent_at: float
@@ -62,15 +62,15 @@ class ReceivedMessage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueDepth:
-    """About how many messages a queue holds (SQS counts them approximately)."""
+    """The approximate number of messages in a queue, as SQS counts them."""
 
     available: int
     in_flight: int
     delayed: int
 
 
-def received(entry: Mapping[str, Any], requested_at: float) -> ReceivedMessage:
-    """A ``ReceivedMessage`` from one entry of a ReceiveMessage answer."""
+def received_message(entry: Mapping[str, Any], requested_at: float) -> ReceivedMessage:
+    """Return the ``ReceivedMessage`` of one entry of a ReceiveMessage answer."""
     system = entry["Attributes"]
     return ReceivedMessage(
         message_id=entry["MessageId"],
@@ -87,3 +87,36 @@ def received(entry: Mapping[str, Any], requested_at: float) -> ReceivedMessage:
         },
         requested_at=requested_at,
     )
+
+
+def pack(messages: Sequence[OutgoingMessage], *, one_per_group: bool = False) -> list[list[int]]:
+    """Return the requests to send, in order, each as positions in ``messages``.
+
+    A request holds at most ten messages and 1 MiB.
+
+    Each message must fit a request by itself. A request over the limit is refused as a whole, so the sum
+    counts. With ``one_per_group`` a group's messages are in different requests, in order: SQS may fail the
+    first of two in one request and accept the second, which would then be received out of order.
+    """
+    requests: list[list[int]] = []
+    sizes: list[int] = []
+    earliest: dict[str, int] = {}
+    opened = 0
+    for position, message in enumerate(messages):
+        at = max(opened, earliest.get(message.group_id, 0)) if one_per_group else max(len(requests) - 1, 0)
+        while at < len(requests) and not _fits(len(requests[at]), sizes[at] + message.size):
+            at += 1
+        if at == len(requests):
+            requests.append([])
+            sizes.append(0)
+        requests[at].append(position)
+        sizes[at] += message.size
+        if one_per_group:
+            earliest[message.group_id] = at + 1
+            while opened < len(requests) and len(requests[opened]) == MAX_ENTRIES:
+                opened += 1
+    return requests
+
+
+def _fits(entries: int, size: int) -> bool:
+    return entries < MAX_ENTRIES and size <= MAX_MESSAGE_BYTES

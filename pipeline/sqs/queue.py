@@ -1,9 +1,9 @@
-"""One FIFO queue: send, receive, delete, visibility and depth, in batches, with an answer for each entry."""
+"""FIFO queues: send, receive, delete, visibility and depth, in batches, with a result for each entry."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.aws import VENDOR_ERRORS
+from pipeline.aws.errors import VENDOR_ERRORS
 from pipeline.clock import boottime
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs.errors import entry_error, sqs_error
@@ -13,14 +13,14 @@ from pipeline.sqs.messages import (
     OutgoingMessage,
     QueueDepth,
     ReceivedMessage,
-    received,
+    pack,
+    received_message,
 )
-from pipeline.sqs.packing import pack
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-#: All that ``ReceivedMessage`` holds, and no more: each costs bytes and parsing on the hot path.
+#: The attributes that ``ReceivedMessage`` holds. Each costs bytes and parsing on the hot path.
 RECEIVED_ATTRIBUTES = (
     "ApproximateReceiveCount",
     "MessageDeduplicationId",
@@ -38,9 +38,9 @@ _DEPTH = {
 class SqsQueue:
     """A FIFO queue by its URL. Threads may share it.
 
-    Nothing here tries for ever: botocore's few tries, then a ``ServiceError`` whose class is the decision.
-    Methods that take many entries answer for each, in their order: None (done) or its error. An error of a
-    whole request is the answer of each entry in it; what is wrong with one entry is a MessageRefusedError.
+    Calls are bounded: after botocore's few tries they raise a ``ServiceError`` whose class is the decision.
+    Methods that take many entries return a result for each, in their order: None (done) or its error. If a
+    whole request fails, each of its entries gets that error; a fault of one entry is a MessageRefusedError.
     """
 
     def __init__(self, client: "SQSClient", url: str) -> None:
@@ -53,8 +53,8 @@ class SqsQueue:
     ) -> list[ServiceError | None]:
         """Send any number of messages, packed into requests by count and bytes.
 
-        With ``one_per_group`` the messages of a group go in order, one a request, and none is sent after one
-        of its group that failed (its answer says so): sending the rest again keeps the order.
+        With ``one_per_group`` the messages of a group go in order, one a request, and after a failure the
+        rest of its group is not sent (their results say so): sending the rest again keeps the order.
         """
         results: list[ServiceError | None] = [self._too_large(message) for message in messages]
         broken = {messages[at].group_id for at, error in enumerate(results) if error}
@@ -78,10 +78,10 @@ class SqsQueue:
         visibility_seconds: int,
         attempt_id: str | None = None,
     ) -> list[ReceivedMessage]:
-        """Up to ten messages; waits for the first at most ``wait_seconds`` (no more than the settings' own).
+        """Return up to ten messages; wait ``wait_seconds`` (no more than the settings') for the first one.
 
-        They stay hidden for ``visibility_seconds``. Give the ``attempt_id`` of a call whose answer was lost
-        again: within 5 minutes SQS then gives the same messages instead of hiding them for nothing.
+        They stay hidden for ``visibility_seconds``. Repeat a call whose answer was lost with the same
+        ``attempt_id``: within 5 minutes SQS returns the same messages, which would stay hidden otherwise.
         """
         request: dict[str, Any] = {
             "QueueUrl": self.url,
@@ -95,7 +95,7 @@ class SqsQueue:
             request["ReceiveRequestAttemptId"] = attempt_id
         requested_at = boottime()
         answer = self._call(self._client.receive_message, "receive from", request)
-        return [received(entry, requested_at) for entry in answer.get("Messages", ())]
+        return [received_message(entry, requested_at) for entry in answer.get("Messages", ())]
 
     def delete(self, handles: Sequence[str]) -> list[ServiceError | None]:
         """Delete deliveries by receipt handle. An expired handle is a ``MessageRefusedError``."""
@@ -103,9 +103,9 @@ class SqsQueue:
         return self._in_batches(self._client.delete_message_batch, "delete from", entries)
 
     def change_visibility(self, changes: Sequence[tuple[str, int]]) -> list[ServiceError | None]:
-        """Hide deliveries for so many seconds from now, given as (receipt handle, seconds); 0 releases.
+        """Hide deliveries for some seconds from now, given as (receipt handle, seconds); 0 releases them.
 
-        SQS adds nothing up: at most 12 hours from the first receive. An expired handle is a
+        SQS allows 12 hours in all from the first receive. An expired handle is a
         ``MessageRefusedError``.
         """
         entries = [{"ReceiptHandle": handle, "VisibilityTimeout": seconds} for handle, seconds in changes]
@@ -114,24 +114,17 @@ class SqsQueue:
         )
 
     def depth(self) -> QueueDepth:
-        """About how many messages wait, are in flight and are delayed."""
-        attributes = self._attributes(list(_DEPTH.values()))
+        """Return the approximate number of messages that wait, are in flight and are delayed."""
+        request = {"QueueUrl": self.url, "AttributeNames": list(_DEPTH.values())}
+        answer = self._call(self._client.get_queue_attributes, "read the attributes of", request)
+        attributes = answer.get("Attributes", {})
         return QueueDepth(**{field: int(attributes.get(name, 0)) for field, name in _DEPTH.items()})
 
     def purge(self) -> int:
-        """Delete all messages, those in flight too; about how many waited. SQS takes up to 60 s for it."""
+        """Delete all messages, also those in flight; return about how many waited. SQS takes up to 60 s."""
         waiting = self.depth().available
         self._call(self._client.purge_queue, "purge", {"QueueUrl": self.url})
         return waiting
-
-    def configuration(self) -> dict[str, str]:
-        """All attributes of the queue, under SQS's own names."""
-        return self._attributes(["All"])
-
-    def _attributes(self, names: list[str]) -> dict[str, str]:
-        request = {"QueueUrl": self.url, "AttributeNames": names}
-        answer = self._call(self._client.get_queue_attributes, "read the attributes of", request)
-        return dict(answer.get("Attributes", {}))
 
     def _too_large(self, message: OutgoingMessage) -> MessageRefusedError | None:
         if message.size + message.room <= MAX_MESSAGE_BYTES:
@@ -149,7 +142,7 @@ class SqsQueue:
         broken: set[str],
         results: list[ServiceError | None],
     ) -> list[int]:
-        """``positions`` without those whose group has a failure before them, which get their answer here."""
+        """Return ``positions`` without those whose group had a failure; those get their result here."""
         going = [at for at in positions if messages[at].group_id not in broken]
         for at in set(positions).difference(going):
             results[at] = ServiceUnavailableError(
@@ -172,7 +165,7 @@ class SqsQueue:
     def _batch(
         self, call: Callable[..., Any], action: str, entries: list[dict[str, Any]]
     ) -> list[ServiceError | None]:
-        """One request. Entries are numbered here: the answer names them by number."""
+        """Send one request. Entries are numbered here, as the answer names them by number."""
         for number, entry in enumerate(entries):
             entry["Id"] = str(number)
         try:
@@ -190,7 +183,7 @@ class SqsQueue:
     def _mark_unanswered(
         self, answer: Mapping[str, Any], results: list[ServiceError | None], action: str
     ) -> None:
-        """An entry that is in neither list is not known to be done."""
+        """Mark entries that the answer does not name as failed: they are not known to be done."""
         answered = {int(e["Id"]) for part in ("Successful", "Failed") for e in answer.get(part, ())}
         for number in range(len(results)):
             if number not in answered:

@@ -1,4 +1,4 @@
-"""Queues themselves: look at one, make it, change it. Messages are ``queue.py``'s matter."""
+"""Administration of queues: read attributes, make, change. For their messages see ``queue.py``."""
 
 import time
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws import VENDOR_ERRORS
+from pipeline.aws.errors import VENDOR_ERRORS
 from pipeline.errors import ConfigurationError, ServiceUnavailableError
 from pipeline.sqs.errors import error_code, sqs_error
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-#: Codes of a queue that is not there, in either protocol.
+#: Codes of a missing queue, in either protocol.
 _MISSING = ("QueueDoesNotExist", "NonExistentQueue")
 
 #: Seconds until a new queue answers; SQS asks for one second of patience (CreateQueue, API reference).
@@ -22,7 +22,7 @@ _READY_WITHIN = 15
 
 
 def queue_attributes(client: "SQSClient", url: str) -> dict[str, str] | None:
-    """All attributes of a queue under SQS's own names; None when there is no such queue."""
+    """Return all attributes of a queue under SQS's own names; None if there is no such queue."""
     try:
         answer = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])
     except ClientError as error:
@@ -34,10 +34,16 @@ def queue_attributes(client: "SQSClient", url: str) -> dict[str, str] | None:
     return {str(name): value for name, value in answer.get("Attributes", {}).items()}
 
 
+def queue_arn(client: "SQSClient", url: str) -> str:
+    """Return the ARN that the queue of a URL has, also before it is made."""
+    *_, account, name = url.split("/")
+    return f"arn:{client.meta.partition}:sqs:{client.meta.region_name}:{account}:{name}"
+
+
 def make_queue(client: "SQSClient", url: str, attributes: Mapping[str, str]) -> dict[str, str]:
     """Make the FIFO queue of a URL, wait until it answers, and return its attributes.
 
-    Raises ConfigurationError when SQS makes it elsewhere: the URL is of another account or region.
+    Raises ConfigurationError if SQS makes it elsewhere: the URL is of another account or region.
     """
     name = url.rsplit("/", 1)[1]
     wanted: Any = {"FifoQueue": "true", **attributes}
@@ -67,6 +73,6 @@ def _wait_for(client: "SQSClient", url: str) -> dict[str, str]:
     deadline = time.monotonic() + _READY_WITHIN
     while (attributes := queue_attributes(client, url)) is None:
         if time.monotonic() > deadline:
-            raise ServiceUnavailableError(f"Queue {url} was made and is not there {_READY_WITHIN} s later")
+            raise ServiceUnavailableError(f"Queue {url} was made, but does not exist {_READY_WITHIN} s later")
         time.sleep(0.5)
     return attributes

@@ -1,21 +1,20 @@
-"""The fields that every log line about a task has, under one set of names, whoever writes it.
-
-entity_id, stage, part, job_id, task_id, attempt, topic, partition, offset, trace_id; and duration_ms where a
-run has ended.
+"""Fields of the log lines about a task: entity_id, stage, part, job_id, task_id, attempt, topic, partition,
+offset, trace_id, and duration_ms of a run that has ended.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from structlog.types import EventDict
 
-from pipeline.context import CurrentTask, current_task
-from pipeline.taskmessage import TaskHeader
+from pipeline.author.context import CurrentTask, current_task
+from pipeline.wire.taskmessage import TaskHeader
 
 
 def add_current_task(_logger: Any, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: lines that a running function writes say which task it runs for.
+    """Add the fields of the running task to a line that its function writes (a structlog processor).
 
-    Looked up when a line is written, so that a task which writes none pays nothing.
+    The task is looked up when a line is written, so that a task that writes none pays nothing.
     """
     task = current_task()
     if task is None:
@@ -44,7 +43,7 @@ def _fields_of(task: CurrentTask) -> dict[str, Any]:
 
 
 def header_fields(header: TaskHeader | None, traceparent: str | None = None) -> dict[str, Any]:
-    """The fields of a task by its header; {} for a plain task."""
+    """Return the fields of a task by its header; {} for a plain task."""
     if header is None:
         return {}
     fields: dict[str, Any] = {
@@ -62,6 +61,15 @@ def header_fields(header: TaskHeader | None, traceparent: str | None = None) -> 
     return fields
 
 
+def task_fields(
+    headers: Mapping[str, Any], header: TaskHeader | None, traceparent: str | None
+) -> dict[str, Any]:
+    """Return the fields of a task by Celery's headers: those of its header, or a plain task's name."""
+    if header is not None or "task" not in headers:
+        return header_fields(header, traceparent)
+    return {"task": headers["task"]} | ({"trace_id": trace_id(traceparent)} if traceparent else {})
+
+
 def trace_id(traceparent: str) -> str:
-    """The trace of a W3C traceparent: version-trace-span-flags."""
+    """Return the trace id of a W3C traceparent (version-trace-span-flags)."""
     return traceparent.split("-")[1] if traceparent.count("-") >= 3 else traceparent

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line, or readable lines on a terminal; the same for every logger.
+"""Structured logs: one JSON object a line, or readable lines on a terminal.
 
-Our own loggers, Celery's and those of user code end in the same formatter, so a log is one kind of line.
+This project's loggers, Celery's and those of user code share one formatter.
 """
 
 import json
@@ -9,19 +9,21 @@ import sys
 from typing import Any
 
 import structlog
-from structlog.types import Processor
+from structlog.types import EventDict, Processor
 
 from pipeline.telemetry.fields import add_current_task
-from pipeline.telemetry.redaction import redact_event
+from pipeline.telemetry.repeats import limit_repeats
+from pipeline.telemetry.terminal import clean
+from pipeline.wire.redaction import redact_event
 
-#: Loggers of libraries that say at each start, as information, where they found credentials and endpoints.
+#: Libraries that log at INFO, at each start, where they found credentials and endpoints.
 _CHATTY = ("botocore", "boto3", "urllib3")
 
-#: Celery's lines for each task received, done or failed hold its arguments and not its job: the worker's
-#: parent writes one line instead when it settles the task.
+#: Celery's lines about each task hold its arguments but not its job. The worker's parent process writes one
+#: line instead, when it settles the task.
 _PER_TASK = {"celery.worker.strategy": logging.WARNING, "celery.app.trace": logging.CRITICAL}
 
-#: What every line gets, whoever wrote it.
+#: The processors of every line.
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
     add_current_task,
@@ -32,7 +34,7 @@ _SHARED: tuple[Processor, ...] = (
 
 
 def configure() -> None:
-    """Send structlog's loggers through the standard library's, where levels and handlers are set."""
+    """Send structlog's lines through the standard library's loggers, where levels and handlers are set."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     structlog.configure(
@@ -49,29 +51,35 @@ def configure() -> None:
 
 
 def formatter(terminal: bool) -> logging.Formatter:
-    """The formatter of a handler: readable for a terminal, JSON for everything else."""
-    rendering = _console() if terminal else structlog.processors.JSONRenderer(default=repr)
+    """Return the formatter of a handler: readable lines for a terminal, JSON for everything else."""
+    json_lines = structlog.processors.JSONRenderer(default=repr)
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_SHARED],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
             redact_event,
-            rendering,
+            *((_clean_event, _console()) if terminal else (json_lines,)),
         ],
     )
 
 
-def readable(line: str) -> str:
-    """A line that a process logged as JSON, as a terminal has it, without its time; any other as it is."""
+def terminal_line(line: str) -> str:
+    """Return a JSON log line as a terminal shows it, without its time; clean any other line."""
     try:
         event = json.loads(line)
-    except ValueError:
-        return line
+    except (ValueError, RecursionError):
+        return clean(line)
     if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return line
+        return clean(line)
     event.pop("timestamp", None)
-    return str(_console()(None, "", event))
+    return str(_console()(None, "", _clean_event(None, "", event)))
+
+
+def _clean_event(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Clean all text of a line (a structlog processor): only the renderer's colours reach the terminal."""
+    # Other values are rendered by repr, which escapes what is not printed.
+    return {clean(name): clean(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _console() -> structlog.dev.ConsoleRenderer:
@@ -79,14 +87,15 @@ def _console() -> structlog.dev.ConsoleRenderer:
 
 
 def format_handlers(logger: logging.Logger) -> None:
-    """Give the handlers that ``logger`` has this project's format."""
+    """Give the handlers of ``logger`` this project's format, and a limit on repeated lines."""
     for handler in logger.handlers:
+        limit_repeats(handler)
         stream = getattr(handler, "stream", None)
         handler.setFormatter(formatter(stream is not None and stream.isatty()))
 
 
 def log_to_stderr(level: str) -> None:
-    """For a process that Celery does not set up: log to standard error from ``level`` on."""
+    """Log to standard error from ``level`` on, in a process that Celery does not set up."""
     configure()
     root = logging.getLogger()
     root.handlers = [logging.StreamHandler(sys.stderr)]
@@ -95,7 +104,7 @@ def log_to_stderr(level: str) -> None:
 
 
 def format_celery(logger: logging.Logger, **_: Any) -> None:
-    """Receiver of Celery's ``after_setup_logger`` signals."""
+    """Format the handlers of Celery's loggers (a receiver of its ``after_setup_logger`` signals)."""
     for name, level in _PER_TASK.items():
         logging.getLogger(name).setLevel(level)
     format_handlers(logger)

@@ -1,6 +1,6 @@
-"""Every Prometheus metric there is, by its one name. ``docs/operations.md`` has them in a table.
+"""The Prometheus metrics of every process. ``docs/reference/telemetry.md`` lists them.
 
-Counted in the parent process of a worker and in a bridge; read at ``/metrics`` of the process that counts.
+Bridges and the parent processes of workers count; ``/metrics`` of a process serves its own counts.
 """
 
 import time
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-#: Ours only: the client library's own registry also holds the Python process's.
+#: This project's metrics only: the library's default registry also holds those of the Python process.
 REGISTRY = CollectorRegistry()
 
-#: Seconds; from a cached lookup to a model's answer.
+#: Seconds: from a cached lookup to the answer of a large model.
 _RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 _EVENT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600)
@@ -23,8 +23,8 @@ TASKS_RECEIVED = Counter(
     "pipeline_tasks_received", "Task messages received from SQS.", ["queue"], registry=REGISTRY
 )
 TASKS_STARTED = Counter("pipeline_tasks_started", "Runs given to the pool.", ["task"], registry=REGISTRY)
-#: outcome: done, already_done, retried, dead, returned (did not run), discarded (a plain task that just
-#: ends), cancelled (its job was, so it did not run)
+#: outcome: done, already_done, retried, dead, returned (did not run), discarded (a plain task without a
+#: result to keep), cancelled (its job was, so it did not run)
 TASKS_SETTLED = Counter(
     "pipeline_tasks_settled",
     "Tasks that settlement is through with.",
@@ -72,6 +72,18 @@ EVENTS_PASSED = Counter(
 EVENTS_REJECTED = Counter(
     "pipeline_events_rejected", "Events that could not become tasks.", ["topic"], registry=REGISTRY
 )
+TOMBSTONES = Counter(
+    "pipeline_tombstones",
+    "Records without a value that no stage asks for.",
+    ["topic"],
+    registry=REGISTRY,
+)
+EVENTS_EXPIRED = Counter(
+    "pipeline_events_expired",
+    "Offsets that the topic's retention deleted before they were read.",
+    ["topic"],
+    registry=REGISTRY,
+)
 TASKS_SENT = Counter(
     "pipeline_tasks_sent", "Tasks that SQS took from a bridge.", ["queue"], registry=REGISTRY
 )
@@ -109,7 +121,7 @@ PARTITION_LAG = Gauge(
     registry=REGISTRY,
 )
 
-# ─── What the process depends on, asked when the metrics are ───
+# ─── Dependencies: read when the metrics are read ───
 DEPENDENCY = Gauge(
     "pipeline_dependency",
     "How a dependency is: 1 healthy, 0.5 degraded, 0 unhealthy.",
@@ -125,7 +137,7 @@ LAG = Gauge(
 )
 
 # ─── The sweep: one bridge at a time ───
-#: kind: as ``pipeline.sweep.finding.Kind``
+#: kind: as ``pipeline.deadletters.jobsweep.Kind``
 SWEEP_FINDINGS = Counter(
     "pipeline_sweep_findings", "What sweeps found, each time they did.", ["kind"], registry=REGISTRY
 )
@@ -134,20 +146,20 @@ _at_scrape: dict[str, Callable[[], None]] = {}
 
 
 def at_scrape(name: str, update: Callable[[], None]) -> None:
-    """Call ``update`` before the metrics are read: for gauges of what somebody else counts anyway."""
+    """Call ``update`` before each read of the metrics: for gauges of values that are counted elsewhere."""
     _at_scrape[name] = update
 
 
 def exposition() -> bytes:
-    """All metrics in Prometheus's text format."""
+    """Return all metrics in Prometheus's text format."""
     for update in list(_at_scrape.values()):
         update()
     return generate_latest(REGISTRY)
 
 
 @contextmanager
-def timed(step: str) -> Iterator[None]:
-    """Observe how long a settlement step takes, also one that fails."""
+def time_step(step: str) -> Iterator[None]:
+    """Measure how long a settlement step takes, also one that fails."""
     started = time.monotonic()
     try:
         yield

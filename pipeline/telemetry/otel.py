@@ -1,8 +1,8 @@
-"""The only door to OpenTelemetry, imported where traces are on: makes spans, and sends them from a thread.
+"""OpenTelemetry: makes spans and sends them from a thread. Imported only while tracing is on.
 
-The provider is made once and shared by the processes that are forked; the thread that sends, its queue and
-its connection are made by each process with its first span. A span costs its hop a place in a bounded queue:
-when the collector is away the queue overflows, and nothing waits.
+The provider is made once and shared with forked processes; each process makes its own sending thread, queue
+and connection with its first span. A hop only puts its span into a bounded queue: while the collector is away
+the queue overflows, and nothing waits.
 """
 
 import os
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
@@ -20,24 +20,25 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from pipeline.telemetry.tracing import Attributes, Kind, Span
+from pipeline import __version__
+from pipeline.telemetry.spans import Attributes, Kind, Span
 
-#: Seconds that spans under way get when the process ends.
+#: Seconds to wait for unsent spans when the process ends.
 FLUSH = 5.0
 
 _KINDS = {"consumer": SpanKind.CONSUMER, "producer": SpanKind.PRODUCER, "internal": SpanKind.INTERNAL}
 
-#: The id of the next span of this thread, where it is not a random one.
+#: The id of the next span of this thread, if it must not be random.
 _given: ContextVar[int | None] = ContextVar("span_id", default=None)
 
 
 class OpenTelemetry:
-    """Makes spans as OpenTelemetry's SDK is configured by its variables."""
+    """Makes spans with OpenTelemetry's SDK, as its variables configure it."""
 
     def __init__(
         self, service: str, environ: Mapping[str, str], exporters: Sequence[SpanExporter] | None = None
     ) -> None:
-        """``exporters``: in place of those that the variables name. Raises where one cannot be had."""
+        """``exporters`` replace those that the variables name. Raises LookupError if one is not installed."""
         types = _exporter_types(environ) if exporters is None else []
         made = PerProcess(lambda: exporters if exporters is not None else [make() for make in types])
         # The SDK's own hook for the end of a process may wait for half a minute.
@@ -46,9 +47,9 @@ class OpenTelemetry:
         )
         self._provider.add_span_processor(made)
         self._sending = made
-        self._tracer = self._provider.get_tracer("pipeline", version("pipeline"))
+        self._tracer = self._provider.get_tracer("pipeline", __version__)
         if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-            # So that spans which a task's own code makes are sent too.
+            # Also send the spans that a task's own code makes.
             trace.set_tracer_provider(self._provider)
 
     def span(
@@ -60,7 +61,7 @@ class OpenTelemetry:
         links: Sequence[int] = (),
         span_id: int | None = None,
     ) -> Span:
-        """A started span below ``parent``, or below what is current in this thread."""
+        """Start a span below ``parent``, or below the current span of this thread."""
         above = _read(parent) if parent else None
         token = _given.set(span_id)
         try:
@@ -77,7 +78,7 @@ class OpenTelemetry:
 
     @contextmanager
     def within(self, traceparent: str) -> Iterator[None]:
-        """Let spans that this block's code makes be below ``traceparent``."""
+        """Put the spans that the block's code makes below ``traceparent``."""
         above = _read(traceparent)
         if above is None:
             yield
@@ -89,12 +90,12 @@ class OpenTelemetry:
             contexts.detach(token)
 
     def stop(self) -> None:
-        """See spans under way out, for at most ``FLUSH`` seconds; a collector that is away gets none."""
+        """Send unsent spans, for at most ``FLUSH`` seconds."""
         self._sending.end(FLUSH)
 
 
 class OtelSpan:
-    """A span, with the context that it hands on."""
+    """A span, with the context that it passes on."""
 
     __slots__ = ("_span", "traceparent")
 
@@ -104,7 +105,7 @@ class OtelSpan:
         self.traceparent: str = f"00-{at.trace_id:032x}-{at.span_id:016x}-{int(at.trace_flags):02x}"
 
     def fail(self, error: str, message: str, traceback: str = "") -> None:
-        """Mark it as failed, with an exception as OpenTelemetry records one."""
+        """Mark the span as failed, with an exception event as OpenTelemetry records one."""
         described = {"exception.type": error, "exception.message": message, "exception.stacktrace": traceback}
         self._span.add_event("exception", {name: text for name, text in described.items() if text})
         self._span.set_attribute("error.type", error)
@@ -115,14 +116,14 @@ class OtelSpan:
         self._span.set_attribute(name, value)
 
     def end(self) -> None:
-        """It is over."""
+        """End the span."""
         self._span.end()
 
 
 class PerProcess(SpanProcessor):
-    """Sends spans in batches, from a thread that each process makes with its first one.
+    """Sends spans in batches, from a thread that each process starts with its first span.
 
-    A thread does not live through a fork, and two processes must not share a connection.
+    A thread does not survive a fork, and two processes must not share a connection.
     """
 
     def __init__(self, exporters: Callable[[], Sequence[SpanExporter]]) -> None:
@@ -135,7 +136,7 @@ class PerProcess(SpanProcessor):
         self._batches: list[BatchSpanProcessor] | None = None
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue it; of a full queue the oldest go."""
+        """Queue a span; a full queue drops its oldest."""
         for batch in self._here():
             batch.on_end(span)
 
@@ -146,11 +147,11 @@ class PerProcess(SpanProcessor):
             return self._batches
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        """Send what is queued now."""
+        """Send the queued spans now."""
         return all(batch.force_flush(timeout_millis) for batch in self._batches or ())
 
     def end(self, seconds: float) -> None:
-        """Send what is queued, for at most ``seconds`` in all: the SDK's own time-outs add up."""
+        """Send the queued spans, for at most ``seconds`` in all: the SDK's own time-outs add up."""
         if self._batches:
             thread = threading.Thread(target=self._shut, name="tracing-end", daemon=True)
             thread.start()
@@ -162,14 +163,14 @@ class PerProcess(SpanProcessor):
 
 
 class _Ids(RandomIdGenerator):
-    """Random ids, unless a span was given one."""
+    """Random ids, unless ``_given`` holds one."""
 
     def generate_span_id(self) -> int:
         return _given.get() or super().generate_span_id()
 
 
 def _exporter_types(environ: Mapping[str, str]) -> list[Callable[[], SpanExporter]]:
-    """What OTEL_TRACES_EXPORTER names, as OpenTelemetry's packages register it; OTLP over HTTP by default."""
+    """Return the exporters that OTEL_TRACES_EXPORTER names; OTLP over HTTP by default."""
     types = []
     for name in environ.get("OTEL_TRACES_EXPORTER", "otlp").split(","):
         registered = name.strip()
@@ -180,7 +181,7 @@ def _exporter_types(environ: Mapping[str, str]) -> list[Callable[[], SpanExporte
         if not found:
             raise LookupError(
                 f"OTEL_TRACES_EXPORTER: {registered!r} is not installed; "
-                "pip install 'pipeline[otel]' has otlp over HTTP, and console"
+                "pip install 'celery-stages[otel]' has otlp over HTTP, and console"
             )
         types.append(found[0].load())
     return types
@@ -192,7 +193,7 @@ def _resource(service: str, environ: Mapping[str, str]) -> Resource:
 
 
 def _read(traceparent: str) -> SpanContext | None:
-    """The context in a traceparent; None for one that names no span."""
+    """Return the context of a traceparent; None if it names no span."""
     try:
         _, trace_id, span_id, flags = traceparent.split("-")
         context = SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))

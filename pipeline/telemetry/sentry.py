@@ -1,25 +1,25 @@
-"""Sentry: one issue for a failure that is given up on, none for its retries. Off without SENTRY_DSN.
+"""Reports to Sentry: one issue for each dead letter, none for retries. Off without SENTRY_DSN.
 
-Sentry's own integrations stay off: they would report each failed attempt in each child, and each log line
-about it.
+Sentry's integrations stay off: they would report each failed attempt in each child, and each log line about
+it.
 """
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any
 
 import structlog
 
-from config.settings import Settings
+from pipeline import __version__
+from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-#: Seconds that reports under way get when the process ends.
+#: Seconds to wait for unsent reports when the process ends.
 FLUSH = 2.0
 
 
 class Sentry:
-    """Reports from one process. Never raises, never waits."""
+    """Sends the reports of one process. Never raises, never waits."""
 
     def __init__(self, settings: Settings) -> None:
         self._service = settings.service_name
@@ -28,7 +28,7 @@ class Sentry:
     def report(
         self, *, error: str, message: str, traceback: str, stage: str | None, tags: Mapping[str, Any]
     ) -> None:
-        """Report a failure: ``error`` is the exception's class with its module."""
+        """Report a failure; ``error`` is the exception's class with its module."""
         if self._client is None:
             return
         module, _, name = error.rpartition(".")
@@ -37,7 +37,7 @@ class Sentry:
                 "level": "error",
                 "logger": "pipeline",
                 "exception": {"values": [{"type": name, "value": message, "module": module or None}]},
-                # Failures of one kind in one stage are one issue, whatever their messages say.
+                # Failures of one class in one stage are one issue, whatever their messages.
                 "fingerprint": [self._service, stage or "", error],
                 "tags": {key: str(value) for key, value in tags.items()},
                 "extra": {"traceback": traceback},
@@ -45,7 +45,7 @@ class Sentry:
         )
 
     def close(self) -> None:
-        """See reports under way out."""
+        """Send unsent reports, for a bounded time."""
         if self._client is not None:
             self._client.close(timeout=FLUSH)
 
@@ -56,12 +56,12 @@ def _client(settings: Settings) -> Any:
     try:
         import sentry_sdk
     except ImportError:
-        log.error("sentry.off", reason="SENTRY_DSN is set: pip install 'pipeline[sentry]'")
+        log.error("sentry.off", reason="SENTRY_DSN is set: pip install 'celery-stages[sentry]'")
         return None
     try:
         return sentry_sdk.Client(
             dsn=settings.sentry_dsn.get_secret_value(),
-            release=f"pipeline@{version('pipeline')}",
+            release=f"pipeline@{__version__}",
             server_name=settings.service_name,
             default_integrations=False,
             auto_enabling_integrations=False,

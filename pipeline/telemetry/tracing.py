@@ -1,113 +1,55 @@
-"""Traces: one from the event that a producer sent, through bridge, queue and task to the events emitted.
+"""Traces: each follows an event from its producer through bridge, queue and task to the emitted events.
 
-Each hop continues the trace of what it was given (a W3C ``traceparent``) and hands its own span on. Off
-unless OpenTelemetry's own variables name somewhere to send spans: then each hop hands on what it was given,
-and nothing of OpenTelemetry is imported. Names and attributes: opentelemetry.io/docs/specs/semconv/messaging.
+Each hop continues the trace of its input (a W3C ``traceparent``) and passes its own span on. Tracing is off
+unless OpenTelemetry's variables name an exporter: then each hop passes the ``traceparent`` of its input on,
+and OpenTelemetry is not imported. Names and attributes: opentelemetry.io/docs/specs/semconv/messaging.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import structlog
 
-from pipeline import identity
-from pipeline.events import Event
-from pipeline.taskmessage import TaskHeader
+from pipeline.telemetry.spans import Span, Tracer, Untraced
+from pipeline.wire import identity
+from pipeline.wire.events import Event
+from pipeline.wire.taskmessage import TaskHeader
 
 log = structlog.get_logger(__name__)
 
-#: Parts that a gather's span links to: as many links as a span has by default (OTEL_SPAN_LINK_COUNT_LIMIT).
+#: The most parts that a gather's span links to: the default limit of a span (OTEL_SPAN_LINK_COUNT_LIMIT).
 MOST_LINKS = 128
 
-Kind = Literal["consumer", "producer", "internal"]
-Attributes = Mapping[str, str | int | float | bool]
-
-
-class Span(Protocol):
-    """One hop. Ended once, from any thread."""
-
-    @property
-    def traceparent(self) -> str | None:
-        """What the next hop continues."""
-
-    def fail(self, error: str, message: str, traceback: str = "") -> None:
-        """Mark it as failed by ``error``, the exception's class."""
-
-    def note(self, name: str, value: str | int) -> None:
-        """Set an attribute."""
-
-    def end(self) -> None:
-        """It is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Untraced:
-    """In place of a span while traces are off: hands on what came."""
-
-    traceparent: str | None
-
-    def fail(self, error: str, message: str, traceback: str = "") -> None:
-        """Nothing."""
-
-    def note(self, name: str, value: str | int) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-
-class Tracer(Protocol):
-    """Makes spans; ``pipeline.telemetry.otel`` has the one there is."""
-
-    def span(
-        self,
-        kind: Kind,
-        name: str,
-        parent: str | None,
-        attributes: Attributes,
-        links: Sequence[int] = (),
-        span_id: int | None = None,
-    ) -> Span:
-        """A started span below ``parent``; ``links`` are ids of spans of the same trace."""
-
-    def within(self, traceparent: str) -> AbstractContextManager[None]:
-        """Let spans that this block's code makes be below ``traceparent``."""
-
-    def stop(self) -> None:
-        """See spans under way out, for a bounded time."""
-
-
-#: Of this process and those it forks; None while traces are off.
+#: Of this process and those it forks; None while tracing is off.
 _tracer: Tracer | None = None
 _NOWHERE = nullcontext()
 
 
 def start(service: str, environ: Mapping[str, str]) -> None:
-    """Trace in this process, and in those it forks, where the variables say so. Never raises."""
+    """Trace in this process, and in those it forks, if ``environ`` configures it. Never raises."""
     global _tracer
-    if _tracer is not None or not wanted(environ):
+    if _tracer is not None or not is_configured(environ):
         return
     try:
         from pipeline.telemetry.otel import OpenTelemetry
 
         _tracer = OpenTelemetry(service, environ)
     except ImportError as error:
-        log.error("tracing.off", reason=f"OTEL_* is set: pip install 'pipeline[otel]' ({error})")
-    except Exception as error:  # noqa: BLE001 - a wrong variable must not cost the work
+        log.error("tracing.off", reason=f"OTEL_* is set: pip install 'celery-stages[otel]' ({error})")
+    except Exception as error:  # noqa: BLE001 - a wrong variable must not stop the process
         log.error("tracing.off", reason=str(error))
 
 
 def stop() -> None:
-    """See the spans of this process out, at most for some seconds."""
+    """Send the unsent spans of this process, for some seconds at most."""
     if _tracer is not None:
         _tracer.stop()
 
 
-def wanted(environ: Mapping[str, str]) -> bool:
-    """Whether OpenTelemetry's variables name somewhere to send spans."""
+def is_configured(environ: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's variables name an exporter or an endpoint."""
     exporter = environ.get("OTEL_TRACES_EXPORTER", "")
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or exporter == "none":
         return False
@@ -118,8 +60,8 @@ def wanted(environ: Mapping[str, str]) -> bool:
 # ─── The hops ───
 
 
-def sending(topic: str, event: Event, attempt: int | None = None) -> Span:
-    """An event on its way to a Kafka topic, below the event's own ``traceparent``."""
+def send_span(topic: str, event: Event, attempt: int | None = None) -> Span:
+    """Start the span of sending an event to a Kafka topic, below the event's ``traceparent``."""
     if _tracer is None:
         return Untraced(event.traceparent)
     attributes = {
@@ -134,8 +76,8 @@ def sending(topic: str, event: Event, attempt: int | None = None) -> Span:
     return _tracer.span("producer", f"send {topic}", event.traceparent, attributes)
 
 
-def bridging(event: Event, job_id: str, group: str) -> Span:
-    """A bridge that makes an event into tasks."""
+def bridge_span(event: Event, job_id: str, group: str) -> Span:
+    """Start the span of a bridge that turns an event into tasks."""
     if _tracer is None:
         return Untraced(event.traceparent)
     at = event.coordinates
@@ -159,7 +101,7 @@ def bridging(event: Event, job_id: str, group: str) -> Span:
     )
 
 
-def running(
+def run_span(
     name: str,
     task_id: str,
     queue: str,
@@ -168,7 +110,7 @@ def running(
     attempt: int,
     parts: int,
 ) -> Span:
-    """One run of a task, called ``name``; ``parts`` is how many a gather joins."""
+    """Start the span of one run of a task; ``parts`` is the number of parts that a gather joins."""
     if _tracer is None:
         return Untraced(parent)
     attributes: dict[str, Any] = {
@@ -187,8 +129,8 @@ def running(
     return _tracer.span("consumer", f"run {name}", parent, attributes, links)
 
 
-def storing(header: TaskHeader, parent: str | None, attempt: int) -> Span:
-    """A part's result on its way to its gather, which links to it: the span's id is the task's to tell."""
+def store_span(header: TaskHeader, parent: str | None, attempt: int) -> Span:
+    """Start the span of storing a part's result. Its id follows from the task: the gather links to it."""
     if _tracer is None:
         return Untraced(parent)
     return _tracer.span(
@@ -201,7 +143,7 @@ def storing(header: TaskHeader, parent: str | None, attempt: int) -> Span:
 
 
 def within(traceparent: str | None) -> AbstractContextManager[None]:
-    """Let spans that the code of a task makes be below its run's."""
+    """Put the spans that a task's code makes below the span of its run."""
     return _NOWHERE if _tracer is None or traceparent is None else _tracer.within(traceparent)
 
 
@@ -229,5 +171,5 @@ def _part_id(gather: TaskHeader, ordinal: int) -> str:
 
 
 def _result_id(part_task_id: str) -> int:
-    """The span in which a part's result is stored: a function of its task, so that its gather knows it."""
+    """Return the id of the span that stores a part's result: a function of its task."""
     return int.from_bytes(hashlib.sha256(part_task_id.encode()).digest()[:8]) or 1

@@ -1,8 +1,9 @@
-"""Batches: what threads bring one by one, gathered for a few threads that work it off together."""
+"""Batches of items that many threads put one by one, for a few threads that handle them together."""
 
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -12,14 +13,14 @@ WORTH_WAITING = 4
 
 
 class Batches(Generic[T]):
-    """One thread gathers at a time, so that a stream is not dealt out in small batches to all that are idle.
+    """A queue that gives out batches. One thread gathers at a time, so that a stream makes few large ones.
 
     An item wakes a thread only when it is the first of a batch, or fills it up: a wake-up costs more than
     most of what is done with an item.
     """
 
     def __init__(self, *, most: int, enough: int, linger: float) -> None:
-        """Batches of at most ``most``; one of fewer than ``enough`` waits at most ``linger`` seconds."""
+        """A batch has at most ``most`` items; below ``enough`` it waits at most ``linger`` seconds."""
         self._most = most
         self._enough = enough
         self._linger = linger
@@ -27,33 +28,50 @@ class Batches(Generic[T]):
         self._changed = threading.Condition()
         self._items: deque[T] = deque()
         self._ended = False
-        #: somebody waits for what is in the batch being gathered
+        #: an item of the batch being gathered must not wait for more
         self._hurry = False
-        #: items that came per second, lately
+        #: an item of the batch being gathered is worth waiting for more, however few came lately
+        self._more = False
+        #: recent items per second
         self._rate = 0.0
         self._taken_at = time.monotonic()
 
-    def put(self, item: T, *, hurry: bool = False) -> None:
-        """Add an item. Never blocks. With ``hurry`` the batch it is in does not wait for more."""
+    def put(self, item: T, *, hurry: bool = False, more: bool = False) -> None:
+        """Add an item. Never blocks.
+
+        With ``hurry`` the batch it is in does not wait for more; with ``more`` it does, until ``hurry_up``.
+        """
+        self.put_all((item,), hurry=hurry, more=more)
+
+    def put_all(self, items: Sequence[T], *, hurry: bool = False, more: bool = False) -> None:
+        """Add items that a batch should have together; see ``put``."""
         with self._changed:
-            self._items.append(item)
+            before = len(self._items)
+            self._items.extend(items)
             self._hurry |= hurry
-            if hurry or len(self._items) in (1, self._enough):
+            self._more |= more
+            if hurry or not before or before < self._enough <= len(self._items):
                 self._changed.notify()
 
+    def hurry_up(self) -> None:
+        """Let the batch being gathered wait for no more."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify()
+
     def end(self) -> None:
-        """Nothing more will come: those who take get what is left, then nothing."""
+        """Accept no more items: ``take`` returns what is left, then nothing."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
     def take(self) -> list[T]:
-        """The next batch; waits for one. Empty: ended, and nothing is left."""
+        """Wait for the next batch and return it; an empty one after ``end``, when nothing is left."""
         with self._gathering, self._changed:
             self._changed.wait_for(lambda: self._items or self._ended)
-            if self._rate * self._linger >= WORTH_WAITING:
+            if self._more or self._rate * self._linger >= WORTH_WAITING:
                 self._changed.wait_for(self._is_due, self._linger)
-            self._hurry = False
+            self._hurry = self._more = False
             batch = [self._items.popleft() for _ in range(min(self._most, len(self._items)))]
             self._note(len(batch))
             return batch

@@ -8,25 +8,26 @@ from typing import Any
 
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
-from pipeline.transport import fifo
+from pipeline.transport import kombutransport
+from pipeline.transport.publishing import Queued, gathering
 
-#: Pauses before what SQS did not take is sent again (seconds): Celery's own for one publish, by default
+#: Pauses before messages that SQS did not take are sent again (seconds): Celery's defaults for one publish
 #: (``task_publish_retry_policy``).
 PAUSES = (0.0, 0.2, 0.4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What became of one signature."""
+    """The answer for one signature."""
 
-    #: The id of the result that ``apply_async`` would return: the task's, of a chain its last task's.
+    #: The id of the result that ``apply_async`` would return: the task's; for a chain, its last task's.
     task_id: str
-    #: Why it is not on its queue, or not all of it; None: it is.
+    #: Why it is not, or not wholly, on its queue; None if it is.
     error: ServiceError | None
 
 
 def publish_many(signatures: Iterable[Any]) -> list[Published]:
-    """Publish Celery signatures as ``apply_async`` would each, ten in a request; an answer for each.
+    """Publish Celery signatures as ``apply_async`` does, ten in a request; return an answer for each.
 
     Ids, message groups, options and routes are those of ``apply_async``. Messages of one group go in the
     order of ``signatures``; behind one that failed none of its group is sent, and each says so. One that
@@ -38,7 +39,7 @@ def publish_many(signatures: Iterable[Any]) -> list[Published]:
     list in pieces.
     """
     task_ids, ends = [], []
-    with fifo.gathering() as queued:
+    with gathering() as queued:
         for signature in signatures:
             task_ids.append(signature.apply_async().id)
             ends.append(len(queued))
@@ -49,10 +50,8 @@ def publish_many(signatures: Iterable[Any]) -> list[Published]:
     ]
 
 
-def send_many(
-    queue_named: Callable[[str], SqsQueue], queued: Sequence[fifo.Queued]
-) -> list[ServiceError | None]:
-    """Send each message to its queue, as many in a request as fit; an answer for each.
+def send_many(queue_named: Callable[[str], SqsQueue], queued: Sequence[Queued]) -> list[ServiceError | None]:
+    """Send each message to its queue, as many in a request as fit; return an answer for each.
 
     SQS may fail one entry of a request and take the next, so a group's go in one request each, in order.
     """
@@ -65,21 +64,21 @@ def send_many(
     return errors
 
 
-def _send_patiently(queued: Sequence[fifo.Queued]) -> list[ServiceError | None]:
-    errors = send_many(fifo.Transport.queue, queued)
+def _send_patiently(queued: Sequence[Queued]) -> list[ServiceError | None]:
+    errors = send_many(kombutransport.Transport.queue, queued)
     for pause in PAUSES:
         left = _worth_trying_again(queued, errors)
         if not left:
             break
         time.sleep(pause)
-        answers = send_many(fifo.Transport.queue, [queued[at] for at in left])
+        answers = send_many(kombutransport.Transport.queue, [queued[at] for at in left])
         for at, error in zip(left, answers, strict=True):
             errors[at] = error
     return errors
 
 
-def _worth_trying_again(queued: Sequence[fifo.Queued], errors: Sequence[ServiceError | None]) -> list[int]:
-    """Where a message was not taken for a reason that passes; behind a refused one its group stays."""
+def _worth_trying_again(queued: Sequence[Queued], errors: Sequence[ServiceError | None]) -> list[int]:
+    """Return the positions to send again: not taken because SQS was away, and not behind a refused one."""
     refused: set[tuple[str, str]] = set()
     left = []
     for at, ((queue, message), error) in enumerate(zip(queued, errors, strict=True)):

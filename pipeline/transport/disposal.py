@@ -1,4 +1,4 @@
-"""Disposal: what is settled leaves the queue or goes back to it, in batches, off the event loop."""
+"""Disposal: deletes settled messages and gives others back, in batches, off the event loop."""
 
 import math
 import threading
@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from pipeline.batches import Batches
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
-from pipeline.transport.claims import Claims
+from pipeline.transport.batches import Batches
 from pipeline.transport.intake import Intake
-from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
+from pipeline.transport.lease import LONGEST_HOLD, Lease, LeaseLocks, Phase
 
 log = structlog.get_logger(__name__)
 
@@ -41,8 +40,8 @@ class Disposal:
         self._intake = intake
         self._queue_named = queue_named
         self._orders: Batches[_Order] = Batches(most=BATCH, enough=BATCH, linger=LINGER)
-        #: whose visibility is being changed, here or by the heartbeat
-        self.claims = Claims()
+        #: held while the visibility of a message is changed, here or by the heartbeat
+        self.locks = LeaseLocks()
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, name=f"disposal-{n}", daemon=True) for n in range(THREADS)
@@ -50,13 +49,16 @@ class Disposal:
         for thread in self._threads:
             thread.start()
 
-    def delete(self, lease: Lease) -> None:
-        """Its effects are safe: delete the message. Returns at once; the first order for a message counts."""
-        for each in self._intake.leave(lease, Phase.DELETING):
-            self._orders.put(_Order(each, None))
+    def delete(self, leases: Sequence[Lease], *, hurry: bool = False) -> None:
+        """Delete messages whose effects are safe. Returns at once; the first order for a message counts.
+
+        With ``hurry`` the call does not wait until it is full: SQS delivers no more of their group before it.
+        """
+        left = [each for lease in leases for each in self._intake.leave(lease, Phase.DELETING)]
+        self._orders.put_all([_Order(each, None) for each in left], hurry=hurry)
 
     def give_back(self, lease: Lease, delay: float = 0) -> None:
-        """Let it come again after ``delay`` seconds, and those waiting behind it at once.
+        """Give a message back for ``delay`` seconds, and those waiting behind it at once.
 
         Returns at once; the first order for a message counts.
         """
@@ -65,16 +67,16 @@ class Disposal:
             self._orders.put(_Order(each, seconds if each is lease else 0))
 
     def give_back_waiting(self, queue_name: str | None = None) -> None:
-        """Give back all that wait (of one queue, or of every queue). Returns at once."""
+        """Give back all messages that wait (of one queue, or of every queue). Returns at once."""
         self.release(self._intake.cut_all(queue_name))
 
     def release(self, leases: Iterable[Lease]) -> None:
-        """Let those that the intake cut out come again at once. Returns at once."""
+        """Give back at once the leases that the intake cut. Returns at once."""
         for lease in leases:
             self._orders.put(_Order(lease, 0))
 
     def close(self, timeout: float) -> None:
-        """Carry out what was ordered, for at most ``timeout`` seconds, and end the threads."""
+        """Carry out all orders, for at most ``timeout`` seconds, and end the threads."""
         self._stopping.set()
         deadline = time.monotonic() + timeout
         self._orders.end()
@@ -111,7 +113,7 @@ class Disposal:
         while leases := [lease for lease in leases if self._intake.is_held(lease)]:
             handles = [lease.message.receipt_handle for lease in leases]
             seconds = [delays[lease.message_id] for lease in leases]
-            with self.claims.on_all(leases):
+            with self.locks.lock_all(leases):
                 answers = target.change_visibility(list(zip(handles, seconds, strict=True)))
             leases = self._conclude(leases, handles, answers, "message.return_refused")
             self._pause_before_again(leases)
@@ -119,10 +121,10 @@ class Disposal:
     def _conclude(
         self, leases: list[Lease], handles: list[str], answers: Sequence[ServiceError | None], refused: str
     ) -> list[Lease]:
-        """Forget what is through; those to try again.
+        """Forget the leases that SQS answered for; return those to try again.
 
-        A refusal is no error: the lease was lost, so the message comes again, and a done task is
-        recognised then. When it came again meanwhile, it has a new handle.
+        A refusal is no error: the lease was lost, so the message comes again, and a done task is recognised
+        then. If it came again meanwhile, it has a new handle.
         """
         again = []
         for lease, handle, error in zip(leases, handles, answers, strict=True):

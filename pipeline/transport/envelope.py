@@ -1,24 +1,30 @@
-"""The envelope: what a message body must be before the worker may see it.
+"""The envelope of a task: a Celery message as it was received, checked before the worker sees it.
 
-Celery's event loop ends on a message it cannot take apart, and so would the next worker's: all that it
-relies on is checked here, before delivery.
+A message that Celery cannot take apart ends the event loop of the worker, then that of the next one. So
+everything that Celery relies on is checked here, before delivery.
 """
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import InvalidInputError
 
-#: Where the payload holds what is in its body, parsed: [args, kwargs, embed].
+#: The only content type and encoding of a task message.
+CONTENT: Final = ("application/json", "utf-8")
+#: The key of a payload that holds its body, parsed: [args, kwargs, embed].
 PARSED: Final = "parsed"
 
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
-#: An id becomes a part of keys in SQS, DynamoDB and Kafka.
-_Id = Annotated[str, Field(min_length=1, max_length=255)]
+#: The most characters of an id: it becomes a part of keys in SQS, DynamoDB and Kafka.
+LONGEST_ID: Final = 255
+
+_Id = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 _Moment = Annotated[str, Field(min_length=1)]
 _Count = Annotated[int, Field(ge=0)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -29,7 +35,7 @@ class _Read(BaseModel):
 
 
 class _Headers(_Read):
-    """The headers that Celery's worker reads before it runs a task; others pass unseen."""
+    """The headers that Celery's worker reads before it runs a task. Other headers are not checked."""
 
     id: _Id
     task: _Id
@@ -68,25 +74,64 @@ class _Payload(_Read):
     properties: _Properties
 
 
-def open_envelope(text: str) -> dict[str, Any]:
-    """The Celery message (protocol 2, JSON) in the body of an SQS message.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """A task message as received: Celery's protocol 2 in JSON."""
 
-    Returns the payload that kombu expects: body, headers, properties, content-type, content-encoding; with
-    the body parsed (``PARSED``). Raises ``InvalidInputError`` that says what is wrong with it.
+    task_id: str
+    #: Celery's name of the task
+    task_name: str
+    #: Celery's headers, with those of this project
+    headers: Mapping[str, Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+    #: callbacks, errbacks, chain and chord
+    embed: Mapping[str, Any]
+    #: the text that ``args``, ``kwargs`` and ``embed`` were parsed from
+    body: str
+    #: the payload as kombu wrote it: body, headers, properties, content-type, content-encoding
+    payload: Mapping[str, Any]
+
+    @property
+    def eta(self) -> str | None:
+        """When the task is due (ISO 8601); None: now."""
+        eta: str | None = self.headers.get("eta")
+        return eta
+
+    def delivered_as(self, tag: str) -> dict[str, Any]:
+        """Return the payload that kombu expects, under this delivery tag, with the parsed body."""
+        properties = {**self.payload["properties"], "delivery_tag": tag}
+        return {**self.payload, "properties": properties, PARSED: [self.args, self.kwargs, self.embed]}
+
+
+def open_envelope(text: str) -> Envelope:
+    """Parse and check the body of an SQS message.
+
+    Raises ``InvalidInputError``, which says what is wrong with it.
     """
     payload = _checked(_json(text, "the message"))
     if _SURROGATE.search(text):
         _refuse_half_characters(payload)
-    for name, only in (("content-type", "application/json"), ("content-encoding", "utf-8")):
+    for name, only in zip(("content-type", "content-encoding"), CONTENT, strict=True):
         if payload.setdefault(name, only) != only:
             raise _invalid(f"{name} is {payload[name]!r}, only {only} is accepted")
     payload["properties"].setdefault("delivery_info", {})
-    payload[PARSED] = _parsed(payload["body"])
-    return payload
+    headers, body = payload["headers"], payload["body"]
+    args, kwargs, embed = _parsed(body)
+    return Envelope(
+        task_id=headers["id"],
+        task_name=headers["task"],
+        headers=headers,
+        args=args,
+        kwargs=kwargs,
+        embed=embed or {},
+        body=body,
+        payload=payload,
+    )
 
 
 def _refuse_half_characters(payload: dict[str, Any]) -> None:
-    """JSON can escape half a character; no log, key or Kafka record can hold it."""
+    """Refuse half a surrogate pair: JSON can escape it, but no log, key or Kafka record holds it."""
     try:
         json.dumps(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

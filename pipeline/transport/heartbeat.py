@@ -1,8 +1,8 @@
-"""The heartbeat: extends the visibility of all that is held, running or waiting, before it ends.
+"""The heartbeat: extends the visibility of all messages held, running or waiting, before it ends.
 
-A connection that a firewall forgot answers nothing, and says nothing. So a call ends soon enough to be made
-again, on another connection, while the lease lasts; and several are made at a time, so that one that hangs
-does not cost the leases that come after it.
+A connection that a firewall dropped hangs without an error. So a call times out soon enough to be made again,
+on another connection, while the lease lasts; and several are made at a time, so that one that hangs does not
+cost the leases after it.
 """
 
 import threading
@@ -21,14 +21,14 @@ from pipeline.transport.lease import Lease, Phase
 
 log = structlog.get_logger(__name__)
 
-#: A worker whose event loop gave no sign for this many leases is wedged: its messages go to others.
+#: A worker whose event loop gave no sign of life for this many leases is wedged: others get its messages.
 WEDGED_AFTER = 4
-#: Calls under way at a time: a thousand leases are a hundred calls.
+#: Calls made at a time: a thousand leases need a hundred calls.
 THREADS = 4
 
 
 def answer_within(lease_seconds: int) -> float:
-    """How long one call may take (seconds): three fit into the half of a lease that is left at the first."""
+    """Return how long one call may take (seconds): three fit into the half of a lease."""
     return max(1.0, lease_seconds / 10)
 
 
@@ -43,9 +43,9 @@ class Heartbeat:
         self._queue_named = queue_named
         self._lease_seconds = lease_seconds
         self._sign_of_life = boottime()
-        #: False for a pool that runs tasks on the event loop itself, which then gives no sign by design
+        #: whether signs of life are expected: not without a connection, nor with tasks on the loop itself
         self.watches_loop = True
-        #: the event loop gives no sign of life, and nothing is held for it any more
+        #: the event loop gives no sign of life, and leases are no longer extended
         self.wedged = False
         self._unanswered = False
         self._stop = threading.Event()
@@ -54,11 +54,11 @@ class Heartbeat:
         self._thread.start()
 
     def alive(self) -> None:
-        """The event loop turns. Called from it about once a second."""
+        """Note a sign of life of the event loop, which calls this about once a second."""
         self._sign_of_life = boottime()
 
     def close(self) -> None:
-        """End the thread; leases are no longer extended. Does not wait long for a call under way."""
+        """End the thread, and extend no more leases. Waits only briefly for a call under way."""
         self._stop.set()
         self._thread.join(1.0)
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -86,15 +86,15 @@ class Heartbeat:
         self._note([failure for failures in self._pool.map(self._extend, batches) for failure in failures])
 
     def _drop_overdue(self) -> None:
-        """A run that outlived its limit and the time to kill it has nobody left to report it."""
+        """Give back runs that outlived their limit and the time to kill them: nothing will report them."""
         for lease in self._intake.overdue():
             log.error("lease.overdue", queue=lease.queue, message_id=lease.message_id)
             self._disposal.give_back(lease)
 
     def _extend(self, leases: list[Lease]) -> list[tuple[Lease, ServiceError]]:
-        with self._disposal.claims.on_free(leases) as claimed:
-            # Looked at once claimed: one given back meanwhile keeps the delay it was given.
-            ours = [x for x in claimed if self._intake.is_held(x) and x.phase is not Phase.RETURNING]
+        with self._disposal.locks.lock_free(leases) as locked:
+            # Checked under the lock: one given back meanwhile keeps the delay it was given.
+            ours = [x for x in locked if self._intake.is_held(x) and x.phase is not Phase.RETURNING]
             if not ours:
                 return []
             target = self._queue_named(ours[0].queue)
@@ -111,7 +111,7 @@ class Heartbeat:
         ]
 
     def _note(self, failed: list[tuple[Lease, ServiceError]]) -> None:
-        """A refused extension means that the lease is lost; no answer means trying again at the next beat."""
+        """Give up leases whose extension was refused; those without an answer are tried at the next beat."""
         unanswered = [error for _, error in failed if isinstance(error, ServiceUnavailableError)]
         if bool(unanswered) != self._unanswered:
             self._unanswered = bool(unanswered)
@@ -129,7 +129,7 @@ class Heartbeat:
 
 
 def _in_batches(leases: Iterable[Lease]) -> list[list[Lease]]:
-    """What one call extends: of one queue, those that end first in the first."""
+    """Group leases into calls: one queue in each, those that end soonest first."""
     soonest = sorted(leases, key=lambda lease: lease.deadline)
     return [
         here[start : start + BATCH]

@@ -1,55 +1,59 @@
-"""The intake: every message this process holds, from the receive to the delete.
+"""The intake: every message that this process holds, from the receive to the delete.
 
-It lives as long as the process, not as long as a connection: what is held survives a reconnect.
+It lives as long as the process, not as long as a connection: messages held survive a reconnect.
 """
 
 import itertools
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import structlog
 
 from pipeline.clock import boottime
+from pipeline.transport.capacity import Capacity
+from pipeline.transport.followers import RECEIVE_MOST, Followers
 from pipeline.transport.lanes import Key, Lanes
 from pipeline.transport.lease import Lease, Phase
-from pipeline.transport.pace import Pace
 
 log = structlog.get_logger(__name__)
 
-#: How far ahead messages are received: what the worker gets through in this many seconds. Measured:
-#: a receive takes 10 to 30 ms at 10 ms round trip, so a pool of tiny tasks stays full, while a worker
-#: on hour-long tasks holds nothing that waits.
-RECEIVE_AHEAD = 0.25
-#: Polls of several queues may bring more than that together. What would wait longer than this (seconds)
-#: is left to other workers.
-WAIT_AT_MOST = 5.0
-#: The most messages of one receive.
-RECEIVE_MOST = 10
-#: The most messages held that are waiting or running, whatever the pace.
+#: The most messages held that are waiting or running, however fast they finish.
 HELD_LIMIT = 1_000
-#: The most messages held whose run is over: past it, Kafka or DynamoDB are slow and receiving pauses.
+#: The most messages held whose run is over: beyond it Kafka or DynamoDB is slow, and receiving pauses.
 UNSETTLED_LIMIT = 2_000
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allowed:
+    """A receive that the intake has room for."""
+
+    queue: str
+    #: how many messages to ask for
+    messages: int
+    #: how many of them are expected to be heads of their lanes: only these use slots
+    heads: int
+
+
 class Intake:
-    """What is held, what may start next, and how much more to ask for. Safe for threads."""
+    """Knows which messages are held, which may start next, and how many to ask for. Safe for threads."""
 
     def __init__(
         self, *, on_ready: Callable[[], None], on_unwanted: Callable[[Sequence[Lease]], None]
     ) -> None:
         #: called, from any thread, when a message may have become ready to deliver
         self._on_ready = on_ready
-        #: given what this process lets go of by itself; it is to go back to the queue
+        #: called with the leases that this process gives up by itself; they must go back to the queue
         self._on_unwanted = on_unwanted
         #: how many the worker runs at once; set from its prefetch count
         self.slots = 1
-        #: nothing would be delivered, so nothing is asked for; set by the heartbeat
+        #: nothing is asked for, because nothing would be delivered; set by the heartbeat
         self.paused = False
         self._lock = threading.RLock()
-        #: by queue: told when there is room for more of its messages
+        #: by queue: notified when there is room for more of its messages
         self._room_for: dict[str, threading.Condition] = {}
-        #: how many receivers wait for that, by queue
+        #: how many receivers wait for room, by queue
         self._waiting: Counter[str] = Counter()
         self._lanes = Lanes()
         #: by message id
@@ -57,46 +61,54 @@ class Intake:
         #: by the tag of their delivery
         self._delivered: dict[str, Lease] = {}
         self._phases: Counter[Phase] = Counter()
-        #: what receives under way may bring, by queue
+        #: how many heads the receives under way are expected to bring, by queue
         self._asked: Counter[str] = Counter()
+        #: what is learned from receives, by queue
+        self._followers: defaultdict[str, Followers] = defaultdict(Followers)
         self._numbers = itertools.count()
-        self._pace = Pace()
+        self._capacity = Capacity()
         self._saturated = False
 
     # ─── Receiving ───
 
-    def ask(self, queue: str, stopped: threading.Event) -> int:
-        """Wait until there is room; how many to receive now, 0 when stopped.
+    def ask(self, queue: str, stopped: threading.Event) -> Allowed | None:
+        """Wait until there is room; return the receive to make now, None when stopped.
 
-        What is asked for counts as held until ``asked`` is called with the same number.
+        Its heads count as held until ``asked`` is called with it.
         """
         with self._lock:
             room_for = self._room_for.setdefault(queue, threading.Condition(self._lock))
             while not stopped.is_set():
                 if self._has_room(queue):
-                    room = min(RECEIVE_MOST, self._room(queue))
-                    self._asked[queue] += room
-                    self._tell()
-                    return room
+                    return self._allow(queue)
                 self._waiting[queue] += 1
                 room_for.wait(timeout=1)
                 self._waiting[queue] -= 1
-        return 0
+        return None
 
-    def asked(self, queue: str, count: int) -> None:
-        """A receive that ``ask`` allowed is over."""
+    def _allow(self, queue: str) -> Allowed:
+        heads = min(RECEIVE_MOST, self._room(queue))
+        self._asked[queue] += heads
+        self._tell()
+        return Allowed(queue=queue, messages=self._followers[queue].messages_for(heads), heads=heads)
+
+    def asked(self, allowed: Allowed) -> None:
+        """Note that a receive allowed by ``ask`` has ended."""
         with self._lock:
-            self._asked[queue] -= count
+            self._asked[allowed.queue] -= allowed.heads
             self._tell()
 
     def hold(self, leases: Sequence[Lease]) -> None:
-        """Take charge of messages just received, in the order received.
+        """Hold messages just received, in the order received.
 
-        A message that is held already was handed out again because its lease ran out: the new receipt
-        handle is adopted, and it is not started a second time.
+        A message that is held already came again because its lease ran out: its new receipt handle is
+        adopted, and it is not started a second time.
         """
         with self._lock:
-            added = [lease for lease in leases if not self._adopt(lease)]
+            for queue, received in by_queue(leases).items():
+                self._followers[queue].note([lease.lane for lease in received])
+            # One whose lease ended while it was looked up comes again, with those behind it, in order.
+            added = [lease for lease in leases if not self._adopt(lease) and lease.startable()]
             for lease in added:
                 self._held[lease.message_id] = lease
                 self._phases[lease.phase] += 1
@@ -122,10 +134,10 @@ class Intake:
         return True
 
     def _room(self, queue: str) -> int:
-        """How many to ask ``queue`` for.
+        """Return how many messages to ask ``queue`` for.
 
-        Only heads count: what waits behind a head cannot start, so a deep group must not keep others out.
-        What other queues were asked for does not count: the poll of an empty queue lasts long.
+        Only heads count: messages behind a head cannot start, so a deep group must not keep others out. Polls
+        of other queues do not count: the poll of an empty queue lasts long.
         """
         unsettled = self._phases[Phase.FINISHED] + self._phases[Phase.DELETING]
         if (unsettled >= UNSETTLED_LIMIT) != self._saturated:
@@ -143,22 +155,22 @@ class Intake:
         )
 
     def _has_room(self, queue: str) -> bool:
-        """Whether to ask now: for a full call, a part of what is wanted, or an idle slot."""
+        """Whether to ask now: for a full call, for a quarter of what is wanted, or for an idle slot."""
         room = self._room(queue)
         idle = self.slots - len(self._delivered) - self._lanes.ready - self._asked[queue]
         return room >= max(1, min(RECEIVE_MOST, self._wanted() // 4)) or min(room, idle) > 0
 
     def _wanted(self) -> int:
-        return max(self.slots, int(self._pace.rate() * RECEIVE_AHEAD))
+        return self._capacity.wanted(self.slots)
 
     def _tell(self) -> None:
-        """Wake one receiver of each queue there is room for."""
+        """Wake one receiver of each queue that there is room for."""
         for queue, room_for in self._room_for.items():
             if self._waiting[queue] and self._has_room(queue):
                 room_for.notify()
 
     def _cut_surplus(self, added: Sequence[Lease]) -> list[Lease]:
-        startable_soon = max(self.slots, int(self._pace.rate() * WAIT_AT_MOST))
+        startable_soon = self._capacity.most(self.slots)
         surplus = []
         for key in dict.fromkeys(lease.lane for lease in reversed(added)):
             if self._lanes.ready + len(self._delivered) <= startable_soon:
@@ -170,7 +182,7 @@ class Intake:
     # ─── Delivering ───
 
     def take(self) -> Lease | None:
-        """The next message to run, while a slot is free; None otherwise."""
+        """Return the next message to run, if a slot is free; else None."""
         lapsed: list[Lease] = []
         with self._lock:
             lease = self._take(lapsed)
@@ -182,38 +194,45 @@ class Intake:
             lease = self._lanes.take(self._may_start)
             if lease is None:
                 return None
-            if lease.startable():
+            if lease.startable() and self._holds_passed(lease.lane):
                 lease.tag = f"{lease.message_id}:{next(self._numbers)}"
                 self._move(lease, Phase.DELIVERED)
                 return lease
-            # Whoever has it now may be running it, so those behind it may not start here.
+            # Another worker may be running it, or one before it, so those behind it may not start here.
             self._lanes.put_back(lease)
             lapsed += self._cut(lease.lane)
             log.warning("lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id)
         return None
 
+    def _holds_passed(self, key: Key) -> bool:
+        """Whether this process still owns all that ran in a lane, or has settled it."""
+        return all(
+            lease.phase is Phase.DELETING or (lease.phase is Phase.FINISHED and lease.startable())
+            for lease in self._lanes.passed(key)
+        )
+
     def _can_take(self) -> bool:
         return self._lanes.ready > 0 and len(self._delivered) < self.slots
 
     def _wake(self, ready: bool) -> None:
-        """Not for nothing: it is one thread's wake-up of another, several for each task."""
+        """Call ``on_ready``, but only if needed: it wakes another thread, several times for each task."""
         if ready:
             self._on_ready()
 
     def _may_start(self, lease: Lease) -> bool:
-        """Suspects run one at a time, so that only the one that kills a worker is found to have done so."""
+        """Whether a message may start. Suspects run one at a time, so that the one that kills is found."""
         return not (lease.suspect and any(other.suspect for other in self._delivered.values()))
 
     def delivered(self, tag: str) -> Lease | None:
-        """The message delivered as ``tag``; None when that delivery is over."""
+        """Return the message delivered as ``tag``; None if that delivery is over."""
         return self._delivered.get(tag)
 
     def started(self, lease: Lease, run_until: float) -> None:
-        """Its run begins, and can last until ``run_until`` (seconds, ``boottime``)."""
+        """Note that its run begins, and can last until ``run_until`` (seconds, ``boottime``)."""
         lease.run_until = run_until
 
     def finish(self, tag: str) -> Lease | None:
-        """The delivery is over: its slot is free. None when it was over before.
+        """End a delivery and free its slot; return its lease, or None if it was over before.
 
         The message is held until ``forget``.
         """
@@ -221,26 +240,36 @@ class Intake:
             lease = self._delivered.get(tag)
             if lease is not None:
                 self._move(lease, Phase.FINISHED)
-                self._pace.note()
+                self._capacity.run_finished()
                 self._tell()
             ready = self._can_take()
         self._wake(ready)
         return lease
 
     def is_followed(self, lease: Lease) -> bool:
-        """Whether another of its group waits for it to be advanced past."""
+        """Whether another message of its group waits behind it."""
         with self._lock:
             return self._lanes.is_followed(lease.lane)
 
+    def let_pass(self, lease: Lease) -> None:
+        """Let the next message of its group start, because its own run went well.
+
+        The message stays in its lane until ``advance``: if it goes back, so do those behind it.
+        """
+        with self._lock:
+            self._lanes.let_pass(lease)
+            ready = self._can_take()
+        self._wake(ready)
+
     def advance(self, lease: Lease) -> None:
-        """Its effects are safe: the next of its group may start."""
+        """Let the next message of its group start if none did, because its own effects are safe."""
         with self._lock:
             self._lanes.advance(lease)
             ready = self._can_take()
         self._wake(ready)
 
     def restore(self, queue: str | None = None) -> None:
-        """What was delivered (from ``queue``, or any) but never started waits again: its consumer is gone."""
+        """Let messages wait again that were delivered (from ``queue``, or any) but not started."""
         with self._lock:
             for lease in list(self._delivered.values()):
                 if lease.run_until is None and queue in (None, lease.queue):
@@ -250,15 +279,15 @@ class Intake:
     # ─── Letting go ───
 
     def leave(self, lease: Lease, phase: Phase) -> list[Lease]:
-        """It is to be deleted or to come again, whichever is said first; all that now goes, itself last.
+        """Mark a message to be deleted or given back: the first call wins. Return all that go, itself last.
 
-        Those waiting behind one that comes again go back as well: SQS keeps them behind it until it is
-        through, and another worker may take them with it.
+        Those behind one that is given back go back as well: SQS keeps them behind it until it is deleted, and
+        another worker may take them with it. One of them that is running goes back when its run is over.
         """
         with self._lock:
             if not self.is_held(lease) or lease.phase in (Phase.DELETING, Phase.RETURNING):
                 return []
-            left = [] if phase is Phase.DELETING else self._cut(lease.lane)
+            left = [] if phase is Phase.DELETING else self._cut_behind(lease)
             if lease not in left:
                 self._move(lease, phase)
                 left.append(lease)
@@ -266,20 +295,20 @@ class Intake:
         return left
 
     def cut(self, key: Key) -> list[Lease]:
-        """All of a lane that waits; the caller gives it back."""
+        """Remove all waiting messages of a lane and return them; the caller gives them back."""
         with self._lock:
             left = self._cut(key)
             self._tell()
         return left
 
     def cut_all(self, queue: str | None = None) -> list[Lease]:
-        """All that waits (of ``queue``, or of every queue); the caller gives it back."""
+        """Remove all waiting messages (of ``queue``, or of every queue) and return them, as ``cut`` does."""
         with self._lock:
             keys = {lease.lane for lease in self._held.values() if queue in (None, lease.queue)}
             return [lease for key in keys for lease in self._cut(key)]
 
     def forget(self, lease: Lease) -> None:
-        """It is deleted or given back: no longer ours."""
+        """Stop holding a message that was deleted or given back."""
         with self._lock:
             if self.is_held(lease):
                 self._drop(lease)
@@ -293,13 +322,25 @@ class Intake:
             self._move(lease, Phase.RETURNING)
         return waiting
 
+    def _cut_behind(self, lease: Lease) -> list[Lease]:
+        """Cut a lane of which a message goes back: all that waits, and what ran behind that message."""
+        passed, running = self._lanes.passed(lease.lane), self._lanes.out(lease.lane)
+        if lease not in passed:
+            return self._cut(lease.lane)
+        ran = [x for x in passed[passed.index(lease) + 1 :] if x.phase is Phase.FINISHED]
+        for each in ran:
+            self._move(each, Phase.RETURNING)
+        if running is not None:
+            running.void = True
+        return ran + self._cut(lease.lane)
+
     def _drop(self, lease: Lease) -> None:
         self._move(lease, None)
         del self._held[lease.message_id]
         self._lanes.advance(lease)
 
     def _move(self, lease: Lease, phase: Phase | None) -> None:
-        """The one place where a phase changes: what is counted cannot drift from what is held."""
+        """Change a phase. Only this method does, so that counts cannot drift from what is held."""
         self._phases[lease.phase] -= 1
         if lease.phase is Phase.DELIVERED:
             del self._delivered[lease.tag]
@@ -317,7 +358,7 @@ class Intake:
     # ─── Looking ───
 
     def due(self, before: float) -> list[Lease]:
-        """The messages to extend whose lease ends before ``before`` (seconds, ``boottime``)."""
+        """Return the messages to extend whose lease ends before ``before`` (seconds, ``boottime``)."""
         with self._lock:
             return [
                 lease
@@ -326,23 +367,23 @@ class Intake:
             ]
 
     def overdue(self) -> list[Lease]:
-        """The messages whose run was to be over by now, and nobody said that it is."""
+        """Return the messages whose run should have ended by now, without a report that it did."""
         now = boottime()
         with self._lock:
             return [x for x in self._delivered.values() if x.run_until is not None and now > x.run_until]
 
     def is_held(self, lease: Lease) -> bool:
-        """Whether it is still ours."""
+        """Whether this process still holds it."""
         return self._held.get(lease.message_id) is lease
 
     def counts(self) -> dict[str, int]:
-        """How many are held in each phase, and in how many lanes."""
+        """Return how many messages are held in each phase, and in how many lanes."""
         with self._lock:
             return {phase.value: self._phases[phase] for phase in Phase} | {"lanes": len(self._lanes)}
 
 
 def by_queue(leases: Iterable[Lease]) -> dict[str, list[Lease]]:
-    """``leases`` by the name of their queue, in order."""
+    """Group leases by the name of their queue, in order."""
     groups: dict[str, list[Lease]] = {}
     for lease in leases:
         groups.setdefault(lease.queue, []).append(lease)

@@ -1,22 +1,33 @@
 """Lanes: the messages held, by message group; a group's run one at a time and in order."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from pipeline.transport.lease import Lease
 
 Key = tuple[str, str]
 
 
+@dataclass(slots=True)
+class _Lane:
+    """The messages of one group."""
+
+    #: those whose run went well and whose effects are not recorded yet, in the order they ran
+    passed: list[Lease] = field(default_factory=list)
+    #: the head, ready or out, and those behind it
+    waiting: deque[Lease] = field(default_factory=deque)
+
+
 class Lanes:
-    """Which held message may be delivered next. No I/O, no clock, no lock of its own.
+    """Decides which held message may be delivered next. No I/O, no clock, no lock of its own.
 
     A lane is a group's messages in the order SQS gave them. Its head is ready, or out: taken and not
-    yet advanced past. Nothing behind a head is ever ready. Ready lanes take turns.
+    yet passed or advanced past. Nothing behind a head is ever ready. Ready lanes take turns.
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[Key, deque[Lease]] = {}
+        self._lanes: dict[Key, _Lane] = {}
         self._ready: deque[Key] = deque()
         self._out: set[Key] = set()
 
@@ -25,22 +36,20 @@ class Lanes:
 
     @property
     def ready(self) -> int:
-        """How many heads are ready."""
+        """Return how many heads are ready."""
         return len(self._ready)
 
     def add(self, lease: Lease) -> None:
         """Put ``lease`` at the end of its lane."""
-        lane = self._lanes.get(lease.lane)
-        if lane is None:
-            self._lanes[lease.lane] = deque((lease,))
+        lane = self._lanes.setdefault(lease.lane, _Lane())
+        lane.waiting.append(lease)
+        if len(lane.waiting) == 1:
             self._ready.append(lease.lane)
-        else:
-            lane.append(lease)
 
     def take(self, may: Callable[[Lease], bool]) -> Lease | None:
-        """The next ready head that ``may`` be taken, now out; None when there is none."""
+        """Take the next ready head that ``may`` be taken, and return it; None if there is none."""
         for position, key in enumerate(self._ready):
-            head = self._lanes[key][0]
+            head = self._lanes[key].waiting[0]
             if may(head):
                 del self._ready[position]
                 self._out.add(key)
@@ -48,47 +57,81 @@ class Lanes:
         return None
 
     def put_back(self, lease: Lease) -> None:
-        """A head that was taken and did not run is ready again, before all others."""
+        """Make a head that was taken but not run ready again, before all others."""
         if self._is_out(lease):
             self._out.discard(lease.lane)
             self._ready.appendleft(lease.lane)
 
+    def let_pass(self, lease: Lease) -> None:
+        """Make the next one ready behind a head that was out and ran well; it stays in its lane.
+
+        Any other lease is ignored.
+        """
+        if self._is_out(lease):
+            lane = self._lanes[lease.lane]
+            lane.passed.append(lane.waiting.popleft())
+            self._head_gone(lease.lane)
+
     def advance(self, lease: Lease) -> None:
-        """The head that was out is through; the one behind it is ready. Any other lease: nothing."""
-        if not self._is_out(lease):
+        """Remove a lease that was passed, or a head that was out, and then make the next one ready.
+
+        Any other lease is ignored.
+        """
+        lane = self._lanes.get(lease.lane)
+        if lane is None:
             return
-        self._out.discard(lease.lane)
-        lane = self._lanes[lease.lane]
-        lane.popleft()
-        if lane:
-            self._ready.append(lease.lane)
-        else:
-            del self._lanes[lease.lane]
+        if lease in lane.passed:
+            lane.passed.remove(lease)
+            self._drop_empty(lease.lane)
+        elif self._is_out(lease):
+            lane.waiting.popleft()
+            self._head_gone(lease.lane)
+            self._drop_empty(lease.lane)
+
+    def passed(self, key: Key) -> Sequence[Lease]:
+        """Return the messages of a lane that ran well and are not recorded yet, in the order they ran."""
+        return self._lanes[key].passed if key in self._lanes else ()
+
+    def out(self, key: Key) -> Lease | None:
+        """Return the head of a lane if it is out."""
+        return self._lanes[key].waiting[0] if key in self._out else None
 
     def is_ready(self, key: Key) -> bool:
         """Whether the head of a lane waits to be taken."""
-        return key in self._lanes and key not in self._out
+        return self.waits(key) and key not in self._out
+
+    def waits(self, key: Key) -> bool:
+        """Whether a lane has a message that is not passed: ready, out, or behind it."""
+        return key in self._lanes and bool(self._lanes[key].waiting)
 
     def is_followed(self, key: Key) -> bool:
-        """Whether one waits behind the head of a lane."""
-        return len(self._lanes.get(key, ())) > 1
+        """Whether a message waits behind the head of a lane."""
+        return key in self._lanes and len(self._lanes[key].waiting) > 1
 
     def cut(self, key: Key) -> list[Lease]:
-        """Take away all of a lane that is not out, and return it in order.
+        """Remove all of a lane that has not been taken, and return it in order.
 
-        A head that is out stays: until it is advanced past, nothing of its group may start.
+        A head that is out stays: until it is passed or advanced past, nothing of its group may start.
         """
-        lane = self._lanes.get(key)
-        if lane is None:
+        if key not in self._lanes:
             return []
+        lane = self._lanes[key]
         kept = 1 if key in self._out else 0
-        removed = list(lane)[kept:]
-        if kept:
-            self._lanes[key] = deque((lane[0],))
-        else:
-            del self._lanes[key]
+        removed = list(lane.waiting)[kept:]
+        if removed and not kept:
             self._ready.remove(key)
+        lane.waiting = deque(list(lane.waiting)[:kept])
+        self._drop_empty(key)
         return removed
 
+    def _head_gone(self, key: Key) -> None:
+        self._out.discard(key)
+        if self._lanes[key].waiting:
+            self._ready.append(key)
+
+    def _drop_empty(self, key: Key) -> None:
+        if not self._lanes[key].waiting and not self._lanes[key].passed:
+            del self._lanes[key]
+
     def _is_out(self, lease: Lease) -> bool:
-        return lease.lane in self._out and self._lanes[lease.lane][0] is lease
+        return lease.lane in self._out and self._lanes[lease.lane].waiting[0] is lease

@@ -1,4 +1,4 @@
-"""Receivers: threads that long-poll one queue and hand what comes to the intake."""
+"""Receivers: threads that long-poll one queue and pass its messages to the intake."""
 
 import random
 import threading
@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from pipeline.errors import InvalidInputError, ServiceError, ServiceUnavailableError
+from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import ReceivedMessage, SqsQueue
 from pipeline.telemetry import metrics
-from pipeline.transport.envelope import open_envelope
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import Lease
 
@@ -36,7 +35,7 @@ class Receiver:
         take_in: Callable[[Sequence[Lease]], None],
         on_refused: Callable[[ServiceError], None],
     ) -> None:
-        """``take_in`` gets what was received; ``on_refused`` the error that ends it.
+        """``take_in`` is called with received messages, ``on_refused`` with the error that ends receiving.
 
         That is a refusal of the queue, or one of ``take_in`` that the next messages would meet as well.
         """
@@ -54,16 +53,16 @@ class Receiver:
         ]
 
     def start(self) -> None:
-        """Begin to receive: ``take_in`` may be called before this returns."""
+        """Start to receive: ``take_in`` may be called before this returns."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Ask for nothing more. Returns at once; what is under way still comes to the intake."""
+        """Ask for no more messages. Returns at once; a poll under way still brings its messages."""
         self._stop.set()
 
     def join(self, timeout: float) -> None:
-        """Wait, at most ``timeout`` seconds, for what is under way: a long poll lasts the wait time."""
+        """Wait, at most ``timeout`` seconds, for polls under way."""
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0, deadline - time.monotonic()))
@@ -71,9 +70,9 @@ class Receiver:
     def _work(self) -> None:
         attempt_id = uuid.uuid4().hex
         pause = FIRST_PAUSE
-        while count := self._intake.ask(self._queue.name, self._stop):
+        while allowed := self._intake.ask(self._queue.name, self._stop):
             try:
-                self._receive(count, attempt_id)
+                self._receive(allowed.messages, attempt_id)
             except ServiceUnavailableError as error:
                 self._note_unreachable(error)
                 self._stop.wait(random.uniform(0, pause))  # noqa: S311 - jitter, not a secret
@@ -88,7 +87,7 @@ class Receiver:
                 log.exception("receiver.failed", queue=self._queue.name)
                 self._stop.wait(LONGEST_PAUSE)
             finally:
-                self._intake.asked(self._queue.name, count)
+                self._intake.asked(allowed)
             self._note_reachable()
             attempt_id, pause = uuid.uuid4().hex, FIRST_PAUSE
 
@@ -105,14 +104,7 @@ class Receiver:
             self._take_in([self._lease(message) for message in messages])
 
     def _lease(self, message: ReceivedMessage) -> Lease:
-        deadline = message.requested_at + self._lease_seconds
-        try:
-            payload, problem = open_envelope(message.body), None
-        except InvalidInputError as error:
-            payload, problem = {}, str(error)
-        return Lease(
-            message=message, queue=self._queue.name, payload=payload, problem=problem, deadline=deadline
-        )
+        return Lease.of(message, self._queue.name, message.requested_at + self._lease_seconds)
 
     def _note_unreachable(self, error: ServiceError) -> None:
         if not self._unreachable:

@@ -1,11 +1,11 @@
-"""A wake-up: how any thread tells the event loop, or a blocking wait, that there is something to do."""
+"""A pipe with which any thread wakes the event loop, or a blocking wait."""
 
 import os
 import select
 import threading
 
 
-class Wakeup:
+class WakeupPipe:
     """A pipe with at most one byte in it. ``fileno`` is for the event loop to watch."""
 
     def __init__(self) -> None:
@@ -16,28 +16,28 @@ class Wakeup:
         self._closed = False
 
     def set(self) -> None:
-        """Wake the reader; once is enough until it has cleared. After ``close`` nothing."""
+        """Wake the reader. Does nothing if it is awake already, or after ``close``."""
         with self._lock:
             if not self._set and not self._closed:
                 self._set = True
                 os.write(self._write_end, b"!")
 
     def clear(self) -> None:
-        """The reader is awake. Clear first, then look: a later ``set`` wakes it again."""
+        """Empty the pipe. Clear first, then look for work: a later ``set`` wakes the reader again."""
         with self._lock:
             if self._set and not self._closed:
                 self._set = False
                 os.read(self.fileno, 1)
 
     def wait(self, timeout: float | None) -> bool:
-        """Block until set, at most ``timeout`` seconds (None: for ever)."""
+        """Block until ``set`` is called, at most ``timeout`` seconds (None: for ever); False after those."""
         # Not select, which takes no descriptor above 1023.
         poll = select.poll()
         poll.register(self.fileno, select.POLLIN)
         return bool(poll.poll(None if timeout is None else max(0, timeout) * 1000))
 
     def close(self) -> None:
-        """Give the file descriptors back: their numbers may be another file's at once."""
+        """Close the file descriptors: their numbers may belong to another file at once."""
         with self._lock:
             if not self._closed:
                 self._closed = True

@@ -1,33 +1,32 @@
-"""Why tasks failed: their events on the errors topic, with the traceback and the data that caused it."""
+"""Causes of failures: error events with the traceback and the task's data, read from the errors topic."""
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
-from pydantic import ValidationError
-
-from config.settings import ERRORS_TOPIC, Settings
-from pipeline.deadletters.tasks import open_task
-from pipeline.errorevents import ErrorEvent
+from pipeline.deadletters.reading import open_task
 from pipeline.errors import InvalidInputError
 from pipeline.jobs import FailureRecord
 from pipeline.kafka import scan
-from pipeline.taskmessage import data_of
-from pipeline.web.shown import shown
+from pipeline.settings import ERRORS_TOPIC, Settings
+from pipeline.web.model import json_safe
+from pipeline.wire.failure import ErrorEvent, decode_error_event
+from pipeline.wire.taskmessage import data_of
 
-#: Seconds that a failure's record may be ahead of its event: they are written on two clocks.
+#: Seconds that a failure's record may be ahead of its event: two clocks write them.
 SKEW = 60.0
 
-#: Seconds that the errors topic is read at most.
+#: Maximum seconds for reading the errors topic.
 TIME = 2.0
 
-#: Characters of data that are shown.
+#: Characters of data that are kept.
 DATA_SHOWN = 20_000
 
 
 def causes(settings: Settings, job_id: str, failures: Sequence[FailureRecord]) -> dict[str, ErrorEvent]:
-    """The error events of a job's failures, by task id; those that are found within a moment.
+    """Return the error events of a job's failures by task id, as many as are found in time.
 
-    Raises a ServiceError when Kafka is away.
+    Raises a ServiceError when Kafka does not answer.
     """
     if not failures:
         return {}
@@ -36,11 +35,11 @@ def causes(settings: Settings, job_id: str, failures: Sequence[FailureRecord]) -
     since = min(failure.failed_at for failure in failures) - SKEW
     deadline = time.monotonic() + TIME
     for message in scan(settings, settings.topic(ERRORS_TOPIC), TIME, since=since):
-        # Most are about other jobs: they are told by their bytes, which is cheaper than to read them.
+        # Most are about other jobs: comparing bytes is cheaper than parsing them.
         if message.value and job_id.encode() in message.value:
             event = _read(message.value)
             if event is not None and event.task_id in wanted:
-                # To the end, though all are found: a task that was redriven and failed again has two.
+                # Not the first: a task that was redriven and failed again has two.
                 found[event.task_id] = event
         if time.monotonic() > deadline:
             break
@@ -48,18 +47,16 @@ def causes(settings: Settings, job_id: str, failures: Sequence[FailureRecord]) -
 
 
 def _read(value: bytes) -> ErrorEvent | None:
-    """The error event in a record, with the task's own data instead of its whole message."""
-    try:
-        event = ErrorEvent.model_validate_json(value)
-    except ValidationError:
+    """Return the error event in a record, with the task's own data instead of its whole message."""
+    event = decode_error_event(value)
+    if event is None:
         return None
     data = _data(event.data or "")
-    return event.model_copy(
-        update={
-            "data": data[:DATA_SHOWN],
-            "headers": shown(event.headers),
-            "cut": event.cut or len(data) > DATA_SHOWN,
-        }
+    return replace(
+        event,
+        data=data[:DATA_SHOWN],
+        headers=json_safe(event.headers),
+        cut=event.cut or len(data) > DATA_SHOWN,
     )
 
 

@@ -1,159 +1,152 @@
-"""The live state: fifty who watch cost what one does, a service that is away costs its own part only."""
+"""Cached reads for pages and API: many readers share one read, and an outage affects its own part only."""
 
-import asyncio
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
 from pipeline.deadletters import Filter
 from pipeline.errors import ServiceUnavailableError
-from pipeline.health.probe import Probe
-from pipeline.health.reports import UNHEALTHY, Report
-from pipeline.health.shared import Shared
-from pipeline.jobs import Job, PartPage
-from pipeline.monitoring.stages import StageStats
-from pipeline.registry import Registry
+from pipeline.jobs import PartPage
+from pipeline.observe.probe import Probes, Shared
+from pipeline.observe.stagestats import StageStats
+from pipeline.settings import Settings
 from pipeline.web.letters import Letters
-from pipeline.web.model import Away, JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
-from pipeline.web.pipelineview import away_since, pipeline_view
-from pipeline.web.views import Views
+from pipeline.web.model import JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
+from pipeline.web.views import Views, pipeline_view, unreachable
 
-#: Seconds that what was read is given to all who ask.
+#: Seconds that a read is cached.
 LIFETIME = 2.0
 
-#: Seconds that dead letters are kept: looking at them hides them from others meanwhile.
+#: Seconds that dead letters are cached: a search hides them from others meanwhile.
 LETTERS_LIFETIME = 10.0
 
-#: Seconds that a read, and an action, are waited for.
+#: Seconds to wait for a read, a search for dead letters, and an action.
 READ_TIMEOUT, LETTERS_TIMEOUT, ACTION_TIMEOUT = 5.0, 20.0, 60.0
 
-#: Different things that may be read at once.
+#: Maximum concurrent reads.
 AT_ONCE = 32
 
 T = TypeVar("T")
 
 
 class Live:
-    """What pages and API await. Used from one event loop, which it never blocks: reads are on threads.
+    """The reads of pages and API, for one event loop, which they do not block: they run on threads.
 
-    All but ``pipeline`` raise a ServiceError when what they rest on is away, or slow.
+    All but ``pipeline`` raise a ServiceError when a service they need is down or slow.
     """
 
     def __init__(
         self,
         settings: Settings,
         registry: Registry,
-        probes: Mapping[str, Probe],
+        probes: Probes,
         stats: StageStats,
         views: Views,
         letters: Letters,
     ) -> None:
-        """``probes``: those of the health endpoints, by their names."""
+        """``probes``: those of the health endpoints."""
         self._settings = settings
         self._registry = registry
         self._probes = probes
         self._stats = stats
         self._views = views
         self._letters = letters
-        self._kept: dict[tuple[Hashable, ...], Shared[Any]] = {}
-        #: Since when each service is away.
-        self._since: dict[str, float] = {}
+        self._cache: dict[tuple[Hashable, ...], Shared[Any]] = {}
 
-    # ─── Looking ───
+    # ─── Reads ───
 
     async def pipeline(self) -> PipelineView:
-        """All stages, topics and queues as they are now. Never raises."""
-        reports = await asyncio.gather(*(probe.report() for probe in self._probes.values()))
-        named: dict[str, Report] = dict(zip(self._probes, reports, strict=True))
-        away = away_since(named, self._since, time.time())
-        self._since = {each.service: each.since for each in away}
-        return pipeline_view(self._settings, self._registry, named, self._stats.snapshot(), away)
+        """Return all stages, topics and queues as they are now. Never raises."""
+        health = await self._probes.report()
+        return pipeline_view(self._settings, self._registry, health, self._stats.snapshot())
 
     async def jobs(self, wanted: JobFilter, before: str | None = None, limit: int = 50) -> JobList:
-        """A page of jobs, newest submission first; see ``Views.jobs``."""
-        return await self._shared(
+        """Return a page of jobs, newest first; see ``Views.jobs``."""
+        return await self._cached(
             ("jobs", wanted, before, limit), lambda: self._views.jobs(wanted, before, limit)
         )
 
     async def job(self, job_id: str) -> JobDetail | None:
-        """A job with its stages and failures; None when there is no such job."""
-        return await self._shared(("job", job_id), lambda: self._views.job(job_id))
+        """Return a job with its stages and failures; None for an unknown id."""
+        return await self._cached(("job", job_id), lambda: self._views.job(job_id))
 
-    async def record(self, job_id: str) -> Job | None:
-        """A job's own record, which costs one read; None when there is no such job."""
-        return await self._shared(("record", job_id), lambda: self._views.record(job_id))
+    async def job_ids(self, prefix: str) -> list[str]:
+        """Return the ids of jobs that start with a text; see ``Views.job_ids``."""
+        return await self._cached(("ids", prefix), lambda: self._views.job_ids(prefix))
 
     async def parts(
         self, job_id: str, stage: str, after: int | None = None, limit: int = 100
     ) -> PartPage | None:
-        """A page of a split's parts, by ordinal; None when there is no such job, or no split of it yet."""
-        return await self._shared(
+        """Return a page of a split's parts, by ordinal; None without such a job, or before its split."""
+        return await self._cached(
             ("parts", job_id, stage, after, limit), lambda: self._views.parts(job_id, stage, after, limit)
         )
 
     async def letters(self, wanted: Filter) -> LetterList:
-        """Dead letters, newest first: those that a look of a few seconds finds.
+        """Return dead letters, newest first: those that a search of a few seconds finds.
 
-        Brokers that are known to be away are not asked once more: that would take longer than anybody waits.
+        Brokers that are known to be down are not asked again: that takes too long for a page.
         """
-        kafka = await self._probes["kafka"].report()
-        if kafka["status"] != UNHEALTHY or wanted.place == "sqs":
-            return await self._found(wanted)
-        away = Away(service="Kafka", error=kafka["error"], since=self._since.get("Kafka", time.time()))
+        kafka = await self._probes.kafka.report()
+        if kafka.status != "unhealthy" or wanted.place == "sqs":
+            return await self._search(wanted)
+        away = unreachable("Kafka", kafka)
         if wanted.place is not None:
-            return LetterList(rows=(), complete=True, unseen=0, away=[away], taken_at=time.time())
-        found = await self._found(replace(wanted, place="sqs"))
-        return replace(found, away=[away, *found.away])
+            return LetterList(rows=(), complete=True, unseen=0, away=away, taken_at=time.time())
+        found = await self._search(replace(wanted, place="sqs"))
+        return replace(found, away=[*away, *found.away])
 
-    async def _found(self, wanted: Filter) -> LetterList:
-        return await self._shared(
+    async def _search(self, wanted: Filter) -> LetterList:
+        return await self._cached(
             ("letters", wanted), lambda: self._letters.find(wanted), LETTERS_LIFETIME, LETTERS_TIMEOUT
         )
 
     async def letter(self, letter_id: str) -> LetterDetail | None:
-        """One dead letter, by its id or that of its task; None when there is none."""
-        return await self._shared(
+        """Return one dead letter by its id or that of its task; None if unknown."""
+        return await self._cached(
             ("letter", letter_id),
             lambda: self._letters.show(letter_id),
             LETTERS_LIFETIME,
             LETTERS_TIMEOUT,
         )
 
-    # ─── Acting ───
+    # ─── Actions ───
 
     async def act(self, action: Callable[[], T]) -> T:
-        """Run one of the ``Actions`` on a thread; afterwards everything is read anew."""
+        """Run an action on a thread, and empty the cache."""
         try:
             return await Shared("web-action", action, timeout=ACTION_TIMEOUT, lifetime=0).get()
         except TimeoutError as error:
             raise ServiceUnavailableError(
-                f"It takes longer than {ACTION_TIMEOUT:g} s, and goes on. Look what became of it in a minute."
+                f"The action runs longer than {ACTION_TIMEOUT:g} s. Look for its result in a minute."
             ) from error
         finally:
-            self._kept.clear()
+            self._cache.clear()
 
-    async def _shared(
+    async def _cached(
         self,
         key: tuple[Hashable, ...],
         read: Callable[[], T],
         lifetime: float | None = None,
         timeout: float | None = None,
     ) -> T:
-        """What was read a moment ago, or is being read, or is read now."""
-        shared: Shared[T] | None = self._kept.get(key)
+        """Return the cached value, join the read under way, or start one."""
+        shared: Shared[T] | None = self._cache.get(key)
         if shared is None or not shared.is_fresh:
-            if sum(each.is_under_way for each in self._kept.values()) >= AT_ONCE:
-                raise ServiceUnavailableError("Too much is asked for at once. Try again soon.")
+            if sum(each.is_under_way for each in self._cache.values()) >= AT_ONCE:
+                raise ServiceUnavailableError("Too many different requests at once. Try again in a moment.")
             shared = Shared(
                 f"web-{key[0]}",
                 read,
                 timeout=READ_TIMEOUT if timeout is None else timeout,
                 lifetime=LIFETIME if lifetime is None else lifetime,
             )
-            self._kept = {each: kept for each, kept in self._kept.items() if kept.is_fresh} | {key: shared}
+            self._cache = {each: kept for each, kept in self._cache.items() if kept.is_fresh} | {key: shared}
         try:
             return await shared.get()
         except TimeoutError as error:
-            raise ServiceUnavailableError("The services did not answer in time. Try again soon.") from error
+            raise ServiceUnavailableError(
+                "The services did not answer in time. Try again in a moment."
+            ) from error

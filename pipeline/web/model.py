@@ -1,14 +1,20 @@
-"""What the jobs page and its API show: frozen, with the moment it was read. Times are seconds since 1970."""
+"""The data of the jobs page and its API: frozen, with the time of the read. Times are seconds since 1970."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
-from pipeline.deadletters import Place
-from pipeline.errorevents import ErrorEvent
+from pipeline.deadletters import LetterRow
 from pipeline.jobs import FailureRecord, Job, JobState, StageProgress
-from pipeline.monitoring.sqs import QueueReading
-from pipeline.monitoring.stages import StagesReading
+from pipeline.observe.reports import QueueReading
+from pipeline.observe.stagestats import StagesReading
+from pipeline.settings import Settings
+from pipeline.wire.failure import ErrorEvent
+
+#: Levels of nested lists and objects that an answer keeps.
+MAX_DEPTH = 50
 
 Service = Literal["Kafka", "SQS", "DynamoDB"]
 
@@ -18,7 +24,7 @@ class Away:
     """A service that does not answer, or refuses."""
 
     service: Service
-    #: What was being done, what was said, and the mend.
+    #: What was being done, the error, and the fix.
     error: str
     since: float
 
@@ -28,18 +34,18 @@ class Away:
 
 @dataclass(frozen=True, kw_only=True)
 class TopicView:
-    """One topic that stages consume or emit to."""
+    """A topic that stages consume or emit to."""
 
-    #: Its logical name, as stages have it, and Kafka's.
+    #: Its logical name in stages, and its name in Kafka.
     topic: str
     name: str
-    #: Events that the bridges' group has not committed; None: nobody here consumes it, or Kafka is away.
+    #: Events that the bridges' group has not committed; None: no stage consumes it, or Kafka does not answer.
     lag: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageView:
-    """One stage, and how it does."""
+    """A stage."""
 
     stage: str
     consumes: str
@@ -53,12 +59,12 @@ class StageView:
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineView:
-    """All stages with what is between them. What is of a service that is away is empty."""
+    """All stages with the topics and queues between them. The part of a service that is down is empty."""
 
     stages: Sequence[StageView]
     topics: Sequence[TopicView]
     queues: Sequence[QueueReading]
-    #: Rates, run times and workers, from what workers say.
+    #: Rates, run times and workers, from the workers' events.
     at_work: StagesReading
     away: Sequence[Away]
     taken_at: float
@@ -69,13 +75,13 @@ class PipelineView:
 
 @dataclass(frozen=True, kw_only=True)
 class JobFilter:
-    """Which jobs are meant: all that is given must hold."""
+    """A filter for jobs: all values that are set must match."""
 
     state: JobState | None = None
     entity_id: str | None = None
-    #: Jobs that pass through it; of failed jobs those that failed in it.
+    #: Jobs that pass through this stage; failed jobs only if they failed in it.
     stage: str | None = None
-    #: What stands in the job's id, entity or topic, in any case of letters.
+    #: Text within the job's id, entity or topic, in upper or lower case.
     text: str | None = None
     #: Submitted at or after, and before.
     since: float | None = None
@@ -84,22 +90,22 @@ class JobFilter:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Tasks of a job over all its stages: of an unsplit stage one, of a split its parts."""
+    """The number of a job's tasks over all stages: one for a stage, or its parts if it is split."""
 
     done: int
     failed: int
-    #: Those that will not run, because the job was cancelled.
+    #: Tasks that will not run because the job was cancelled.
     cancelled: int
-    #: May grow: how many parts there are is known once the split has run.
+    #: May grow: the number of parts is known once the split has run.
     total: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRow:
-    """One job in the list."""
+    """A job in the list."""
 
     job: Job
-    #: None of a complete job: all of it is done.
+    #: None for a complete job: all its tasks are done.
     progress: Progress | None
 
 
@@ -108,46 +114,46 @@ class JobList:
     """A page of jobs, newest submission first."""
 
     rows: Sequence[JobRow]
-    #: Cursor of what follows; None: there is nothing more. With few rows or none: look further from there.
+    #: Cursor of the next page; None for the last. A page with few rows may have more behind it.
     next: str | None
-    #: Back to which submission jobs were looked at for this page; None: to the oldest there is.
+    #: How far back jobs were searched for this page; None: to the oldest.
     looked_back_to: float | None
     taken_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageRow:
-    """One stage of a job."""
+    """A stage of a job."""
 
     progress: StageProgress
-    #: Flower's page about the task of an unsplit stage or gather that is done; None without FLOWER_URL.
+    #: Flower's page of the finished task of a stage or gather; None without FLOWER_URL.
     flower_url: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailureRow:
-    """Why one task of a job is a dead letter."""
+    """A task of a job that is a dead letter."""
 
     failure: FailureRecord
-    #: Its event on the errors topic: the traceback, and as ``data`` what the task was given. None: not found.
+    #: Its event on the errors topic, with the traceback, and the task's input as ``data``. None: not found.
     event: ErrorEvent | None
     flower_url: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobDetail:
-    """One job with all that is known of it."""
+    """A job with its stages and failures."""
 
     job: Job
-    #: In the order of their work.
+    #: In the order of the plan.
     stages: Sequence[StageRow]
-    #: The first failures that are not redriven; ``more_failures`` says whether there are others.
+    #: The first failures that are not redriven; ``more_failures``: whether there are others.
     failures: Sequence[FailureRow]
     more_failures: bool
     progress: Progress
     #: The job's trace; None without TRACE_URL.
     trace_url: str | None
-    #: Kafka, when it kept the errors topic from being read.
+    #: Kafka, when the errors topic could not be read.
     away: Sequence[Away]
     taken_at: float
 
@@ -156,40 +162,13 @@ class JobDetail:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LetterRow:
-    """One dead letter in the list; fields as in ``DeadLetter``."""
-
-    id: str
-    place: Place
-    error: str
-    reason: str
-    source: str | None
-    job_id: str | None
-    stage: str | None
-    part: str | None
-    entity_id: str | None
-    task: str | None
-    task_id: str | None
-    attempts: int
-    worker: str | None
-    generation: int
-    first_at: float | None
-    failed_at: float
-    topic: str | None
-    partition: int | None
-    offset: int | None
-    group_id: str | None
-    ordered: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class LetterList:
-    """The dead letters that a look found, newest first."""
+    """The dead letters that a search found, newest first."""
 
     rows: Sequence[LetterRow]
-    #: Whether the look came to an end of both places; else there are more.
+    #: Whether the search reached the end of all places; else there are more.
     complete: bool
-    #: About how many more wait on the queue where nobody can see them now.
+    #: About how many more on the queue are hidden now.
     unseen: int
     away: Sequence[Away]
     taken_at: float
@@ -197,19 +176,19 @@ class LetterList:
 
 @dataclass(frozen=True, kw_only=True)
 class LetterDetail:
-    """One dead letter with all there is to it."""
+    """A dead letter with its data, headers and traceback."""
 
     row: LetterRow
     traceback: str
     headers: Mapping[str, Any]
-    #: As text; JSON where it was JSON.
+    #: As text, often JSON.
     data: str | None
     flower_url: str | None
 
-    def fields(self) -> dict[str, Any]:
-        """It as one JSON object, as ``DeadLetter.fields`` has it."""
+    def details(self) -> dict[str, Any]:
+        """Return it as one JSON object, as ``DeadLetter.details`` does."""
         about = {"traceback": self.traceback, "headers": self.headers, "data": self.data}
-        return {**asdict(self.row), **about}
+        return {**self.row.fields(), **about}
 
 
 # ─── Actions ───
@@ -217,7 +196,7 @@ class LetterDetail:
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """One dead letter that an action left where it was."""
+    """A dead letter, or record, on which an action failed."""
 
     id: str
     why: str
@@ -225,25 +204,61 @@ class Trouble:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What became of the dead letters that an action was about."""
+    """The result of an action on dead letters."""
 
-    #: By outcome: redriven, removed (its task is done after all), purged, skipped, failed.
+    #: By outcome: redriven, removed (the task is already done), purged, skipped, failed.
     counts: Mapping[str, int]
     #: The first that were skipped or failed.
     troubles: Sequence[Trouble] = field(default=())
-    #: False: the time of a request was over before all were seen to. Ask again: it goes on.
+    #: False: the time of a request ended before all were handled. Repeat it for the rest.
     finished: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayTally:
-    """What a replay of a job's stage did."""
+    """The result of a replay of a job's stage."""
 
-    #: Tasks sent; 0 when Kafka has the event no longer.
+    #: Tasks sent; 0 when Kafka no longer has the event.
     sent: int
-    #: The new job, where it was run again; else the job itself.
+    #: The new job of a replay with ``again``; else the job itself.
     job_id: str
-    #: Why an event made no task.
+    #: Events that made no task.
     troubles: Sequence[Trouble] = field(default=())
-    #: False: the topic was not read to its end within the time of a request.
+    #: False: the topic was not read to its end in the time of a request.
     finished: bool
+
+
+# ─── Values and links ───
+
+
+class Links:
+    """Links to Flower (FLOWER_URL) and to traces (TRACE_URL); None where the setting is missing."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._flower = settings.flower_url
+        self._trace = settings.trace_url
+
+    def flower(self, task_id: str | None) -> str | None:
+        """Return the address of Flower's page of a task."""
+        if self._flower is None or not task_id:
+            return None
+        return f"{self._flower.rstrip('/')}/task/{quote(task_id, safe='')}"
+
+    def trace(self, job_id: str) -> str | None:
+        """Return the address of a job's trace, or of a search for it."""
+        return self._trace and self._trace.replace("{job_id}", quote(job_id, safe=""))
+
+
+def json_safe(value: Any, depth: int = 0) -> Any:
+    """Return a value that JSON in UTF-8 can hold: text without surrogates, finite numbers, bounded depth."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if not isinstance(value, Mapping | list):
+        return value
+    if depth == MAX_DEPTH:
+        return "…"
+    if isinstance(value, list):
+        return [json_safe(each, depth + 1) for each in value]
+    return {json_safe(str(name)): json_safe(each, depth + 1) for name, each in value.items()}

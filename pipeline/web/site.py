@@ -1,36 +1,37 @@
-"""The jobs page and its API as one: all that their routes use, made once a server."""
+"""The site: everything that the routes of pages and API use, made once a server."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
-from config.settings import Settings
-from pipeline.health.probe import Probe
+from pipeline.author.registry import Registry
 from pipeline.jobs import JobStore
-from pipeline.monitoring.stages import StageStats
-from pipeline.registry import Registry
-from pipeline.web.access import Access
-from pipeline.web.actions import Actions
+from pipeline.observe.guard import Actor
+from pipeline.observe.probe import Probes
+from pipeline.observe.stagestats import StageStats
+from pipeline.settings import Settings
+from pipeline.web.access import Access, log_action
+from pipeline.web.actions import Action, Actions
 from pipeline.web.letters import Letters
 from pipeline.web.live import Live
+from pipeline.web.requests import ActionRequest
 from pipeline.web.views import Views
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What the routes of pages and API are made with."""
+    """The parts of one server."""
 
     settings: Settings
     registry: Registry
     access: Access
     live: Live
     actions: Actions
-    #: Rates, run times and workers, once it was started.
+    #: Rates, run times and workers, once started.
     stats: StageStats
 
     @classmethod
-    def make(cls, settings: Settings, registry: Registry, probes: Mapping[str, Probe]) -> Self:
-        """``probes`` are those of the server's health endpoints: the page and they share what they read."""
+    def make(cls, settings: Settings, registry: Registry, probes: Probes) -> Self:
+        """Return a site that shares the reads of the server's health endpoints (``probes``)."""
         store = JobStore(settings)
         letters = Letters(settings)
         stats = StageStats(settings)
@@ -43,11 +44,16 @@ class Site:
             stats=stats,
         )
 
+    async def perform(self, action: Action[Any, Any], request: ActionRequest, actor: Actor) -> Any:
+        """Log and run an action of the table; return its result."""
+        log_action(actor, action.name, **request.log_fields())
+        return await self.live.act(lambda: action.run(self.actions, request))
+
     def start(self) -> None:
-        """Begin to listen to what workers say. Returns at once."""
+        """Start to read the events of workers. Returns at once."""
         self.stats.start()
 
     def close(self) -> None:
-        """Listen no more, and send what actions have on its way to Kafka."""
+        """Stop to read events, and send unacknowledged records of actions."""
         self.stats.stop()
         self.actions.close()

@@ -1,13 +1,16 @@
-"""Jobs as the page and the API show them, read from the services. Each method may block: see ``Live``."""
+"""Views of the pipeline and of jobs, as the page and the API show them. Reads may block: see ``Live``."""
 
 import time
+from dataclasses import replace
 from itertools import islice
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
 from pipeline.errors import ServiceError
 from pipeline.jobs import FailureRecord, Job, JobPage, JobState, JobStore, PartPage, StageProgress, moment
+from pipeline.observe.reports import HealthReport, QueueReading, Report, SqsReport
+from pipeline.observe.stagestats import StagesReading
+from pipeline.settings import Settings
 from pipeline.web.causes import causes
-from pipeline.web.links import Links
 from pipeline.web.model import (
     Away,
     FailureRow,
@@ -15,26 +18,34 @@ from pipeline.web.model import (
     JobFilter,
     JobList,
     JobRow,
+    Links,
+    PipelineView,
     Progress,
+    Service,
     StageRow,
+    StageView,
+    TopicView,
 )
 
-#: Jobs read at once where no index knows what is asked for, and how many are looked at for one page.
+#: Jobs read at once when no index has the filter, and the maximum number read for one page.
 BATCH, LOOKED_AT = 100, 1_000
 
-#: Days of submissions looked through at once, and the seconds after which a look for a page goes no further:
-#: a page is to be there in 0.3.
+#: Days of submissions in one read, and the seconds after which a search for a page stops: a page should
+#: load in 0.3 seconds.
 DAYS, TIME = 2, 0.15
 
 #: Characters of the longest job id.
 LONGEST_ID = 128
 
-#: Failures of a job that are shown.
+#: Characters of the shortest beginning of an id that is searched for, and the seconds of the search.
+SHORTEST_PREFIX, PREFIX_TIME = 4, 2.0
+
+#: Failures of a job that a page shows.
 FAILURES = 20
 
 
 class Views:
-    """Reads of one service's jobs. Threads may share it. Raises a ServiceError when DynamoDB is away."""
+    """Reads of one service's jobs. Threads may share it. Raises a ServiceError when DynamoDB is down."""
 
     def __init__(self, settings: Settings, store: JobStore) -> None:
         self._settings = settings
@@ -44,13 +55,13 @@ class Views:
     # ─── The list ───
 
     def jobs(self, wanted: JobFilter, before: str | None = None, limit: int = 50) -> JobList:
-        """A page of jobs, newest submission first; ``before`` is the ``next`` of the page before.
+        """Return a page of jobs, newest first; ``before`` is the ``next`` of the previous page.
 
-        State and times are what the table's index is about, and an entity's jobs are found in it, thousands
-        at a time. Stage and text are looked for in the records of a bounded number of jobs. A page says how
-        far it looked, and its ``next`` looks further.
+        The table's index has state and times, and the jobs of an entity, thousands a read. Stage and text are
+        searched in the records of a bounded number of jobs. A page says how far it searched, and its ``next``
+        continues from there.
         """
-        if before is None and (named := self._named(wanted)) is not None:
+        if before is None and (named := self._by_id(wanted)) is not None:
             return self._page([named], None)
         found: list[Job] = []
         looked_at, cursor = 0, before
@@ -68,16 +79,16 @@ class Views:
             if cursor is None or looked_at >= LOOKED_AT or time.monotonic() > deadline:
                 return self._page(found, cursor)
 
-    def _named(self, wanted: JobFilter) -> Job | None:
-        """The job whose id is the text, where it can be one: a key may not be as long as any text."""
+    def _by_id(self, wanted: JobFilter) -> Job | None:
+        """Return the job whose id is the search text, if the text can be an id."""
         text = wanted.text or ""
-        job = self._store.job(text) if text.isascii() and 0 < len(text) <= LONGEST_ID else None
+        job = self._store.records.get(text) if text.isascii() and 0 < len(text) <= LONGEST_ID else None
         return job if job is not None and _matches(job, wanted) else None
 
     def _read(self, wanted: JobFilter, before: str | None, limit: int) -> JobPage:
         until = None if wanted.until is None else moment(wanted.until)
         unindexed = wanted.stage is not None or wanted.text is not None
-        return self._store.jobs(
+        return self._store.listing.jobs(
             wanted.state,
             limit=BATCH if unindexed else limit,
             before=min(filter(None, (before, until)), default=None),
@@ -87,9 +98,10 @@ class Views:
         )
 
     def _page(self, jobs: list[Job], following: str | None) -> JobList:
-        # All of a complete job is done: nothing has to be read.
+        # All tasks of a complete job are done: there is nothing to read.
         open_jobs = [job for job in jobs if job.state is not JobState.COMPLETE]
-        stages = dict(zip((job.job_id for job in open_jobs), self._store.progress_of(open_jobs), strict=True))
+        progress = self._store.listing.progress_of(open_jobs)
+        stages = dict(zip((job.job_id for job in open_jobs), progress, strict=True))
         return JobList(
             rows=[
                 JobRow(job=job, progress=sum_of(stages[job.job_id]) if job.job_id in stages else None)
@@ -103,12 +115,12 @@ class Views:
     # ─── One job ───
 
     def job(self, job_id: str) -> JobDetail | None:
-        """A job with its stages and the first of its failures; None when there is no such job."""
-        found = self._store.progress(job_id)
+        """Return a job with its stages and first failures; None for an unknown id."""
+        found = self._store.listing.progress(job_id)
         if found is None:
             return None
         job, stages = found
-        failures = list(islice(self._store.failures(job_id), FAILURES + 1))
+        failures = list(islice(self._store.listing.failures(job_id), FAILURES + 1))
         rows, away = self._failures(job_id, failures[:FAILURES])
         return JobDetail(
             job=job,
@@ -121,16 +133,18 @@ class Views:
             taken_at=time.time(),
         )
 
-    def record(self, job_id: str) -> Job | None:
-        """A job's own record; None when there is no such job."""
-        return self._store.job(job_id)
+    def job_ids(self, prefix: str) -> list[str]:
+        """Return the ids that start with a text, of the jobs that are read in a moment; newest first."""
+        if not (SHORTEST_PREFIX <= len(prefix) < LONGEST_ID and prefix.isascii()):
+            return []
+        return self._store.listing.starting_with(prefix, PREFIX_TIME)
 
     def parts(self, job_id: str, stage: str, after: int | None = None, limit: int = 100) -> PartPage | None:
-        """A page of a split's parts, by ordinal; None when there is no such job, or no split of it yet."""
-        return self._store.part_page(job_id, stage, after=after, limit=limit)
+        """Return a page of a split's parts, by ordinal; None without such a job, or before its split."""
+        return self._store.parts.page(job_id, stage, after=after, limit=limit)
 
     def _failures(self, job_id: str, failures: list[FailureRecord]) -> tuple[list[FailureRow], list[Away]]:
-        """Each with its error event; without, and why, when Kafka is away."""
+        """Return failures with their error events, or without them and why, when Kafka does not answer."""
         away = []
         try:
             events = causes(self._settings, job_id, failures)
@@ -147,7 +161,7 @@ class Views:
 
 
 def sum_of(stages: list[StageProgress]) -> Progress:
-    """All stages of a job taken together."""
+    """Return the progress of all stages of a job together."""
     return Progress(
         done=sum(each.done for each in stages),
         failed=sum(each.failed for each in stages),
@@ -157,7 +171,7 @@ def sum_of(stages: list[StageProgress]) -> Progress:
 
 
 def _matches(job: Job, wanted: JobFilter) -> bool:
-    """Whether a job is meant, also in what the table has an index for: a job by its id comes without one."""
+    """Whether a job matches every value of the filter: a job found by its id has not been filtered."""
     stages = job.failed if job.state is JobState.FAILED else job.plan.stages
     text = (wanted.text or "").lower()
     return (
@@ -168,3 +182,58 @@ def _matches(job: Job, wanted: JobFilter) -> bool:
         and (wanted.stage is None or wanted.stage in stages)
         and any(text in part.lower() for part in (job.job_id, job.entity_id, job.topic))
     )
+
+
+# ─── The pipeline ───
+
+
+def unreachable(service: Service, report: Report) -> list[Away]:
+    """Return the problem that the report of a service names, with when it began; empty without one."""
+    if report.error is None or report.since is None:
+        return []
+    return [Away(service=service, error=report.error, since=report.since)]
+
+
+def pipeline_view(
+    settings: Settings, registry: Registry, health: HealthReport, at_work: StagesReading
+) -> PipelineView:
+    """Return the view of the pipeline as it is now."""
+    lag = health.kafka.lag_by_topic or {}
+    return PipelineView(
+        stages=stage_views(settings, registry),
+        topics=[
+            TopicView(topic=topic, name=settings.topic(topic), lag=lag.get(settings.topic(topic)))
+            for topic in registry.topics
+        ],
+        queues=_queues(health.sqs),
+        at_work=at_work,
+        away=[
+            *unreachable("Kafka", health.kafka),
+            *unreachable("SQS", health.sqs),
+            *unreachable("DynamoDB", health.dynamodb),
+        ],
+        taken_at=time.time(),
+    )
+
+
+def stage_views(settings: Settings, registry: Registry) -> list[StageView]:
+    """Return the stages in the order of their definition."""
+    return [
+        StageView(
+            stage=stage.name,
+            consumes=stage.consumes,
+            emits=stage.emits,
+            queue=stage.queue or settings.task_queue,
+            ordered=stage.ordered,
+            split=stage.is_split,
+        )
+        for stage in registry.by_name.values()
+    ]
+
+
+def _queues(report: SqsReport) -> list[QueueReading]:
+    # A dead letter that a person reads is in flight for a minute only: all count as waiting.
+    return [
+        replace(queue, available=queue.depth, in_flight=0, delayed=0) if queue.role == "dlq" else queue
+        for queue in report.queues
+    ]

@@ -7,6 +7,7 @@ The official SDK is the tests' second opinion and not used here: it makes up an 
 where an event has none, so that a replay would be another event.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from pipeline import identity
 from pipeline.errors import InvalidEventError
+from pipeline.wire import identity
 
 JSON_TYPE: Final = "application/json"
 PREFIX: Final = "ce_"
@@ -26,7 +27,7 @@ CONTENT_TYPE: Final = "content-type"
 REDRIVE: Final = "redrive"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
-#: What tracing libraries put beside a traceparent, carried on as it came: theirs to read, in any hop.
+#: Headers that tracing libraries put beside a traceparent; they are carried on unchanged.
 CARRIED: Final = (
     TRACESTATE,
     "x-datadog-trace-id",
@@ -48,11 +49,17 @@ ENTITY_LIMIT: Final = 1_024
 #: touching the stack. Input for stages is validated by the same parser.
 MAX_DEPTH: Final = 201
 
-#: Milliseconds from 1970 to where calendars of Python end.
-_YEAR_9999: Final = 253_402_300_800_000
+#: Seconds from 1970 to where calendars of Python end.
+YEAR_9999: Final = 253_402_300_800
+
+#: The most redrives of one event or task that are counted: more than anybody makes.
+MAX_GENERATION: Final = 1_000
 
 #: W3C Trace Context, version 00. Anything else is dropped, as the recommendation asks.
 _TRACEPARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+#: Anything else is dropped: the job's record has its plan.
+_PLAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 
 _TRACING: Final = frozenset((TRACEPARENT, *CARRIED))
 
@@ -93,39 +100,57 @@ class Event:
     stage: str | None = None
     #: When its job was submitted, in seconds since 1970.
     submitted_at: float | None = None
+    #: The id of its job's plan; believed where the plan is known under it.
+    plan_id: str | None = None
     #: The W3C trace it belongs to.
     traceparent: str | None = None
-    #: What came with it for tracing libraries: some of ``CARRIED``.
+    #: Its headers for tracing libraries: some of ``CARRIED``.
     carried: Mapping[str, str] = field(default_factory=dict, hash=False)
     #: Where it was read; None for an event that is about to be produced.
     coordinates: Coordinates | None = None
     #: How often it was redriven from the DLQ topic.
     generation: int = 0
 
-    def job_in(self, service: str) -> tuple[str, bool]:
-        """Its job's id in a service, and whether it begins that job there."""
-        return _job_in(service, source=self.source, event_id=self.id, stage=self.stage, job_id=self.job_id)
+    def job_in(self, service: str, topic: str) -> tuple[str, bool]:
+        """Return its job's id in a service, and whether it begins that job there.
+
+        ``topic``: the logical topic that it is on.
+        """
+        emitted = self.source == source_of(service, self.stage or "") and self.type == topic
+        return _job_in(self.source, self.id, self.job_id if self.stage and emitted else None)
 
     def continuing(self, traceparent: str | None) -> Self:
-        """The same event with another hop's ``traceparent``."""
+        """Return the event with another hop's ``traceparent``."""
         return self if traceparent == self.traceparent else replace(self, traceparent=traceparent)
 
 
 class Redrive(BaseModel):
-    """The header of a redriven event: how often it was, and where it was read the first time."""
+    """The header of a redriven event: how often it was redriven, and where it was read the first time."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    generation: int = Field(ge=1, lt=1_000_000)
+    generation: int = Field(ge=1, le=MAX_GENERATION)
     topic: str = Field(min_length=1, max_length=249)
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
+    partition: int = Field(ge=0, lt=2**31)
+    offset: int = Field(ge=0, lt=2**63)
     #: As ``Coordinates`` have it, of a time that a clock can show.
-    timestamp_ms: int = Field(lt=_YEAR_9999)
+    timestamp_ms: int = Field(gt=-YEAR_9999 * 1000, lt=YEAR_9999 * 1000)
+    #: The ``record_digest`` of the record that it was written for.
+    digest: str
 
     def header(self) -> tuple[str, bytes]:
-        """The header to be produced."""
+        """Return the header to be produced."""
         return REDRIVE, self.model_dump_json().encode()
+
+
+def _recordable(seconds: float) -> float:
+    if 0 < seconds < 0.001:
+        raise ValueError("a moment has milliseconds: DynamoDB does not hold the smallest numbers")
+    return seconds
+
+
+#: Seconds since 1970, as every service that records them can hold.
+Moment = Annotated[float, Field(ge=0, lt=YEAR_9999, allow_inf_nan=False), AfterValidator(_recordable)]
 
 
 class EventAttributes(BaseModel):
@@ -143,7 +168,11 @@ class EventAttributes(BaseModel):
     #: Extension: the stage that emitted the event.
     stage: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")
     #: Extension: when the job was submitted, in seconds since 1970.
-    submittedat: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    submittedat: Moment | None = None
+    #: Extension: the id of the job's plan (ADR 20).
+    planid: Annotated[
+        str | None, AfterValidator(lambda value: value if value and _PLAN_ID.fullmatch(value) else None)
+    ] = None
     #: Extension: W3C trace context.
     traceparent: Annotated[
         str | None, AfterValidator(lambda value: value if value and _TRACEPARENT.fullmatch(value) else None)
@@ -151,7 +180,7 @@ class EventAttributes(BaseModel):
 
 
 def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
-    """The key, value and headers of the Kafka record that carries ``event``."""
+    """Return the key, value and headers of the Kafka record that carries ``event``."""
     attributes = {
         "specversion": "1.0",
         "id": event.id,
@@ -161,6 +190,7 @@ def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
         "jobid": event.job_id,
         "stage": event.stage,
         "submittedat": None if event.submitted_at is None else repr(event.submitted_at),
+        "planid": event.plan_id,
         "traceparent": event.traceparent,
     }
     headers = [(PREFIX + name, value.encode()) for name, value in attributes.items() if value is not None]
@@ -184,7 +214,7 @@ def decode(
     header = _json_headers(headers)
     entity_id = _entity(key)
     data = checked_json(value)
-    redrive = redrive_of(headers)
+    redrive = redrive_of(headers, coordinates.topic, key, value)
     attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
     traceparent, carried = _trace(headers)
     if not attributes:
@@ -201,6 +231,7 @@ def decode(
         job_id=known.jobid,
         stage=known.stage,
         submitted_at=known.submittedat,
+        plan_id=known.planid,
         traceparent=known.traceparent or traceparent,
         carried=carried,
         coordinates=coordinates,
@@ -209,36 +240,34 @@ def decode(
 
 
 def source_of(service: str, stage: str) -> str:
-    """The ``source`` of the events that a stage of a service emits."""
+    """Return the ``source`` of the events that a stage of a service emits."""
     return f"/{service}/{stage}"
 
 
-def job_named(service: str, headers: _Headers) -> tuple[str | None, bool]:
-    """The same as ``Event.job_in`` of a record that may be no event; None where it does not say enough."""
+def job_named(service: str, headers: _Headers, topic: str) -> tuple[str | None, bool]:
+    """Return ``Event.job_in`` of a record that may be no event; None where its headers are not enough."""
     named = {name.lower(): value or b"" for name, value in headers if name.lower().startswith(PREFIX)}
     try:
         texts = {name[len(PREFIX) :]: value.decode() for name, value in named.items()}
         known = EventAttributes.model_validate({"specversion": "1.0", "type": "unknown", **texts})
     except ValueError:
         return None, False
-    return _job_in(service, source=known.source, event_id=known.id, stage=known.stage, job_id=known.jobid)
+    emitted = known.source == source_of(service, known.stage or "") and known.type == topic
+    return _job_in(known.source, known.id, known.jobid if known.stage and emitted else None)
 
 
-def _job_in(
-    service: str, *, source: str, event_id: str, stage: str | None, job_id: str | None
-) -> tuple[str, bool]:
-    """What one of the service's stages emitted goes on with the job it names. Any other event begins one.
+def _job_in(source: str, event_id: str, job_id: str | None) -> tuple[str, bool]:
+    """Return the job of an event, and whether the event begins it.
 
-    Under an id of its own: the job that it names is another service's, or other events may name it too, and a
-    job runs a stage once.
+    ``job_id``: the job that the event names, if a stage of the service emitted the event to the topic that it
+    is on. Any other event begins a job of its own: the job that it names may be another service's, and a tool
+    that keeps headers names one job in many events.
     """
-    if job_id is not None and stage is not None and source == source_of(service, stage):
-        return job_id, False
-    return identity.job_id(source, event_id), True
+    return (job_id, False) if job_id is not None else (identity.job_id(source, event_id), True)
 
 
 def carried_of(headers: Mapping[str, Any]) -> dict[str, str]:
-    """Of a message's headers those that are carried on for tracing libraries."""
+    """Return the headers of a message that are carried on for tracing libraries."""
     found = {name: headers.get(name) for name in CARRIED}
     return {
         name: value
@@ -248,20 +277,34 @@ def carried_of(headers: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trace_of(headers: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
-    """The trace that a message's headers name, in any case; and what is carried on beside it."""
+    """Return the ``traceparent`` in a message's headers, in any case, and the headers carried beside it."""
     found = {name.lower(): value for name, value in headers.items() if name.lower() in _TRACING}
     traceparent = found.get(TRACEPARENT)
     known = isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent)
     return (traceparent if known else None), carried_of(found)
 
 
-def redrive_of(headers: _Headers) -> Redrive | None:
-    """What the headers say of a redrive; None where there was none, or the header is nothing of ours."""
-    found = [value for name, value in headers if name == REDRIVE]
+def redrive_of(headers: _Headers, topic: str, key: bytes | None, value: bytes | None) -> Redrive | None:
+    """Return the redrive of a record on a Kafka topic; None where there is none that this project wrote.
+
+    A header that was written for another record is not obeyed: a tool that keeps headers copied it.
+    """
+    found = [text for name, text in headers if name == REDRIVE]
     try:
-        return Redrive.model_validate_json(found[-1] or b"") if found else None
+        redrive = Redrive.model_validate_json(found[-1] or b"") if found else None
     except ValidationError:
         return None
+    if redrive is None or redrive.digest != record_digest(topic, key, value):
+        return None
+    return redrive
+
+
+def record_digest(topic: str, key: bytes | None, value: bytes | None) -> str:
+    """Return a digest of a record, by which a header is known to be its own."""
+    digest = hashlib.sha256()
+    for piece in (topic.encode(), key or b"", value or b""):
+        digest.update(len(piece).to_bytes(8, "big") + piece)
+    return digest.hexdigest()[:32]
 
 
 def checked_json(value: bytes | None) -> bytes:
@@ -294,7 +337,7 @@ def _plain(entity_id: str, data: bytes, at: Coordinates, redrive: Redrive | None
 
 
 def _json_headers(headers: _Headers) -> dict[str, str]:
-    """The headers that matter, by lower-case name; of two with one name the last, as Kafka's clients do."""
+    """Return relevant headers by lower-case name; of two with one name the last, as Kafka's clients do."""
     found = {}
     for name, value in headers:
         if name == UNREADABLE:
@@ -314,7 +357,7 @@ def _json_headers(headers: _Headers) -> dict[str, str]:
 
 
 def _trace(headers: _Headers) -> tuple[str | None, dict[str, str]]:
-    """The trace that a tracing library wrote into a producer's headers, and what it put beside it."""
+    """Return the trace that a tracing library wrote into a record's headers, and its other headers."""
     named = {name: value for name, value in headers if value and name.lower() in _TRACING}
     return trace_of({name: value.decode("ascii", "replace") for name, value in named.items()})
 
@@ -341,7 +384,7 @@ def _reason(error: Any) -> str:
 
 
 def _entity(key: bytes | None) -> str:
-    """The key as text; a key that is no text (a number written by another serializer) as hexadecimal."""
+    """Return the key as text; a key in another encoding (a serialized number, say) as hexadecimal."""
     try:
         text = (key or b"").decode()
     except UnicodeDecodeError:

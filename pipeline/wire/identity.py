@@ -1,10 +1,10 @@
-"""Ids that the same input always gives again: a replay anywhere makes the same task and the same event.
+"""Ids as functions of their input: a replay anywhere makes the same task and the same event.
 
 Every id is a version 5 UUID over a JSON array. An array keeps its elements apart, which a concatenation
 does not: ("ab", "c") and ("a", "bc") must not be one task.
 
 A change of anything in this file is a change of wire format: tasks that wait in a queue during a
-deployment would be taken for new ones, and run again.
+deployment would count as new ones, and run again.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 
 NAMESPACE: Final = UUID("5a4ad0a6-9d0e-4c55-8a32-0f6d5f3c7f11")
 
-#: What a task is made for: an event (None), one part of a split (its ordinal), the gather of its results
+#: The purpose of a task: an event (None), one part of a split (its ordinal), the gather of its results
 #: ("gather"), or the sending of its parts from a page on ("page-8").
 Part = int | str | None
 
@@ -25,7 +25,7 @@ _SQS_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
 def task_id(source: str, event_id: str, stage: str, part: Part) -> str:
-    """The id of the task that an event makes in a stage.
+    """Return the id of the task that an event makes in a stage.
 
     ``part`` is None for the task an event itself makes (a run without split, or the split of a split
     stage), an ordinal for one part, ``"gather"`` for the gather, ``"page-8"`` for a page task.
@@ -34,17 +34,22 @@ def task_id(source: str, event_id: str, stage: str, part: Part) -> str:
 
 
 def emitted_event_id(task_id: str) -> str:
-    """The id of the event that a task emits."""
+    """Return the id of the event that a task emits."""
     return _uuid(task_id, "emitted")
 
 
 def job_id(source: str, event_id: str) -> str:
-    """The id of the job that an event starts when it carries none."""
+    """Return the id of the job that an event begins."""
     return _uuid("job", source, event_id)
 
 
+def further_job_id(job_id: str, topic: str) -> str:
+    """Return the id of the job that an event begins on a topic, if it began ``job_id`` on another topic."""
+    return _uuid("job-on-topic", job_id, topic)
+
+
 def closed_event_id(job_id: str, outcome: str, redrives: int) -> str:
-    """The id of the event that says how a job ended.
+    """Return the id of the event that announces how a job ended.
 
     ``redrives`` is part of it: a job that fails again after a redrive has failed anew.
     """
@@ -52,32 +57,32 @@ def closed_event_id(job_id: str, outcome: str, redrives: int) -> str:
 
 
 def error_event_id(task_id: str, message_id: str) -> str:
-    """The id of the error event of a task that was given up on, as SQS message ``message_id``."""
+    """Return the id of the error event of a task that was given up on as SQS message ``message_id``."""
     return _uuid("error", task_id, message_id)
 
 
 def errbacks_task_id(task_id: str, message_id: str) -> str:
-    """The id of the task that calls the errbacks of one given up on as SQS message ``message_id``."""
+    """Return the id of the task that calls the errbacks of a task given up on as ``message_id``."""
     return _uuid("errbacks", task_id, message_id)
 
 
 def plain_event_id(topic: str, partition: int, offset: int, timestamp_ms: int) -> str:
-    """The id of an event that names none. The timestamp tells a topic made anew from the old one."""
+    """Return the id of an event without one. The timestamp distinguishes a topic that was made again."""
     return _uuid("plain", topic, partition, offset, timestamp_ms)
 
 
 def replayed_event_id(replay_id: str, source: str, event_id: str) -> str:
-    """The id under which a replay takes an event for a new one; the same again in the same replay."""
+    """Return the id of an event as a new one in a replay; the same again in the same replay."""
     return _uuid("replay", replay_id, source, event_id)
 
 
 def replayed_job_id(replay_id: str, job_id: str) -> str:
-    """The id of the new job that a replay makes of a job."""
+    """Return the id of the new job that a replay makes of a job."""
     return _uuid("replayed-job", replay_id, job_id)
 
 
 def group_id(task_id: str, entity_id: str, ordered: bool) -> str:
-    """The MessageGroupId: the entity's when its order counts, else one of the task's own.
+    """Return the MessageGroupId: the entity's if its order counts, else one of the task's own.
 
     An entity id that SQS would refuse is hashed; the same entity always gives the same group.
     """
@@ -89,7 +94,7 @@ def group_id(task_id: str, entity_id: str, ordered: bool) -> str:
 
 
 def publish_deduplication_id(task_id: str, retries: int, nesting: int, eta: str | None, redrives: int) -> str:
-    """The MessageDeduplicationId of a plain Celery publish.
+    """Return the MessageDeduplicationId of a plain Celery publish.
 
     ``self.retry`` and ``self.replace`` publish the same task id again; with the task id alone SQS would
     drop the second message, and the task with it.

@@ -12,39 +12,25 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Self, TypedDict
+from typing import Any, Final, Literal, Protocol, Self, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline import identity
 from pipeline.errors import InvalidInputError
-from pipeline.events import TRACEPARENT as TRACEPARENT
-from pipeline.events import Event, carried_of
-from pipeline.stages import Stage
+from pipeline.wire import identity
+from pipeline.wire.events import MAX_GENERATION, Event, Moment, carried_of
+from pipeline.wire.events import TRACEPARENT as TRACEPARENT
+from pipeline.wire.redaction import redact
 
 #: The Celery header that holds the TaskHeader.
 HEADER: Final = "pipeline"
 #: The Celery header of a gather that says how many parts it joins.
 PARTS: Final = "parts"
 
-#: Message attributes of a dead letter on the SQS DLQ, ten at most. A message there without a reason was moved
-#: by SQS itself.
-REASON: Final = "reason"
-ERROR: Final = "error"
-ATTEMPTS: Final = "attempts"
-WORKER: Final = "worker"
-TRACEBACK: Final = "traceback"
-FAILED_AT: Final = "failed_at"
-#: The queue and the message group it came from, to which a redrive returns it.
-SOURCE_QUEUE: Final = "source_queue"
-GROUP: Final = "group"
 #: Message attributes that a redriven task keeps: when its first message was sent (seconds since 1970), and
 #: how often it was redriven.
 FIRST_AT: Final = "first_at"
 GENERATION: Final = "generation"
-
-#: What the message group of a dead letter begins with: each is a group of its own on the SQS DLQ.
-DEAD_GROUP: Final = "dead-"
 
 #: Bytes of an SQS message that a task leaves free, so that it can become a dead letter with its reason.
 ATTRIBUTE_ROOM: Final = 2_048
@@ -62,12 +48,30 @@ _AFTER: Final = '],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":nul
 _SHOWN: Final = 200
 #: Characters of a job's id, as events allow: it becomes a part of keys.
 LONGEST_JOB_ID: Final = 128
-#: More redrives than anybody makes.
-_GENERATION_DIGITS: Final = 6
+
+
+class StageRoute(Protocol):
+    """The properties of a stage that decide how its tasks are sent."""
+
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+
+    @property
+    def queue(self) -> str | None:
+        """Its own queue; None for the service's task queue."""
+
+    @property
+    def ordered(self) -> bool:
+        """Whether tasks of one entity run in order."""
+
+    @property
+    def is_split(self) -> bool:
+        """Whether an event becomes many parts."""
 
 
 class PartOf(BaseModel):
-    """Which part of which split a task is."""
+    """The position of a task in a split."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,10 +81,12 @@ class PartOf(BaseModel):
     ordinal: int = Field(ge=0)
     #: An ordinal has nine digits where results are in order.
     total: int = Field(ge=1, le=1_000_000_000)
+    #: Whether a small result is kept in the split's counter (ADR 23).
+    keeps: bool = False
 
 
 class TaskHeader(BaseModel):
-    """What a stage's task knows of itself: the wire format that must not change unseen."""
+    """The header of a stage's task: a wire format, so a change of it shows in a test."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -95,13 +101,17 @@ class TaskHeader(BaseModel):
     #: Set for a part, and for nothing else.
     part: PartOf | None = None
     #: Set for a page task: one of the role "split" that runs no code, but sends the parts from this page on.
-    page: int | None = Field(default=None, ge=0)
+    page: int | None = Field(default=None, ge=0, le=1_000_000_000)
+    #: Set for a gather whose parts are all there: how many. None where some may be missing: the seal tells.
+    joins: int | None = Field(default=None, ge=0, le=1_000_000_000)
     #: Where on Kafka the event was read.
     topic: str
     partition: int
     offset: int
     #: When the job was submitted, in seconds since 1970.
-    submitted_at: float
+    submitted_at: Moment
+    #: The id of the job's plan; None in the task of a version before ADR 20.
+    plan: str | None = None
 
     @property
     def split_id(self) -> str:
@@ -110,7 +120,7 @@ class TaskHeader(BaseModel):
 
     @property
     def made_for(self) -> identity.Part:
-        """Which of the tasks that come of an event it is; None for the one that the event itself made."""
+        """The task's purpose among those of its event; None for the task that the event itself made."""
         if self.role == "gather":
             return "gather"
         if self.page is not None:
@@ -118,13 +128,33 @@ class TaskHeader(BaseModel):
         return self.part.ordinal if self.part else None
 
     @property
+    def part_label(self) -> str:
+        """The part of its split ("3/20"), or else the role."""
+        return f"{self.part.ordinal}/{self.part.total}" if self.part else self.role
+
+    @property
     def task_id(self) -> str:
         """The id of this task."""
         return identity.task_id(self.event_source, self.event_id, self.stage, self.made_for)
 
+    def meeting(self, is_split: bool) -> Self | None:
+        """Return the header with the role that the task has in this version of its stage (ADR 20).
+
+        The run of a stage that has a split now is its split, and the other way round: their ids are the same.
+        None for a part, page or gather of a stage that has no split: only the version that sent it can run
+        it.
+        """
+        if is_split:
+            return self.model_copy(update={"role": "split"}) if self.role == "run" else self
+        if self.role == "run":
+            return self
+        if self.role == "split" and self.page is None:
+            return self.model_copy(update={"role": "run"})
+        return None
+
     @classmethod
     def read(cls, headers: Mapping[str, Any]) -> Self | None:
-        """The header among a Celery message's; None for a plain Celery task."""
+        """Return the header of a Celery message; None for a plain Celery task."""
         if headers.get(HEADER) is None:
             return None
         try:
@@ -137,7 +167,7 @@ class TaskHeader(BaseModel):
 
 
 class SqsFields(TypedDict):
-    """What SQS is sent."""
+    """A message as SQS is sent it."""
 
     body: str
     group_id: str
@@ -166,8 +196,14 @@ class TaskMessage:
     #: Bytes of an SQS message that it leaves free.
     room: int = ATTRIBUTE_ROOM
 
+    def continuing(self, traceparent: str | None) -> Self:
+        """Return the same task below another hop's ``traceparent``."""
+        if traceparent is None or traceparent == self.headers.get(TRACEPARENT):
+            return self
+        return replace(self, headers={**self.headers, TRACEPARENT: traceparent})
+
     def to_sqs(self) -> SqsFields:
-        """The SQS message: kombu's envelope, a group and a deduplication id.
+        """Return the SQS message: kombu's envelope, a group and a deduplication id.
 
         The receiving transport puts delivery tag and routing key in.
         """
@@ -186,7 +222,7 @@ class TaskMessage:
         }
         text = json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
         return SqsFields(
-            body=_allowed(text),
+            body=allow_in_sqs(text),
             group_id=self.group_id,
             deduplication_id=self.deduplication_id,
             attributes={GENERATION: str(self.generation)} if self.generation else {},
@@ -195,14 +231,15 @@ class TaskMessage:
 
 
 def celery_name(stage: str, role: Role) -> str:
-    """The name under which Celery knows what a stage does in a role."""
+    """Return Celery's name of a stage's task in a role."""
     return f"{stage}.{role}" if role in ("split", "gather") else stage
 
 
 def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
-    """The header among a Celery message's, checked against the task it is sent to; None for a plain task.
+    """Return the header of a Celery message, checked against its task; None for a plain task.
 
-    Raises ``InvalidInputError`` for one that another task's message carries: settlement believes it.
+    Raises ``InvalidInputError`` for one that another task's message carries: settlement believes it. The id
+    follows from the header (ADR 5), so that one task's message cannot end another.
     """
     header = TaskHeader.read(headers)
     if header is None:
@@ -211,11 +248,12 @@ def read_header(headers: Mapping[str, Any]) -> TaskHeader | None:
         headers["task"] != celery_name(header.stage, header.role)
         or not _is_part_of_its_split(header)
         or (header.page is not None and header.role != "split")
+        or headers["id"] != header.task_id
         or not 0 < len(header.job_id) <= LONGEST_JOB_ID
     ):
         raise InvalidInputError(
             f"the header of role {header.role!r} in stage {header.stage!r} of job "
-            f"{header.job_id[:LONGEST_JOB_ID]!r} is not one of task {headers['task']!r}"
+            f"{header.job_id[:LONGEST_JOB_ID]!r} is not one of task {headers['task']!r}, {headers['id']}"
         )
     return header
 
@@ -228,18 +266,19 @@ def _is_part_of_its_split(header: TaskHeader) -> bool:
 
 
 def generation_of(attributes: Mapping[str, str]) -> int:
-    """How often a message was redriven, by its attributes; 0 for what is no such number."""
+    """Return how often a message was redriven, by its attributes; 0 for an invalid number."""
     text = attributes.get(GENERATION, "")
-    return int(text) if text.isdecimal() and text.isascii() and len(text) <= _GENERATION_DIGITS else 0
+    generation = int(text) if text.isdecimal() and text.isascii() and len(text) <= 6 else 0
+    return generation if generation <= MAX_GENERATION else 0
 
 
 def first_at_of(attributes: Mapping[str, str]) -> float | None:
-    """When the first message of a redriven task was sent; None where that is not said."""
+    """Return when the first message of a redriven task was sent; None where no attribute says so."""
     return moment_of(attributes, FIRST_AT)
 
 
 def moment_of(attributes: Mapping[str, str], name: str) -> float | None:
-    """A moment in an attribute, in seconds since 1970; None where there is none."""
+    """Return the moment in an attribute, in seconds since 1970; None where there is none."""
     try:
         moment = float(attributes.get(name, ""))
     except ValueError:
@@ -248,7 +287,7 @@ def moment_of(attributes: Mapping[str, str], name: str) -> float | None:
 
 
 def data_of(body: str | bytes) -> str:
-    """The JSON text of the data in a task's body, as it came.
+    """Return the JSON text of the data in a task's body, unchanged.
 
     A body that a Celery client wrote (``send_task``) is parsed; its first argument is the data.
     """
@@ -263,8 +302,13 @@ def data_of(body: str | bytes) -> str:
         ) from error
 
 
-def for_event(stage: Stage[Any, Any], event: Event, job_id: str, submitted_at: float) -> TaskMessage:
-    """The task that an event makes in a stage: its split where it has one, else its run."""
+def for_event(
+    stage: StageRoute, event: Event, job_id: str, submitted_at: float, plan: str | None = None
+) -> TaskMessage:
+    """Return the task that an event makes in a stage: its split where it has one, else its run.
+
+    ``plan``: the id of the job's plan; without it the worker reads the job's record.
+    """
     at = event.coordinates
     header = TaskHeader(
         job_id=job_id,
@@ -277,53 +321,66 @@ def for_event(stage: Stage[Any, Any], event: Event, job_id: str, submitted_at: f
         partition=at.partition if at else -1,
         offset=at.offset if at else -1,
         submitted_at=submitted_at,
+        plan=plan,
     )
     message = _message(stage, header, event.data.decode(), trace_headers(event.traceparent, event.carried))
     return replace(message, generation=event.generation) if event.generation else message
 
 
 def for_part(
-    stage: Stage[Any, Any], header: TaskHeader, ordinal: int, total: int, data: str, trace: Mapping[str, str]
+    stage: StageRoute,
+    header: TaskHeader,
+    ordinal: int,
+    total: int,
+    data: str,
+    trace: Mapping[str, str],
+    *,
+    keeps: bool = False,
 ) -> TaskMessage:
-    """The task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON.
+    """Return the task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON.
 
-    ``trace``: the headers of the trace that it continues (``trace_headers``).
+    ``trace``: the headers of the trace that it continues (``trace_headers``). ``keeps``: as in ``PartOf``.
     """
-    part = PartOf(split_id=header.split_id, ordinal=ordinal, total=total)
+    part = PartOf(split_id=header.split_id, ordinal=ordinal, total=total, keeps=keeps)
     return _message(
         stage, header.model_copy(update={"role": "part", "part": part, "page": None}), data, trace
     )
 
 
-def for_pages(stage: Stage[Any, Any], header: TaskHeader, page: int, trace: Mapping[str, str]) -> TaskMessage:
-    """The task that sends the parts of a sealed split from ``page`` on. The rest is as for ``for_part``."""
+def for_pages(stage: StageRoute, header: TaskHeader, page: int, trace: Mapping[str, str]) -> TaskMessage:
+    """Return the task that sends the parts of a sealed split from ``page`` on; see ``for_part``."""
     return _message(stage, header.model_copy(update={"page": page}), "null", trace)
 
 
-def for_gather(stage: Stage[Any, Any], sealed: str, total: int, data: str) -> TaskMessage:
-    """The task of a gather, from what its split of ``total`` parts kept, and the event's JSON."""
+def for_gather(stage: StageRoute, sealed: str, total: int, data: str, *, whole: bool = False) -> TaskMessage:
+    """Return the task of a gather, from the header in the seal of ``total`` parts and the event's JSON.
+
+    ``whole``: no part may be missing.
+    """
     header = TaskHeader.model_validate_json(sealed)
     trace = json.loads(sealed).get(_TRACE, {})
-    message = _message(stage, header.model_copy(update={"role": "gather", "part": None}), data, trace)
+    joins = total if whole else None
+    gather = header.model_copy(update={"role": "gather", "part": None, "joins": joins})
+    message = _message(stage, gather, data, trace)
     return replace(message, headers={**message.headers, PARTS: total})
 
 
 def sealed_header(header: TaskHeader, trace: Mapping[str, str]) -> str:
-    """What a split keeps (JSON) of its task, so that anybody can make its gather's, in the same trace."""
+    """Return the header (JSON) that a seal keeps, from which any process makes the gather's task."""
     return json.dumps({**header.model_dump(mode="json"), _TRACE: dict(trace)})
 
 
 def trace_headers(traceparent: str | None, carried: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a task's message that continue a trace."""
+    """Return the headers of a task's message that continue a trace."""
     return {**carried, **({TRACEPARENT: traceparent} if traceparent else {})}
 
 
 def trace_headers_of(headers: Mapping[str, Any], traceparent: str | None) -> dict[str, str]:
-    """The headers for what a task makes: ``traceparent``, and what came in the task's own ``headers``."""
+    """Return the trace headers for a task's own tasks: ``traceparent`` and those in its ``headers``."""
     return trace_headers(traceparent, carried_of(headers))
 
 
-def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mapping[str, str]) -> TaskMessage:
+def _message(stage: StageRoute, header: TaskHeader, data: str, trace: Mapping[str, str]) -> TaskMessage:
     root_id, name = header.split_id, celery_name(header.stage, header.role)
     # An id costs a hash: of most tasks it is the same.
     task_id = root_id if header.made_for is None else header.task_id
@@ -340,9 +397,7 @@ def _message(stage: Stage[Any, Any], header: TaskHeader, data: str, trace: Mappi
 
 
 def _headers(header: TaskHeader, task_id: str, root_id: str, name: str, data: str) -> dict[str, Any]:
-    part = f"{header.part.ordinal}/{header.part.total}" if header.part else header.role
-    if header.page is not None:
-        part = f"page {header.page}"
+    part = header.part_label if header.page is None else f"page {header.page}"
     shown = {"job_id": header.job_id, "stage": header.stage, "part": part}
     return {
         "lang": "py",
@@ -357,7 +412,8 @@ def _headers(header: TaskHeader, task_id: str, root_id: str, name: str, data: st
         "retries": 0,
         # [None, None]: the worker's own limits of the stage count, also for a task that waited long.
         "timelimit": [None, None],
-        "argsrepr": f"({data[:_SHOWN]}{'…' * (len(data) > _SHOWN)},)",
+        # Cut after redaction as well: a token that a cut falls into has no known form.
+        "argsrepr": f"({redact(data[: 2 * _SHOWN])[:_SHOWN]}{'…' * (len(data) > _SHOWN)},)",
         "kwargsrepr": repr(shown),
         "origin": "pipeline",
         "ignore_result": True,
@@ -365,6 +421,6 @@ def _headers(header: TaskHeader, task_id: str, root_id: str, name: str, data: st
     }
 
 
-def _allowed(text: str) -> str:
-    """SQS refuses two characters that JSON may hold (SendMessage, API reference); escaped, it takes them."""
+def allow_in_sqs(text: str) -> str:
+    """Escape the two characters of JSON that SQS refuses (SendMessage, API reference)."""
     return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")

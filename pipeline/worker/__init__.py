@@ -1,1 +1,1 @@
-"""The worker: children run the tasks, the parent settles what came of them."""
+"""The worker: pool processes run the tasks, their parent settles the outcomes."""

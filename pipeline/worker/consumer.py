@@ -1,32 +1,32 @@
-"""Celery's consumer, where it would drop a message it cannot use."""
+"""Celery's consumer, which here keeps every message that it cannot use."""
 
-import time
-from typing import Any
+import heapq
+from typing import Any, cast
 
 import structlog
-from celery.signals import heartbeat_sent
+from celery import signals
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.utils.imports import symbol_by_name
 
-from pipeline.checks import check_added_queue
+from pipeline.author.registry import REGISTRY
 from pipeline.errors import ConfigurationError, ServiceError
-from pipeline.registry import REGISTRY
+from pipeline.infra.startchecks import check_added_queue
 from pipeline.transport.lease import Lease
-from pipeline.worker.outcome import Failed, Outcome, Returned, failed
-from pipeline.worker.request import Request
-from pipeline.worker.unrun import Unrun
-from pipeline.worker.work import Work
+from pipeline.worker.builtintasks import FOR_PLAIN_TASKS, refused_builtins
+from pipeline.worker.child.outcome import Failed, Outcome, failed
+from pipeline.worker.request import Request, request_class
+from pipeline.worker.runtime import WorkerRuntime
+from pipeline.worker.versions import other_version
 
 log = structlog.get_logger(__name__)
 
-#: How often a task that no worker knows is received within UNKNOWN_TASK_SECONDS: fewer times than any redrive
-#: policy that a start accepts, so that it is this worker who says why it is a dead letter.
-UNKNOWN_TASK_RECEIVES = 20
-#: What a task has whose base is Celery's own ``Task``.
+#: The request of a task whose base is Celery's own ``Task``.
 CELERYS_REQUEST = "celery.worker.request:Request"
 #: How late a task's events may be sent (seconds): soon enough for a person who looks on.
 EVENTS_EVERY = 0.2
+#: Seconds between two removals of cancelled timers.
+TIMERS_EVERY = 10.0
 
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
@@ -34,54 +34,72 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        heartbeat_sent.connect(self.tell_pool_size)
+        signals.heartbeat_sent.connect(self.add_pool_size)
 
-    def tell_pool_size(self, **kwargs: Any) -> None:
-        """Put the pool's size into the sign of life that is about to be sent: nobody has to ask for it."""
+    @property
+    def runtime(self) -> WorkerRuntime:
+        """Return the runtime of this worker, made before the consumer starts."""
+        return cast(WorkerRuntime, self.controller.runtime)
+
+    def add_pool_size(self, **kwargs: Any) -> None:
+        """Put the pool's size into the worker event that is about to be sent: nobody has to ask for it."""
         state.SOFTWARE_INFO["pool_size"] = self.pool.num_processes
 
     def on_send_event_buffered(self) -> None:
-        """Nothing: task events are sent by ``flush_events``, many in one message.
+        """Do nothing: ``flush_events`` sends task events, many in one message.
 
         Celery sends them at the next turn of its event loop, which is once for every one or two: measured, a
         fifth of the loop's time at a thousand tasks a second.
         """
 
     def flush_events(self) -> None:
-        """Send the task events that were gathered. Called from the event loop, every ``EVENTS_EVERY``."""
+        """Send the task events gathered so far. Called from the event loop, every ``EVENTS_EVERY``."""
         if self.event_dispatcher:
             self.event_dispatcher.flush()
 
     def update_strategies(self) -> None:
-        """Every task gets this project's request, whatever its base: Celery's would delete what fails."""
+        """Give every task this project's request, whatever its base: Celery's would delete what fails."""
+        bound = request_class(self.runtime)
         for name, task in self.app.tasks.items():
-            if not issubclass(symbol_by_name(task.Request), Request):
-                if task.Request != CELERYS_REQUEST:
-                    log.warning("task.request_replaced", task=name, request=str(task.Request))
-                task.Request = Request
+            if task.Request != CELERYS_REQUEST and not issubclass(symbol_by_name(task.Request), Request):
+                log.warning("task.request_replaced", task=name, request=str(task.Request))
+            task.Request = bound
         super().update_strategies()
+        # They stay registered: Celery itself makes chains and groups with them.
+        for name in refused_builtins(self.app.tasks):
+            del self.strategies[name]
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A task that no module of this worker defines: another worker's, or in the end a dead letter."""
-        log.warning("task.unknown", task=message.headers.get("task"), task_id=message.headers.get("id"))
-        lease = Request.settlement.intake.finish(message.delivery_tag)
-        if lease is not None:
-            self._submit(lease, self._unknown(lease), known=False)
+        """Give back a task that this worker does not define: another one may; else it is a dead letter."""
+        name, task_id = message.headers.get("task"), message.headers.get("id")
+        # A worker of another version may have plain tasks.
+        if name in self.app.tasks and name not in FOR_PLAIN_TASKS:
+            self._dead_letter(message, ValueError(f"nothing of this service sends Celery's own task {name}"))
+            return
+        log.warning("task.unknown", task=name, task_id=task_id)
+
+        def outcome(lease: Lease) -> Outcome:
+            decided = self._unknown(lease)
+            if isinstance(decided, Failed):
+                signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=task_id)
+            return decided
+
+        self.runtime.end(message.delivery_tag, outcome, known=False)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        """Not a Celery message in any version."""
-        self._give_up(message, ValueError("not a Celery message of a known version"))
+        """Dead-letter what is no Celery message of any version."""
+        self._dead_letter(message, ValueError("not a Celery message of a known version"))
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        """A Celery message that Celery refuses, for example for its eta."""
-        self._give_up(message, exc)
+        """Dead-letter a message that Celery refuses, for example because of its eta."""
+        self._dead_letter(message, exc)
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """A body that kombu cannot decode."""
-        self._give_up(message, exc)
+        """Dead-letter a message whose body kombu cannot decode."""
+        self._dead_letter(message, exc)
 
     def add_task_queue(self, queue: str, *args: Any, **kwargs: Any) -> None:
-        """Consume from one more queue, by remote control; one that cannot be is left out.
+        """Consume from one more queue, by remote control; log one that cannot be consumed from.
 
         It runs on the event loop, where an error would end the worker.
         """
@@ -93,27 +111,23 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             super().add_task_queue(queue, *args, **kwargs)
 
     def _unknown(self, lease: Lease) -> Outcome:
-        """While a rolling deployment may be going on, a worker of the newer version may know the task.
-
-        By when it was sent: before the deployment began nobody sent it.
-        """
         settings = self.app.settings
-        if time.time() < lease.message.sent_at + settings.unknown_task_seconds:
-            return Returned(delay=settings.unknown_task_seconds / UNKNOWN_TASK_RECEIVES)
-        return Failed(
-            error="celery.exceptions.NotRegistered",
-            message=f"no module in TASK_MODULES={','.join(settings.task_modules)} defines the task "
-            f"{lease.payload['headers']['task']!r}, and no other worker took it within UNKNOWN_TASK_SECONDS="
-            f"{settings.unknown_task_seconds:g}: deploy one that has it, then redrive",
-            permanent=True,
-        )
+        modules = ",".join(settings.task_modules)
+        why = f"no module in TASK_MODULES={modules} defines the task {lease.headers['task']!r}"
+        return other_version(lease, settings, why)
 
-    def _give_up(self, message: Any, error: Exception) -> None:
-        lease = Request.settlement.intake.finish(message.delivery_tag)
-        if lease is not None:
-            self._submit(lease, failed(error, permanent=True))
+    def _dead_letter(self, message: Any, error: Exception) -> None:
+        signals.task_rejected.send(sender=self, message=message, exc=error)
+        self.runtime.end(message.delivery_tag, lambda _: failed(error, permanent=True))
 
-    def _submit(self, lease: Lease, outcome: Outcome, *, known: bool = True) -> None:
-        events = self.event_dispatcher
-        unrun = Unrun(lease, events.send if events else None, known=known)
-        Request.settlement.submit(Work(lease=lease, outcome=outcome, request=unrun))
+
+def drop_cancelled_timers(timer: Any) -> None:
+    """Take the cancelled entries out of a kombu ``Timer``. Called on its own event loop.
+
+    Each task with a time limit makes an entry, and kombu keeps it until the limit is over, though the task
+    ended long before: at 1,000 tasks a second and limits of an hour, millions of them.
+    """
+    left = [entry for entry in timer._queue if not entry.entry.canceled]
+    if len(left) < len(timer._queue):
+        heapq.heapify(left)
+        timer._queue[:] = left  # the loop's iterator holds the list itself

@@ -1,4 +1,4 @@
-"""Errbacks (``link_error``): called when their task is given up on, by a task of their own.
+"""Errbacks (``link_error``): called by a task of their own once their task is a dead letter.
 
 Celery calls them in the child whenever a run fails. Here a failed run is tried again, a run may be killed,
 and only settlement knows which one was the last. So it publishes one task, which does what Celery would.
@@ -12,13 +12,12 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.utils.serialization import create_exception_cls
 
-from pipeline import identity
 from pipeline.errors import ServiceUnavailableError
 from pipeline.transport import publish_many
-from pipeline.transport.envelope import PARSED
-from pipeline.transport.fifo import GROUP_HEADER
-from pipeline.worker.outcome import Failed
-from pipeline.worker.work import Work
+from pipeline.transport.publishing import GROUP_HEADER
+from pipeline.wire import identity
+from pipeline.worker.child.outcome import Failed
+from pipeline.worker.settle.work import Work
 
 log = structlog.get_logger(__name__)
 
@@ -27,10 +26,14 @@ NAME: Final = "pipeline.errbacks"
 
 
 class Backend(DisabledBackend):  # type: ignore[misc]
-    """Celery's own for no results, without the errbacks of a run that failed."""
+    """Celery's backend without results, which does not call errbacks whenever a run fails."""
+
+    def get_task_meta(self, task_id: str, cache: bool = True) -> Any:
+        """Raise ``NotImplementedError``: there are no results. Celery's own raises an AttributeError."""
+        self._is_disabled()
 
     def _call_task_errbacks(self, request: Any, exc: Any, traceback: Any) -> None:
-        """Nothing: the run may not have been the last."""
+        """Do nothing: the run may not have been the last."""
 
     def call_errbacks(self, request: Context, error: Exception, traceback: str) -> None:
         """Publish those that take a task's id; call those that take request, exception and traceback."""
@@ -38,23 +41,22 @@ class Backend(DisabledBackend):  # type: ignore[misc]
 
 
 def register(app: Celery) -> None:
-    """Make the task that calls errbacks known to ``app``."""
+    """Register the task that calls errbacks."""
     app.task(name=NAME)(_call)
 
 
 def publish_errbacks(work: Work) -> None:
-    """Publish the task that calls the errbacks of a task that was given up on; nothing where it has none.
+    """Publish the task that calls the errbacks of a dead-lettered task, if it has any.
 
     Published again for the same message it is the same task. Raises ``ServiceUnavailableError``.
     """
-    args, kwargs, embed = work.lease.payload.get(PARSED) or ([], {}, None)
-    errbacks = (embed or {}).get("errbacks")
-    if not errbacks or not isinstance(work.outcome, Failed):
+    envelope, failure = work.lease.envelope, work.outcome
+    errbacks = envelope.embed.get("errbacks") if envelope else None
+    if not errbacks or envelope is None or not isinstance(failure, Failed):
         return
-    failure, headers = work.outcome, work.lease.payload["headers"]
-    group = headers.get(GROUP_HEADER)
+    group = envelope.headers.get(GROUP_HEADER)
     signature = current_app.tasks[NAME].signature(
-        ({**headers, "args": args, "kwargs": kwargs, "errbacks": errbacks},),
+        ({**envelope.headers, "args": envelope.args, "kwargs": envelope.kwargs, "errbacks": errbacks},),
         {"error": failure.error, "message": failure.message, "traceback": failure.traceback},
         task_id=identity.errbacks_task_id(work.task_id, work.lease.message_id),
         queue=work.lease.queue,
@@ -65,7 +67,7 @@ def publish_errbacks(work: Work) -> None:
     if isinstance(error, ServiceUnavailableError):
         raise error
     if error is not None:
-        # The dead letter is there; what can never be published must not bring it again.
+        # The dead letter is safe: errbacks that can never be published must not bring the task again.
         log.error("errbacks.not_published", task_id=work.task_id, error=str(error))
 
 

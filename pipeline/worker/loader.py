@@ -1,4 +1,4 @@
-"""Celery's loader: imports the task modules, checks the stages, and makes Celery tasks of them."""
+"""Celery's loader: imports the task modules, checks the stages, and registers them as Celery tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -6,27 +6,28 @@ from typing import Any
 from celery import Celery
 from celery.loaders.app import AppLoader
 
-from config.settings import Settings
+from pipeline.author.loading import load_stages, set_up_django
+from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
 from pipeline.errors import ConfigurationError, StageDefinitionError
 from pipeline.jobs import JobStore
-from pipeline.registry import Registry
-from pipeline.stages import Stage
-from pipeline.taskmessage import Role, celery_name
-from pipeline.taskmodules import load_stages
-from pipeline.worker.openflower import refuse_open_flower
-from pipeline.worker.refused import start_refused
-from pipeline.worker.stagetask import StageTask
+from pipeline.settings import Settings
+from pipeline.wire.taskmessage import Role, celery_name
+from pipeline.worker.celerychecks import refuse_open_flower, start_refused
+from pipeline.worker.child.stagetask import StageTask
 
 
 class Loader(AppLoader):  # type: ignore[misc]
     """Runs wherever the tasks must be known: worker, bridge, Flower, ``celery inspect``."""
 
     def import_default_modules(self) -> Any:
-        """Import TASK_MODULES; raises ``StartRefused`` when the stages are not there, or cannot work."""
+        """Import TASK_MODULES. Raises ``StartRefused`` when the stages are missing, or cannot work."""
         refuse_open_flower()
-        modules = super().import_default_modules()
         settings = self.app.settings
         try:
+            # Before Celery's own imports, which set Django up as well, but do not explain a failure.
+            set_up_django()
+            modules = super().import_default_modules()
             # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
             registry = load_stages(settings.task_modules, Path.cwd())
         except (ConfigurationError, StageDefinitionError) as error:
@@ -36,10 +37,11 @@ class Loader(AppLoader):  # type: ignore[misc]
 
 
 def register_stages(app: Celery, settings: Settings, registry: Registry) -> None:
-    """Make a Celery task for each name of each stage."""
+    """Register a Celery task for each name of each stage."""
     store = JobStore(settings)
     for stage in registry.by_name.values():
-        roles: tuple[Role, ...] = ("part", "split", "gather") if stage.is_split else ("run",)
+        # A split that another version sent is run whole where this one has none.
+        roles: tuple[Role, ...] = ("part", "split", "gather") if stage.is_split else ("run", "split")
         for role in roles:
             app.register_task(_task(stage, celery_name(stage.name, role), store))
 

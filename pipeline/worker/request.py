@@ -1,27 +1,36 @@
-"""The worker's request: every way a task can end leads to settlement, once."""
+"""Celery's request of a task, in which every way a task can end leads to settlement, once."""
 
-from collections.abc import Container
+import time
 from typing import Any, ClassVar
 from weakref import ref
 
 import structlog
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
+from celery import states
 from celery.exceptions import TaskRevokedError, Terminated, TimeLimitExceeded
-from celery.signals import task_revoked
+from celery.signals import task_failure, task_revoked
 from celery.worker import request as base
 from celery.worker import state
 
-from pipeline.taskmessage import HEADER, TaskHeader
 from pipeline.telemetry import metrics
 from pipeline.telemetry.fields import header_fields
-from pipeline.telemetry.tracing import Span
+from pipeline.telemetry.spans import Span
 from pipeline.transport.lease import Lease
-from pipeline.worker import trace
-from pipeline.worker.outcome import Cancelled, Discarded, Failed, Outcome, Returned, Succeeded, failed
-from pipeline.worker.runoptions import RunOptions
-from pipeline.worker.settlement import Settlement
+from pipeline.wire.taskmessage import HEADER, TaskHeader
+from pipeline.worker.child import trace
+from pipeline.worker.child.outcome import (
+    Cancelled,
+    Discarded,
+    Failed,
+    Outcome,
+    Returned,
+    Succeeded,
+    failed,
+)
+from pipeline.worker.child.runoptions import RunOptions
+from pipeline.worker.runtime import WorkerRuntime
+from pipeline.worker.settle.work import Work
 from pipeline.worker.spans import end_span, start_span
-from pipeline.worker.work import Work
 
 log = structlog.get_logger(__name__)
 
@@ -35,16 +44,11 @@ class Request(base.Request):  # type: ignore[misc]
     """A task message on its way through the pool.
 
     Celery deletes the message on revoke, on a hard limit, when a child is killed, on ``Reject`` and on
-    ``Ignore``. Here ``acknowledge`` does nothing, and what ended the task decides in settlement what
-    becomes of the message.
+    ``Ignore``. Here ``acknowledge`` does nothing, and settlement decides about the message by the outcome.
     """
 
-    #: set by the worker's settlement step, as are the next two
-    settlement: ClassVar[Settlement]
-    #: the ids of jobs of which nothing is started any more
-    cancelled_jobs: ClassVar[Container[str]] = ()
-    #: whether the pool ends a run at its limits
-    pool_kills: ClassVar[bool] = True
+    #: the runtime of the worker (``request_class``)
+    runtime: ClassVar[WorkerRuntime]
     _already_revoked = False
     _failed_before = 0
     _span: Span | None = None
@@ -58,12 +62,13 @@ class Request(base.Request):  # type: ignore[misc]
                 delattr(cls, name)
 
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
-        """Give the task to the pool, unless it was revoked or is not ours for as long as it may run."""
+        """Give the task to the pool, unless it was revoked or its lease is too short for the run."""
         if self.revoked():
             raise TaskRevokedError(self.id)
-        lease = self.settlement.intake.delivered(self.message.delivery_tag)
-        if lease is not None and lease.header is not None and lease.header.job_id in self.cancelled_jobs:
-            self.skip(lease.header)
+        lease = self.runtime.intake.delivered(self.message.delivery_tag)
+        header = lease.header if lease else None
+        if header is not None and header.job_id in self.runtime.cancelled_jobs:
+            self.skip(header)
             raise TaskRevokedError(self.id)
         limit, soft_limit = self._limits()
         if lease is None or not lease.startable(limit or 0):
@@ -94,20 +99,20 @@ class Request(base.Request):  # type: ignore[misc]
         return result
 
     def _limits(self) -> tuple[float | None, float | None]:
-        """The hard and the soft limit of the run in seconds; None for none, as in pools that have none."""
-        if not self.pool_kills:
+        """Return the hard and the soft limit of the run in seconds; None in pools that have none."""
+        if not self.runtime.pool_kills:
             return None, None
         hard, soft = self.time_limits
         # A remote control command may take the task's own limit away; there is always one.
-        hard = hard or self.task.time_limit or self.app.conf.task_time_limit
+        hard = hard or self.task.time_limit or self.app.conf.task_time_limit or self.runtime.time_limit
         return min(hard, LONGEST_RUN), soft or self.task.soft_time_limit
 
     def _start(self, lease: Lease, limit: float | None) -> RunOptions:
-        # Not after the lease as it is now: this process may be frozen between here and the child's start, and
-        # the message be run elsewhere meanwhile. A child that is slow to come up gives it back unharmed.
+        # Not after the end of the lease as it is now: if this process is frozen before the child starts,
+        # another worker may run the message meanwhile. A child that starts too late gives it back.
         start_before = lease.start_by
         over_by = lease.last_end if limit is None else start_before + limit + KILL_GRACE
-        self.settlement.intake.started(lease, over_by)
+        self.runtime.intake.started(lease, over_by)
         self._failed_before = lease.attempts
         return RunOptions(
             attempt=lease.attempts + 1,
@@ -118,9 +123,9 @@ class Request(base.Request):  # type: ignore[misc]
         )
 
     def send_event(self, type: str, **fields: Any) -> None:
-        """Send a task event, with the task's name: who reads it may not have read of it before.
+        """Send a task event with the task's name: its reader may not know the task yet.
 
-        The start of a run says how many runs failed before it.
+        The event of a started run says how many runs failed before it.
         """
         fields.setdefault("name", self.name)
         if type == "task-started":
@@ -130,13 +135,13 @@ class Request(base.Request):  # type: ignore[misc]
     # ─── Ends ───
 
     def skip(self, header: TaskHeader) -> None:
-        """Its job is cancelled: it ends without a run."""
+        """End the task without a run, because its job is cancelled."""
         log.info("task.cancelled", task_id=self.id, **header_fields(header, None))
         self.send_event("task-revoked", terminated=False, signum=None, expired=False)
         self.settle(Cancelled())
 
     def on_success(self, outcome: Outcome, **kwargs: Any) -> None:
-        """The child answered; the task itself may have failed."""
+        """Settle what the child answered; the task itself may have failed."""
         if isinstance(outcome, Outcome):
             self.settle(outcome)
         else:  # what the threads pool makes of an exit
@@ -145,7 +150,7 @@ class Request(base.Request):  # type: ignore[misc]
     def on_failure(
         self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
-        """The child did not answer: it was killed, or ended by itself."""
+        """Settle a run whose child did not answer, because it was killed or ended by itself."""
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
@@ -154,22 +159,53 @@ class Request(base.Request):  # type: ignore[misc]
         elif self._already_cancelled or _stopping():
             self.settle(Returned())
         else:
-            self.settle(failed(error))
+            self._fail_killed(error)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """The pool raised the soft limit in the child, or killed it at the hard one."""
+        """Settle a run that the pool killed at its hard limit; log that the soft limit was raised in it."""
         if soft:
             log.warning("task.soft_time_limit", task=self.name, task_id=self.id, seconds=timeout)
         elif _stopping():
             self.settle(Returned())
         else:
-            self.settle(failed(TimeLimitExceeded(timeout)))
+            self._fail_killed(TimeLimitExceeded(timeout))
+
+    def _fail_killed(self, error: BaseException) -> None:
+        """Fail a run that could not call its task's hooks, and call them here, as Celery does."""
+        if self.runtime.intake.delivered(self.message.delivery_tag) is None:
+            return
+        seconds = time.time() - self.time_start if self.time_start else 0.0
+        self.settle(failed(error, max(0.0, seconds)))
+        info = _info_of(error)
+        for call in (self._call_on_failure, self._call_after_return, self._send_task_failure):
+            try:
+                call(error, info)
+            except Exception:
+                # User code on the worker's event loop, which an error would end.
+                log.exception("task.hook_failed", task=self.name, task_id=self.id, hook=call.__name__)
+
+    def _call_on_failure(self, error: BaseException, info: ExceptionInfo) -> None:
+        self.task.on_failure(error, self.id, self.args, self.kwargs, info)
+
+    def _call_after_return(self, error: BaseException, info: ExceptionInfo) -> None:
+        self.task.after_return(states.FAILURE, error, self.id, self.args, self.kwargs, info)
+
+    def _send_task_failure(self, error: BaseException, info: ExceptionInfo) -> None:
+        task_failure.send(
+            sender=self.task,
+            task_id=self.id,
+            exception=error,
+            args=self.args,
+            kwargs=self.kwargs,
+            traceback=info.traceback,
+            einfo=info,
+        )
 
     def acknowledge(self) -> None:
-        """Nothing: only settlement deletes a message."""
+        """Do nothing: only settlement deletes a message."""
 
     def reject(self, requeue: bool = False) -> None:
-        """Celery could not take it, for example for an eta it cannot read."""
+        """Settle a task that Celery cannot take, for example because of an eta it cannot read."""
         if requeue:
             self.settle(Returned())
         else:
@@ -192,30 +228,42 @@ class Request(base.Request):  # type: ignore[misc]
             self.settle(Failed(error="celery.exceptions.TaskRevokedError", message=reason, permanent=True))
 
     def terminate(self, pool: Any, signal: Any = None) -> None:
-        """Kill the run, where the pool can."""
+        """Kill the run, if the pool can."""
         try:
             super().terminate(pool, signal)
         except NotImplementedError:
             log.warning("task.not_terminated", task_id=self.id, reason="this pool cannot end a running task")
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
-        """Cut the run off for a shutdown, where the pool can; its message comes again."""
+        """Cut the run off for a shutdown, if the pool can; its message comes again."""
         try:
             super().cancel(pool, signal, emit_retry)
         except NotImplementedError:
             log.warning("task.not_cancelled", task_id=self.id, reason="this pool cannot end a running task")
 
     def settle(self, outcome: Outcome) -> None:
-        """Hand the outcome to settlement; any later end of the same delivery is not heard."""
+        """Hand the outcome to settlement. Any later end of the same delivery is ignored."""
         state.task_ready(self, successful=isinstance(outcome, Succeeded))
         # Not by the channel: it may be closed by now, and the message is held all the same.
-        lease = self.settlement.intake.finish(self.message.delivery_tag)
+        lease = self.runtime.intake.finish(self.message.delivery_tag)
         if lease is not None:
             end_span(self._span, outcome)
-            self.settlement.submit(Work(lease=lease, outcome=outcome, request=self, span=self._span))
+            self.runtime.settle(Work(lease=lease, outcome=outcome, request=self, span=self._span))
+
+
+def request_class(runtime: WorkerRuntime) -> type[Request]:
+    """Return the class of the requests of a worker."""
+    return type("Request", (Request,), {"runtime": runtime})
+
+
+def _info_of(error: BaseException) -> ExceptionInfo:
+    try:
+        raise error
+    except BaseException:  # noqa: BLE001 - what ended a child may be a SystemExit
+        return ExceptionInfo()
 
 
 def _stopping() -> bool:
-    """Whether the worker was told to stop: what ends a child then says nothing about its task."""
+    """Whether the worker was told to stop: the end of a child then says nothing about its task."""
     # Set to the exit code, which is 0 in most cases.
     return any(flag is not None and flag is not False for flag in (state.should_stop, state.should_terminate))

@@ -1,33 +1,32 @@
-"""A run's span: from when the pool is given the task until its outcome is known, kept in the parent process.
+"""The span of a run, kept in the parent process from the start of the run to its outcome.
 
-So a run that is killed has one too, and no child needs a connection to send it.
+So a killed run has one too, and no child needs a connection to send it.
 """
 
-from pipeline.taskmessage import PARTS
 from pipeline.telemetry import tracing
-from pipeline.telemetry.tracing import Span
+from pipeline.telemetry.spans import Span
 from pipeline.transport.lease import Lease
-from pipeline.worker.outcome import Failed, Outcome, Succeeded
-from pipeline.worker.work import traceparent_of
+from pipeline.wire.taskmessage import PARTS
+from pipeline.worker.child.outcome import Failed, Outcome, Succeeded
 
 
 def start_span(lease: Lease) -> Span:
-    """The span of a run that begins."""
-    headers = lease.payload["headers"]
-    parts = headers.get(PARTS)
-    return tracing.running(
-        headers["task"],
-        headers["id"],
+    """Start the span of a run."""
+    assert lease.envelope is not None
+    parts = lease.headers.get(PARTS)
+    return tracing.run_span(
+        lease.envelope.task_name,
+        lease.envelope.task_id,
         lease.queue,
         lease.header,
-        traceparent_of(lease),
+        lease.traceparent,
         lease.attempts + 1,
         parts if isinstance(parts, int) else 0,
     )
 
 
 def end_span(span: Span | None, outcome: Outcome) -> None:
-    """The run is over; None for a task that never ran."""
+    """End the span of a run; None for a task that never ran."""
     if span is None:
         return
     if isinstance(outcome, Failed):

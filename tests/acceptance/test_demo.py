@@ -40,7 +40,7 @@ class Demo:
         self.below: set[psutil.Process] = set()
 
     def wait_for(self, pattern: str, times: int = 1, timeout: float = 60) -> list[str]:
-        """What the ``times``-th line with the pattern matched, and those before it."""
+        """Return the match of the ``times``-th line with the pattern, and the lines before it."""
         expression = re.compile(pattern)
 
         def found() -> list[str]:
@@ -202,6 +202,10 @@ def test_ending_it_leaves_no_process(demo: Callable[..., Demo], number: signal.S
     assert len(run.below) >= 4
     run.process.send_signal(number)
     code, _ = run.end()
+    remarks = "".join(run.said)
+    if number != signal.SIGKILL:
+        assert re.search(r"Interrupted: \d+ of \d+ documents are done, \d+ are left\.", remarks)
+        assert "All processes are stopped" in remarks
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     wait_until(lambda: not running(run.below), f"the end of {running(run.below)}", 40)
 

@@ -83,7 +83,7 @@ def test_ctrl_c_ends_everything(start: Start, tmp_path: Path) -> None:
 
 
 def test_another_terminal_knows_the_same_stages_and_topics(start: Start, tmp_path: Path) -> None:
-    """What names stages and topics is in the file to be sourced; what the services are, they say."""
+    """The file to be sourced has the variables of stages and topics; the services print their own."""
     own = {"TASK_MODULES": "shop", "KAFKA_TOPIC_ORDERS": "my orders", "TOPIC_REPLICATION_FACTOR": "3"}
     dev = start(environment=own, one=STEADY)
     _processes(dev, "one")
@@ -105,7 +105,7 @@ def test_process_that_ends_is_named_and_stops_the_rest(start: Start) -> None:
 
 
 def test_worker_killed_leaves_no_child(start: Start) -> None:
-    """What a killed process had started is ended too, and dev does not wait for it."""
+    """Processes that a killed process had started are ended, too, and dev does not wait for them."""
     dev = start(one=STEADY)
     processes = _processes(dev, "one")
     processes[0].kill()

@@ -1,19 +1,22 @@
 """Health as an orchestrator sees it: of ``pipeline web``, and of a worker with HEALTH_PORT."""
 
 import json
+import resource
 import signal
 import socket
 import subprocess
 import sysconfig
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.observe.probe import LIFETIME
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.processes import wait_until
@@ -100,7 +103,9 @@ def test_a_worker_serves_its_health(
     embedded_services: Services, make_environment: MakeEnvironment, start: Start, port: int, tmp_path: Path
 ) -> None:
     """Ready once it runs, with the queue's numbers; gone when it ends."""
-    environment = make_environment(embedded_services, HEALTH_PORT=str(port), TASK_MODULES="tasks")
+    environment = make_environment(
+        embedded_services, HEALTH_PORT=str(port), TASK_MODULES="pipeline.demo.documents"
+    )
     command = ("celery", "-A", "pipeline", "worker", "--concurrency", "1")
     process = start(*command, env=environment)
     wait_until(lambda: (ask(port, "/ready") or {}).get("status") == "ready", "the worker is ready", 40)
@@ -112,3 +117,28 @@ def test_a_worker_serves_its_health(
     assert ask(port, "/live") is None
     log = (tmp_path / "celery.log").read_text()
     assert "Traceback" not in log
+
+
+def test_strangers_on_the_health_port_take_no_descriptor_of_the_worker(
+    embedded_services: Services, make_environment: MakeEnvironment, start: Start, port: int, tmp_path: Path
+) -> None:
+    """A thousand connections that never finish a request: a worker that may open 256 files is still alive."""
+    environment = make_environment(
+        embedded_services, HEALTH_PORT=str(port), TASK_MODULES="pipeline.demo.documents"
+    )
+    process = start("celery", "-A", "pipeline", "worker", "--concurrency", "1", env=environment)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (256, 256))
+    wait_until(lambda: (ask(port, "/ready") or {}).get("status") == "ready", "the worker is ready", 40)
+    with ExitStack() as strangers:
+        for _ in range(1_100):
+            stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            with suppress(ConnectionError):
+                stranger.sendall(b"GET /live HTTP/1.1\r\nX: ")
+        # Its clients connect anew for each of these.
+        for _ in range(3):
+            assert (ask(port, "/health") or {})["status"] == "healthy"
+            time.sleep(LIFETIME)
+        assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) < 200
+    log = (tmp_path / "celery.log").read_text()
+    assert "Too many open files" not in log
+    assert len(log) < 100_000

@@ -1,4 +1,4 @@
-"""The jobs page in a browser, on real processes: seen, acted on, and safe with whatever jobs are made of."""
+"""The jobs page in a browser, on real processes: reading, acting, and hostile data."""
 
 import json
 import subprocess
@@ -137,7 +137,7 @@ def test_a_job_submitted_in_the_browser_completes_live(shop: Shop, browser: Brow
     shop.open("/submit")
     assert '"type": "object"' in browser.text("details[open] pre")
     browser.type("textarea", '{"name": "tea milk sugar"}')
-    browser.type("[name=entity]", "order-7")
+    browser.type("[name=entity_id]", "order-7")
     browser.click("main button[type=submit]")
     browser.wait_for("Submitted")
     browser.run("window.same = true")
@@ -164,7 +164,11 @@ def test_a_failed_job_is_found_read_redriven_and_completes(
     wait_until(lambda: _has_failed(shop, job_id), "the job fails", 60)
     shop.open("/jobs?state=failed")
     browser.click(f"#job-{job_id}")
-    browser.wait_for("What failed")
+    browser.wait_for("Failures")
+    address = browser.url
+    # The list shows the beginning of an id: it is enough as an address.
+    shop.open(f"/jobs/{job_id[:8]}")
+    assert browser.url == address
     shown = browser.text("#job")
     assert "LookupError" in shown
     assert f"{needed} is not there, for a book" in shown
@@ -204,7 +208,7 @@ def test_dead_letters_are_chosen_and_redriven_and_the_rest_is_purged_by_name(
     wait_until(lambda: all(_has_failed(shop, job_id) for job_id in jobs), "the jobs fail", 60)
     needed.touch()
     wait_until(lambda: _letters(shop, jobs[0]) == 1, "the dead letter is seen")
-    browser.click("input[name=id]")
+    browser.click("input[name=ids]")
     assert browser.text("[data-needs-chosen]") == "Redrive 1 selected"
     browser.click("[data-needs-chosen]")
     browser.wait_for("1 redriven")
@@ -215,17 +219,17 @@ def test_dead_letters_are_chosen_and_redriven_and_the_rest_is_purged_by_name(
     for typed, said in (("another", "Nothing was purged"), (queue, "1 purged")):
         _letters(shop, jobs[1])
         browser.click("details.act summary")
-        browser.type("[name=confirm]", typed)
+        browser.type("[name=queue]", typed)
         browser.click("details[open] .sheet button")
         browser.wait_for(said)
 
 
 def test_hostile_data_is_shown_as_text(shop: Shop, browser: Browser, tmp_path: Path) -> None:
-    """What is HTML or a script in a job's data, entity or error is text on every page that shows it."""
+    """HTML or a script in a job's data, entity or error is shown as text on every page."""
     job_id = shop.order(HOSTILE, entity=HOSTILE, needs=tmp_path / HOSTILE.replace("/", "-"))
     wait_until(lambda: _has_failed(shop, job_id), "the job fails", 60)
     wait_until(lambda: _letters(shop, job_id) == 1, "the dead letter is seen")
-    letter = browser.run("return document.querySelector('input[name=id]').value")
+    letter = browser.run("return document.querySelector('input[name=ids]').value")
     data = json.dumps(HOSTILE)
     shown = {f"/jobs/{job_id}": data, "/jobs": HOSTILE, f"/dead-letters/{letter}": data}
     for path, text in {**shown, f"/dead-letters?job={job_id}": "onerror"}.items():
@@ -239,7 +243,7 @@ def test_every_page_can_be_used_by_everybody(shop: Shop, browser: Browser, tmp_p
     job_id = shop.order("one two", needs=tmp_path / "paper")
     wait_until(lambda: _has_failed(shop, job_id), "the job fails", 60)
     assert _letters(shop, job_id) == 1
-    letter = browser.run("return document.querySelector('input[name=id]').value")
+    letter = browser.run("return document.querySelector('input[name=ids]').value")
     found = []
     for path in (*PAGES, f"/jobs/{job_id}", f"/dead-letters/{letter}", "/jobs/unknown"):
         for scheme, width in (("light", 1280), ("dark", 360)):
@@ -263,7 +267,7 @@ def test_the_keyboard_reaches_everything(shop: Shop, browser: Browser) -> None:
         reached.append(browser.run("return document.activeElement.name || document.activeElement.innerText"))
     service = shop.environment["SERVICE_NAME"]
     pages = ["Pipeline", "Jobs", "Dead letters", "Submit"]
-    assert reached == ["To the content", service, *pages, "start", "data", "entity", "Submit"]
+    assert reached == ["To the content", service, *pages, "start", "data", "entity_id", "Submit"]
 
 
 def test_a_service_that_is_away_is_told_and_a_page_may_be_read_only(
@@ -306,8 +310,8 @@ def _has_failed(shop: Shop, job_id: str) -> bool:
 
 def _letters(shop: Shop, job_id: str) -> int:
     """How many dead letters of a job its page of them shows."""
-    shop.open(f"/dead-letters?job={job_id}")
-    return int(shop.browser.run("return document.querySelectorAll('input[name=id]').length"))
+    shop.open(f"/dead-letters?job={job_id[:8]}")
+    return int(shop.browser.run("return document.querySelectorAll('input[name=ids]').length"))
 
 
 def _faults(browser: Browser) -> list[str]:

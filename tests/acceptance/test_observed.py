@@ -1,4 +1,4 @@
-"""A bridge and a worker as those who watch them see them: log lines, health, Sentry."""
+"""Observation of a bridge and a worker: log lines, health, Sentry."""
 
 import json
 import socket
@@ -21,7 +21,7 @@ from tests.processes import wait_until
 
 PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 
-#: What should not happen, as it stands before anything does.
+#: Metrics of failures, which must be exposed as zero before anything happens.
 COUNTED_FROM_0 = {
     "bridge": ('pipeline_sweep_findings_total{kind="lost"}',),
     "worker": (

@@ -1,9 +1,8 @@
-"""The stages of docs/stages.md, in a package of one's own: all that a user does, as a user does it."""
+"""The stages of docs/tutorial.md in a package of the user, run as a user runs them."""
 
 import json
 import re
 import subprocess
-import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,19 @@ import pytest
 
 from pipeline.services.children import children
 from pipeline.services.environment import Services
+from tests.acceptance.conftest import ROOT, Installed
 from tests.conftest import MakeEnvironment
 
-SCRIPTS = Path(sysconfig.get_path("scripts"))
-PIPELINE = SCRIPTS / "pipeline"
-#: The script that a user types, which unlike "python -m celery" has its own folder in the path only.
-CELERY = (str(SCRIPTS / "celery"), "-A", "pipeline")
-
-DOCS = Path(__file__).parents[2] / "docs" / "stages.md"
+DOCS = ROOT / "docs" / "tutorial.md"
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def run(services: Services, make_environment: MakeEnvironment, tmp_path: Path) -> Iterator[Run]:
-    """Runs a ``pipeline`` command beside a bridge and a worker that know the package ``shop``."""
+def run(
+    installed: Installed, services: Services, make_environment: MakeEnvironment, tmp_path: Path
+) -> Iterator[Run]:
+    """Run a command of the installed wheel beside a bridge and a worker that know the package ``shop``."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     for name, source in re.findall(r"```python\n# (shop/\w+\.py)\n(.*?)```", DOCS.read_text(), re.DOTALL):
@@ -35,7 +32,7 @@ def run(services: Services, make_environment: MakeEnvironment, tmp_path: Path) -
 
     def run(*arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
-            [PIPELINE, *arguments],
+            [installed.pipeline, *arguments],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -51,7 +48,7 @@ def run(services: Services, make_environment: MakeEnvironment, tmp_path: Path) -
     with children() as started:
         for name in ("bridge", "worker"):
             with (tmp_path / f"{name}.log").open("wb") as log:
-                started.start([*CELERY, name], environment=environment, output=log, folder=tmp_path)
+                started.start([*installed.celery, name], environment=environment, output=log, folder=tmp_path)
         yield run
 
 
@@ -65,7 +62,7 @@ def test_a_job_goes_through_stages_of_ones_own(run: Run, tmp_path: Path) -> None
     done = run("submit", "price", "--data", order(1, 2, 3), "--entity", "c-7", "--wait", "--json")
     (job,) = map(json.loads, done.stdout.splitlines())
     assert job["state"] == "complete"
-    sent = json.loads((tmp_path / "ada.mail").read_text())
+    sent = json.loads((tmp_path / "mails" / "ada.mail").read_text())
     assert sent == {"customer": "ada", "total": 60, "entity": "c-7"}
     shown: dict[str, Any] = json.loads(run("jobs", "show", job["job_id"], "--json").stdout)
     assert {each["stage"]: (each["state"], each["done"], each["total"]) for each in shown["stages"]} == {
@@ -87,4 +84,4 @@ def test_a_part_that_fails_fails_its_job_with_the_reason(run: Run) -> None:
 def test_a_split_of_nothing_is_gathered(run: Run, tmp_path: Path) -> None:
     """No parts, and still one result."""
     run("submit", "price", "--data", order(), "--wait")
-    assert json.loads((tmp_path / "ada.mail").read_text())["total"] == 0
+    assert json.loads((tmp_path / "mails" / "ada.mail").read_text())["total"] == 0

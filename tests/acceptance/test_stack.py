@@ -112,7 +112,7 @@ def test_down_of_nothing_is_no_error(run: Run) -> None:
     """Down where nothing runs says so and succeeds, and leaves nothing behind."""
     down = run("down")
     assert down.returncode == 0
-    assert "Nothing" in down.stdout
+    assert "No server" in down.stdout
 
 
 def test_missing_java_is_one_line(run: Run, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_missing_java_is_one_line(run: Run, tmp_path: Path) -> None:
     assert up.returncode == 2
     [line] = up.stderr.splitlines()
     assert "java and mvn" in line
-    assert "pip install 'pipeline[embedded]'" in line
+    assert "pip install 'celery-stages[embedded]'" in line
     assert "pipeline dev --services embedded" in line
 
 

@@ -1,4 +1,4 @@
-"""What a collector of OpenTelemetry is sent by the commands a person types."""
+"""The spans that an OpenTelemetry collector gets from the commands a person types."""
 
 import gzip
 import json
@@ -16,10 +16,10 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from config.settings import load_settings
-from pipeline.kafka import EventProducer, Record, newest_messages
+from pipeline.kafka import EventProducer, OutgoingRecord, newest_records
 from pipeline.services.children import children
 from pipeline.services.environment import Services
+from pipeline.settings import load_settings
 from tests.conftest import MakeEnvironment
 from tests.processes import wait_until
 
@@ -243,7 +243,7 @@ def test_without_the_extra_a_job_runs_and_its_trace_is_handed_on(
     )
     settings = load_settings(environment)
     headers = (("traceparent", f"00-{TRACE}-{'b' * 16}-01".encode()), ("x-datadog-trace-id", b"42"))
-    record = Record(topic=settings.topic("order-placed"), key=b"order-7", value=b"7", headers=headers)
+    record = OutgoingRecord(topic=settings.topic("order-placed"), key=b"order-7", value=b"7", headers=headers)
     worker = tmp_path / "worker.log"
     with bridge_and_worker(environment, tmp_path):
         producer = EventProducer(settings, "test")
@@ -256,5 +256,5 @@ def test_without_the_extra_a_job_runs_and_its_trace_is_handed_on(
     assert "tracing.off" in {line["event"] for line in lines}
     done = [line for line in lines if line["event"] == "task.done"]
     assert [(line["stage"], line["trace_id"]) for line in done] == [("open_order", TRACE), ("ship", TRACE)]
-    emitted = newest_messages(settings, settings.topic("order-opened"), 1)[0]
+    emitted = newest_records(settings, settings.topic("order-opened"), 1)[0]
     assert set(headers) <= set(emitted.headers)

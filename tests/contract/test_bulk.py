@@ -1,15 +1,15 @@
 """A bulk publish on the embedded and on the local services: few requests, and the same messages."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
+from pipeline.author.registry import Registry
 from pipeline.celery import PipelineApp, make_app
 from pipeline.errors import MessageRefusedError, ServiceRefusedError
-from pipeline.provision import make_missing
-from pipeline.registry import Registry
+from pipeline.infra.provision import make_missing
 from pipeline.services.environment import Services
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.transport import publish_many
@@ -34,7 +34,7 @@ def requests(app: PipelineApp) -> Counter[str]:
     """The requests that SQS is sent, by action."""
     counted: Counter[str] = Counter()
     events = sqs_client(app.settings).meta.events
-    events.register("before-call.sqs", lambda model, **_: counted.update([model.name]))
+    events.register("after-call.sqs", lambda model, **_: counted.update([model.name]))
     return counted
 
 
@@ -42,15 +42,15 @@ def sign(app: PipelineApp, number: int, **options: Any) -> Any:
     return app.signature("note", args=(number,)).set(**options)
 
 
-def receive(app: PipelineApp, count: int) -> list[tuple[dict[str, Any], str]]:
+def receive(app: PipelineApp, count: int) -> list[tuple[Mapping[str, Any], str]]:
     """So many messages, deleted: their headers and group, in order."""
     queue = SqsQueue(sqs_client(app.settings), app.settings.sqs_task_queue_url)
-    found: list[tuple[dict[str, Any], str]] = []
+    found: list[tuple[Mapping[str, Any], str]] = []
 
     def enough() -> bool:
         new = queue.receive(wait_seconds=0, visibility_seconds=30)
         queue.delete([message.receipt_handle for message in new])
-        found.extend((open_envelope(message.body)["headers"], message.group_id) for message in new)
+        found.extend((open_envelope(message.body).headers, message.group_id) for message in new)
         return len(found) >= count
 
     wait_until(enough, f"{count} messages")
@@ -94,7 +94,7 @@ def test_published_again_under_its_id_it_is_one_message(app: PipelineApp) -> Non
 
 
 def test_a_queue_that_is_not_there_is_named(app: PipelineApp) -> None:
-    """What goes to other queues is there."""
+    """Messages for other queues arrive there."""
     lost, there = publish_many([sign(app, 1, queue="nowhere.fifo"), sign(app, 2)])
     assert isinstance(lost.error, ServiceRefusedError)
     assert "nowhere.fifo" in str(lost.error)

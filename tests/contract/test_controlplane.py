@@ -1,5 +1,6 @@
-"""What Celery's control plane relies on, on the embedded and on the local services: without any worker."""
+"""The behaviour that Celery's control plane relies on, on embedded and local services, without a worker."""
 
+import json
 import os
 import threading
 import time
@@ -10,15 +11,16 @@ from typing import Any
 import pytest
 from celery.events.receiver import EventReceiver
 from kombu.exceptions import OperationalError
+from pydantic import SecretStr
 
-from config.settings import Settings
 from pipeline.celery import PipelineApp, make_app
+from pipeline.control.controlmessage import EVENTS
+from pipeline.control.controlplane import ControlPlane, close_control_plane, control_plane
 from pipeline.errors import ServiceRefusedError
-from pipeline.kafka import EventProducer, KafkaAdmin, LogReader, Message, Record
+from pipeline.kafka import EventProducer, KafkaAdmin, LogReader, OutgoingRecord, ReceivedRecord
 from pipeline.services.environment import Services
-from pipeline.transport.controlmessage import EVENTS
-from pipeline.transport.plane import ControlPlane, close_control_plane, control_plane
-from pipeline.transport.wakeup import Wakeup
+from pipeline.settings import Settings
+from pipeline.transport.wakeup import WakeupPipe
 from tests.conftest import MakeSettings
 from tests.processes import wait_until
 
@@ -28,8 +30,8 @@ ASK_FOR = 5.0
 
 @pytest.fixture
 def settings(services: Services, make_settings: MakeSettings) -> Settings:
-    """Settings of a service that has its control topics."""
-    settings = make_settings(services)
+    """Settings of a service that has its control topics, and whose workers obey ``echo`` and ``hello``."""
+    settings = make_settings(services, CONTROL_COMMANDS="echo,hello")
     for topic in settings.control_topics:
         KafkaAdmin(settings).create(topic, partitions=1, replication=1, config={})
     return settings
@@ -48,7 +50,7 @@ def producer(settings: Settings) -> Iterator[EventProducer]:
 
 
 def emit(producer: EventProducer, topic: str, *values: bytes) -> None:
-    records = [Record(topic=topic, key=b"same", value=value) for value in values]
+    records = [OutgoingRecord(topic=topic, key=b"same", value=value) for value in values]
     assert producer.emit(records, 10) == [None] * len(records)
 
 
@@ -62,8 +64,8 @@ def reading(settings: Settings, topic: str, *, seconds: float = 0, records: int 
         reader.close()
 
 
-def read(reader: LogReader, count: int) -> list[Message]:
-    found: list[Message] = []
+def read(reader: LogReader, count: int) -> list[ReceivedRecord]:
+    found: list[ReceivedRecord] = []
     wait_until(lambda: found.extend(reader.poll(100, 0.2)) or len(found) >= count, f"{count} records")  # type: ignore[func-returns-value]
     return found
 
@@ -100,7 +102,7 @@ def test_a_past_of_seconds(
     services: Services,
     request: pytest.FixtureRequest,
 ) -> None:
-    """What is older than so many seconds is not read."""
+    """Records older than the given age are not read."""
     if services.name == "embedded":
         request.applymarker(pytest.mark.xfail(strict=True, reason="librdkafka's mock cluster knows no times"))
     emit(producer, topic, b"old")
@@ -219,15 +221,15 @@ def test_clients_hear_their_own_answers(app: PipelineApp) -> None:
 
 
 def test_waiting_costs_nothing(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits for a message sleeps until it comes or its time is over, and is not woken in between."""
+    """A reader sleeps until a message comes or its time is over, and is not woken in between."""
     waits: list[int] = []
-    wait = Wakeup.wait
+    wait = WakeupPipe.wait
 
-    def counted(wakeup: Wakeup, timeout: float | None) -> bool:
+    def counted(wakeup: WakeupPipe, timeout: float | None) -> bool:
         waits.append(threading.get_ident())
         return wait(wakeup, timeout)
 
-    monkeypatch.setattr(Wakeup, "wait", counted)
+    monkeypatch.setattr(WakeupPipe, "wait", counted)
     with listening(app, "a"), app.connection_for_read() as connection:
         connection.connect()
         echo(app, "a")
@@ -273,6 +275,44 @@ def test_a_forked_child_asks_for_itself(app: PipelineApp) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
+# ─── Commands that are refused ───
+
+
+def test_a_command_that_is_not_allowed_is_refused_with_its_setting(app: PipelineApp) -> None:
+    """It has no effect, and its sender is told which setting allows it."""
+    with listening(app, "a"):
+        wait_until(lambda: ask(app, "hello", "a"), "it listens")
+        assert ask(app, "shutdown", "a") == {
+            "a": {"error": "refused: CONTROL_COMMANDS of this worker does not allow shutdown"}
+        }
+
+
+def test_with_a_key_only_signed_commands_are_obeyed(settings: Settings, producer: EventProducer) -> None:
+    """Clients of this project sign by themselves; a copy of their record has no effect, nor one unsigned."""
+    app = make_client(settings.model_copy(update={"control_key": SecretStr("k" * 32)}))
+    topic = settings.control_topics[1]
+    try:
+        with listening(app, "a") as heard, reading(settings, topic) as reader:
+            wait_until(lambda: ask(app, "hello", "a"), "it listens")
+            assert echo(app, "a", n=1) == {"a": {"n": 1}}
+            sent: list[bytes] = []
+
+            def found() -> list[bytes]:
+                sent.extend(record.value or b"" for record in reader.poll(100, 0.2))
+                return [value for value in sent if b"echo" in value]
+
+            wait_until(found, "the command on its topic")
+            [copy] = found()
+            unsigned = json.loads(copy)
+            unsigned["headers"] = {"clock": 1, "expires": 0}
+            emit(producer, topic, copy, json.dumps(unsigned).encode())
+            # The answer to the copy may come first: kombu counts it as the one that is awaited.
+            wait_until(lambda: echo(app, "a", n=2) == {"a": {"n": 2}}, "an answer of its own")
+        assert heard.count({"n": 1}) == 1
+    finally:
+        close_control_plane()
+
+
 # ─── Kafka out of reach ───
 
 
@@ -288,9 +328,9 @@ def test_events_to_nowhere_are_dropped_and_counted(nowhere: Settings) -> None:
     for _ in range(12_000):
         plane.publish(EVENTS, "task.multi", {"body": "x" * 100})
     assert time.monotonic() - began < 5
-    assert plane.reach.dropped_events >= 2_000
+    assert plane.reachability.dropped_events >= 2_000
     plane.close()
-    assert plane.reach.dropped_events == 12_000
+    assert plane.reachability.dropped_events == 12_000
 
 
 def test_a_worker_does_not_wait_for_nowhere(nowhere: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Lists of jobs: cheap whatever there is, and every job is on one page, once."""
+"""Lists of jobs: constant cost, and every job on exactly one page."""
 
 import random
 import time
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.jobs import JobFilled, JobPage, JobPlan, JobState, JobStore, NewJob, StageDone, StageRef
-from pipeline.jobs.client import dynamodb_client
+from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.jobs.schema import table_definition
 from pipeline.services.environment import Services
 from tests.conftest import MakeSettings
@@ -27,7 +27,7 @@ class Requests:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
-        dynamodb_client().meta.events.register("before-call.dynamodb", self._count)
+        dynamodb_client().meta.events.register("after-call.dynamodb", self._count)
 
     def _count(self, model: Any, **_: Any) -> None:
         self._counts[model.name] += 1
@@ -43,7 +43,7 @@ class Requests:
 def store_fixture(services: Services, make_settings: MakeSettings) -> JobStore:
     """A store with a table of its own."""
     store = JobStore(make_settings(services))
-    store.provision()
+    store.schema.provision()
     return store
 
 
@@ -60,9 +60,9 @@ def complete(store: JobStore, job_id: str) -> None:
     ended = StageDone(
         ref=ref, task_id="t", ends_path=True, run_seconds=1, finished_at=time.time(), worker="w"
     )
-    (closing,) = store.record([ended]).closings
+    (closing,) = store.tasks.record([ended]).closings
     assert isinstance(closing, JobFilled)
-    store.close(closing)
+    assert store.close([closing]) == [None]
 
 
 def walked(page: Callable[[str | None], JobPage]) -> list[str]:
@@ -85,7 +85,7 @@ def test_an_index_that_knows_no_entities_is_named(services: Services, make_setti
     (index,) = definition["GlobalSecondaryIndexes"]
     keys_only = {**index, "Projection": {"ProjectionType": "KEYS_ONLY"}}
     dynamodb_client().create_table(**{**definition, "GlobalSecondaryIndexes": [keys_only]})
-    report = JobStore(settings).provision(update=True)
+    report = JobStore(settings).schema.provision(update=True)
     assert "does not project just entity: delete it, and provision again" in report.differences[0]
 
 
@@ -101,39 +101,44 @@ def test_an_index_that_is_missing_is_made(embedded_services: Services, make_sett
         KeySchema=definition["KeySchema"],
         AttributeDefinitions=[x for x in definition["AttributeDefinitions"] if x["AttributeName"] in keys],
     )
-    assert any("has no index" in each for each in JobStore(settings).inspect().differences)
-    assert JobStore(settings).provision(update=True).outcome == "changed"
-    assert JobStore(settings).inspect().outcome == "present"
+    assert any("has no index" in each for each in JobStore(settings).schema.inspect().differences)
+    assert JobStore(settings).schema.provision(update=True).outcome == "changed"
+    assert JobStore(settings).schema.inspect().outcome == "present"
 
 
 def test_looking_further_finds_every_job_once(store: JobStore) -> None:
     """A page looks at a few days: all pages together have every job, in order, though some are empty."""
     now, chance = time.time(), random.Random(7)
     jobs = [job(now - chance.uniform(0, 55) * DAY) for _ in range(60)]
-    assert store.open_jobs(jobs) == [True] * len(jobs)
+    assert store.records.open(jobs).errors == [None] * len(jobs)
     closed = {each.job_id for each in jobs if chance.random() < 0.5}
     for job_id in closed:
         complete(store, job_id)
     ids = [each.job_id for each in sorted(jobs, key=lambda each: each.submitted_at, reverse=True)]
     for limit, days in ((7, 3), (100, 60)):
-        assert walked(lambda before: store.jobs(limit=limit, days=days, before=before)) == ids  # noqa: B023
+        assert walked(lambda before: store.listing.jobs(limit=limit, days=days, before=before)) == ids  # noqa: B023
     completed = [job_id for job_id in ids if job_id in closed]
-    assert walked(lambda before: store.jobs(JobState.COMPLETE, limit=4, days=2, before=before)) == completed
+    assert (
+        walked(lambda before: store.listing.jobs(JobState.COMPLETE, limit=4, days=2, before=before))
+        == completed
+    )
     since = now - 20 * DAY
     recent = [each.job_id for each in jobs if each.submitted_at >= since]
-    assert sorted(walked(lambda before: store.jobs(limit=9, since=since, before=before))) == sorted(recent)
+    assert sorted(walked(lambda before: store.listing.jobs(limit=9, since=since, before=before))) == sorted(
+        recent
+    )
 
 
 def test_a_list_is_cheap_where_there_are_no_jobs(store: JobStore) -> None:
     """Nobody reads two months of empty days for a page; the page says how far it looked."""
     requests = Requests()
-    asked = requests.of(lambda: store.jobs(limit=50, days=DAYS))
+    asked = requests.of(lambda: store.listing.jobs(limit=50, days=DAYS))
     assert asked.keys() <= {"Query"}
     assert asked["Query"] <= 4 + 12 * DAYS
-    page = store.jobs(limit=50, days=DAYS)
+    page = store.listing.jobs(limit=50, days=DAYS)
     assert page.next is not None
     assert float(page.next.split("#")[0]) > time.time() - DAYS * DAY
-    assert walked(lambda before: store.jobs(limit=50, days=DAYS, before=before)) == []
+    assert walked(lambda before: store.listing.jobs(limit=50, days=DAYS, before=before)) == []
 
 
 def test_ten_thousand_jobs_cost_a_page_what_ten_do(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,40 +147,41 @@ def test_ten_thousand_jobs_cost_a_page_what_ten_do(store: JobStore, monkeypatch:
     jobs = [
         job(now - number * 0.5, rare if number % 2_500 == 2_499 else "entity") for number in range(10_000)
     ]
-    assert store.open_jobs(jobs) == [True] * len(jobs)
+    assert store.records.open(jobs).errors == [None] * len(jobs)
     ids = [each.job_id for each in jobs]
     for job_id in ids[2_499:5_000:2_500]:
         complete(store, job_id)
     requests = Requests()
-    asked = requests.of(lambda: store.jobs(limit=50, days=DAYS))
+    asked = requests.of(lambda: store.listing.jobs(limit=50, days=DAYS))
     # Those that run, and of today or yesterday those that ended.
     assert asked["Query"] <= 4 + 12 * 2
     assert asked.keys() == {"Query", "BatchGetItem"}
-    first = store.jobs(limit=50, days=DAYS)
+    first = store.listing.jobs(limit=50, days=DAYS)
     assert [each.job_id for each in first.jobs] == ids[:50]
-    second = store.jobs(limit=50, days=DAYS, before=first.next)
+    second = store.listing.jobs(limit=50, days=DAYS, before=first.next)
     assert [each.job_id for each in second.jobs] == ids[50:100]
     expected = ids[2_499::2_500]
     since = now - 6_000
     for at_once in (400, 5_000):
         monkeypatch.setattr("pipeline.jobs.listing.LOOKED_AT", at_once)
         assert expected == walked(
-            lambda before: store.jobs(entity_id=rare, limit=50, days=DAYS, since=since, before=before)
+            lambda before: store.listing.jobs(entity_id=rare, limit=50, days=DAYS, since=since, before=before)
         )
-    asked = requests.of(lambda: store.jobs(entity_id=rare, limit=50, days=DAYS))
+    asked = requests.of(lambda: store.listing.jobs(entity_id=rare, limit=50, days=DAYS))
     assert asked.keys() <= {"Query", "BatchGetItem"}
     assert asked["Query"] <= 4 + 12 * DAYS
     assert [
-        each.job_id for each in store.jobs(JobState.COMPLETE, entity_id=rare, limit=50, days=DAYS).jobs
+        each.job_id
+        for each in store.listing.jobs(JobState.COMPLETE, entity_id=rare, limit=50, days=DAYS).jobs
     ] == expected[:2]
 
 
 def test_the_progress_of_many_jobs_is_that_of_each(store: JobStore) -> None:
     """Read together, each job's stages are told as when it is read alone."""
     jobs = [job(time.time() - number) for number in range(3)]
-    store.open_jobs(jobs)
+    store.records.open(jobs)
     complete(store, jobs[1].job_id)
-    found = store.jobs(limit=10).jobs
-    assert store.progress_of(found) == [
-        progress[1] for each in found if (progress := store.progress(each.job_id))
+    found = store.listing.jobs(limit=10).jobs
+    assert store.listing.progress_of(found) == [
+        progress[1] for each in found if (progress := store.listing.progress(each.job_id))
     ]

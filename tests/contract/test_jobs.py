@@ -7,7 +7,10 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from pipeline.errors import (
     ServiceUnavailableError,
 )
 from pipeline.jobs import (
-    Failed,
+    FailedTask,
     JobFailed,
     JobFilled,
     JobPlan,
@@ -31,12 +34,17 @@ from pipeline.jobs import (
     PartRef,
     PartResult,
     PartRow,
+    PastAttempts,
+    Ref,
     SplitFilled,
     SplitRef,
     StageDone,
     StageRef,
+    TaskOverError,
+    Verdict,
 )
-from pipeline.jobs.client import dynamodb_client
+from pipeline.jobs.dynamodb import dynamodb_client
+from pipeline.jobs.table import Table
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment, MakeSettings
 
@@ -48,14 +56,14 @@ DAY = 86_400
 def store_fixture(services: Services, make_settings: MakeSettings) -> JobStore:
     """A store with a table of its own."""
     store = JobStore(make_settings(services))
-    store.provision()
+    store.schema.provision()
     return store
 
 
 def opened(store: JobStore, submitted_at: float | None = None) -> str:
     """A job that is open."""
     job_id = uuid.uuid4().hex
-    assert store.open_jobs([new_job(job_id, submitted_at)]) == [True]
+    assert store.records.open([new_job(job_id, submitted_at)]).errors == [None]
     return job_id
 
 
@@ -85,7 +93,7 @@ def parts_of(job_id: str, total: int) -> list[PartRef]:
 
 
 def result_of(part: PartRef, result: str, attempts: int = 1) -> PartResult:
-    """What a part leaves."""
+    """Return the result of a part."""
     return PartResult(ref=part, result=result, run_seconds=0.25, attempts=attempts)
 
 
@@ -101,9 +109,9 @@ def done(job_id: str, stage: str) -> StageDone:
     )
 
 
-def failed(part: PartRef, generation: int = 0) -> Failed:
+def failed(part: PartRef, generation: int = 0) -> FailedTask:
     """A part's dead letter."""
-    return Failed(
+    return FailedTask(
         ref=part,
         task_id="task",
         error="ValueError",
@@ -120,10 +128,10 @@ def failed(part: PartRef, generation: int = 0) -> Failed:
 def test_provisioning_twice_makes_the_table_once(services: Services, make_settings: MakeSettings) -> None:
     """The first run makes the table, the second finds it as it should be."""
     store = JobStore(make_settings(services))
-    assert store.inspect().outcome == "missing"
-    assert store.provision().outcome == "made"
-    assert store.provision().outcome == "present"
-    assert store.inspect().outcome == "present"
+    assert store.schema.inspect().outcome == "missing"
+    assert store.schema.provision().outcome == "made"
+    assert store.schema.provision().outcome == "present"
+    assert store.schema.inspect().outcome == "present"
 
 
 def test_what_differs_is_said_and_changed_only_when_asked(
@@ -132,16 +140,16 @@ def test_what_differs_is_said_and_changed_only_when_asked(
     """A table without expiry is left alone, with the difference named, until update is asked for."""
     settings = make_settings(services)
     store = JobStore(settings)
-    store.provision()
+    store.schema.provision()
     dynamodb_client().update_time_to_live(
         TableName=settings.dynamodb_table,
         TimeToLiveSpecification={"Enabled": False, "AttributeName": "exp"},
     )
-    report = store.provision()
+    report = store.schema.provision()
     assert report.outcome == "differs"
     assert "time to live" in report.differences[0]
-    assert store.provision(update=True).outcome == "changed"
-    assert store.provision().outcome == "present"
+    assert store.schema.provision(update=True).outcome == "changed"
+    assert store.schema.provision().outcome == "present"
 
 
 def test_a_missing_table_is_a_refusal_that_names_the_mend(
@@ -151,8 +159,8 @@ def test_a_missing_table_is_a_refusal_that_names_the_mend(
     settings = make_settings(services)
     store = JobStore(settings)
     with pytest.raises(ServiceRefusedError, match=rf"{settings.dynamodb_table}.*pipeline provision"):
-        store.job("none")
-    recorded = store.record([done("none", "extract"), PartDone(ref=parts_of("none", 1)[0])])
+        store.records.get("none")
+    recorded = store.tasks.record([done("none", "extract"), PartDone(ref=parts_of("none", 1)[0])])
     assert [type(error) for error in recorded.errors] == [ServiceRefusedError] * 2
 
 
@@ -165,8 +173,8 @@ def test_a_service_that_is_away_is_unavailable(
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", f"http://127.0.0.1:{closed.getsockname()[1]}")
         with pytest.raises(ServiceUnavailableError, match="Could not"):
-            store.job("any")
-        recorded = store.record([done("any", "report"), PartDone(ref=parts_of("any", 1)[0])])
+            store.records.get("any")
+        recorded = store.tasks.record([done("any", "report"), PartDone(ref=parts_of("any", 1)[0])])
     assert [type(error) for error in recorded.errors] == [ServiceUnavailableError] * 2
 
 
@@ -187,18 +195,18 @@ def test_a_forked_child_has_connections_of_its_own(
 #: A process of its own: the threads of this one would not survive a fork.
 FORKING = """
 import os
-from config.settings import load_settings
+from pipeline.settings import load_settings
 from tests.contract.test_jobs import JobStore, new_job
 
 store = JobStore(load_settings(os.environ))
-store.provision()
+store.schema.provision()
 many = [new_job(str(n)) for n in range(60)]
-assert store.open_jobs(many) == [True] * 60
+assert store.records.open(many).errors == [None] * 60
 child = os.fork()
 if child == 0:
-    os._exit(0 if store.open_jobs(many) == [False] * 60 and store.job("7") else 1)
+    os._exit(0 if store.records.open(many).errors == [None] * 60 and store.records.get("7") else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-assert store.job("7")
+assert store.records.get("7")
 """
 
 
@@ -208,9 +216,9 @@ assert store.job("7")
 def test_a_job_is_opened_once(store: JobStore) -> None:
     """The second to open a job changes nothing of it."""
     job = new_job("once")
-    assert store.open_jobs([job]) == [True]
-    assert store.open_jobs([new_job("once", submitted_at=1.0)]) == [False]
-    read = store.job("once")
+    assert store.records.open([job]).errors == [None]
+    assert store.records.open([new_job("once", submitted_at=1.0)]).errors == [None]
+    read = store.records.get("once")
     assert read
     assert (read.state, read.entity_id, read.topic, read.plan, read.submitted_at) == (
         JobState.RUNNING,
@@ -219,33 +227,36 @@ def test_a_job_is_opened_once(store: JobStore) -> None:
         PLAN,
         job.submitted_at,
     )
-    assert store.job("another") is None
+    assert store.records.get("another") is None
 
 
 def test_two_services_share_a_table(services: Services, make_settings: MakeSettings) -> None:
     """The same job id in two services is two jobs."""
     first = JobStore(make_settings(services))
-    first.provision()
-    shared = make_settings(services).model_copy(update={"dynamodb_table": first.inspect().name})
+    first.schema.provision()
+    shared = make_settings(services).model_copy(update={"dynamodb_table": first.schema.inspect().name})
     second = JobStore(shared)
-    assert first.open_jobs([new_job("same")]) == [True]
-    assert second.job("same") is None
-    assert second.open_jobs([new_job("same")]) == [True]
-    assert len(second.jobs().jobs) == 1
+    assert first.records.open([new_job("same")]).errors == [None]
+    assert second.records.get("same") is None
+    assert second.records.open([new_job("same")]).errors == [None]
+    assert len(second.listing.jobs().jobs) == 1
 
 
 def test_a_job_without_split_completes_once(store: JobStore) -> None:
     """The last stage fills the job; once closed, no replay fills it again."""
     job_id = opened(store)
-    assert store.record([done(job_id, "extract"), done(job_id, "analyse")]).closings == []
-    (closing,) = store.record([done(job_id, "report"), done(job_id, "report")]).closings
+    assert store.tasks.record([done(job_id, "extract"), done(job_id, "analyse")]).closings == []
+    (closing,) = store.tasks.record([done(job_id, "report"), done(job_id, "report")]).closings
     assert isinstance(closing, JobFilled)
     assert closing.job.job_id == job_id
-    assert store.close(closing)
-    assert not store.close(closing)
-    assert store.record([done(job_id, "report")]).closings == []
-    job = store.job(job_id)
+    assert store.close([closing, closing]) == [None, None]
+    first = store.records.get(job_id)
+    assert store.close([closing]) == [None]
+    assert store.tasks.record([done(job_id, "report")]).closings == []
+    job = store.records.get(job_id)
     assert job
+    assert first
+    assert job.closed_at == first.closed_at
     assert job.state is JobState.COMPLETE
     assert job.closed_at
 
@@ -254,19 +265,19 @@ def test_many_stages_of_many_jobs_are_recorded_together(store: JobStore) -> None
     """More outcomes than a request holds, some twice: all are recorded, and each job is closed."""
     jobs = [opened(store) for _ in range(30)]
     outcomes = [done(job_id, stage) for job_id in jobs for stage in ("extract", "report", "report")]
-    recorded = store.record(outcomes)
+    recorded = store.tasks.record(outcomes)
     assert not any(recorded.errors)
     assert {closing.job.job_id for closing in recorded.closings if isinstance(closing, JobFilled)} == set(
         jobs
     )
     refs = [StageRef(job_id=job_id, stage=stage) for job_id in jobs for stage in PLAN.stages]
-    checked = store.already_done(refs)
+    checked = store.resumption.already_done(refs)
     assert checked.refs == {ref for ref in refs if ref.stage != "analyse"}
 
 
 def test_a_job_without_a_record_is_refused(store: JobStore) -> None:
     """A job that nobody opened, or that expired, cannot be told of its end."""
-    (error,) = store.record([done("nobody's", "report")]).errors
+    (error,) = store.tasks.record([done("nobody's", "report")]).errors
     assert isinstance(error, ServiceRefusedError)
     assert "nobody's" in str(error)
 
@@ -276,40 +287,40 @@ def test_a_job_without_a_record_is_refused(store: JobStore) -> None:
 
 @pytest.mark.parametrize("size", [1, 200, 100_000], ids=["inline", "one page", "many pages"])
 def test_sealed_parts_come_back_as_they_were(store: JobStore, size: int) -> None:
-    """Whatever their size, the parts, the data and the header are read as they were written, in order."""
+    """Parts, data and header of any size are read as they were written, in order."""
     split = split_of(opened(store))
     pieces = [
         f'{{"n": {n}, "text": "{os.urandom(size // 2).hex()}"}}' for n in range(12 if size > 500 else 300)
     ]
-    sealed = store.seal(split, '{"h": 1}', '{"data": "é"}', iter(pieces))
-    assert dict(store.parts(sealed)) == dict(enumerate(pieces))
-    again = store.split(split)
+    sealed = store.splits.seal(split, '{"h": 1}', '{"data": "é"}', iter(pieces))
+    assert dict(store.splits.parts(sealed)) == dict(enumerate(pieces))
+    again = store.splits.sealed(split)
     assert again == sealed
     assert (again.total, again.header, again.data) == (len(pieces), '{"h": 1}', '{"data": "é"}')
-    assert store.splits([split, split_of("none")]) == {split: sealed}
+    assert store.splits.sealed_many([split, split_of("none")]) == {split: sealed}
 
 
 def test_data_larger_than_an_item_is_kept(store: JobStore) -> None:
     """The data of the split's event may be as large as a Kafka message, however little it shrinks."""
     split = split_of(opened(store))
     data = f'"{os.urandom(500_000).hex()}"'
-    store.seal(split, "{}", data, ["1"])
-    sealed = store.split(split)
+    store.splits.seal(split, "{}", data, ["1"])
+    sealed = store.splits.sealed(split)
     assert sealed
     assert sealed.data == data
 
 
 def test_a_seal_is_written_once(store: JobStore) -> None:
-    """Who seals second gets the parts of the first, and nobody's number of parts changes."""
+    """A second seal returns the parts of the first; the number of parts does not change."""
     split = split_of(opened(store))
-    assert store.split(split) is None
-    first = store.seal(split, "{}", "1", ["1", "2"])
-    assert store.seal(split, "{}", "1", (str(n) for n in range(1_000))) == first
-    assert store.split(split) == first
+    assert store.splits.sealed(split) is None
+    first = store.splits.seal(split, "{}", "1", ["1", "2"])
+    assert store.splits.seal(split, "{}", "1", (str(n) for n in range(1_000))) == first
+    assert store.splits.sealed(split) == first
 
 
 def test_a_generator_that_fails_seals_nothing(store: JobStore) -> None:
-    """What the user's code raises comes out as it is, and the split is as before."""
+    """An exception of user code is raised unchanged, and the split is as before."""
     split = split_of(opened(store))
 
     def failing() -> Iterator[str]:
@@ -317,29 +328,29 @@ def test_a_generator_that_fails_seals_nothing(store: JobStore) -> None:
         raise KeyError("theirs")
 
     with pytest.raises(KeyError, match="theirs"):
-        store.seal(split, "{}", "1", failing())
-    assert store.split(split) is None
+        store.splits.seal(split, "{}", "1", failing())
+    assert store.splits.sealed(split) is None
 
 
 def test_a_part_too_large_for_a_page_is_refused_for_ever(store: JobStore) -> None:
     """The message names the part and the limit."""
     with pytest.raises(ResultTooLargeError, match=r"Part 1 .*380,000"):
-        store.seal(split_of(opened(store)), "{}", "1", ["1", f'"{"x" * 380_000}"'])
+        store.splits.seal(split_of(opened(store)), "{}", "1", ["1", f'"{"x" * 380_000}"'])
 
 
 def test_the_first_result_of_a_part_stays(store: JobStore) -> None:
     """Code that is not deterministic gives a part two results: the gather always reads the first."""
     job_id = opened(store)
     parts = parts_of(job_id, 300)
-    assert not any(store.put_results([result_of(part, f"{part.ordinal}") for part in parts]))
-    assert store.put_results([result_of(parts[7], '"other"')]) == [None]
-    assert list(store.results(split_of(job_id), 300)) == [str(ordinal) for ordinal in range(300)]
+    assert not any(store.splits.put_results([result_of(part, f"{part.ordinal}") for part in parts]))
+    assert store.splits.put_results([result_of(parts[7], '"other"')]) == [None]
+    assert list(store.splits.results(split_of(job_id), 300)) == [str(ordinal) for ordinal in range(300)]
 
 
 def test_a_result_too_large_for_an_item_is_refused_for_ever(store: JobStore) -> None:
     """The error names the limit; the other results of the batch are stored, also one just below it."""
     parts = parts_of(opened(store), 3)
-    answers = store.put_results(
+    answers = store.splits.put_results(
         [
             result_of(parts[0], "1"),
             result_of(parts[1], f'"{"é" * 200_000}"'),
@@ -351,35 +362,65 @@ def test_a_result_too_large_for_an_item_is_refused_for_ever(store: JobStore) -> 
     assert "390,000" in str(answers[1])
 
 
+def test_small_results_are_kept_in_the_counter(store: JobStore) -> None:
+    """Counted and stored by one write, the first stays; a larger one is stored by itself; all are found."""
+    job_id = opened(store)
+    split, parts = split_of(job_id), parts_of(job_id, 4)
+    assert store.splits.unsealed(split) == 2
+    sealed = store.splits.seal(split, "{}", "1", map(str, range(4)), layout=2)
+    assert store.splits.sealed(split) == sealed
+    assert sealed.keeps
+
+    def kept(ordinal: int, text: str) -> PartDone:
+        return PartDone(ref=parts[ordinal], result=result_of(parts[ordinal], text, attempts=3))
+
+    assert store.tasks.record([kept(2, '"é"'), kept(0, "0")]).closings == []
+    assert store.splits.put_results([result_of(parts[1], f'"{"x" * 5_000}"')]) == [None]
+    large = PartDone(ref=parts[1])
+    (closing,) = store.tasks.record([kept(0, "other"), large, kept(3, "3"), kept(2, "other")]).closings
+    assert closing == SplitFilled(split=split, total=4)
+    assert [type(each) for each in store.tasks.record([kept(3, "other")]).closings] == [SplitFilled]
+    assert store.close([closing]) == [None]
+    assert store.tasks.record([kept(3, "other")]).closings == []
+    assert list(store.splits.results(split, 4)) == ["0", f'"{"x" * 5_000}"', '"é"', "3"]
+    page = store.parts.page(job_id, "analyse")
+    assert page
+    assert [(row.state, row.attempts) for row in page.parts] == [("done", each) for each in (3, 1, 3, 3)]
+
+
 @pytest.mark.parametrize("missing", [0, 255, 256, 299])
 def test_a_gather_never_runs_on_missing_results(store: JobStore, missing: int) -> None:
     """A result that is not there is an error, whichever it is."""
     job_id = opened(store)
-    store.put_results([result_of(part, "1") for part in parts_of(job_id, 300) if part.ordinal != missing])
+    store.splits.put_results(
+        [result_of(part, "1") for part in parts_of(job_id, 300) if part.ordinal != missing]
+    )
     with pytest.raises(PermanentError, match=f"part {missing} of 300"):
-        list(store.results(split_of(job_id), 300))
+        list(store.splits.results(split_of(job_id), 300))
 
 
 def test_a_split_of_several_leaves_fills_once(store: JobStore) -> None:
     """700 parts, recorded in batches with repetitions: one gather, and none after it was sent."""
     job_id = opened(store)
     parts = [PartDone(ref=part) for part in parts_of(job_id, 700)]
-    assert store.record(parts[:500]).closings == []
-    assert store.record(parts[300:699] + parts[:20]).closings == []
-    (closing,) = store.record([parts[699], parts[699], parts[3]]).closings
+    assert store.tasks.record(parts[:500]).closings == []
+    assert store.tasks.record(parts[300:699] + parts[:20]).closings == []
+    (closing,) = store.tasks.record([parts[699], parts[699], parts[3]]).closings
     assert closing == SplitFilled(split=split_of(job_id), total=700)
-    assert store.close_all([closing, closing]) in ([True, False], [False, True])
-    assert store.record(parts[690:]).closings == []
-    assert store.already_done([split_of(job_id)]).refs == {split_of(job_id)}
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(store.close, [[closing], [closing]])) == [[None], [None]]
+    assert store.close([closing, closing]) == [None, None]
+    assert store.tasks.record(parts[690:]).closings == []
+    assert store.resumption.already_done([split_of(job_id)]).refs == {split_of(job_id)}
 
 
 def test_a_split_without_parts_is_closed_like_any(store: JobStore) -> None:
     """Zero parts go straight to the gather; a second delivery of the split sees that it was sent."""
     split = split_of(opened(store))
-    sealed = store.seal(split, "{}", "1", [])
-    assert (sealed.total, list(store.parts(sealed))) == (0, [])
-    assert store.close(SplitFilled(split=split, total=0))
-    assert store.already_done([split]).refs == {split}
+    sealed = store.splits.seal(split, "{}", "1", [])
+    assert (sealed.total, list(store.splits.parts(sealed))) == (0, [])
+    assert store.close([SplitFilled(split=split, total=0)]) == [None]
+    assert store.resumption.already_done([split]).refs == {split}
 
 
 # ─── Failures ───
@@ -389,40 +430,62 @@ def test_a_failed_job_completes_after_its_redrive(store: JobStore) -> None:
     """Done and failed parts end the job as failed; the redriven part completes it."""
     job_id = opened(store)
     parts = parts_of(job_id, 300)
-    store.seal(split_of(job_id), "{}", "1", map(str, range(300)))
-    store.record([PartDone(ref=part) for part in parts[:299]])
-    (closing,) = store.record_failed([failed(parts[299])]).closings
+    store.splits.seal(split_of(job_id), "{}", "1", map(str, range(300)))
+    store.tasks.record([PartDone(ref=part) for part in parts[:299]])
+    (closing,) = store.tasks.fail([failed(parts[299])]).closings
     assert isinstance(closing, JobFailed)
     assert closing.job.state is JobState.FAILED
     assert closing.job.failed == {"analyse"}
-    progress = store.progress(job_id)
+    progress = store.listing.progress(job_id)
     assert progress
     assert [(each.stage, each.state, each.done, each.failed, each.total) for each in progress[1]] == [
         ("extract", "not reached", 0, 0, 1),
         ("analyse", "failed", 299, 1, 300),
         ("report", "not reached", 0, 0, 1),
     ]
-    (reason,) = store.failures(job_id)
+    (reason,) = store.listing.failures(job_id)
     assert (reason.stage, reason.part, reason.error, reason.attempts) == ("analyse", 299, "ValueError", 4)
-    assert store.redrive([(parts[299], 0)]) == [True]
-    assert list(store.failures(job_id)) == []
-    job = store.job(job_id)
+    assert store.resumption.redrive([(parts[299], 0)]) == [None]
+    assert list(store.listing.failures(job_id)) == []
+    job = store.records.get(job_id)
     assert job
     assert (job.state, job.redrives, job.failed, job.closed_at) == (JobState.RUNNING, 1, frozenset(), None)
-    assert [type(each) for each in store.record([PartDone(ref=parts[299])]).closings] == [SplitFilled]
-    (filled,) = store.record([done(job_id, "analyse"), done(job_id, "report")]).closings
+    assert [type(each) for each in store.tasks.record([PartDone(ref=parts[299])]).closings] == [SplitFilled]
+    (filled,) = store.tasks.record([done(job_id, "analyse"), done(job_id, "report")]).closings
     assert isinstance(filled, JobFilled)
-    store.close(filled)
-    assert (
-        store.redrive([(parts[299], 1), (parts[0], 0), (StageRef(job_id=job_id, stage="report"), 0)])
-        == [False] * 3
-    )
+    assert store.close([filled]) == [None]
+    refs: list[Ref] = [parts[299], parts[0], StageRef(job_id=job_id, stage="report")]
+    again = list(zip(refs, (1, 0, 0), strict=True))
+    assert all(isinstance(each, TaskOverError) for each in store.resumption.redrive(again))
+
+
+def test_a_redriven_failure_is_proved_until_its_task_ends(store: JobStore) -> None:
+    """A redrive hides it and keeps its digest; the next failure has its own, and a task that is done none."""
+    job_id = opened(store)
+    parts = parts_of(job_id, 2)
+    store.splits.seal(split_of(job_id), "{}", "1", ["0", "1"])
+    assert store.tasks.digests(parts) == {}
+    store.tasks.fail([replace(failed(parts[0]), digest="first")])
+    assert store.tasks.digests(parts) == {parts[0]: ("first", 0)}
+    for _ in range(2):
+        assert store.resumption.redrive([(parts[0], 0)]) == [None]
+        assert list(store.listing.failures(job_id)) == []
+        assert store.tasks.digests(parts) == {parts[0]: ("first", 0)}
+    store.tasks.fail([replace(failed(parts[0], 1), digest="second")])
+    assert store.tasks.digests(parts) == {parts[0]: ("second", 1)}
+    assert [reason.generation for reason in store.listing.failures(job_id)] == [1]
+    assert not store.resumption.is_over(parts[0])
+    store.tasks.record([PartDone(ref=part) for part in parts])
+    assert store.resumption.is_over(parts[0])
+    (over,) = store.resumption.redrive([(parts[0], 1)])
+    assert isinstance(over, TaskOverError)
+    assert store.tasks.digests(parts) == {}
 
 
 def test_what_cannot_be_reached_does_not_hold_a_job_open(store: JobStore) -> None:
     """The first stage fails: nothing after it will run, so the job has failed."""
     job_id = opened(store)
-    first = Failed(
+    first = FailedTask(
         ref=StageRef(job_id=job_id, stage="extract"),
         task_id="t",
         error="E",
@@ -430,9 +493,9 @@ def test_what_cannot_be_reached_does_not_hold_a_job_open(store: JobStore) -> Non
         attempts=1,
         failed_at=1.0,
     )
-    (closing,) = store.record_failed([first, first]).closings
+    (closing,) = store.tasks.fail([first, first]).closings
     assert isinstance(closing, JobFailed)
-    (again,) = store.record_failed([first]).closings
+    (again,) = store.tasks.fail([first]).closings
     assert again == closing
 
 
@@ -440,12 +503,12 @@ def test_what_cannot_be_reached_does_not_hold_a_job_open(store: JobStore) -> Non
 
 
 def test_a_cancelled_job_is_never_anything_else(store: JobStore) -> None:
-    """What still ends of it is recorded and counted, closes nothing, and cannot be redriven."""
+    """Tasks that end afterwards are recorded and counted, close nothing, and cannot be redriven."""
     job_id = opened(store)
     parts = parts_of(job_id, 4)
-    store.seal(split_of(job_id), "{}", "1", map(str, range(4)))
-    store.record([done(job_id, "extract"), PartDone(ref=parts[0])])
-    store.record_failed([failed(parts[1])])
+    store.splits.seal(split_of(job_id), "{}", "1", map(str, range(4)))
+    store.tasks.record([done(job_id, "extract"), PartDone(ref=parts[0])])
+    store.tasks.fail([failed(parts[1])])
     job = store.cancel(job_id)
     assert job
     assert (job.state, job.cancelled_at, job.closed_at) == (
@@ -453,8 +516,8 @@ def test_a_cancelled_job_is_never_anything_else(store: JobStore) -> None:
         job.closed_at,
         job.cancelled_at,
     )
-    assert store.cancel(job_id) == store.job(job_id) == job
-    progress = store.progress(job_id)
+    assert store.cancel(job_id) == store.records.get(job_id) == job
+    progress = store.listing.progress(job_id)
     assert progress
     assert [
         (each.stage, each.state, each.done, each.failed, each.cancelled, each.total) for each in progress[1]
@@ -463,28 +526,29 @@ def test_a_cancelled_job_is_never_anything_else(store: JobStore) -> None:
         ("analyse", "cancelled", 1, 1, 2, 4),
         ("report", "cancelled", 0, 0, 1, 1),
     ]
-    assert store.record([PartDone(ref=parts[2]), done(job_id, "report")]).closings == []
-    assert store.record_failed([failed(parts[3])]).closings == []
-    assert store.redrive([(parts[1], 0), (parts[3], 0)]) == [False, False]
-    assert (store.recheck(job_id), store.resume(job_id)) == ([], [])
-    after = store.job(job_id)
+    assert store.tasks.record([PartDone(ref=parts[2]), done(job_id, "report")]).closings == []
+    assert store.tasks.fail([failed(parts[3])]).closings == []
+    answers = store.resumption.redrive([(parts[1], 0), (parts[3], 0)])
+    assert [type(each) for each in answers] == [TaskOverError, TaskOverError]
+    assert (store.records.recheck(job_id), store.resumption.resume(job_id)) == ([], [])
+    after = store.records.get(job_id)
     assert after
     assert (after.state, after.cancelled_at) == (JobState.CANCELLED, job.cancelled_at)
-    assert [each.job_id for each in store.jobs(JobState.CANCELLED).jobs] == [job_id]
-    assert store.open_before(time.time() + 60).jobs == []
+    assert [each.job_id for each in store.listing.jobs(JobState.CANCELLED).jobs] == [job_id]
+    assert store.listing.open_before(time.time() + 60).jobs == []
 
 
 def test_what_has_ended_is_not_cancelled(store: JobStore) -> None:
     """A job that is complete, about to be, or failed stays as it is; one that is not there is none."""
     full, failing = opened(store), opened(store)
-    (closing,) = store.record([done(full, "report")]).closings
+    (closing,) = store.tasks.record([done(full, "report")]).closings
     assert isinstance(closing, JobFilled)
     for state in (JobState.RUNNING, JobState.COMPLETE):
         job = store.cancel(full)
         assert job
         assert job.state is state
-        store.close(closing)
-    store.record_failed([failed(part) for part in parts_of(failing, 1)])
+        assert store.close([closing]) == [None]
+    store.tasks.fail([failed(part) for part in parts_of(failing, 1)])
     job = store.cancel(failing)
     assert job
     assert job.state is JobState.FAILED
@@ -510,57 +574,57 @@ def test_jobs_are_listed_newest_first_page_by_page(store: JobStore) -> None:
     now = time.time()
     ids = [opened(store, now - age * DAY / 2) for age in range(12)]
     for job_id in ids[2:6]:
-        (closing,) = store.record([done(job_id, "report")]).closings
+        (closing,) = store.tasks.record([done(job_id, "report")]).closings
         assert isinstance(closing, JobFilled)
-        store.close(closing)
+        assert store.close([closing]) == [None]
     for job_id in ids[6:8]:
-        store.record_failed([failed(part) for part in parts_of(job_id, 2)])
+        store.tasks.fail([failed(part) for part in parts_of(job_id, 2)])
     seen: list[str] = []
     before = None
     while True:
-        page = store.jobs(limit=5, before=before)
+        page = store.listing.jobs(limit=5, before=before)
         seen += [job.job_id for job in page.jobs]
         before = page.next
         if before is None:
             break
     assert seen == ids
-    assert [job.job_id for job in store.jobs(JobState.COMPLETE).jobs] == ids[2:6]
-    assert [job.job_id for job in store.jobs(JobState.FAILED).jobs] == ids[6:8]
-    assert [job.job_id for job in store.jobs(JobState.RUNNING, limit=3).jobs] == ids[:2] + ids[8:9]
+    assert [job.job_id for job in store.listing.jobs(JobState.COMPLETE).jobs] == ids[2:6]
+    assert [job.job_id for job in store.listing.jobs(JobState.FAILED).jobs] == ids[6:8]
+    assert [job.job_id for job in store.listing.jobs(JobState.RUNNING, limit=3).jobs] == ids[:2] + ids[8:9]
 
 
 def test_progress_counts_every_part_of_a_large_split(store: JobStore) -> None:
     """Full leaves are counted without being read, the others as they are."""
     job_id = opened(store)
     parts = parts_of(job_id, 1_000)
-    store.seal(split_of(job_id), "{}", "1", map(str, range(1_000)))
-    store.record([PartDone(ref=part) for part in (*parts[:256], *parts[300:310], *parts[990:])])
-    store.record_failed([failed(parts[700])])
-    progress = store.progress(job_id)
+    store.splits.seal(split_of(job_id), "{}", "1", map(str, range(1_000)))
+    store.tasks.record([PartDone(ref=part) for part in (*parts[:256], *parts[300:310], *parts[990:])])
+    store.tasks.fail([failed(parts[700])])
+    progress = store.listing.progress(job_id)
     assert progress
     analyse = progress[1][1]
     assert (analyse.state, analyse.done, analyse.failed, analyse.total) == ("running", 276, 1, 1_000)
-    store.record([done(job_id, "extract")])
-    progress = store.progress(job_id)
+    store.tasks.record([done(job_id, "extract")])
+    progress = store.listing.progress(job_id)
     assert progress
     extract = progress[1][0]
     assert (extract.state, extract.run_seconds, extract.worker) == ("done", 1.5, "worker@host")
-    assert store.progress("nobody's") is None
+    assert store.listing.progress("nobody's") is None
 
 
 def test_the_parts_of_a_large_split_are_read_page_by_page(store: JobStore) -> None:
     """Each part is on one page, with how it ended; a page may lie across leaves."""
     job_id = opened(store)
     parts = parts_of(job_id, 600)
-    assert store.part_page(job_id, "analyse") is None
-    store.seal(split_of(job_id), '{"h": 1}', "1", map(str, range(600)))
-    store.put_results([result_of(part, "1", attempts=2) for part in parts[250:260]])
-    store.record([PartDone(ref=part) for part in parts[250:261]])
-    store.record_failed([failed(parts[261])])
+    assert store.parts.page(job_id, "analyse") is None
+    store.splits.seal(split_of(job_id), '{"h": 1}', "1", map(str, range(600)))
+    store.splits.put_results([result_of(part, "1", attempts=2) for part in parts[250:260]])
+    store.tasks.record([PartDone(ref=part) for part in parts[250:261]])
+    store.tasks.fail([failed(parts[261])])
     rows: dict[int, PartRow] = {}
     after, pages = None, 0
     while pages == 0 or after is not None:
-        page = store.part_page(job_id, "analyse", after=after, limit=255)
+        page = store.parts.page(job_id, "analyse", after=after, limit=255)
         assert page
         assert (page.split, page.total, page.header) == (split_of(job_id), 600, '{"h": 1}')
         rows |= {row.ordinal: row for row in page.parts}
@@ -571,11 +635,11 @@ def test_the_parts_of_a_large_split_are_read_page_by_page(store: JobStore) -> No
     assert (rows[261].state, rows[261].error, rows[261].attempts) == ("failed", "ValueError", 4)
     assert rows[0] == PartRow(ordinal=0, state="waiting")
     store.cancel(job_id)
-    last = store.part_page(job_id, "analyse", after=259, limit=3)
+    last = store.parts.page(job_id, "analyse", after=259, limit=3)
     assert last
     assert [row.state for row in last.parts] == ["done", "failed", "cancelled"]
-    assert store.part_page(job_id, "report") is None
-    beyond = store.part_page(job_id, "analyse", after=599)
+    assert store.parts.page(job_id, "report") is None
+    beyond = store.parts.page(job_id, "analyse", after=599)
     assert beyond
     assert (beyond.parts, beyond.next) == ((), None)
 
@@ -585,33 +649,44 @@ def test_the_parts_of_a_large_split_are_read_page_by_page(store: JobStore) -> No
 
 def test_attempts_are_counted_for_each_message(store: JobStore) -> None:
     """A receive count counts once; the same task redriven as another message starts anew."""
-    assert [store.add_attempt("task", "message", count) for count in (1, 1, 3)] == [1, 1, 2]
-    assert store.add_attempt("task", "redriven", 1) == 1
+    assert [store.attempts.add("task", "message", count) for count in (1, 1, 3)] == [1, 1, 2]
+    assert store.attempts.add("task", "redriven", 1) == 1
     messages = [("task", "message"), ("task", "redriven"), ("task", "never")]
-    assert store.attempts(messages) == dict(zip(messages, (2, 1, 0), strict=True))
+    found = store.attempts.look_up(messages)
+    assert [found[message].count for message in messages] == [2, 1, 0]
+
+
+def test_a_verdict_is_kept_with_the_attempts(store: JobStore) -> None:
+    """It is that message's own: the same task redriven as another message may be run."""
+    verdict = Verdict(error="E", message="never", traceback="tb")
+    assert store.attempts.add("judged", "message", 1, verdict) == 1
+    assert store.attempts.add("judged", "message", 2) == 2
+    found = store.attempts.look_up([("judged", "message"), ("judged", "redriven")])
+    assert found["judged", "message"] == PastAttempts(count=2, verdict=verdict)
+    assert found["judged", "redriven"] == PastAttempts()
 
 
 # ─── Costs ───
 
 
 class Meter:
-    """The write units that a client's requests consume."""
+    """The process's client, which adds up the write units that its requests consume."""
 
     def __init__(self) -> None:
         self.units = 0.0
-        events = dynamodb_client().meta.events
-        events.register("before-parameter-build.dynamodb", self._ask)
-        events.register("after-call.dynamodb", self._count)
 
-    def _ask(self, params: dict[str, Any], model: Any, **_: Any) -> None:
-        if "ReturnConsumedCapacity" in model.input_shape.members:
-            params["ReturnConsumedCapacity"] = "TOTAL"
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(dynamodb_client(), name)
+        return (
+            partial(self._metered, call) if name in ("put_item", "update_item", "batch_write_item") else call
+        )
 
-    def _count(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
-        if model.name in ("PutItem", "UpdateItem", "BatchWriteItem"):
-            consumed = parsed.get("ConsumedCapacity", ())
-            tables = consumed if isinstance(consumed, list) else [consumed]
-            self.units += sum(each["CapacityUnits"] for each in tables if each)
+    def _metered(self, call: Callable[..., Any], **fields: Any) -> Any:
+        answer = call(**fields, ReturnConsumedCapacity="TOTAL")
+        consumed = answer["ConsumedCapacity"]
+        tables = consumed if isinstance(consumed, list) else [consumed]
+        self.units += sum(each["CapacityUnits"] for each in tables)
+        return answer
 
 
 def test_a_task_costs_no_more_write_units_than_promised(
@@ -621,21 +696,21 @@ def test_a_task_costs_no_more_write_units_than_promised(
 
     Parts end about in order, as those of concurrent workers do, and are recorded ten at a time.
     """
-    store = JobStore(make_settings(local_services))
-    store.provision()
-    meter = Meter()
+    settings, meter = make_settings(local_services), Meter()
+    store = JobStore(settings, table=Table(settings.dynamodb_table, lambda: meter))  # type: ignore[arg-type, return-value]
+    store.schema.provision()
     job_id = opened(store)
-    (closing,) = store.record([done(job_id, stage) for stage in PLAN.stages]).closings
+    (closing,) = store.tasks.record([done(job_id, stage) for stage in PLAN.stages]).closings
     assert isinstance(closing, JobFilled)
-    store.close(closing)
+    assert store.close([closing]) == [None]
     assert 0 < meter.units <= 3 * 3
     meter.units = 0
     total = 2_560
-    store.seal(
+    store.splits.seal(
         split_of(job_id), "{}", "1", (f'{{"path": "/a/file", "offset": {n}000}}' for n in range(total))
     )
     parts = [PartDone(ref=part) for part in parts_of(job_id, total)]
     order = sorted(parts, key=lambda part: part.ref.ordinal + random.Random(part.ref.ordinal).uniform(0, 100))
     for start in range(0, total, 10):
-        store.record(order[start : start + 10])
+        store.tasks.record(order[start : start + 10])
     assert 0 < meter.units / total <= 0.25

@@ -1,21 +1,35 @@
-"""What every part of this project relies on Kafka for, on the embedded and on the local services."""
+"""The behaviour of Kafka that this project relies on, on the embedded and on the local services."""
 
 import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from config.settings import Settings
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
-from pipeline.events import UNREADABLE
-from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Partition, Record
+from pipeline.kafka import (
+    EventConsumer,
+    EventProducer,
+    GroupOffsets,
+    KafkaAdmin,
+    OrderedProducer,
+    OutgoingRecord,
+    Partition,
+    ReceivedRecord,
+    Restart,
+)
+from pipeline.kafka.consumer import SESSION_TIMEOUT
 from pipeline.services.environment import Services
+from pipeline.settings import Settings
+from pipeline.wire.events import UNREADABLE
 from tests.conftest import MakeSettings
 
 TOPIC_CONFIG = {"retention.ms": "3600000"}
@@ -29,6 +43,13 @@ def settings(services: Services, make_settings: MakeSettings) -> Settings:
 @pytest.fixture
 def admin(settings: Settings) -> KafkaAdmin:
     return KafkaAdmin(settings)
+
+
+@pytest.fixture
+def offsets(settings: Settings) -> Iterator[GroupOffsets]:
+    offsets = GroupOffsets(settings, settings.kafka_consumer_group)
+    yield offsets
+    offsets.close()
 
 
 @pytest.fixture
@@ -51,7 +72,9 @@ class Member:
 
     def __init__(self, settings: Settings, topic: str) -> None:
         self.assigned: set[Partition] = set()
-        self.read: list[Message] = []
+        self.read: list[ReceivedRecord] = []
+        self.ends: dict[Partition, int] = {}
+        self.restarts: list[Restart] = []
         self.on_revoked: Callable[[list[Partition]], None] = lambda _: None
         self.consumer = EventConsumer(
             settings,
@@ -60,6 +83,7 @@ class Member:
             on_assigned=self.assigned.update,
             on_revoked=self._revoked,
             on_lost=self.assigned.difference_update,
+            on_restarted=self.restarts.append,
         )
 
     def _revoked(self, partitions: list[Partition]) -> None:
@@ -71,6 +95,7 @@ class Member:
         while not condition():
             assert time.monotonic() < deadline, f"read {len(self.read)}, assigned {self.assigned}"
             self.read += self.consumer.poll(100, 0.05)
+            self.ends |= self.consumer.take_ends()
 
     def __enter__(self) -> "Member":
         return self
@@ -86,9 +111,9 @@ def _wait(condition: Callable[[], bool], timeout: float = 10) -> None:
         time.sleep(0.02)
 
 
-def _records(topic: str, count: int, key: bytes | None = None) -> list[Record]:
+def _records(topic: str, count: int, key: bytes | None = None) -> list[OutgoingRecord]:
     return [
-        Record(
+        OutgoingRecord(
             topic=topic, key=key or b"key %d" % n, value=b"%d" % n, headers=(("n", b"%d" % n), ("n", b"2"))
         )
         for n in range(count)
@@ -113,8 +138,8 @@ def test_empty_keys_and_values_are_told_from_none(
 ) -> None:
     """A tombstone stays a tombstone, an empty value an empty value."""
     sent = [
-        Record(topic=topic, key=None, value=b""),
-        Record(topic=topic, key=b"", value=None),
+        OutgoingRecord(topic=topic, key=None, value=b""),
+        OutgoingRecord(topic=topic, key=b"", value=None),
     ]
     assert producer.emit(sent, 10) == [None, None]
     with Member(settings, topic) as member:
@@ -141,7 +166,7 @@ def test_keys_go_where_the_java_clients_put_them(
         b"a-little-bit-long-string",
         b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
     ]
-    producer.emit([Record(topic=topic, key=key, value=b"") for key in keys], 10)
+    producer.emit([OutgoingRecord(topic=topic, key=key, value=b"") for key in keys], 10)
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) == len(keys))
     assert {message.key: message.partition for message in member.read} == {
@@ -175,8 +200,8 @@ def test_a_record_too_large_is_refused_and_the_others_arrive(
     settings: Settings, topic: str, producer: EventProducer
 ) -> None:
     """One refusal does not touch its neighbours."""
-    large = Record(topic=topic, key=b"k", value=os.urandom(9 * 1024 * 1024))
-    small = Record(topic=topic, key=b"k", value=b"small")
+    large = OutgoingRecord(topic=topic, key=b"k", value=os.urandom(9 * 1024 * 1024))
+    small = OutgoingRecord(topic=topic, key=b"k", value=b"small")
     first, second, third = producer.emit([small, large, small], 20)
     assert first is None
     assert isinstance(second, MessageRefusedError)
@@ -199,6 +224,24 @@ def test_a_broker_that_is_away_is_unavailable_and_close_does_not_wait(
     assert [type(answer) for answer in answers] == [ServiceUnavailableError]
 
 
+def test_a_record_without_an_answer_is_waited_for_and_not_produced_again(
+    settings: Settings, topic: str
+) -> None:
+    """However often it is emitted: no second copy, and nothing of its key arrives before it."""
+    producer = OrderedProducer(settings, "test")
+    records = _records(topic, 50, key=b"same")
+    answers = producer.emit(records, 0.0)
+    late = [record for record, error in zip(records, answers, strict=True) if error is not None]
+    assert late, "answered at once"
+    assert producer.emit(late, 30) == [None] * len(late)
+    with Member(settings, topic) as member:
+        member.poll_until(lambda: len(member.read) >= 50)
+        assert producer.emit(_records(topic, 1, key=b"last"), 30) == [None]
+        member.poll_until(lambda: member.read[-1].key == b"last")
+    producer.close(5)
+    assert [message.value for message in member.read[:-1]] == [b"%d" % n for n in range(50)]
+
+
 def test_a_callback_that_raises_does_not_stop_the_producer(topic: str, producer: EventProducer) -> None:
     """The poll thread outlives what it calls."""
     raised = threading.Event()
@@ -212,12 +255,14 @@ def test_a_callback_that_raises_does_not_stop_the_producer(topic: str, producer:
     assert producer.emit(_records(topic, 1), 10) == [None]
 
 
-def test_many_threads_share_a_producer(settings: Settings, topic: str, producer: EventProducer) -> None:
+def test_many_threads_share_a_producer(
+    settings: Settings, topic: str, producer: EventProducer, offsets: GroupOffsets
+) -> None:
     """Each caller gets the answers of its own records."""
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: producer.emit(_records(topic, 250), 20), range(4)))
     assert answers == [[None] * 250] * 4
-    assert sum(high for _, high in KafkaAdmin(settings).watermarks([topic]).values()) == 1000
+    assert sum(high for _, high in offsets.watermarks([topic]).values()) == 1000
 
 
 def test_nothing_is_committed_by_itself(settings: Settings, topic: str, producer: EventProducer) -> None:
@@ -230,16 +275,16 @@ def test_nothing_is_committed_by_itself(settings: Settings, topic: str, producer
 
 
 def test_the_next_member_starts_at_the_committed_offsets(
-    settings: Settings, topic: str, producer: EventProducer, admin: KafkaAdmin
+    settings: Settings, topic: str, producer: EventProducer, offsets: GroupOffsets
 ) -> None:
-    """What is committed is not read again, what is not committed is; lag counts it."""
+    """Committed records are not read again, uncommitted ones are; lag counts them."""
     producer.emit(_records(topic, 10, key=b"same"), 10)
     with Member(settings, topic) as first:
         first.poll_until(lambda: len(first.read) == 10)
         at = Partition(topic, first.read[0].partition)
         first.consumer.commit({at: 7})
-    assert admin.committed(settings.kafka_consumer_group, [at]) == {at: 7}
-    assert admin.lag(settings.kafka_consumer_group, [topic])[at] == 3
+    assert offsets.committed([at]) == {at: 7}
+    assert offsets.lag([topic])[at] == 3
     with Member(settings, topic) as second:
         second.poll_until(lambda: len(second.read) >= 3)
     assert [message.offset for message in second.read] == [7, 8, 9]
@@ -262,7 +307,7 @@ def test_a_paused_partition_is_silent_until_it_is_resumed(
 
 
 def test_two_members_share_and_commit_while_revoking(
-    settings: Settings, topic: str, producer: EventProducer, admin: KafkaAdmin
+    settings: Settings, topic: str, producer: EventProducer, offsets: GroupOffsets
 ) -> None:
     """A second member takes partitions over; what the first commits in on_revoked holds.
 
@@ -290,7 +335,7 @@ def test_two_members_share_and_commit_while_revoking(
         assert second.read == []
         producer.emit(_records(topic, 40), 10)
         first.poll_until(lambda: {Partition(m.topic, m.partition) for m in first.read[40:]} == taken, 40)
-    committed = admin.committed(settings.kafka_consumer_group, ends)
+    committed = offsets.committed(ends)
     assert {at: committed.get(at) for at in taken & ends.keys()} == {
         at: ends[at] for at in taken & ends.keys()
     }
@@ -313,11 +358,11 @@ def test_creating_a_topic_twice_is_one_topic(settings: Settings, admin: KafkaAdm
     assert admin.topics()[name].partitions == 4
 
 
-def test_asking_for_topics_makes_none(settings: Settings, admin: KafkaAdmin) -> None:
+def test_asking_for_topics_makes_none(settings: Settings, admin: KafkaAdmin, offsets: GroupOffsets) -> None:
     """Watermarks, lag and topics of a name that does not exist leave it so."""
     name = settings.topic("absent")
-    assert admin.watermarks([name]) == {}
-    assert admin.lag(settings.kafka_consumer_group, [name]) == {}
+    assert offsets.watermarks([name]) == {}
+    assert offsets.lag([name]) == {}
     assert name not in admin.topics()
 
 
@@ -337,7 +382,7 @@ def test_a_clients_fork_makes_its_own(settings: Settings, topic: str, producer: 
 
 
 class TestOnRealKafka:
-    """What the mock cluster has no requests for."""
+    """Behaviour that the mock cluster has no requests for."""
 
     @pytest.fixture
     def services(self, local_services: Services) -> Services:
@@ -374,17 +419,113 @@ class TestOnRealKafka:
         self, topic: str, admin: KafkaAdmin, producer: EventProducer
     ) -> None:
         """The broker's refusal is permanent for that record only."""
-        large = Record(topic=topic, key=b"k", value=os.urandom(3 * 1024 * 1024))
-        small = Record(topic=topic, key=b"k", value=b"small")
+        large = OutgoingRecord(topic=topic, key=b"k", value=os.urandom(3 * 1024 * 1024))
+        small = OutgoingRecord(topic=topic, key=b"k", value=b"small")
         assert [type(e) for e in producer.emit([small, large, small], 20)] == [
             type(None),
             MessageRefusedError,
             type(None),
         ]
 
+    def test_the_end_is_reached_behind_transaction_markers(
+        self, settings: Settings, topic: str, offsets: GroupOffsets
+    ) -> None:
+        """Markers and aborted records are no events: committing the end leaves no lag."""
+        at = Partition(topic, 0)
+        producer = Producer(
+            {"bootstrap.servers": settings.kafka_bootstrap_servers, "transactional.id": settings.service_name}
+        )
+        producer.init_transactions(20)
+        for value, end in ((b"1", producer.commit_transaction), (b"2", producer.abort_transaction)):
+            producer.begin_transaction()
+            producer.produce(topic, value, partition=0)
+            producer.flush(10)
+            end(10)
+        high = offsets.watermarks([topic])[at][1]
+        assert high > 2
+        with Member(settings, topic) as member:
+            member.poll_until(lambda: member.ends.get(at) == high)
+            assert [record.value for record in member.read] == [b"1"]
+            member.consumer.commit({at: high})
+            assert member.consumer.unread()[at] == 0
+        assert offsets.lag([topic])[at] == 0
+
+    def test_a_member_leaves_as_soon_as_its_last_commit_is_answered(
+        self, settings: Settings, topic: str, producer: EventProducer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The next member has its partitions long before the session ends, however late a thread ends."""
+        producer.emit(_records(topic, 3, key=b"same"), 10)
+        answered = threading.Event()
+        set_result = Future.set_result
+
+        def linger(future: Future[Any], result: Any) -> None:
+            set_result(future, result)
+            if threading.current_thread().name == "kafka-commit":
+                answered.wait(SESSION_TIMEOUT)
+
+        with Member(settings, topic) as first:
+            first.poll_until(lambda: len(first.read) == 3)
+            monkeypatch.setattr(Future, "set_result", linger)
+            first.consumer.commit({Partition(topic, first.read[0].partition): 3})
+        answered.set()
+        monkeypatch.undo()
+        with Member(settings, topic) as second:
+            second.poll_until(lambda: bool(second.assigned), SESSION_TIMEOUT / 2)
+
+    def test_records_that_retention_deleted_before_they_were_read_are_counted(
+        self, settings: Settings, topic: str, producer: EventProducer
+    ) -> None:
+        """The member goes on with the first record that is left, and reports how many are not."""
+        producer.emit(_records(topic, 20, key=b"same"), 10)
+        with Member(settings, topic) as first:
+            first.poll_until(lambda: len(first.read) == 20)
+            at = Partition(topic, first.read[0].partition)
+            first.consumer.commit({at: 5})
+        vendor = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+        for deleted in vendor.delete_records([TopicPartition(*at, 12)]).values():
+            deleted.result(20)
+        with Member(settings, topic) as second:
+            second.poll_until(lambda: len(second.read) == 8)
+        assert [record.offset for record in second.read] == list(range(12, 20))
+        assert second.restarts == [Restart(partition=at, reason="expired", lost=7)]
+
+    def test_a_topic_made_again_is_read_from_its_first_record(
+        self, settings: Settings, topic: str, admin: KafkaAdmin, producer: EventProducer
+    ) -> None:
+        """While a member reads it, and when the offset that the group has is an earlier topic's."""
+        producer.emit(_records(topic, 10, key=b"same"), 10)
+        with Member(settings, topic) as first:
+            first.poll_until(lambda: len(first.read) == 10)
+            at = Partition(topic, first.read[0].partition)
+            _make_again(settings, admin, topic)
+            producer.emit(_records(topic, 15, key=b"same"), 30)
+            first.poll_until(lambda: {record.offset for record in first.read[10:]} == set(range(15)), 40)
+            assert Restart(partition=at, reason="replaced") in first.restarts
+            first.consumer.commit({at: 15})
+            _make_again(settings, admin, topic)
+            # As a bridge does whose last events were settled only now.
+            first.consumer.commit({at: 15})
+        producer.emit(_records(topic, 20, key=b"same"), 30)
+        with Member(settings, topic) as second:
+            second.poll_until(lambda: {record.offset for record in second.read} == set(range(20)), 40)
+            second.consumer.commit({at: 20})
+        with Member(settings, topic) as third:
+            third.poll_until(lambda: at in third.ends)
+            assert third.read == []
+
+
+def _make_again(settings: Settings, admin: KafkaAdmin, topic: str) -> None:
+    """Delete a topic and create it at once under its name."""
+    vendor = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    vendor.delete_topics([topic])[topic].result(20)
+    deadline = time.monotonic() + 20
+    while not admin.create(topic, partitions=4, replication=1, config=TOPIC_CONFIG):
+        assert time.monotonic() < deadline, "it is not deleted"
+        time.sleep(0.05)
+
 
 def _produce_with_header(settings: Settings, topic: str, name: bytes, values: list[bytes]) -> None:
-    """What a client in C may write: a header's name in any bytes. Python's clients cannot."""
+    """Write a header whose name is any bytes, as a client in C may; Python's clients cannot."""
     (path,) = Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka*")
     kafka, pointer, text = ctypes.CDLL(str(path)), ctypes.c_void_p, ctypes.create_string_buffer(512)
     kafka.rd_kafka_conf_new.restype = kafka.rd_kafka_new.restype = pointer

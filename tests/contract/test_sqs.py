@@ -1,4 +1,4 @@
-"""What every part of this project relies on SQS for, on the embedded and on the local services."""
+"""The behaviour of SQS that this project relies on, on the embedded and on the local services."""
 
 import os
 import time
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from config.settings import Settings
 from pipeline.clock import boottime
 from pipeline.errors import MessageRefusedError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.services.environment import Services
+from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
+from pipeline.sqs.queues import queue_attributes
 from tests.conftest import MakeSettings
 
 if TYPE_CHECKING:
@@ -218,9 +219,9 @@ def test_depth_counts_what_waits_and_what_is_in_flight(queue: SqsQueue) -> None:
     assert queue.depth().delayed == 0
 
 
-def test_configuration_gives_the_queues_attributes(queue: SqsQueue) -> None:
+def test_the_attributes_of_a_queue(settings: Settings, queue: SqsQueue) -> None:
     """Under SQS's own names."""
-    configuration = queue.configuration()
+    configuration = queue_attributes(sqs_client(settings), queue.url) or {}
     assert configuration["FifoQueue"] == "true"
     assert configuration["VisibilityTimeout"] == "30"
     assert configuration["QueueArn"].endswith(f":{queue.name}")
@@ -229,7 +230,7 @@ def test_configuration_gives_the_queues_attributes(queue: SqsQueue) -> None:
 def test_a_missing_queue_is_refused(settings: Settings) -> None:
     """Every call says so with the queue's name and the mend, and is not tried again."""
     queue = SqsQueue(sqs_client(settings), settings.queue_url("absent.fifo"))
-    for call in (queue.depth, queue.configuration, lambda: _receive(queue)):
+    for call in (queue.depth, lambda: _receive(queue)):
         with pytest.raises(ServiceRefusedError, match=r"absent\.fifo.*pipeline provision"):
             call()
     answers = queue.send(_messages(2)) + queue.delete(["h"]) + queue.change_visibility([("h", 0)])

@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 Raw = dict[str, Any]
 
-_TOKEN = re.compile(r"\s*(AND|OR|attribute_exists|attribute_not_exists|size|[#:]\w+|[()=<,])")
+_TOKEN = re.compile(r"\s*(AND|OR|NOT|contains|attribute_exists|attribute_not_exists|size|[#:]\w+|[()=<,])")
 
 
 class FakeDynamoDB:
@@ -67,8 +67,14 @@ class FakeDynamoDB:
         return {"UnprocessedItems": {}}
 
     def batch_execute_statement(self, *, Statements: list[Raw]) -> Raw:
-        """INSERT statements: an item, unless there is one."""
-        return {"Responses": [self._insert(each["Statement"], each["Parameters"]) for each in Statements]}
+        """INSERT: an item, unless there is one. UPDATE: attributes of an item that lacks one."""
+        answers = {"INSERT": self._insert, "UPDATE": self._set}
+        _refuse_duplicates([_statement_key(each) for each in Statements])
+        return {
+            "Responses": [
+                answers[each["Statement"][:6]](each["Statement"], each["Parameters"]) for each in Statements
+            ]
+        }
 
     def _insert(self, statement: str, parameters: list[Raw]) -> Raw:
         item = dict(zip(re.findall(r"'(\w+)': \?", statement), parameters, strict=True))
@@ -77,12 +83,40 @@ class FakeDynamoDB:
         self.items[_key(item)] = copy.deepcopy(item)
         return {}
 
+    def _set(self, statement: str, parameters: list[Raw]) -> Raw:
+        put, condition = statement.split(" WHERE ")
+        key = (*(value["S"] for value in parameters[-2:]),)
+        (unless,) = re.findall(r'"(\w+)" IS MISSING', condition)
+        if unless in self.items.get(key, {unless: None}):
+            return {"Error": {"Code": "ConditionalCheckFailed", "Message": "The conditional request failed"}}
+        names = re.findall(r'"(\w+)" = \?', put)
+        self.items[key] |= copy.deepcopy(dict(zip(names, parameters[:-2], strict=True)))
+        return {}
+
     def query(self, *, KeyConditionExpression: str, ExpressionAttributeValues: Raw, **fields: Any) -> Raw:
         """The items under one pk, between two sort keys when those are given."""
         pk, *between = [value["S"] for value in ExpressionAttributeValues.values()]
+        if "IndexName" in fields:
+            return self._query_index(pk, between, **fields)
         low, high = between or ("", "\U0010ffff")
         keys = sorted(key for key in self.items if key[0] == pk and low <= key[1] <= high)
         return {"Items": [copy.deepcopy(self.items[key]) for key in keys]}
+
+    def _query_index(
+        self, pk: str, between: list[str], *, Limit: int, ScanIndexForward: bool = True, **_: Any
+    ) -> Raw:
+        """The items of one partition of the index: all, those before a cursor, or those between two."""
+        low, high = between if len(between) == 2 else ("", between[0] if between else "\U0010ffff")
+        found = [
+            copy.deepcopy(item)
+            for item in self.items.values()
+            if item.get("ipk") == {"S": pk} and low <= item["isk"]["S"] <= high
+        ]
+        if len(between) == 1:
+            found = [item for item in found if item["isk"]["S"] != high]
+        found.sort(key=lambda item: str(item["isk"]["S"]), reverse=not ScanIndexForward)
+        more = {"LastEvaluatedKey": found[Limit - 1]} if len(found) > Limit else {}
+        return {"Items": found[:Limit], **more}
 
     def _check(self, item: Raw | None, condition: str, fields: Mapping[str, Any]) -> None:
         if not _Condition(condition, item or {}, fields).holds():
@@ -120,6 +154,10 @@ class _Condition:
             result = self.holds()
             self._tokens.pop(0)
             return result
+        if token == "NOT":
+            return not self._term()
+        if token == "contains":
+            return self._contains()
         if token in ("attribute_exists", "attribute_not_exists"):
             return bool(self._argument() is not None) == bool(token == "attribute_exists")
         if token == "size":
@@ -131,6 +169,11 @@ class _Condition:
         if left is None:
             return False
         return bool(left == right if operator == "=" else left < right)
+
+    def _contains(self) -> bool:
+        _, name, _, value, _ = (self._tokens.pop(0) for _ in range(5))
+        members = self._item.get(self._names[name], {"NS": []})
+        return self._values[value]["N"] in members["NS"]
 
     def _argument(self) -> Any:
         _, name, _ = (self._tokens.pop(0) for _ in range(3))
@@ -163,6 +206,12 @@ def _plain(value: Raw | None) -> Any:
 
 def _key(item: Mapping[str, Any]) -> tuple[str, str]:
     return item["pk"]["S"], item["sk"]["S"]
+
+
+def _statement_key(statement: Raw) -> tuple[str, str]:
+    insert, values = statement["Statement"].startswith("INSERT"), statement["Parameters"]
+    pk, sk = values[:2] if insert else values[-2:]
+    return pk["S"], sk["S"]
 
 
 def _refuse_duplicates(keys: list[tuple[str, str]]) -> None:

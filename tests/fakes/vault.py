@@ -27,6 +27,8 @@ class FakeVault:
         self.ttl, self.max_ttl = 3600.0, 86_400.0
         self.renewable = True
         self.sealed = False
+        #: The status and the other server to which every request is redirected; None: it answers itself.
+        self.redirect: tuple[int, str] | None = None
         #: "METHOD path" of each request, in order.
         self.requests: list[str] = []
         self.url = ""
@@ -108,7 +110,12 @@ def fake_vault() -> Iterator[FakeVault]:
             path = self.path.partition("?")[0]
             status, answer = vault.answer(self.command, path, self.headers.get("X-Vault-Token", ""), body)
             data = json.dumps(answer).encode()
-            self.send_response(status)
+            if vault.redirect:
+                status, other = vault.redirect
+                self.send_response(status)
+                self.send_header("Location", other + self.path)
+            else:
+                self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -1,24 +1,24 @@
-"""``python -m tests.faults [--long] [what pytest takes]``: the faults, with a few events or thousands."""
+"""``python -m tests.faults [--long] [pytest options]``: run the faults, with few events or thousands."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-#: As what the fixtures find the plugin that makes them choose the long scale.
+#: The name under which fixtures find the plugin of the long scale.
 LONG = "faults-long"
 
 
 class Long:
-    """Registers itself, and does no more."""
+    """A plugin that selects the long scale by being registered."""
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Be found by name."""
+        """Register under a name."""
         config.pluginmanager.register(object(), LONG)
 
 
 def main(arguments: list[str]) -> int:
-    """Run them; pytest's exit code."""
+    """Run the faults; return pytest's exit code."""
     long = "--long" in arguments
     given = [each for each in arguments if each != "--long"]
     # The short ones mostly wait, so two files at a time. The long scale wants the machine for itself, and its

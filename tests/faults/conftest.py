@@ -1,4 +1,4 @@
-"""The world that faults share: made when first needed, and anew after a fault that was not survived."""
+"""The world that faults share: made when first needed, and again after a fault that broke it."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ SHORT_SCALE = Scale(
     large_split=300,
     backlog=200,
     frozen=SESSION,
+    outages=3,
 )
 LONG_SCALE = Scale(
     mix=Mix(entities=300, arrivals=1_200, parcels=600, crates=200, pieces=8),
@@ -32,13 +33,14 @@ LONG_SCALE = Scale(
     group_protocol="classic",
     large_split=1_000,
     backlog=5_000,
-    # Over the minute after which a bridge takes no more behind what it holds (consumers/throttle.py).
+    # Over the minute after which a bridge takes no more behind what it holds (pipeline/bridge/throttle.py).
     frozen=65,
+    outages=10,
 )
 
 
 class Worlds:
-    """Gives the world that is there, or a new one."""
+    """Holds the current world, or makes a new one."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class Worlds:
         self._world: World | None = None
 
     def current(self) -> World:
-        """A world in which all faults so far were survived."""
+        """Return the current world; a new one if a fault broke the last."""
         if self._world is None or self._world.broken:
             self.close()
             self._world = self._open.enter_context(
@@ -83,7 +85,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only the long suite runs; give the others the time that a busy machine takes."""
+    """Deselect faults of the long suite; give the others the time that a busy machine needs."""
     long = config.pluginmanager.has_plugin(LONG)
     if not long:
         items[:] = [item for item in items if item.get_closest_marker("long_only") is None]
@@ -93,7 +95,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how much went through in each fault, and in all."""
+    """Print how much went through in each fault, and in all."""
     reports = [report for reports in terminalreporter.stats.values() for report in reports]
     figures = {
         report.nodeid.removeprefix("tests/faults/"): dict(report.user_properties)
@@ -138,7 +140,7 @@ def worlds(
     tmp_path_factory: pytest.TempPathFactory,
     scale: Scale,
 ) -> Iterator[Worlds]:
-    """The worlds of this session, one at a time."""
+    """Return the worlds of this session, one at a time."""
     stack, services = fault_stack
     with pytest.MonkeyPatch.context() as patch:
         for name, value in services.environment.items():

@@ -1,4 +1,4 @@
-"""The load: what goes in, written with a bare Kafka client, and the ledger of what Kafka acknowledged."""
+"""The load of a fault: events written with a bare Kafka client, and a list of those acknowledged."""
 
 import itertools
 import json
@@ -10,19 +10,19 @@ from typing import Any, Literal
 
 from confluent_kafka import Producer
 
-#: What is to become of an input. "mended": it failed, was redriven, and is complete.
+#: The expected end of an input. "mended": it failed, was redriven, and is complete.
 Fate = Literal["complete", "failed", "rejected", "mended"]
 
-#: Ids of jobs are UUIDs of what begins them, in this namespace (docs/stages.md).
+#: Ids of jobs are UUIDs of what begins them, in this namespace (docs/guides/writing-stages.md).
 NAMESPACE = uuid.UUID("5a4ad0a6-9d0e-4c55-8a32-0f6d5f3c7f11")
 
-#: Seconds that Kafka has to acknowledge all of it.
+#: Seconds for Kafka to acknowledge all of it.
 FLUSH = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """One event that went in."""
+    """One event of the load."""
 
     #: In its data, and unique.
     key: str
@@ -41,7 +41,7 @@ class Input:
 
 @dataclass(kw_only=True)
 class Mix:
-    """How much of each kind."""
+    """The number of events of each kind."""
 
     entities: int
     #: Ordered: each entity's in turn.
@@ -54,13 +54,13 @@ class Mix:
 
     @property
     def events(self) -> int:
-        """All that goes in."""
+        """Return the number of events."""
         return self.arrivals + self.parcels + self.crates
 
 
 @dataclass(kw_only=True)
 class Load:
-    """What goes in during one fault."""
+    """The input of one fault."""
 
     bootstrap: str
     prefix: str
@@ -86,7 +86,7 @@ class Load:
         )
 
     def send(self, mix: Mix | None = None, **more: Any) -> list[Input]:
-        """Send a mix, its kinds shuffled together as they come; ``more`` goes into the data of each."""
+        """Send a mix of interleaved kinds; ``more`` is added to the data of each event."""
         mix = mix or self.mix
         arrivals = [self.item("arrivals", entity=n % mix.entities, **more) for n in range(mix.arrivals)]
         parcels = [self.item("parcels", entity=n % mix.entities, **more) for n in range(mix.parcels)]
@@ -98,11 +98,11 @@ class Load:
         )
 
     def expect(self, fate: Fate, *inputs: Input) -> None:
-        """From now on something else is to become of these."""
+        """Expect another end of these inputs from now on."""
         self.ledger = [replace(each, fate=fate) if each in inputs else each for each in self.ledger]
 
     def send_one(self, topic: str, **data: Any) -> Input:
-        """Send one."""
+        """Send one event."""
         (sent,) = self.produce([self.item(topic, **data)])
         return sent
 
@@ -116,7 +116,7 @@ class Load:
         submitted_at: float | None = None,
         **data: Any,
     ) -> Input:
-        """An input, not sent yet."""
+        """Return an input that is not sent yet."""
         number = next(self._numbers)
         name = f"{self._run}-{entity}"
         seq = next(self._places.setdefault(f"{topic}/{name}", itertools.count()))
@@ -146,7 +146,7 @@ class Load:
         )
 
     def produce(self, inputs: Sequence[Input], *, wait: float = FLUSH) -> list[Input]:
-        """Write them and wait for Kafka; what it acknowledged is in the ledger, and must come out."""
+        """Write events and wait for Kafka. Acknowledged ones are in the ledger, and must come out."""
         acknowledged: list[Input] = []
         for each in inputs:
 

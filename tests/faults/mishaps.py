@@ -1,4 +1,4 @@
-"""Mishaps: what can happen to a request and its answer on the way."""
+"""Mishaps: failures of a request or its answer."""
 
 import asyncio
 import itertools
@@ -16,18 +16,18 @@ _ERRORS = {
 
 
 async def refuse(_: Passage) -> Answer | None:
-    """The connection is cut before the server hears of the request."""
+    """Cut the connection before the server gets the request."""
     return None
 
 
 async def lose_reply(passage: Passage) -> Answer | None:
-    """The server does it, and nobody hears so."""
+    """Let the server act, and lose its answer."""
     await passage.forward()
     return None
 
 
 def delay(seconds: float) -> Script:
-    """The request arrives late."""
+    """Delay the request."""
 
     async def script(passage: Passage) -> Answer | None:
         await asyncio.sleep(seconds)
@@ -37,7 +37,7 @@ def delay(seconds: float) -> Script:
 
 
 def answer_error(status: int, code: str, *, after: bool = False) -> Script:
-    """The server answers with an error; ``after`` it did what was asked all the same."""
+    """Answer with an error; with ``after``, once the server has acted."""
 
     async def script(passage: Passage) -> Answer | None:
         if after:
@@ -50,7 +50,7 @@ def answer_error(status: int, code: str, *, after: bool = False) -> Script:
 
 
 def fail_entries(every: int) -> Script:
-    """Of the entries of a batch, counted over all batches, each so-manieth fails; the others are done."""
+    """Fail every nth entry, counted over all batches; the others are done."""
     numbers = itertools.count(1)
 
     async def script(passage: Passage) -> Answer | None:
@@ -71,7 +71,7 @@ def fail_entries(every: int) -> Script:
 
 
 def leave_unprocessed(every: int) -> Script:
-    """Of the items of a BatchWriteItem each so-manieth is left for later."""
+    """Leave every nth item of BatchWriteItem requests unprocessed."""
     numbers = itertools.count(1)
 
     async def script(passage: Passage) -> Answer | None:
@@ -91,7 +91,7 @@ def leave_unprocessed(every: int) -> Script:
 
 
 def fail_statements(every: int) -> Script:
-    """Of the statements of a BatchExecuteStatement each so-manieth is throttled."""
+    """Throttle every nth statement of BatchExecuteStatement requests."""
     numbers = itertools.count(1)
 
     async def script(passage: Passage) -> Answer | None:
@@ -109,7 +109,7 @@ def fail_statements(every: int) -> Script:
 
 
 async def expire_handles(passage: Passage) -> Answer | None:
-    """None of the handles is good any longer, as when their visibility ended a moment before."""
+    """Refuse all handles, as if their visibility had ended a moment before."""
     failed = [
         {
             "Id": entry["Id"],
@@ -123,7 +123,7 @@ async def expire_handles(passage: Passage) -> Answer | None:
 
 
 async def forget_duplicates(passage: Passage) -> Answer | None:
-    """SQS takes a message that it took before: what it does once five minutes have passed."""
+    """Let SQS accept a repeated message, as it does after five minutes."""
     request = passage.json
     for entry in request["Entries"]:
         entry["MessageDeduplicationId"] = entry["MessageDeduplicationId"][:120] + "-later"
@@ -131,10 +131,10 @@ async def forget_duplicates(passage: Passage) -> Answer | None:
 
 
 class Hold:
-    """Stops a request on its way, or its answer; the test goes on when one is stopped."""
+    """Stops a request or its answer on the way; the test continues when one is stopped."""
 
     def __init__(self, *, after: bool = False, goes_on: bool = False) -> None:
-        """``after``: the server did it, and the answer is stopped. Let go, it ``goes_on`` or is cut."""
+        """``after``: stop the answer instead of the request. Released, it ``goes_on`` or is cut."""
         self._after = after
         self._goes_on = goes_on
         self._reached = threading.Event()
@@ -155,12 +155,12 @@ class Hold:
         assert self._reached.wait(timeout), f"nothing came by within {timeout:g} s"
 
     def let_go(self) -> None:
-        """Let all go that are stopped, and stop none that comes later."""
+        """Release all that are stopped, and stop no more."""
         self._let_go.set()
 
 
 def skipping(count: int, script: Script) -> Script:
-    """The first so many pass untouched."""
+    """Let the first requests pass unchanged."""
     numbers: Iterator[int] = itertools.count()
 
     async def skip(passage: Passage) -> Answer | None:

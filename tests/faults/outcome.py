@@ -1,4 +1,4 @@
-"""The outcome: what came out on topics, queues and table, read with bare clients that know no engine."""
+"""The outcome of a fault: topics, queues and table, read with bare clients that do not use the engine."""
 
 import json
 import time
@@ -21,7 +21,7 @@ _NUMBERS = TypeDeserializer()
 
 T = TypeVar("T")
 
-#: Seconds that others may hold dead letters: one that dies while it looks holds them for a minute.
+#: Seconds that others may hold dead letters: a reader that dies holds them for a minute.
 LOOKING = 75.0
 
 #: A topic, as Kafka knows it, and the number of a partition.
@@ -57,15 +57,15 @@ class Read:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that can be seen of a service from outside."""
+    """The state of a service as seen from outside."""
 
     #: By logical topic, in the order of each partition.
     records: Mapping[str, list[Read]]
     #: Bodies and attributes of what is on the dead-letter queue.
     letters: list[Mapping[str, Any]]
-    #: What the table has of the jobs in question and of all open ones, by pk and sk.
+    #: The table's items of these jobs and of all open ones, by pk and sk.
     items: dict[tuple[str, str], dict[str, Any]]
-    #: What user code left behind, in order.
+    #: The lines that user code wrote, in order.
     effects: list[dict[str, Any]]
     #: Messages available, in flight, delayed on the task queue.
     depth: tuple[int, int, int]
@@ -75,7 +75,7 @@ class Outcome:
 
 @dataclass(kw_only=True)
 class Observer:
-    """Looks at one service from outside."""
+    """Reads one service from outside."""
 
     service: str
     bootstrap: str
@@ -84,7 +84,7 @@ class Observer:
     queue_url: str
     dlq_url: str
     table: str
-    #: Logical topics that the bridge consumes, and those that are written.
+    #: Logical topics that the bridge consumes, and those that the service writes.
     consumed: tuple[str, ...]
     written: tuple[str, ...]
     effects_file: Path
@@ -113,7 +113,7 @@ class Observer:
         self._member.close()
 
     def forget(self) -> None:
-        """What came out until now is over: later looks show what comes after it."""
+        """Forget the output until now: later calls show only what follows."""
         self._catch_up()
         for records in self._read.values():
             records.clear()
@@ -121,7 +121,7 @@ class Observer:
             self._effects_from = self.effects_file.stat().st_size
 
     def look(self, job_ids: Iterable[str]) -> Outcome:
-        """Everything as it is now; of the table what belongs to these jobs, and all jobs that are open."""
+        """Return the current state, with the table's items of these jobs and of all open jobs."""
         self._catch_up()
         return Outcome(
             records=self._read,
@@ -135,12 +135,12 @@ class Observer:
     # ─── Kafka ───
 
     def records(self, name: str) -> list[Read]:
-        """What was written to a topic."""
+        """Return the records of a topic."""
         self._catch_up()
         return self._read[name]
 
     def lag(self) -> dict[str, int]:
-        """How many events of each consumed topic are not committed."""
+        """Return the number of uncommitted events of each consumed topic."""
         found = dict.fromkeys(self.consumed, 0)
         asked = [TopicPartition(*place) for place in self._consumed]
         ends = self._ends(self._consumed)
@@ -150,11 +150,11 @@ class Observer:
         return found
 
     def written_so_far(self) -> int:
-        """How many records all consumed topics have: grows while anything is emitted."""
+        """Return the number of records of all consumed topics, which grows while events are emitted."""
         return sum(self._ends(self._consumed).values())
 
     def _catch_up(self) -> None:
-        """Read all that is there."""
+        """Read all records that exist."""
         ends, deadline = self._ends(self._next), time.monotonic() + 60
         while any(self._next[place] < end for place, end in ends.items()):
             assert time.monotonic() < deadline, "the topics cannot be read"
@@ -171,11 +171,11 @@ class Observer:
         return [(topic, partition) for topic in topics for partition in known[topic].partitions or ()]
 
     def _ends(self, places: Iterable[Place]) -> dict[Place, int]:
-        """One past the last record of each partition."""
+        """Return the end offset of each partition."""
         asked = {TopicPartition(*place): OffsetSpec.latest() for place in places}
 
         def ends() -> dict[Place, int]:
-            # Who leads is asked anew: librdkafka (2.16) names the leader's epoch that it knows, and when a
+            # The leader is asked anew: librdkafka (2.16) names the leader's epoch that it knows, and when a
             # broker has come back with another it is refused (FENCED_LEADER_EPOCH) for minutes.
             self._admin.list_topics(timeout=10)
             answers = self._admin.list_offsets(asked, request_timeout=10)
@@ -186,7 +186,7 @@ class Observer:
     # ─── SQS ───
 
     def depth(self) -> tuple[int, int, int]:
-        """Available, in flight, delayed on the task queue."""
+        """Return the numbers of messages available, in flight and delayed on the task queue."""
         return self._depth_of(self.queue_url)
 
     def _depth_of(self, url: str) -> tuple[int, int, int]:
@@ -198,7 +198,7 @@ class Observer:
         return available, hidden, delayed
 
     def letters(self) -> list[Mapping[str, Any]]:
-        """What is or was on the dead-letter queue when looked at; it stays there."""
+        """Return the messages seen on the dead-letter queue; they stay there."""
         deadline = time.monotonic() + LOOKING
         while not self._look_at_letters():
             assert time.monotonic() < deadline, "somebody holds dead letters and does not let go of them"
@@ -206,14 +206,14 @@ class Observer:
         return list(self._letters.values())
 
     def _look_at_letters(self) -> bool:
-        """Whether all could be seen: who looks too, as a sweep does, hides what it sees for that time."""
+        """Whether all could be seen: another reader, such as a sweep, hides messages while it looks."""
         handles = []
         while answer := self._receive_letters():
             self._letters |= {each["MessageId"]: each for each in answer}
             handles += [each["ReceiptHandle"] for each in answer]
         waiting, hidden, delayed = self._depth_of(self.dlq_url)
         for handle in handles:
-            # In sight again at once, for whoever redrives them.
+            # Visible again at once, for a redrive.
             self._sqs.change_message_visibility(
                 QueueUrl=self.dlq_url, ReceiptHandle=handle, VisibilityTimeout=0
             )
@@ -230,7 +230,7 @@ class Observer:
         return list(answer.get("Messages", ()))
 
     def send_raw(self, body: str) -> None:
-        """Put any text on the task queue."""
+        """Send any text to the task queue."""
         unique = uuid.uuid4().hex
         self._sqs.send_message(
             QueueUrl=self.queue_url, MessageBody=body, MessageGroupId=unique, MessageDeduplicationId=unique
@@ -239,7 +239,7 @@ class Observer:
     # ─── DynamoDB ───
 
     def items(self, job_ids: Iterable[str]) -> dict[tuple[str, str], dict[str, Any]]:
-        """What the table has of these jobs and their splits' counters, and the record of every open job."""
+        """Return the table's items of these jobs and their counters, and the record of every open job."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for job_id in job_ids:
             self._query(found, f"{self.service}/J#{job_id}")
@@ -253,7 +253,7 @@ class Observer:
         return found
 
     def _query(self, found: dict[Any, Any], pk: str, **index: str) -> dict[Any, Any]:
-        """Add to ``found`` what is under a key of the table, or of an index."""
+        """Add the items under a key of the table, or of an index, to ``found``."""
         name = "ipk" if index else "pk"
         pages = self._dynamodb.get_paginator("query").paginate(
             TableName=self.table,
@@ -271,7 +271,7 @@ class Observer:
     # ─── User code ───
 
     def effects(self) -> list[dict[str, Any]]:
-        """The lines that runs left."""
+        """Return the lines that runs wrote."""
         if not self.effects_file.exists():
             return []
         with self.effects_file.open() as lines:
@@ -280,7 +280,7 @@ class Observer:
 
 
 def _answer(call: Callable[[], T]) -> T:
-    """What Kafka says; asked again while a broker that was away comes up."""
+    """Return Kafka's answer; ask again while a broker starts."""
     deadline = time.monotonic() + 60
     while True:
         try:

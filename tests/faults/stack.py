@@ -1,4 +1,4 @@
-"""The local services for faults: a Kafka that notices a dead member soon, and can be stopped and started."""
+"""The local services for faults: a Kafka that detects a dead member soon, and can be stopped and started."""
 
 import contextlib
 import signal
@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import ServiceUnavailableError
 from pipeline.services.environment import Services
-from pipeline.services.keeper import kept
-from pipeline.services.local import LocalStack
+from pipeline.services.local import LocalStack, keeping
 from pipeline.services.process import stop
 from pipeline.services.servers import DynamoDb, ElasticMq, Kafka
 
@@ -25,7 +24,7 @@ def _silent(_line: str) -> None:
 
 
 class WatchfulKafka(Kafka):
-    """A broker with short sessions (KIP-848), so that a killed bridge's partitions are soon another's."""
+    """A broker with short sessions (KIP-848), so that a killed bridge's partitions move soon."""
 
     def _properties(self, ports: Mapping[str, int]) -> str:
         lines = {
@@ -50,7 +49,7 @@ class FaultStack(LocalStack):
         )
 
     def up(self, progress: Callable[[str], None] = _silent) -> Services:
-        """As ever; asked again while a busy machine takes its time."""
+        """Start the services, with more time for a busy machine."""
         deadline = time.monotonic() + START
         while True:
             try:
@@ -60,14 +59,14 @@ class FaultStack(LocalStack):
                     raise
 
     def stop_kafka(self, *, kill: bool) -> None:
-        """Stop the broker, in order or as a power cut does. ``up`` starts it again with what it had."""
+        """Stop the broker, in order or as in a power cut. ``up`` starts it again with its data."""
         if kill:
             self._kafka.process.signal(signal.SIGKILL)
         stop([self._kafka.process], grace=20)
 
     @contextlib.contextmanager
     def frozen_kafka(self) -> Iterator[None]:
-        """The broker keeps its connections and says nothing while the block runs."""
+        """Freeze the broker while the block runs: it keeps its connections and does not answer."""
         self._kafka.process.signal(signal.SIGSTOP)
         try:
             yield
@@ -79,5 +78,5 @@ class FaultStack(LocalStack):
 def running_stack() -> Iterator[tuple[FaultStack, Services]]:
     """Run the services in a temporary folder; ended and removed after the block, or after kill -9."""
     stack = FaultStack(Path(tempfile.mkdtemp(prefix="pipeline-faults-")))
-    with kept(stack.folder, remove=True):
+    with keeping(stack.folder, remove=True):
         yield stack, stack.up()

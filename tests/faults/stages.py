@@ -1,4 +1,4 @@
-"""The stages that the load goes through: ordered, two hops, split. Each run leaves a line in a file.
+"""The stages of the load: ordered, two hops, split. Each run writes a line to a file.
 
 Named in TASK_MODULES, loaded by nothing else. The lines are the effects of user code: what an e-mail or a
 payment would be.
@@ -17,7 +17,7 @@ from pipeline import PermanentError, current_task, stage
 
 
 class Item(BaseModel):
-    """One thing to be done."""
+    """One item of work."""
 
     #: Unique among all.
     key: str
@@ -26,9 +26,9 @@ class Item(BaseModel):
     seq: int
     parts: int = 0
     seconds: float = 0.0
-    #: What is to happen beside: see ``misbehave``.
+    #: Misbehaviour of the run: see ``misbehave``.
     do: str = ""
-    #: In which part alone; None: in each.
+    #: The only part that misbehaves; None: all.
     only: int | None = None
 
 
@@ -40,7 +40,7 @@ class Piece(BaseModel):
 
 
 class Result(BaseModel):
-    """What came of an item."""
+    """The result of an item."""
 
     key: str
     entity: str
@@ -55,7 +55,7 @@ class Forwarded(Item):
 
 
 def note(what: str, stage_name: str, key: str, ordinal: int | None = None) -> None:
-    """Leave a line; whole, however many processes write."""
+    """Write a line, in one piece even if many processes write."""
     task = current_task()
     line = {
         "what": what,
@@ -74,7 +74,7 @@ def note(what: str, stage_name: str, key: str, ordinal: int | None = None) -> No
 
 
 def work(stage_name: str, item: Item, ordinal: int | None = None) -> None:
-    """One run: a line when it starts, a line when its effect is there."""
+    """Run once: write a line at the start and one at the effect."""
     do = item.do if item.only in (None, ordinal) else ""
     note("start", stage_name, item.key, ordinal)
     time.sleep(item.seconds)
@@ -86,7 +86,7 @@ def work(stage_name: str, item: Item, ordinal: int | None = None) -> None:
 
 
 def misbehave(do: str, key: str) -> None:
-    """``X-once``, ``X-twice``: the first runs; ``X-until-mended``: until the test says so; ``X``: always."""
+    """Misbehave: ``X-once``, ``X-twice`` in the first runs, ``X-until-mended`` until then, ``X`` always."""
     flags = Path(os.environ["FAULTS_EFFECTS"]).parent
     for number, suffix in enumerate(("-once", "-twice"), start=1):
         if do.endswith(suffix):
@@ -115,7 +115,7 @@ def misbehave(do: str, key: str) -> None:
 
 @stage(consumes="arrivals", emits="admitted", ordered=True)
 def admit(item: Item) -> Result:
-    """In the order of an entity's events."""
+    """Handle an entity's events in order."""
     work("admit", item)
     return Result(key=item.key, entity=item.entity, seq=item.seq)
 
@@ -143,7 +143,7 @@ def count_crate(piece: Piece) -> int:
 
 @count_crate.split
 def pieces(item: Item) -> Iterator[Piece]:
-    """As many as the item says; more at each further run, when it is to be one that ``grows``."""
+    """Yield the item's number of parts, and more at each further run if the item ``grows``."""
     note("split", "count_crate", item.key)
     more = earlier_runs(item.key) if item.do == "grows" else 0
     for ordinal in range(item.parts + more):
@@ -151,7 +151,7 @@ def pieces(item: Item) -> Iterator[Piece]:
 
 
 def earlier_runs(key: str) -> int:
-    """How often this was asked for the same item before."""
+    """Return how often this was called for the same item before."""
     flags = Path(os.environ["FAULTS_EFFECTS"]).parent
     earlier = len(list(flags.glob(f"split-{key}-*")))
     (flags / f"split-{key}-{earlier}").touch()

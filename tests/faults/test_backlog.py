@@ -1,10 +1,10 @@
-"""One group has far more to do than all others together."""
+"""Faults with a backlog: one group has far more tasks than all others together."""
 
 from tests.faults.world import World
 
 
 def test_a_huge_backlog_of_one_group(world: World) -> None:
-    """The others do not wait for it, and it keeps its order."""
+    """Other groups do not wait for it, and it keeps its order."""
     backlog = [world.load.item("arrivals", entity="huge", seconds=0.01) for _ in range(world.scale.backlog)]
     world.load.produce(backlog)
     others = world.load.send()

@@ -1,4 +1,4 @@
-"""Input that cannot become a task, or no good one: kept, named, and nothing behind it waits."""
+"""Faults of input: invalid events and messages are kept with their reason, and nothing waits behind them."""
 
 import base64
 import json
@@ -27,7 +27,7 @@ UNREGISTERED = {
 
 
 def test_malformed_events(world: World) -> None:
-    """Each is on the DLQ topic as it was, and told on the errors topic."""
+    """Each is on the DLQ topic unchanged, and reported on the errors topic."""
     for number, changes in enumerate(_MALFORMED):
         plain = world.load.item("arrivals", entity=f"bad-{number}", fate="rejected")
         world.load.produce([_with(plain, changes), world.load.item("arrivals", entity=f"bad-{number}")])
@@ -35,8 +35,19 @@ def test_malformed_events(world: World) -> None:
     world.verify(runs=1)
 
 
+def test_tombstones(world: World) -> None:
+    """A tombstone that no stage asks for is passed over: it makes no task and no dead letter."""
+    sent = world.load.item("parcels", entity="gone")
+    world.load.produce([replace(sent, value=None)])
+    # Nothing is to come of it.
+    world.load.ledger.clear()
+    world.load.send()
+    world.verify(runs=1)
+    assert not [read for read in world.observer.records("dlq") if read.key == sent.record_key]
+
+
 def test_data_that_fits_no_stage(world: World) -> None:
-    """JSON, and not what the stage's annotation asks for: a dead letter at once, and a failed job."""
+    """Data that does not match the annotation is a dead letter at once, and its job fails."""
     for topic in ("arrivals", "parcels", "crates"):
         sent = world.load.item(topic, entity="unfit", fate="failed")
         value = json.dumps({"key": sent.key, "entity": 1, "seq": "none"}).encode()
@@ -46,7 +57,7 @@ def test_data_that_fits_no_stage(world: World) -> None:
 
 
 def test_sizes_about_what_a_queue_takes(world: World) -> None:
-    """The largest that SQS takes is done, or given up on and redriven; more is rejected with its reason."""
+    """The largest event that SQS accepts is done, or dead-lettered and redriven; a larger one is rejected."""
     measured = _sized(world, "a", MEBIBYTE, fate="rejected")
     # Kafka takes all of it as it is, and an envelope is larger than what is in it.
     filled = _sized(world, "b", 1_047_000, filling=_noise, fate="rejected")
@@ -65,7 +76,7 @@ def test_sizes_about_what_a_queue_takes(world: World) -> None:
 
 
 def test_garbage_on_the_queue(world: World) -> None:
-    """What is no task, or one that nobody knows: a dead letter with its reason, and the workers go on."""
+    """Garbage and unknown tasks become dead letters with their reason; the workers go on."""
     garbage = ["no json", "[]", '{"headers": 1}', "[" * 10_000, json.dumps(UNREGISTERED)]
     for body in garbage:
         world.observer.send_raw(body)
@@ -85,7 +96,7 @@ def _sized(
     do: str = "",
     fate: Fate = "complete",
 ) -> Input:
-    """An event whose data has so many bytes; ``filling`` makes what stands in JSON with so many."""
+    """Return an event whose data has that many bytes; ``filling`` makes a string of a JSON size."""
     sent = world.load.item("parcels", entity=entity, fate=fate, do=do, filling="", submitted_at=SUBMITTED)
     assert sent.value is not None
     data = json.loads(sent.value) | {"filling": filling(size - len(sent.value))}
@@ -93,17 +104,17 @@ def _sized(
 
 
 def _noise(count: int) -> str:
-    """Nothing that Kafka's compression makes smaller."""
+    """Return text that Kafka cannot compress."""
     return base64.b64encode(random.randbytes(count))[:count].decode()
 
 
 def _quotes(count: int) -> str:
-    """Each is two bytes in JSON, and four in JSON within JSON."""
+    """Return quotes: two bytes each in JSON, four in JSON within JSON."""
     return '"' * (count // 2)
 
 
 def _over_the_limit(world: World, sent: Input) -> int:
-    """By how many bytes SQS's limit was passed, as the error event says."""
+    """Return the bytes beyond SQS's limit, as the error event has them."""
     told: list[str] = []
 
     def is_told() -> bool:
@@ -119,7 +130,6 @@ def _over_the_limit(world: World, sent: Input) -> int:
 _MALFORMED: list[dict[str, object]] = [
     {"value": b"{not json"},
     {"value": b"\xff\xfe"},
-    {"value": None},
     {"value": b"[" * 10_000 + b"]" * 10_000},
     {"header": ("ce_specversion", b"9.9")},
     {"header": ("ce_id", b"")},

@@ -1,4 +1,4 @@
-"""A bridge is killed with kill -9 at each step: what was not committed is repeated, nothing doubled."""
+"""Faults of the bridge: kill -9 at each step; uncommitted events are repeated, nothing is doubled."""
 
 import pytest
 
@@ -17,12 +17,12 @@ from tests.faults.world import World
     ],
 )
 def test_at_a_step(world: World, actions: tuple[str, ...], after: bool, passed: int) -> None:
-    """The next bridge begins at what was committed; SQS drops what it has, and each task runs once."""
+    """The next bridge starts at the committed offsets; SQS drops repeated sends, and each task runs once."""
     hold = Hold(after=after)
     with world.wire.rule(skipping(passed, hold), *actions, client="bridge"):
         world.load.send()
         hold.wait()
-        # Time for a commit that must not be.
+        # Time for a commit that must not happen.
         world.pass_time(1.5)
         world.kill(world.bridge)
         hold.let_go()

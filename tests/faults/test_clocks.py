@@ -1,4 +1,4 @@
-"""Clocks that are an hour wrong, each process in its own way."""
+"""Faults of clocks: an hour wrong, each process differently."""
 
 import os
 import time
@@ -15,7 +15,7 @@ SKEW = Path(__file__).with_name("skew")
 
 @pytest.mark.parametrize(("bridge", "worker"), [(-HOUR, HOUR), pytest.param(HOUR, -HOUR, marks=long_only)])
 def test_an_hour_of_skew(world: World, bridge: float, worker: float) -> None:
-    """Leases are measured on a clock that nobody sets, ages of jobs on Kafka's and SQS's: all as ever."""
+    """Leases use a clock that cannot be set, ages of jobs Kafka's and SQS's clocks: nothing changes."""
     for process in world.alive():
         world.stop(process)
     path = os.pathsep.join(filter(None, (str(SKEW), os.environ.get("PYTHONPATH"))))

@@ -1,11 +1,11 @@
-"""Credentials end while everything works: SQS and DynamoDB refuse all, until there are new ones."""
+"""Faults of credentials: they expire under load, and SQS and DynamoDB refuse all until new ones come."""
 
 from tests.faults.mishaps import answer_error
 from tests.faults.world import World
 
 
 def test_credentials_expire(world: World) -> None:
-    """Every call is refused for seconds; nobody gives up on a task for it, and no process ends."""
+    """Every call is refused for seconds; no task is dead-lettered for it, and no process ends."""
     processes = world.alive()
     world.load.send(seconds=0.05)
     with (

@@ -1,4 +1,4 @@
-"""A part is given up on, looked at, and redriven."""
+"""Faults of parts: one becomes a dead letter, is examined, and redriven."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.faults.world import World
     "ordinal", [pytest.param(0, id="first part", marks=long_only), pytest.param(3, id="last part")]
 )
 def test_a_failed_part_is_redriven(world: World, ordinal: int) -> None:
-    """The job fails when all its parts ended; redriven, the part completes it: one event for each end."""
+    """The job fails when all its parts have ended; the redriven part completes it: one event for each end."""
     sent = world.load.send_one("crates", parts=4, do="early-fail-until-mended", only=ordinal, fate="failed")
     others = world.load.send_one("arrivals", do="early-fail-until-mended", fate="failed", entity="mended")
     world.load.send()

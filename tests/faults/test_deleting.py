@@ -1,4 +1,4 @@
-"""DeleteMessageBatch goes wrong: a task that is done comes again, and is recognised."""
+"""Faults of DeleteMessageBatch: a done task is redelivered, and recognised."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from tests.faults.world import World
     ],
 )
 def test_a_delete_does_not_go_through(world: World, script: Script) -> None:
-    """It is tried again, or the message comes again: no task runs twice for it."""
+    """The delete is repeated, or the message redelivered: no task runs twice."""
     with world.wire.rule(script, "DeleteMessageBatch", client="worker", times=10):
         world.load.send()
         world.verify(runs=1)

@@ -1,4 +1,4 @@
-"""DynamoDB goes wrong: throttled, broken, in conflict, or its answer is lost."""
+"""Faults of DynamoDB: throttling, errors, conflicts, lost answers."""
 
 import pytest
 
@@ -25,7 +25,7 @@ COUNTER = "/L#"
     ],
 )
 def test_writes_go_wrong(world: World, script: Script) -> None:
-    """Written again until it is answered; what is written twice counts once, and no task fails for it."""
+    """Writes are repeated until answered; repeated writes count once, and no task fails."""
     with (
         # Those of counters by themselves: what comes before them takes up the others.
         world.wire.rule(script, "UpdateItem", holding=COUNTER, times=25),
@@ -37,7 +37,7 @@ def test_writes_go_wrong(world: World, script: Script) -> None:
 
 
 def test_batches_are_left_unprocessed(world: World) -> None:
-    """Single items of a batch, and single statements: those again, and no others lost."""
+    """Unprocessed items and statements are repeated, and no others are lost."""
     with (
         world.wire.rule(leave_unprocessed(every=3), "BatchWriteItem", times=10),
         world.wire.rule(fail_statements(every=3), "BatchExecuteStatement", times=10),
@@ -47,7 +47,7 @@ def test_batches_are_left_unprocessed(world: World) -> None:
 
 
 def test_reads_go_wrong(world: World) -> None:
-    """What cannot be looked up is not guessed: it is asked again."""
+    """A failed look-up is repeated; nothing is assumed."""
     script = answer_error(500, "InternalServerError")
     with world.wire.rule(script, "GetItem", "BatchGetItem", "Query", times=25):
         world.load.send()

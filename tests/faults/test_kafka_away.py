@@ -1,4 +1,4 @@
-"""The Kafka broker is stopped, killed or frozen under load, and comes back."""
+"""Faults of the broker: stopped, killed or frozen under load, and started again."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ NARROW = Path(__file__).with_name("narrow")
     "kill", [pytest.param(False, id="stopped", marks=long_only), pytest.param(True, id="killed")]
 )
 def test_the_broker_goes_and_comes_back(world: World, kill: bool) -> None:
-    """Tasks wait with their results, the bridge with its offsets; then all goes on and nothing ran twice."""
+    """Tasks wait with their results, the bridge with its offsets; then all continue, nothing runs twice."""
     world.load.send(seconds=0.05)
     world.stack.stop_kafka(kill=kill)
     world.pass_time(3)
@@ -26,7 +26,7 @@ def test_the_broker_goes_and_comes_back(world: World, kill: bool) -> None:
 
 @long_only
 def test_the_broker_is_frozen(world: World) -> None:
-    """Connections stay, and nothing answers."""
+    """Connections stay open, and nothing answers."""
     world.load.send(seconds=0.05)
     with world.stack.frozen_kafka():
         world.pass_time(8)
@@ -35,7 +35,7 @@ def test_the_broker_is_frozen(world: World) -> None:
 
 
 def test_the_producers_queue_is_full(world: World) -> None:
-    """More has ended than a worker's producer holds: the rest waits its turn, and none of it runs again."""
+    """More tasks have ended than a producer's queue holds: the rest waits, and none runs again."""
     for worker in world.of("worker"):
         world.stop(worker)
     path = os.pathsep.join(filter(None, (str(NARROW), os.environ.get("PYTHONPATH"))))
@@ -51,7 +51,7 @@ def test_the_producers_queue_is_full(world: World) -> None:
 
 
 def test_workers_die_while_the_broker_is_away(world: World) -> None:
-    """What they had finished and Kafka had not acknowledged is gone with them: it runs again."""
+    """Tasks finished but not acknowledged by Kafka are lost with the workers, and run again."""
     sent = world.load.send(seconds=0.1)
     world.wait(lambda: any(world.effects("end", each) for each in sent), "some ran")
     world.stack.stop_kafka(kill=True)

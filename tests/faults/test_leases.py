@@ -1,4 +1,4 @@
-"""Leases are lost: a task outlives its visibility, a worker is frozen, and others take over meanwhile."""
+"""Faults of leases: a task outlives its visibility, or a worker is frozen, and others take over meanwhile."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from tests.faults.world import LEASE, World
     ],
 )
 def test_a_task_outlives_its_visibility(world: World, script: Script) -> None:
-    """The heartbeat is dead, so the task runs elsewhere too; both runs end, and count as one."""
+    """Without a heartbeat the task also runs elsewhere; both runs end, and count as one."""
     with world.wire.rule(script, "ChangeMessageVisibilityBatch", client="worker"):
         slow = [
             world.load.send_one(topic, entity=0, seconds=2.2 * LEASE) for topic in ("arrivals", "parcels")
@@ -35,12 +35,12 @@ def test_a_task_outlives_its_visibility(world: World, script: Script) -> None:
 
 @pytest.mark.parametrize("topic", ["arrivals", pytest.param("parcels", marks=long_only)])
 def test_a_worker_is_frozen_beyond_its_leases(world: World, topic: str) -> None:
-    """SIGSTOP under load: another worker does its tasks; thawed, it starts nothing that is not its own."""
+    """After SIGSTOP another worker runs its tasks; resumed, it starts no task that it lost."""
     for worker in world.of("worker"):
         world.stop(worker)
     held = [world.load.item(topic, entity="held", seconds=seconds) for seconds in (2, 0, 0, 0)]
     world.load.produce(held)
-    # All are there before the first is received: the next of its group comes with it, and waits behind it.
+    # All are sent before the first is received, so the next one of its group comes with it and waits.
     world.wait(lambda: world.observer.depth()[0] == len(held), "all are on the queue")
     world.load.send(seconds=0.05)
     frozen = world.start("worker")
@@ -59,7 +59,7 @@ def test_a_worker_is_frozen_beyond_its_leases(world: World, topic: str) -> None:
 
 
 def test_a_child_is_frozen_with_a_task_on_its_way(world: World) -> None:
-    """Handed to a child and not begun when the worker froze: another ran it, so the child must not."""
+    """A child that got its task before the freeze must not run it: another worker did."""
     frozen, other = world.of("worker")
     world.stop(other)
     frozen.pause_children()

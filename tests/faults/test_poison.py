@@ -1,4 +1,4 @@
-"""Tasks that kill: their own process, as the kernel does when memory runs out, or the whole worker."""
+"""Faults of user code: tasks that kill their own process, as out of memory, or the whole worker."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.faults.world import World
     ["kill-child", "refuse", *(pytest.param(do, marks=long_only) for do in ("early-kill-child", "fail"))],
 )
 def test_a_task_always_fails(world: World, do: str) -> None:
-    """It ends as a dead letter that a person can see; what ran beside it does not."""
+    """It ends as a visible dead letter; the tasks beside it do not."""
     world.load.send()
     for topic, more in (("arrivals", {"entity": 0}), ("parcels", {}), ("crates", {"parts": 1})):
         world.load.send_one(topic, do=do, fate="failed", **more)
@@ -20,8 +20,8 @@ def test_a_task_always_fails(world: World, do: str) -> None:
 
 
 def test_followers_of_a_failing_head(world: World) -> None:
-    """They are received with it time and again: none of their attempts, so each may still fail twice."""
-    # A group for each worker, and one more: whichever of them is received with those behind its head.
+    """Followers are received with it each time; these are no attempts, so each may still fail twice."""
+    # A group for each worker, and one more: each is received with the tasks behind its first one.
     items = []
     for group in ("first", "second", "third"):
         items.append(world.load.item("arrivals", entity=group, do="early-fail", fate="failed"))
@@ -29,7 +29,7 @@ def test_followers_of_a_failing_head(world: World) -> None:
     for worker in world.of("worker"):
         world.stop(worker)
     world.load.produce(items)
-    # All are there before the first is received: SQS hands out those behind a head with it.
+    # All are sent before the first is received: SQS delivers those behind the first one with it.
     world.wait(lambda: world.observer.depth()[0] == len(items), "all are on the queue")
     world.ready()
     world.load.send()
@@ -37,7 +37,7 @@ def test_followers_of_a_failing_head(world: World) -> None:
 
 
 def test_a_child_dies_once(world: World) -> None:
-    """An attempt, and the next one does it."""
+    """The death of a child is one attempt; the next one succeeds."""
     for topic, more in (("arrivals", {"entity": 0}), ("parcels", {}), ("crates", {"parts": 3})):
         world.load.send_one(topic, do="early-kill-child-once", **more)
     world.load.send()
@@ -46,7 +46,7 @@ def test_a_child_dies_once(world: World) -> None:
 
 @long_only
 def test_a_task_kills_every_worker(world: World) -> None:
-    """It is found out, and the workers live on; nothing beside it is given up on."""
+    """The task is identified, and the workers survive; no task beside it is dead-lettered."""
     world.load.send()
     world.load.send_one("arrivals", entity=0, do="early-kill-worker", fate="failed")
     world.load.send()

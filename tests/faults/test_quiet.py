@@ -1,4 +1,4 @@
-"""No fault at all: what the others are compared with."""
+"""The baseline: no fault."""
 
 from tests.faults.world import LEASE, World
 

@@ -1,10 +1,10 @@
-"""Partitions change hands: a second bridge comes, a frozen one comes back as if it were still a member."""
+"""Faults of rebalancing: a second bridge joins, a frozen one returns as if it were still a member."""
 
 from tests.faults.world import World
 
 
 def test_a_second_bridge_comes_and_goes(world: World) -> None:
-    """Under load, twice; each task is made once and in order."""
+    """It joins and leaves under load, twice; each task is made once and in order."""
     world.load.send()
     second = world.start("bridge")
     world.wait(lambda: second.at_work, "the second bridge at work")
@@ -15,7 +15,7 @@ def test_a_second_bridge_comes_and_goes(world: World) -> None:
 
 
 def test_a_frozen_bridge_comes_back(world: World) -> None:
-    """Its partitions are another's meanwhile; thawed, what it still holds is sent again and dropped."""
+    """Its partitions move meanwhile; resumed, it sends the tasks that it holds again, and SQS drops them."""
     zombie = world.bridge
     with world.wire.slow("bridge", 0.3):
         world.load.send()

@@ -1,4 +1,4 @@
-"""ReceiveMessage goes wrong: messages are handed out, and nobody hears of it."""
+"""Faults of ReceiveMessage: messages are delivered, and the answer is lost."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.faults.world import World
     ],
 )
 def test_a_receive_is_not_answered(world: World, script: Script) -> None:
-    """What was handed out comes again when its lease ends, in order, and each task runs once."""
+    """Messages of a lost answer are redelivered when their lease ends, in order; each task runs once."""
     with world.wire.rule(script, "ReceiveMessage", client="worker", times=6):
         world.load.send()
         world.verify(runs=1)

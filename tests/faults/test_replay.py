@@ -1,16 +1,16 @@
-"""A replay after SQS forgot: five minutes after a send it takes the same message again."""
+"""A fault of deduplication: five minutes after a send, SQS accepts the same message again."""
 
 import time
 
 from tests.faults.mishaps import Hold, forget_duplicates
 from tests.faults.world import World
 
-#: How old the jobs say they are (seconds): the five minutes that SQS remembers are long over.
+#: The claimed age of the jobs (seconds), beyond the five minutes that SQS remembers.
 AGE = 600.0
 
 
 def test_a_bridge_is_down_longer_than_sqs_remembers(world: World) -> None:
-    """Sent, not committed, down, and sent again as new messages: what is done is recognised.
+    """Events sent and not committed are sent again as new messages: done tasks are recognised.
 
     The five minutes are not waited for: the jobs are submitted ten minutes ago, and the wire gives what is
     sent the second time another deduplication id, which is what SQS makes of it then.

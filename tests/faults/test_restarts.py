@@ -1,10 +1,10 @@
-"""Every process is restarted in turn while work goes through, as a deployment does."""
+"""A fault of deployment: every process is restarted in turn while work goes through."""
 
 from tests.faults.world import World
 
 
 def test_a_rolling_restart_of_all(world: World) -> None:
-    """SIGTERM each, a new one beside it: nothing is lost, and nothing runs twice."""
+    """Each process gets SIGTERM beside a new one: nothing is lost, and nothing runs twice."""
     world.load.send(seconds=0.1)
     for old in world.alive():
         new = world.start(old.kind)

@@ -1,4 +1,4 @@
-"""SendMessageBatch goes wrong: for some entries, for all, or only the answer is lost."""
+"""Faults of SendMessageBatch: it fails for some entries, for all, or its answer is lost."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.faults.world import World
 
 @pytest.mark.parametrize("client", ["bridge", "worker"])
 def test_some_entries_of_a_batch_fail(world: World, client: str) -> None:
-    """They are sent again, behind nothing of their group that came after them."""
+    """Failed entries are sent again, before any later one of their group."""
     with world.wire.rule(fail_entries(every=3), "SendMessageBatch", client=client):
         world.load.send()
         world.verify(runs=1)
@@ -26,7 +26,7 @@ def test_some_entries_of_a_batch_fail(world: World, client: str) -> None:
     ],
 )
 def test_a_batch_is_not_answered(world: World, script: Script) -> None:
-    """Sent again with the same ids: SQS drops what it took, and each task runs once."""
+    """A batch is sent again with the same ids: SQS drops repeated entries, and each task runs once."""
     with world.wire.rule(script, "SendMessageBatch", times=8):
         world.load.send()
         world.verify(runs=1)

@@ -1,4 +1,4 @@
-"""Nobody listens any more: Flower, the topic of task events, the log's reader, Sentry, the health port."""
+"""Faults of observers: Flower, the topic of task events, the log's reader, Sentry, the health port."""
 
 import os
 import socket
@@ -7,7 +7,7 @@ from tests.faults.world import AT_WORK, Process, World
 
 
 def test_logs_and_reports_go_nowhere(world: World) -> None:
-    """Writing a line fails, reporting fails; tasks and dead letters do not."""
+    """Log lines and reports fail; tasks and dead letters do not."""
     for process in world.alive():
         world.stop(process)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -23,10 +23,10 @@ def test_logs_and_reports_go_nowhere(world: World) -> None:
 
 
 def test_nobody_takes_task_events(world: World) -> None:
-    """Flower freezes and is killed, and Kafka refuses the events: no task waits, and later ones are told."""
+    """Flower is frozen and killed, and Kafka refuses events: no task waits, and later events are sent."""
     flower = world.start("flower")
     world.wait(lambda: flower.at_work, "Flower at work")
-    # It has just asked the workers, which answer into the void from now on.
+    # It has just asked the workers; their answers are not read from now on.
     flower.pause()
     world.load.send()
     with world.task_events_refused():

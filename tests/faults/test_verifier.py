@@ -1,4 +1,4 @@
-"""The verifier itself: it accepts what is right, and names each thing that is wrong."""
+"""The verifier itself: it accepts a correct outcome, and names each violation."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,15 +14,22 @@ PARTS = 3
 
 
 def test_what_is_right_is_accepted() -> None:
-    """Two of an ordered entity, one of two hops, one split, one failure, one reject: no violation."""
+    """Three of an ordered entity, one of two hops, one split, one failure, one reject: no violation."""
     assert verify(INPUTS, right(), runs=1) == []
 
 
 def test_a_repeated_event_is_one_event() -> None:
-    """Written twice with one id: a consumer drops the second."""
+    """An event written twice with one id counts once: a consumer drops the second."""
     outcome = right()
     outcome.records["admitted"].append(replace(outcome.records["admitted"][0], offset=99))
     outcome.records["jobs"].append(replace(outcome.records["jobs"][0], offset=99))
+    assert verify(INPUTS, outcome) == []
+
+
+def test_a_tail_that_runs_again_in_order_is_accepted() -> None:
+    """A worker was killed before it recorded what it had run of an entity."""
+    outcome = right()
+    outcome.effects.extend(outcome.effects[:6])
     assert verify(INPUTS, outcome) == []
 
 
@@ -30,7 +37,8 @@ WRONG: dict[str, tuple[str, Callable[[Outcome], Any]]] = {
     "an event without its effect": ("lost", lambda o: o.records["shipped"].clear()),
     "a run that never ended": ("lost", lambda o: o.effects.remove(line(o, "weigh", "end"))),
     "a job without a record": ("lost", lambda o: o.items.pop(meta("p0"))),
-    "runs out of order": ("order", lambda o: o.effects.append(o.effects[0])),
+    "a run before the end of the one before": ("order", lambda o: o.effects.remove(line(o, "admit", "end"))),
+    "a tail run again with a gap": ("order", lambda o: o.effects.extend([o.effects[0], o.effects[4]])),
     "events out of order": ("order", lambda o: o.records["admitted"].reverse()),
     "a part counted twice": ("count", lambda o: miscount(o)),
     "a part not counted": ("count", lambda o: o.items[top()]["d"].discard(1)),
@@ -55,7 +63,7 @@ WRONG: dict[str, tuple[str, Callable[[Outcome], Any]]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_wrong_is_named(what: str) -> None:
-    """One thing is changed in what was right, and it is told as what it is."""
+    """Each single change of a correct outcome is reported under its name."""
     kind, change = WRONG[what]
     outcome = right()
     change(outcome)
@@ -63,7 +71,7 @@ def test_what_is_wrong_is_named(what: str) -> None:
 
 
 def test_what_is_left_is_named() -> None:
-    """On the queue, or not committed."""
+    """Messages left on the queue and uncommitted events are reported."""
     assert [v.kind for v in verify(INPUTS, replace(right(), depth=(0, 1, 0)))] == ["left"]
     assert [v.kind for v in verify(INPUTS, replace(right(), lag={"arrivals": 1}))] == ["left"]
 
@@ -88,6 +96,7 @@ def _input(key: str, topic: str, seq: int = 0, **more: Any) -> Input:
 INPUTS = [
     _input("a0", "arrivals", 0),
     _input("a1", "arrivals", 1),
+    _input("a2", "arrivals", 2),
     _input("p0", "parcels"),
     _input("c0", "crates", parts=PARTS),
     _input("f0", "arrivals", fate="failed"),
@@ -96,17 +105,23 @@ INPUTS = [
 
 
 def right() -> Outcome:
-    """What comes out of ``INPUTS``."""
+    """Return the correct outcome of ``INPUTS``."""
     records: dict[str, list[Read]] = {topic: [] for topic in WRITTEN}
-    for key, topic in (("a0", "admitted"), ("a1", "admitted"), ("p0", "weighed"), ("p0", "shipped")):
+    for key, topic in (
+        ("a0", "admitted"),
+        ("a1", "admitted"),
+        ("a2", "admitted"),
+        ("p0", "weighed"),
+        ("p0", "shipped"),
+    ):
         records[topic].append(event(topic, key))
     records["counted"] = [event("counted", "c0")]
-    records["jobs"] = [end(key) for key in ("a0", "a1", "p0", "c0")]
+    records["jobs"] = [end(key) for key in ("a0", "a1", "a2", "p0", "c0")]
     records["errors"] = [error("f0", "task"), error("f0", "job"), error("r0", "event")]
     records["dlq"] = [replace(event("dlq", "r0"), key=b"entity-r", value=b"{}", headers={"ce_id": b"r0"})]
     items: dict[tuple[str, str], dict[str, Any]] = {
         meta(key): {"state": "complete", "closed_at": 1, "ipk": "s/complete#day#0"}
-        for key in ("a0", "a1", "p0", "c0")
+        for key in ("a0", "a1", "a2", "p0", "c0")
     }
     items[meta("f0")] = {"state": "failed", "ipk": "s/failed#day#0"}
     items[seal()] = {"n": PARTS, "split": "split-c0"}
@@ -116,6 +131,7 @@ def right() -> Outcome:
         for stage, key, part in (
             ("admit", "a0", None),
             ("admit", "a1", None),
+            ("admit", "a2", None),
             ("weigh", "p0", None),
             ("ship", "p0", None),
             *(("count_crate", "c0", ordinal) for ordinal in range(PARTS)),
@@ -129,7 +145,7 @@ def right() -> Outcome:
 
 
 def event(topic: str, key: str) -> Read:
-    """What a stage emits."""
+    """Return an event as a stage emits it."""
     each = next(each for each in INPUTS if each.key == key)
     data = f'"key": "{key}", "entity": "{each.entity}", "seq": {each.seq}'
     value = f'{{{data}, "parts": {each.parts}, "total": {sum(range(each.parts))}}}'.encode()
@@ -149,7 +165,7 @@ def error(key: str, kind: str) -> Read:
 
 
 def letter(key: str) -> dict[str, Any]:
-    """What is on the dead-letter queue."""
+    """Return a message as it is on the dead-letter queue."""
     return {"MessageId": f"letter-{key}", "Body": f'{{"body": "[[{{\\"key\\": \\"{key}\\"}}]]"}}'}
 
 
@@ -174,12 +190,12 @@ def line(outcome: Outcome, stage: str, what: str) -> Any:
 
 
 def other(key: str = "a0") -> dict[str, Any]:
-    """What makes a record another event of the same job."""
+    """Return headers that make a record another event of the same job."""
     return {"headers": {"ce_id": b"other", "ce_jobid": f"job-{key}".encode()}}
 
 
 def miscount(outcome: Outcome) -> None:
-    """The gather was given one part twice."""
+    """Give the gather one part twice."""
     right_one = outcome.records["counted"][0]
     value = (right_one.value or b"").replace(b'"parts": 3', b'"parts": 4')
     outcome.records["counted"][0] = replace(right_one, value=value)

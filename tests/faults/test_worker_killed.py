@@ -1,16 +1,16 @@
-"""A worker is killed with kill -9 between two of its steps: effect, emit, record, close, delete."""
+"""Faults of the worker: killed with kill -9 between two of its steps: effect, emit, record, close, delete."""
 
 import pytest
 
 from tests.faults.mishaps import Hold
 from tests.faults.world import World
 
-#: What records a task: a part in its counter, a stage in its job.
+#: The writes that record a task: a part in its counter, a stage in its job.
 WRITES = ("UpdateItem", "BatchWriteItem")
 
 
 def test_after_the_effect(world: World) -> None:
-    """User code did its work, and the worker with all its children is gone before anybody heard of it."""
+    """The worker is killed with all its children after the effect and before its outcome is returned."""
     world.load.send()
     for topic, more in (("arrivals", {}), ("parcels", {}), ("crates", {"parts": 1})):
         sent = world.load.send_one(topic, entity=0, do="kill-worker-once", **more)
@@ -25,13 +25,13 @@ def test_after_the_effect(world: World) -> None:
     [
         pytest.param(WRITES, "", False, id="emitted, not recorded"),
         pytest.param(WRITES, "", True, id="recorded, unheard"),
-        pytest.param(("UpdateItem",), "closed_at", False, id="announced, not closed"),
+        pytest.param(("BatchExecuteStatement",), "closed_at", False, id="announced, not closed"),
         pytest.param(("DeleteMessageBatch",), "", False, id="not deleted"),
         pytest.param(("DeleteMessageBatch",), "", True, id="deleted, unheard"),
     ],
 )
 def test_between_steps(world: World, actions: tuple[str, ...], holding: str, after: bool) -> None:
-    """Killed while its request, or the answer, is on the way: the next goes on from what is recorded."""
+    """The worker is killed during a request or its answer; the next one continues from the record."""
     for worker in world.of("worker"):
         world.stop(worker)
     victim = world.start("worker", client="victim")
@@ -40,7 +40,7 @@ def test_between_steps(world: World, actions: tuple[str, ...], holding: str, aft
     with world.wire.rule(hold, *actions, client="victim", holding=holding):
         world.load.send()
         hold.wait()
-        # Time for a delete that must not be.
+        # Time for a delete that must not happen.
         world.pass_time(1)
         world.kill(victim)
         hold.let_go()
@@ -48,11 +48,31 @@ def test_between_steps(world: World, actions: tuple[str, ...], holding: str, aft
     world.verify()
 
 
+def test_several_of_an_entity_ran_and_none_is_recorded(world: World) -> None:
+    """They ran one after the other while the first was being recorded, and run again in their order."""
+    for worker in world.of("worker"):
+        world.stop(worker)
+    items = [world.load.item("arrivals", entity="eager") for _ in range(8)]
+    world.load.produce(items)
+    world.wait(lambda: world.observer.depth()[0] == len(items), "all are on the queue")
+    hold = Hold(after=False)
+    with world.wire.rule(hold, *WRITES, client="victim"):
+        victim = world.start("worker", client="victim")
+        # A worker that knows nothing of the queue yet asks for as many messages as it has slots: for two.
+        world.wait_effect("end", items[1])
+        hold.wait()
+        world.kill(victim)
+        hold.let_go()
+    world.ready()
+    world.load.send()
+    world.verify(runs=2)
+
+
 @pytest.mark.parametrize(
     "after", [pytest.param(False, id="not sent"), pytest.param(True, id="sent, unheard")]
 )
 def test_a_split_is_cut_short(world: World, after: bool) -> None:
-    """Killed with its parts sealed and not all sent: those are sent, whatever a second run would make."""
+    """A worker killed between the seal and the last send: exactly the sealed parts are sent."""
     for worker in world.of("worker"):
         world.stop(worker)
     victim = world.start("worker", client="victim")

@@ -1,4 +1,4 @@
-"""The verifier: what must hold between what went in and what came out, whatever happened in between.
+"""The verifier: the invariants between input and outcome.
 
 It knows the load's stages and the promises; nothing of how they are kept. It imports nothing of the engine.
 """
@@ -12,14 +12,14 @@ from tests.faults.load import Input
 from tests.faults.outcome import Outcome, Read
 
 Kind = Literal[
-    "lost",  # an acknowledged event without what it should have led to
+    "lost",  # an acknowledged event without its effects
     "order",  # out of order within a group
     "count",  # a part not counted, or more than once
     "closed",  # a job not closed, or not with one event
-    "effect",  # other than one effect downstream
+    "effect",  # not exactly one later event
     "stuck",  # a job that runs on with nothing under way
     "left",  # something left on a topic or queue
-    "innocent",  # a dead letter of what nothing was wrong with
+    "innocent",  # a dead letter of a correct task
     "unseen",  # a failure that nobody can see
     "rerun",  # user code ran more often than the fault explains
 ]
@@ -27,10 +27,10 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """A promise that was not kept."""
+    """A violated invariant."""
 
     kind: Kind
-    #: Of which input, topic or queue.
+    #: The input, topic or queue that it concerns.
     about: str
     text: str
 
@@ -44,13 +44,13 @@ PATHS: Mapping[str, Sequence[tuple[str, str]]] = {
     "parcels": [("weigh", "weighed"), ("ship", "shipped")],
     "crates": [("count_crate", "counted")],
 }
-#: What a service writes for others: outcomes of stages, ends of jobs, failures.
+#: The topics that a service writes for others: results of stages, ends of jobs, failures.
 WRITTEN = ("admitted", "weighed", "shipped", "counted", "jobs", "errors", "dlq")
 CONSUMED = ("arrivals", "parcels", "weighed", "crates")
 
 
 def verify(inputs: Sequence[Input], outcome: Outcome, *, runs: int | None = None) -> list[Violation]:
-    """Every promise that was not kept. ``runs``: how often user code may run each task at most."""
+    """Return all violations. ``runs``: how often user code may run each task at most."""
     seen = _Seen(inputs, outcome)
     checks: list[Iterator[Violation]] = [_left(outcome), _innocent(seen), _order(seen), _open(outcome)]
     for each in inputs:
@@ -129,7 +129,7 @@ def _expected(each: Input, topic: str) -> dict[str, Any]:
 
 
 def _downstream(each: Input, seen: _Seen) -> Iterator[Violation]:
-    """One event a stage, by id, as often as it was written; and with the right data."""
+    """Check for one event of each stage, by id, with the right data."""
     for _, topic in PATHS[each.topic]:
         events = seen.events[topic, each.job_id]
         if not events:
@@ -174,7 +174,7 @@ def _closed(each: Input, seen: _Seen) -> Iterator[Violation]:
 
 
 def _parts(each: Input, seen: _Seen) -> Iterator[Violation]:
-    """The counter's set is exactly the parts, and the split is closed."""
+    """Check that the counter's set is exactly the parts, and the split is closed."""
     seal = seen.seals.get(each.job_id)
     if seal is None or int(seal["n"]) != each.parts:
         yield Violation(kind="count", about=each.key, text=f"sealed with {seal and seal['n']} parts")
@@ -199,13 +199,7 @@ def _parts(each: Input, seen: _Seen) -> Iterator[Violation]:
 
 
 def _order(seen: _Seen) -> Iterator[Violation]:
-    yield from _never_back(
-        (seen_input.entity, seen_input.seq, f"run of {line['key']}")
-        for line in seen.outcome.effects
-        if line["stage"] == "admit" and line["what"] == "start"
-        for seen_input in [seen.inputs.get(f"job-{line['key']}")]
-        if seen_input
-    )
+    yield from _runs_in_order(seen)
     known: set[str] = set()
     first = []
     for record in seen.outcome.records["admitted"]:
@@ -213,6 +207,42 @@ def _order(seen: _Seen) -> Iterator[Violation]:
             first.append((record.data["entity"], record.data["seq"], f"event of {record.data['key']}"))
         known.add(record.event_id)
     yield from _never_back(first)
+
+
+def _runs_in_order(seen: _Seen) -> Iterator[Violation]:
+    """Check that each run starts after those before it ended, and that what runs again does so in order.
+
+    A crash may take an entity back to an earlier run; from there on it leaves none out.
+    """
+    line_up = _line_up(seen)
+    ended: set[str] = set()
+    latest: dict[str, int] = {}
+    for line in seen.outcome.effects:
+        each = seen.inputs.get(f"job-{line['key']}")
+        if line["stage"] != "admit" or each is None:
+            continue
+        if line["what"] == "end":
+            ended.add(each.key)
+        elif line["what"] == "start":
+            before = [x.key for x in line_up[each.entity] if x.seq < each.seq]
+            last = latest.get(each.entity, each.seq)
+            left_out = [x.key for x in line_up[each.entity] if last < x.seq < each.seq]
+            if waits := [key for key in before if key not in ended]:
+                text = f"run of {each.key} ({each.seq}) before the end of {waits}"
+                yield Violation(kind="order", about=each.entity, text=text)
+            if left_out:
+                text = f"run of {each.key} ({each.seq}) after {last}, without {left_out}"
+                yield Violation(kind="order", about=each.entity, text=text)
+            latest[each.entity] = each.seq
+
+
+def _line_up(seen: _Seen) -> Mapping[str, Sequence[Input]]:
+    """Return by entity the inputs that the next ones wait for; those that fail for good let others pass."""
+    line_up: defaultdict[str, list[Input]] = defaultdict(list)
+    for each in seen.inputs.values():
+        if each.topic == "arrivals" and each.fate == "complete":
+            line_up[each.entity].append(each)
+    return line_up
 
 
 def _never_back(steps: Iterable[tuple[str, int, str]]) -> Iterator[Violation]:
@@ -249,7 +279,7 @@ def _reason(letter: Mapping[str, Any]) -> str:
 
 
 def _failed(each: Input, seen: _Seen) -> Iterator[Violation]:
-    """On the errors topic, on the dead-letter queue, in the job's record; and said once how it ended."""
+    """Check the errors topic, the dead-letter queue, the job's record, and that its end is announced once."""
     errors = [record.data["kind"] for record in seen.events["errors", each.job_id]]
     if "task" not in errors:
         yield Violation(kind="unseen", about=each.key, text="no error event of the task")
@@ -269,14 +299,22 @@ def _ended_failed(each: Input, seen: _Seen) -> Iterator[Violation]:
         yield Violation(kind="unseen", about=each.key, text=f"the job is {state}")
 
 
+def _as_kept(headers: Iterable[tuple[str, bytes]]) -> set[tuple[str, bytes]]:
+    """Return an event's headers as its dead letter has them: those under the project's names are renamed."""
+    return {
+        (f"own_{name}" if name.startswith("dlq_") or name == "redrive" else name, value)
+        for name, value in headers
+    }
+
+
 def _rejected(each: Input, seen: _Seen) -> Iterator[Violation]:
-    """On the DLQ topic as it was, with all its headers, and on the errors topic."""
+    """Check that it is on the DLQ topic unchanged, with all its headers, and on the errors topic."""
     kept = [
         record
         for record in seen.outcome.records["dlq"]
         if record.value == each.value
         and record.key == each.record_key
-        and set(each.headers) <= set(record.headers.items())
+        and _as_kept(each.headers) <= set(record.headers.items())
     ]
     if not kept:
         yield Violation(kind="unseen", about=each.key, text="not on the DLQ topic as it was")

@@ -1,4 +1,4 @@
-"""The wire: an HTTP proxy before SQS and DynamoDB that does to a request what a fault asks for.
+"""The wire: an HTTP proxy before SQS and DynamoDB that applies a fault's mishaps to requests.
 
 Every kind of process has ports of its own, so a fault may hit the bridge and spare the workers. It runs on
 a thread of the test; ``mishaps.py`` has what it can do.
@@ -16,13 +16,13 @@ from urllib.parse import urlsplit
 
 from benchmarks.http import Message, Stream
 
-#: Headers that speak of a body as it was, or of one connection.
+#: Headers about the original body, or about one connection.
 _OF_THE_BODY = ("content-length", "transfer-encoding", "x-amz-crc32", "connection")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a client is told."""
+    """An answer to a client."""
 
     status: int
     body: bytes
@@ -30,12 +30,12 @@ class Answer:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Its body."""
+        """Return the body."""
         content: dict[str, Any] = json.loads(self.body or b"{}")
         return content
 
     def with_json(self, content: Mapping[str, Any]) -> "Answer":
-        """The same with another body."""
+        """Return the same answer with another body."""
         return replace(self, body=json.dumps(content).encode())
 
 
@@ -47,42 +47,42 @@ class Passage:
         self.client = client
         #: "sqs" or "dynamodb".
         self.server = server
-        #: What is asked, as AWS names it: ``SendMessageBatch``.
+        #: The operation, as AWS names it: ``SendMessageBatch``.
         self.action = request.target.rpartition(".")[2]
         self._request = request
         self._upstream = upstream
 
     @property
     def json(self) -> dict[str, Any]:
-        """The request's body."""
+        """Return the request's body."""
         content: dict[str, Any] = json.loads(self._request.body or b"{}")
         return content
 
     @property
     def text(self) -> str:
-        """The request's body as it is."""
+        """Return the request's body as text."""
         return self._request.body.decode()
 
     async def forward(self, content: Mapping[str, Any] | None = None) -> Answer:
-        """Ask the server, with another body if given; its answer."""
+        """Ask the server, with another body if given; return its answer."""
         body = self._request.body if content is None else json.dumps(content).encode()
         return await self._upstream.ask(self._request, body)
 
 
-#: What becomes of a request: the answer, or None for a connection that is cut without one.
+#: The outcome of a request: the answer, or None for a connection that is cut without one.
 Script = Callable[[Passage], Awaitable[Answer | None]]
 
 
 @dataclass(eq=False, kw_only=True)
 class Rule:
-    """Which requests a script is for."""
+    """The requests that a script applies to."""
 
     script: Script
     client: str | None = None
     server: str | None = None
     #: Regular names of actions; empty: all.
     actions: tuple[str, ...] = ()
-    #: A text that the request's body must hold.
+    #: A text that the request's body must contain.
     holding: str = ""
     #: How many more it hits; None: all.
     left: int | None = None
@@ -90,7 +90,7 @@ class Rule:
     hits: int = 0
 
     def takes(self, passage: Passage) -> bool:
-        """Whether this request is one; counts it then."""
+        """Whether the rule applies to a request; count it then."""
         fits = (
             self.left != 0
             and self.client in (None, passage.client)
@@ -105,7 +105,7 @@ class Rule:
 
 
 class Wire:
-    """The proxy. Rules come and go while it runs; the first that takes a request decides."""
+    """The proxy. Rules come and go while it runs; the first one that matches a request applies."""
 
     def __init__(self, servers: Mapping[str, str]) -> None:
         """``servers``: URLs by name."""
@@ -120,7 +120,7 @@ class Wire:
         self._serving: set[asyncio.Task[Any] | None] = set()
 
     def open(self, client: str) -> dict[str, str]:
-        """Listen for one kind of process; the URLs at which it reaches each server."""
+        """Listen for one kind of process; return the URLs at which it reaches each server."""
         return asyncio.run_coroutine_threadsafe(self._open(client), self._loop).result(10)
 
     @contextlib.contextmanager
@@ -133,7 +133,7 @@ class Wire:
         holding: str = "",
         times: int | None = None,
     ) -> Iterator[Rule]:
-        """Have a script while the block runs. Fails when no request came its way: nothing was proved then."""
+        """Apply a script while the block runs. Fail if no request matched: nothing was tested then."""
         rule = Rule(script=script, actions=actions, client=client, server=server, holding=holding, left=times)
         self._rules.append(rule)
         try:
@@ -144,7 +144,7 @@ class Wire:
 
     @contextlib.contextmanager
     def slow(self, client: str, seconds: float) -> Iterator[None]:
-        """Every request of a kind of process takes so much longer while the block runs."""
+        """Delay every request of a kind of process while the block runs."""
 
         async def late(passage: Passage) -> Answer | None:
             await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""The world of a fault: one service's bridges and workers behind the wire, its load, and who looks on."""
+"""The world of a fault: one service's bridges and workers behind the wire, with load and observer."""
 
 import contextlib
 import signal
@@ -13,12 +13,12 @@ from typing import Any
 
 import psutil
 
-from config.settings import load_settings
+from pipeline.author.registry import Registry
+from pipeline.infra.provision import provision
 from pipeline.kafka import KafkaAdmin
-from pipeline.provision import provision
-from pipeline.registry import Registry
 from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
+from pipeline.settings import load_settings
 from tests.faults import stages
 from tests.faults.load import Input, Load, Mix
 from tests.faults.outcome import Observer
@@ -27,27 +27,36 @@ from tests.faults.verifier import CONSUMED, WRITTEN, Violation, verify
 from tests.faults.wire import Wire
 
 CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 COMMANDS = {
     "bridge": (*CELERY, "bridge"),
     "worker": (*CELERY, "worker", "--loglevel", "INFO", "-c", "2"),
     "flower": (*CELERY, "flower", "--address=127.0.0.1", "--port=0"),
+    "web": (str(SCRIPTS / "pipeline"), "web", "--port=0"),
+    "monitor": (str(SCRIPTS / "pipeline"), "monitor", "kafka", "--watch", "--json"),
 }
-#: Seconds that a process may take until it is at work.
+#: Seconds for a process to be at work.
 START = 90.0
-#: What it says then.
-AT_WORK = {"bridge": "bridge.assigned", "worker": " ready.", "flower": "Visit me at"}
+#: The output at that moment.
+AT_WORK = {
+    "bridge": "bridge.assigned",
+    "worker": " ready.",
+    "flower": "Visit me at",
+    "web": "Serving http",
+    "monitor": '"lag"',
+}
 #: Lease seconds: as short as a lease may be with room for a busy machine, so that lost ones are back soon.
 LEASE = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much goes through, and how long it may take."""
+    """The amount of the load, and its time limits."""
 
     mix: Mix
     #: Seconds that a step may take; for all to come out, seconds since the newest event that was emitted.
     quiet: float
-    #: What the bridges speak; the local services' default is "classic".
+    #: The group protocol of the bridges; the local services' default is "classic".
     group_protocol: str
     #: Parts of a split that is counted in a tree.
     large_split: int
@@ -55,11 +64,13 @@ class Scale:
     backlog: int
     #: Seconds that a bridge is frozen: Kafka takes it for dead meanwhile.
     frozen: float
+    #: How often Kafka goes and comes back while processes that watch it run.
+    outages: int
 
 
 @dataclass(eq=False, kw_only=True)
 class Process:
-    """A bridge, a worker or a Flower."""
+    """A bridge, a worker, a Flower, a jobs page or a monitor."""
 
     kind: str
     name: str
@@ -68,21 +79,21 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What it wrote."""
+        """Return the process's output."""
         return self.log_file.read_text(errors="replace")
 
     @property
     def lives(self) -> bool:
-        """Whether it runs."""
+        """Whether the process runs."""
         return self.popen.poll() is None
 
     @property
     def at_work(self) -> bool:
-        """Whether it has begun to take work."""
+        """Whether the process has begun to take work."""
         return AT_WORK[self.kind] in self.log
 
     def children(self) -> list[psutil.Process]:
-        """A worker's pool."""
+        """Return a worker's child processes."""
         return psutil.Process(self.popen.pid).children(recursive=True)
 
     def signal(self, number: signal.Signals) -> None:
@@ -92,16 +103,16 @@ class Process:
                 psutil.Process(pid).send_signal(number)
 
     def pause_children(self) -> None:
-        """SIGSTOP to a worker's pool alone."""
+        """Send SIGSTOP to a worker's children alone."""
         for child in self.children():
             child.send_signal(signal.SIGSTOP)
 
     def pause(self) -> None:
-        """SIGSTOP: it holds what it holds, and its clock goes on."""
+        """Send SIGSTOP: the process keeps what it holds, and clocks go on."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """It goes on as if nothing had been."""
+        """Send SIGCONT."""
         self.signal(signal.SIGCONT)
 
 
@@ -119,7 +130,7 @@ class World:
     children: Children
     processes: list[Process] = field(default_factory=list)
     load: Load = field(init=False)
-    #: Whether a fault was not survived: nothing is to be proved here any more.
+    #: Whether a fault was not survived; the world is not used again then.
     broken: bool = False
     _started: int = 0
     _verified: bool = True
@@ -128,7 +139,7 @@ class World:
     # ─── Processes ───
 
     def ready(self, bridges: int = 1, workers: int = 2) -> None:
-        """Have so many run and be at work; more are stopped."""
+        """Wait until that many run and are at work; stop further ones."""
         for kind, count in (("bridge", bridges), ("worker", workers)):
             here = self.of(kind)
             for process in here[count:]:
@@ -138,11 +149,11 @@ class World:
         self.wait(lambda: all(process.at_work for process in self.alive()), "at work", START)
 
     def of(self, kind: str) -> list[Process]:
-        """Those of a kind that run."""
+        """Return the running processes of a kind."""
         return [process for process in self.alive() if process.kind == kind]
 
     def alive(self) -> list[Process]:
-        """Those that run."""
+        """Return the running processes."""
         return [process for process in self.processes if process.lives]
 
     @property
@@ -156,11 +167,17 @@ class World:
         return self.of("worker")[0]
 
     def start(
-        self, kind: str, *, client: str | None = None, output: int | None = None, **variables: str
+        self,
+        kind: str,
+        *options: str,
+        client: str | None = None,
+        output: int | None = None,
+        **variables: str,
     ) -> Process:
-        """Start one; it is not at work yet.
+        """Start a process, without waiting until it is at work.
 
         ``client``: under which name the wire knows it. ``output``: a descriptor that takes its log instead.
+        ``options`` follow its command.
         """
         self._started += 1
         name = f"{kind}-{self._started}"
@@ -168,7 +185,7 @@ class World:
         named = ("-n", f"{name}@faults") if kind == "worker" else ()
         with log_file.open("ab") as log:
             popen = self.children.start(
-                [*COMMANDS[kind], *named],
+                [*COMMANDS[kind], *named, *options],
                 environment={**self.environment_of(client or kind), **variables},
                 output=log if output is None else output,
             )
@@ -188,11 +205,11 @@ class World:
         return environment
 
     def kill(self, process: Process) -> None:
-        """kill -9, with its children at once."""
+        """Send kill -9 to a process and its children."""
         self.children.end(process.popen)
 
     def stop(self, process: Process, timeout: float = 60) -> None:
-        """SIGTERM, and wait for its end."""
+        """Send SIGTERM, and wait for the end."""
         process.popen.terminate()
         try:
             code = process.popen.wait(timeout)
@@ -212,11 +229,11 @@ class World:
             time.sleep(0.1)
 
     def wait_effect(self, what: str, sent: Input, count: int = 1, timeout: float | None = None) -> None:
-        """Wait until runs of an input left so many lines."""
+        """Wait until runs of an input wrote that many lines."""
         self.wait(lambda: self.effects(what, sent) >= count, f"{count} {what} of {sent.key}", timeout)
 
     def effects(self, what: str, sent: Input) -> int:
-        """How many such lines runs of an input left."""
+        """Return how many such lines runs of an input wrote."""
         return sum(line["what"] == what and line["key"] == sent.key for line in self.observer.effects())
 
     def settle(self) -> None:
@@ -231,7 +248,7 @@ class World:
             time.sleep(0.2)
 
     def is_quiet(self) -> bool:
-        """A moment at which all was at rest: nothing was written to a consumed topic meanwhile."""
+        """Whether all is at rest, and nothing was written to a consumed topic meanwhile."""
         if any(self.observer.depth()):
             return False
         before = self.observer.written_so_far()
@@ -244,18 +261,18 @@ class World:
 
     @staticmethod
     def pass_time(seconds: float) -> None:
-        """Let a time limit of a service run out: there is nothing to see until it has."""
+        """Wait for a service's time limit, which has no visible sign."""
         time.sleep(seconds)
 
     # ─── The control plane ───
 
     def said(self, line: str) -> int:
-        """How often workers that run said so in their logs."""
+        """Return how often the running workers logged a text."""
         return sum(worker.log.count(line) for worker in self.of("worker"))
 
     @contextlib.contextmanager
     def task_events_refused(self) -> Iterator[None]:
-        """Kafka takes no task events while the block runs: workers know it then, and know when it is over."""
+        """Let Kafka refuse task events while the block runs; wait until workers notice its start and end."""
         settings = load_settings(self.environment)
         topic, admin = settings.control_topics[0], KafkaAdmin(settings)
         size = "max.message.bytes"
@@ -272,13 +289,13 @@ class World:
     # ─── A person ───
 
     def mend(self) -> None:
-        """What was wrong with tasks that fail until it is mended."""
+        """Let the tasks succeed that fail until this call."""
         (self.folder / "mended").touch()
 
     def cli(self, *arguments: str) -> str:
-        """Run a command of this service; what it prints."""
+        """Run a command of this service; return its output."""
         done = subprocess.run(
-            [Path(sysconfig.get_path("scripts")) / "pipeline", *arguments],
+            [SCRIPTS / "pipeline", *arguments],
             env=self.environment_of("person"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -291,14 +308,14 @@ class World:
         return done.stdout
 
     def redrive(self, sent: Input) -> None:
-        """Redrive its dead letter; again, where it was not in sight because the sweep looked at it too."""
+        """Redrive a dead letter; again if it was hidden because the sweep looked at it."""
         command = ("dlq", "redrive", "--job", sent.job_id, "--yes", "--out-of-order", "--json")
         self.wait(lambda: '"redriven"' in self.cli(*command), f"{sent.key} is redriven")
 
     # ─── The proof ───
 
     def begin(self) -> None:
-        """A new fault: a ledger of its own."""
+        """Begin a fault with an empty ledger."""
         self.observer.forget()
         self.load = Load(
             bootstrap=self.environment["KAFKA_BOOTSTRAP_SERVERS"],
@@ -310,7 +327,7 @@ class World:
         self._begun = time.monotonic()
 
     def verify(self, *, runs: int | None = None) -> None:
-        """Wait until all is at rest; then every promise must hold. ``runs`` as in ``verifier.verify``."""
+        """Wait until all is at rest; then every invariant must hold. ``runs`` as in ``verifier.verify``."""
         self.settle()
         if violations := self.violations(runs=runs):
             text = "\n".join(str(violation) for violation in violations[:40])
@@ -319,13 +336,13 @@ class World:
         self._verified = True
 
     def violations(self, *, runs: int | None = None) -> list[Violation]:
-        """What does not hold now."""
+        """Return the invariants that do not hold now."""
         assert self.load.ledger, "nothing went in: the test proves nothing"
         jobs = [each.job_id for each in self.load.ledger]
         return verify(self.load.ledger, self.observer.look(jobs), runs=runs)
 
     def figures(self) -> dict[str, int]:
-        """How much went through during this fault, how long it took, whether (1, 0) every promise held."""
+        """Return the figures of this fault: how much, how long, and whether (1, 0) every invariant held."""
         ledger = self.load.ledger
         return {
             "events": len(ledger),
@@ -337,11 +354,11 @@ class World:
         }
 
     def end(self) -> None:
-        """The fault is over; one that was not verified leaves a world that nothing is known of."""
+        """End the fault; without a verification the world counts as broken."""
         self.broken = self.broken or not self._verified
 
     def log_tail(self) -> str:
-        """The end of what the processes wrote."""
+        """Return the end of the processes' logs."""
         return "\n".join(
             f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
             for path in self.folder.glob("*.log")

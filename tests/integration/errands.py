@@ -1,4 +1,4 @@
-"""Stages for the test of what each process is allowed: named in TASK_MODULES, loaded by nothing else."""
+"""Stages for the test of each process's rights: named in TASK_MODULES, loaded by nothing else."""
 
 from collections.abc import Iterable, Iterator
 
@@ -7,10 +7,10 @@ from tests.integration.mending import work
 
 
 @stage(consumes="lists", emits="baskets", retries=1, retry_delay=0.2)
-def buy(what: str) -> int:
-    """One thing of a list."""
+def buy(what: str) -> str:
+    """One thing of a list, and a label that is too large for the counter of a split (ADR 23)."""
     work(what)
-    return 1
+    return what.ljust(1_000)
 
 
 @buy.split
@@ -20,9 +20,9 @@ def things(names: list[str]) -> Iterator[str]:
 
 
 @buy.gather
-def basket(names: list[str], bought: Iterable[int]) -> int:
+def basket(names: list[str], bought: Iterable[str]) -> int:
     """All of a list."""
-    return sum(bought)
+    return len(list(bought))
 
 
 @stage(consumes="baskets")

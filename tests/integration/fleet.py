@@ -16,19 +16,33 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings, load_settings
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.celery import PipelineApp, make_app
-from pipeline.provision import provision
-from pipeline.registry import Registry
+from pipeline.control.controlplane import close_control_plane
+from pipeline.infra.provision import provision
 from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
-from pipeline.stages import stage
-from pipeline.transport.plane import close_control_plane
+from pipeline.settings import Settings, load_settings
 from tests.conftest import MakeEnvironment
 from tests.processes import wait_until
 
 CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
 AUTH = "ada:secret"
+
+#: The commands that the tests send, beside those that need no setting.
+COMMANDS = (
+    "add_consumer",
+    "autoscale",
+    "cancel_consumer",
+    "pool_grow",
+    "pool_shrink",
+    "rate_limit",
+    "revoke",
+    "shutdown",
+    "terminate",
+    "time_limit",
+)
 
 #: A worker's name and its options: the pools that people use.
 WORKERS = {
@@ -77,7 +91,7 @@ class Flower:
         return answers[0]
 
     def task(self, task_id: str) -> dict[str, Any]:
-        """What it knows of a task; {} for one it does not know."""
+        """Return Flower's record of a task; {} for an unknown one."""
         try:
             found: dict[str, Any] = self.json(f"/api/task/info/{task_id}")
         except urllib.error.HTTPError as error:
@@ -183,7 +197,12 @@ def _answers(flower: Flower) -> bool:
 def run_fleet(services: Services, make_environment: MakeEnvironment, folder: Path) -> Iterator[Fleet]:
     """A fleet of three workers and a bridge; the block begins when they answer."""
     environment = make_environment(
-        services, TASK_MODULES="tests.integration.chores", MAX_RETRIES="1", RETRY_DELAY="0.1"
+        services,
+        TASK_MODULES="tests.integration.chores",
+        MAX_RETRIES="1",
+        RETRY_DELAY="0.1",
+        CONTROL_COMMANDS=",".join(COMMANDS),
+        CONTROL_KEY="a-key-of-this-fleet-and-no-other-one",
     )
     with pytest.MonkeyPatch.context() as patch, children() as started:
         for name, value in environment.items():

@@ -1,4 +1,4 @@
-"""Stages for tests of dead letters: they fail until a file says that what was wrong is mended.
+"""Stages for tests of dead letters: they fail until a file says that the cause is repaired.
 
 Named in TASK_MODULES, loaded by nothing else.
 """
@@ -33,7 +33,7 @@ def mend(what: str) -> str:
 
 @stage(consumes="whole")
 def polish(what: str) -> str:
-    """What follows."""
+    """The stage that follows."""
     return what
 
 
@@ -63,7 +63,7 @@ def box(names: list[str], done: Iterable[int]) -> int:
 
 
 class Painted(BaseModel):
-    """What a coat of paint covers, and what it does not."""
+    """The result of a gather: the names that were painted, and those that are missing."""
 
     painted: list[str]
     missing: list[int]

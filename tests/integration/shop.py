@@ -1,4 +1,4 @@
-"""A shop: one service's queues, table and topics, its workers, and what a test sees of them from outside."""
+"""A shop: one service's queues, topics and table, its workers, and what a test reads of them from outside."""
 
 import json
 import signal
@@ -15,19 +15,19 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings, load_settings
+from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
 from pipeline.celery import PipelineApp, make_app
-from pipeline.events import Event
-from pipeline.jobs import Job, JobPlan, JobState, JobStore, NewJob
-from pipeline.kafka import Message, newest_messages
-from pipeline.provision import provision
-from pipeline.registry import Registry
+from pipeline.control.controlplane import close_control_plane
+from pipeline.infra.provision import provision
+from pipeline.jobs import Job, JobState, JobStore, NewJob
+from pipeline.kafka import ReceivedRecord, newest_records
 from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, QueueDepth, ReceivedMessage, SqsQueue, sqs_client
-from pipeline.stages import Stage
-from pipeline.taskmessage import for_event
-from pipeline.transport.plane import close_control_plane
+from pipeline.wire.events import Event
+from pipeline.wire.taskmessage import for_event
 from tests.conftest import MakeEnvironment
 from tests.integration import workshop, workshop_limits
 from tests.processes import wait_until
@@ -105,7 +105,7 @@ class Shop:
         self, stage: Stage[Any, Any], data: Sequence[Any], *, entity: str | None = None, late: float = 0
     ) -> list[str]:
         """The same for many, in order."""
-        plan, now = JobPlan(stages=self.registry.plan(stage.consumes)), time.time() - late
+        plan, now = self.registry.plan(stage.consumes), time.time() - late
         messages, job_ids = [], []
         for each in data:
             job_id = f"job-{uuid.uuid4().hex[:12]}"
@@ -122,7 +122,7 @@ class Shop:
             messages.append(
                 OutgoingMessage(**for_event(stage, event, job_id=job_id, submitted_at=now).to_sqs())
             )
-        self.store.open_jobs(
+        self.store.records.open(
             [
                 NewJob(job_id=job_id, entity_id="e", topic=stage.consumes, plan=plan, submitted_at=now)
                 for job_id in job_ids
@@ -177,7 +177,7 @@ class Shop:
         return SqsQueue(sqs_client(self.settings), self.settings.sqs_task_queue_url)
 
     def lines(self, key: str, what: str | None = None) -> list[dict[str, Any]]:
-        """What runs under ``key`` wrote, in order."""
+        """Return the lines that runs under ``key`` wrote, in order."""
         return [line for line in self.all_lines() if line["key"] == key and what in (None, line["what"])]
 
     def all_lines(self) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ class Shop:
         return self.lines(key, what)
 
     def job(self, job_id: str) -> Job:
-        job = self.store.job(job_id)
+        job = self.store.records.get(job_id)
         assert job is not None
         return job
 
@@ -221,9 +221,9 @@ class Shop:
         (letter,) = found()
         return letter
 
-    def events(self, topic: str) -> list[tuple[Message, Any]]:
+    def events(self, topic: str) -> list[tuple[ReceivedRecord, Any]]:
         """The events of a logical topic with their data, oldest first."""
-        found = newest_messages(self.settings, self.settings.topic(topic), 10_000)
+        found = newest_records(self.settings, self.settings.topic(topic), 10_000)
         return [(message, json.loads(message.value or b"null")) for message in found]
 
     def wait(self, condition: Any, what: str, timeout: float = 30) -> None:
@@ -247,6 +247,7 @@ def open_shop(
             "RETRY_DELAY": "0.3",
             "SQS_LEASE_SECONDS": "4",
             "TASK_TIME_LIMIT": "60",
+            "CONTROL_COMMANDS": "revoke",
             **variables,
         },
     )

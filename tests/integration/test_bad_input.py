@@ -1,4 +1,4 @@
-"""Bad input as a person meets it: a real bridge and worker, and what ``pipeline dlq`` then says of each."""
+"""Bad input on a real bridge and worker, and the output of ``pipeline dlq`` for each."""
 
 import json
 import sys
@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.cli import main
-from pipeline.kafka import EventProducer, Record
+from pipeline.kafka import EventProducer, OutgoingRecord
 from pipeline.services.environment import Services
 from pipeline.sqs import MAX_MESSAGE_BYTES
+from pipeline.wire import identity
 from tests.conftest import MakeEnvironment
 from tests.integration import workshop
 from tests.integration.shop import Shop, open_shop
@@ -38,7 +39,6 @@ class Bad:
 EVENTS = {
     "invalid JSON": Bad(value=b"{oops", error="InvalidEventError", says="not JSON"),
     "not UTF-8": Bad(value=b'{"key": "\xff"}', error="InvalidEventError", says="not JSON in UTF-8"),
-    "no value": Bad(value=None, error="InvalidEventError", says="has no value"),
     "10,000 deep": Bad(value=DEEP.encode(), error="InvalidEventError", says="not JSON"),
     "unknown version": Bad(
         headers=tuple({**GOOD, "ce_specversion": b"9.9"}.items()), error="InvalidEventError", says="'9.9'"
@@ -57,6 +57,9 @@ EVENTS = {
         headers=(("content-type", b"application/cloudevents+json"),),
         error="InvalidEventError",
         says="binary mode",
+    ),
+    "a header that is slow to search": Bad(
+        value=b"{oops", headers=(("x", b"-eyJ" * 200_000),), error="InvalidEventError", says="not JSON"
     ),
     "too large for SQS": Bad(
         value=json.dumps({"key": "x" * (MAX_MESSAGE_BYTES - 9)}).encode(),
@@ -120,7 +123,9 @@ MESSAGES = {
         value=message("no.such.task"), error="celery.exceptions.NotRegistered", says="'no.such.task'"
     ),
     "an unknown stage": Bad(
-        value=message("nowhere", pipeline=HEADER), error="celery.exceptions.NotRegistered", says="'nowhere'"
+        value=message("nowhere", id=identity.task_id("s", "e", "nowhere", None), pipeline=HEADER),
+        error="celery.exceptions.NotRegistered",
+        says="'nowhere'",
     ),
 }
 
@@ -168,8 +173,8 @@ def emit(shop: Shop, bad: list[Bad]) -> None:
     for number, each in enumerate(bad):
         good = json.dumps({"key": f"after-event-{number}"}).encode()
         records += [
-            Record(topic=topic, key=b"ada", value=each.value, headers=each.headers),
-            Record(topic=topic, key=b"ada", value=good, headers=()),
+            OutgoingRecord(topic=topic, key=b"ada", value=each.value, headers=each.headers),
+            OutgoingRecord(topic=topic, key=b"ada", value=good, headers=()),
         ]
     producer = EventProducer(shop.settings, "test")
     try:

@@ -14,23 +14,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
-from config.settings import Settings, load_settings
-from consumers import load, throttle
-from consumers.bridge import Bridge
-from pipeline import events, identity
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.bridge import bridge, throttle
+from pipeline.bridge.bridge import Bridge
+from pipeline.bridge.delivery import SqsDelivery
+from pipeline.bridge.knownplans import KnownPlans
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
-from pipeline.events import Event
+from pipeline.infra.provision import provision
 from pipeline.jobs import JobState, JobStore, NewJob
-from pipeline.jobs.model import JobPlan
-from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, Message, Partition, Record
-from pipeline.provision import provision
-from pipeline.registry import Registry
+from pipeline.kafka import EventConsumer, EventProducer, KafkaAdmin, OutgoingRecord, Partition, ReceivedRecord
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
-from pipeline.stages import stage
 from pipeline.telemetry import metrics
+from pipeline.wire import events, identity
+from pipeline.wire.events import Event
 from tests.conftest import MakeEnvironment, MakeSettings
+from tests.kafkagroups import lag, members
+from tests.loglines import log_lines
 from tests.processes import wait_until
 
 SOURCE = "/tests"
@@ -63,10 +68,10 @@ class World:
     def queue(self) -> SqsQueue:
         return SqsQueue(sqs_client(self.settings), self.settings.sqs_task_queue_url)
 
-    def emit(self, records: list[Record]) -> None:
+    def emit(self, records: list[OutgoingRecord]) -> None:
         assert self.producer.emit(records, 30) == [None] * len(records)
 
-    def letter(self, number: int, entity: str = "ada", **changes: object) -> Record:
+    def letter(self, number: int, entity: str = "ada", **changes: object) -> OutgoingRecord:
         given: dict[str, object] = {
             "id": f"e-{number}",
             "source": SOURCE,
@@ -77,10 +82,10 @@ class World:
             **changes,
         }
         key, value, headers = events.encode(Event(**given))  # type: ignore[arg-type]
-        return Record(topic=self.topic, key=key, value=value, headers=headers)
+        return OutgoingRecord(topic=self.topic, key=key, value=value, headers=headers)
 
     def lag(self) -> int:
-        return sum(KafkaAdmin(self.settings).lag(self.settings.kafka_consumer_group, [self.topic]).values())
+        return lag(self.settings, [self.topic])
 
     def receive(self, count: int) -> list[ReceivedMessage]:
         """Receive and delete that many tasks, and see that no more come."""
@@ -96,9 +101,9 @@ class World:
         assert self.queue.receive(10, wait_seconds=0, visibility_seconds=60) == []
         return received
 
-    def read(self, name: str, count: int) -> list[Message]:
+    def read(self, name: str, count: int) -> list[ReceivedRecord]:
         """That many records of a topic, from its start."""
-        found: list[Message] = []
+        found: list[ReceivedRecord] = []
         consumer = EventConsumer(
             self.settings,
             [self.settings.topic(name)],
@@ -113,6 +118,12 @@ class World:
             consumer.close()
         return found
 
+    def make_bridge(self) -> Bridge:
+        """A bridge of these stages, which asks no other for its deployment."""
+        plans = KnownPlans(self.registry.routes)
+        delivery = SqsDelivery.make(self.settings, self.registry, plans)
+        return Bridge(self.settings, plans, plans.topics, delivery)
+
     @contextlib.contextmanager
     def bridge(self) -> Iterator[None]:
         """A bridge runs while the block does; it is stopped as a signal stops it."""
@@ -120,7 +131,7 @@ class World:
 
         def run() -> None:
             try:
-                Bridge(self.settings, self.registry).run(stop)
+                self.make_bridge().run(stop)
             except BaseException as error:  # noqa: BLE001 - shown by the assertion below
                 failed.append(error)
 
@@ -189,15 +200,37 @@ def test_each_step_is_measured(world: World) -> None:
 
 def test_a_plain_event_starts_a_job(world: World) -> None:
     """JSON without any header: a job record is there before its task is."""
-    world.emit([Record(topic=world.topic, key=b"ada", value=b'"hello"')])
+    world.emit([OutgoingRecord(topic=world.topic, key=b"ada", value=b'"hello"')])
     with world.bridge():
         (task,) = world.receive(1)
     header = json.loads(task.body)["headers"]["pipeline"]
-    job = JobStore(world.settings).job(header["job_id"])
+    job = JobStore(world.settings).records.get(header["job_id"])
     assert job
     assert (job.state, job.entity_id, job.topic) == (JobState.RUNNING, "ada", "letters")
     assert job.plan.terminals == {"read"}
     assert (header["topic"], header["entity_id"]) == (world.topic, "ada")
+
+
+def test_a_tombstone_is_a_task_only_of_stages_that_ask_for_it(world: World, registry: Registry) -> None:
+    """Others pass it over: no task, no dead letter, no lag; it is counted."""
+    tombstone = OutgoingRecord(topic=world.topic, key=b"ada", value=None)
+    world.emit([tombstone, world.letter(1)])
+    with world.bridge():
+        assert [_data(task) for task in world.receive(1)] == [1]
+        wait_until(lambda: world.lag() == 0, "all committed", 30)
+    assert metrics.REGISTRY.get_sample_value("pipeline_tombstones_total", {"topic": world.topic}) == 1
+
+    @stage(consumes="letters", tombstones=True, registry=registry)
+    def forget(letter: int | None) -> None: ...
+
+    world.emit([tombstone])
+    with world.bridge():
+        (task,) = world.receive(1)
+    header = json.loads(task.body)["headers"]["pipeline"]
+    assert (_data(task), header["stage"]) == (None, "forget")
+    job = JobStore(world.settings).records.get(header["job_id"])
+    assert job
+    assert set(job.plan.stages) == {"forget"}
 
 
 def test_a_replayed_event_makes_no_second_task(world: World) -> None:
@@ -214,19 +247,19 @@ def test_a_replayed_event_makes_no_second_task(world: World) -> None:
 def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -> None:
     """Its bytes and headers are kept, an error event says why, its job fails, and the next event passes."""
     store = JobStore(world.settings)
-    store.open_jobs(
+    store.records.open(
         [
             NewJob(
                 job_id="job-1",
                 entity_id="ada",
                 topic="letters",
-                plan=JobPlan(stages=world.registry.plan("letters")),
+                plan=world.registry.plan("letters"),
                 submitted_at=time.time(),
             )
         ]
     )
     headers = tuple((f"ce_{name}", value.encode()) for name, value in _emitted(world, "job-1").items())
-    bad = Record(topic=world.topic, key=b"ada", value=b"\xff no json", headers=headers)
+    bad = OutgoingRecord(topic=world.topic, key=b"ada", value=b"\xff no json", headers=headers)
     world.emit([bad, world.letter(1)])
     with world.bridge():
         assert [_data(task) for task in world.receive(1)] == [1]
@@ -234,22 +267,23 @@ def test_what_is_no_event_goes_to_both_topics_and_blocks_nothing(world: World) -
         said = {
             json.loads(m.value or b"")["kind"]: json.loads(m.value or b"") for m in world.read("errors", 2)
         }
-    assert (letter.key, letter.value, letter.headers[:4]) == (b"ada", bad.value, headers)
+    assert (letter.key, letter.value, letter.headers[: len(headers)]) == (b"ada", bad.value, headers)
     assert dict(letter.headers)["dlq_topic"] == world.topic.encode()
     assert said["event"]["error"] == "InvalidEventError"
     assert (said["event"]["topic"], said["event"]["job_id"]) == (world.topic, "job-1")
     assert said["job"]["job_id"] == "job-1"
-    job = store.job("job-1")
+    job = store.records.get("job-1")
     assert job
     assert job.state is JobState.FAILED
     assert world.lag() == 0
 
 
 def _emitted(world: World, job_id: str) -> dict[str, str]:
-    """What an event of one of the service's own stages says of itself."""
+    """Return the headers of an event that one of the service's own stages emits."""
     return {
         "id": "e-1",
         "source": f"/{world.settings.service_name}/before",
+        "type": "letters",
         "stage": "before",
         "jobid": job_id,
     }
@@ -265,7 +299,7 @@ def test_an_event_too_large_for_sqs_goes_to_both_topics(world: World) -> None:
         world.read("errors", 2)
     assert letter.value == large
     assert dict(letter.headers)["dlq_stage"] == b"read"
-    job = JobStore(world.settings).job(identity.job_id(SOURCE, "e-2"))
+    job = JobStore(world.settings).records.get(identity.job_id(SOURCE, "e-2"))
     assert job
     assert job.state is JobState.FAILED
     assert world.lag() == 0
@@ -286,11 +320,11 @@ def test_a_backlog_is_taken_without_a_pause(world: World, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(SqsQueue, "send", send)
     monkeypatch.setattr(throttle, "PAUSE_AFTER", 60.0)
-    monkeypatch.setattr(load, "MAX_EVENTS", 100)
+    monkeypatch.setattr(throttle, "MAX_EVENTS", 100)
     monkeypatch.setattr(EventConsumer, "pause", lambda _, partitions: paused.extend(partitions))
     world.emit([world.letter(n, entity=f"entity-{n}") for n in range(1000)])
     with world.bridge():
-        wait_until(lambda: held() >= load.MAX_EVENTS, "more than it may hold", 30)
+        wait_until(lambda: held() >= throttle.MAX_EVENTS, "more than it may hold", 30)
         sending.set()
         wait_until(lambda: world.lag() == 0, "all committed", 60)
     assert paused == []
@@ -301,7 +335,7 @@ def test_nothing_is_committed_while_sqs_is_away(world: World, monkeypatch: pytes
     world.emit([world.letter(n) for n in range(5)])
     with monkeypatch.context() as away:
         away.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:1")
-        away.setattr("consumers.bridge.STOP_WAIT", 0.1)
+        away.setattr("pipeline.bridge.delivery.Delivery.stop_wait", 0.1)
         with world.bridge():
             time.sleep(2)  # time in which it could do wrong
     assert world.lag() == 5
@@ -315,7 +349,7 @@ def test_a_missing_queue_ends_the_bridge(world: World) -> None:
     sqs_client(world.settings).delete_queue(QueueUrl=world.settings.sqs_task_queue_url)
     world.emit([world.letter(n) for n in range(5)])
     with pytest.raises(ServiceRefusedError, match="pipeline provision"):
-        Bridge(world.settings, world.registry).run(threading.Event())
+        world.make_bridge().run(threading.Event())
     assert world.lag() == 5
 
 
@@ -415,8 +449,6 @@ def test_a_second_bridge_takes_its_share(service: World, processes: Processes) -
     first = processes.start()
     _while_alive(first, lambda: service.lag() == 0, "the first bridge is at work")
     second = processes.start()
-    group = service.settings.kafka_consumer_group
-    admin = KafkaAdmin(service.settings)
     done = threading.Event()
 
     def feed_slowly() -> None:
@@ -426,7 +458,7 @@ def test_a_second_bridge_takes_its_share(service: World, processes: Processes) -
 
     feeder = threading.Thread(target=feed_slowly)
     feeder.start()
-    wait_until(lambda: len(admin.group(group).members) == 2, "two members", 60)
+    wait_until(lambda: len(members(service.settings)) == 2, "two members", 60)
     wait_until(done.is_set, "all emitted", 60)
     feeder.join()
     said = _stop(first)
@@ -445,7 +477,6 @@ def test_a_bridge_with_a_name_comes_back_to_its_partitions(
 ) -> None:
     """Stopped and started again within its session the other bridge keeps what it had, and gets nothing."""
     processes.environment["KAFKA_GROUP_PROTOCOL"] = protocol
-    group, admin = service.settings.kafka_consumer_group, KafkaAdmin(service.settings)
 
     def start(name: str) -> subprocess.Popen[str]:
         processes.environment["KAFKA_GROUP_INSTANCE_ID"] = name
@@ -453,7 +484,7 @@ def test_a_bridge_with_a_name_comes_back_to_its_partitions(
 
     def shared() -> bool:
         try:
-            return sorted(len(member.partitions) for member in admin.group(group).members) == [2, 2]
+            return sorted(len(member.partitions) for member in members(service.settings)) == [2, 2]
         except ServiceUnavailableError:
             return False  # the group's coordinator is not there yet
 
@@ -502,6 +533,63 @@ def test_of_two_members_with_one_name_one_is_refused(
         closing.callback(members[1].close)
         with pytest.raises(ServiceRefusedError, match="KAFKA_GROUP_INSTANCE_ID"):
             wait_until(lambda: [each.poll(1, 0.1) for each in members] and False, "a refusal", 60)
+
+
+def test_transactions_leave_no_lag(service: World) -> None:
+    """Markers and aborted records behind the last event are no events that wait."""
+    producer = Producer(
+        {
+            "bootstrap.servers": service.settings.kafka_bootstrap_servers,
+            "transactional.id": service.settings.service_name,
+        }
+    )
+    producer.init_transactions(20)
+    for end in (producer.commit_transaction, producer.abort_transaction):
+        producer.begin_transaction()
+        for n in range(8):
+            producer.produce(service.topic, b'"%d"' % n, key=b"%d" % n)
+        producer.flush(10)
+        end(10)
+    with service.bridge():
+        service.receive(8)
+        wait_until(lambda: service.lag() == 0, "no lag", 30)
+
+
+def test_events_that_retention_deleted_are_counted(service: World) -> None:
+    """The bridge goes on with the first event that is left; the count and the log say how many are not."""
+    service.emit([service.letter(n) for n in range(10)])
+    with service.bridge():
+        (first, *_) = service.receive(10)
+    at = TopicPartition(service.topic, json.loads(first.body)["headers"]["pipeline"]["partition"], 25)
+    service.emit([service.letter(n) for n in range(10, 30)])
+    with log_lines(bridge) as lines:
+        vendor = AdminClient({"bootstrap.servers": service.settings.kafka_bootstrap_servers})
+        vendor.delete_records([at])[at].result(20)
+        with service.bridge():
+            assert [_data(task) for task in service.receive(5)] == list(range(25, 30))
+    labels = {"topic": service.topic}
+    assert metrics.REGISTRY.get_sample_value("pipeline_events_expired_total", labels) == 15
+    assert [line["lost"] for line in lines if line["event"] == "bridge.events_expired"] == [15]
+
+
+def test_a_topic_made_again_loses_no_event(service: World) -> None:
+    """While the bridge runs: also the events below the offset that it had reached in the old topic."""
+    service.emit([service.letter(n) for n in range(10)])
+    with service.bridge():
+        service.receive(10)
+        wait_until(lambda: service.lag() == 0, "all committed", 30)
+        vendor = AdminClient({"bootstrap.servers": service.settings.kafka_bootstrap_servers})
+        topic = service.topic
+        vendor.delete_topics([topic])[topic].result(20)
+        wait_until(
+            lambda: KafkaAdmin(service.settings).create(
+                service.topic, partitions=4, replication=1, config={}
+            ),
+            "the topic again",
+            20,
+        )
+        service.emit([service.letter(n) for n in range(100, 115)])
+        assert sorted(_data(task) for task in service.receive(15)) == list(range(100, 115))  # type: ignore[type-var]
 
 
 def test_with_kafka_switched_off_nothing_is_taken(service: World, processes: Processes) -> None:

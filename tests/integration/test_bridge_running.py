@@ -15,21 +15,22 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from pipeline import events, identity
 from pipeline.cli import main
-from pipeline.events import Event
 from pipeline.jobs import Job, JobState
-from pipeline.kafka import EventProducer, KafkaAdmin, Partition, Record
+from pipeline.kafka import EventProducer, OutgoingRecord, Partition
 from pipeline.services.environment import Services
+from pipeline.wire import events, identity
+from pipeline.wire.events import Event
 from tests.conftest import MakeEnvironment
 from tests.integration.shop import Shop, open_shop
 from tests.integration.workshop import Batch, Order
+from tests.kafkagroups import lag, members
 
 Bridge = subprocess.Popen[bytes]
 
 #: A bridge whose queues are seen empty soon, so that a test of a switch need not wait a minute.
 BRIDGE = (
-    "import sys, consumers.emptied as e; e.LOOK_EVERY, e.EMPTY_FOR = 0.2, 1.0; "
+    "import sys, pipeline.inline.queuedrain as e; e.CHECK_EVERY, e.EMPTY_FOR = 0.2, 1.0; "
     "from celery.__main__ import main; sys.argv = ['celery', '-A', 'pipeline', 'bridge', '-c', '2']; main()"
 )
 
@@ -52,7 +53,7 @@ class Mill:
         return bridge
 
     def kill_all(self) -> None:
-        """Whatever runs."""
+        """Kill every process that runs."""
         for each in self.shop.workers:
             if each.poll() is None:
                 self.shop.kill(each)
@@ -71,25 +72,25 @@ class Mill:
             )
             key, value, headers = events.encode(event)
             records.append(
-                Record(topic=self.shop.settings.topic(topic), key=key, value=value, headers=headers)
+                OutgoingRecord(topic=self.shop.settings.topic(topic), key=key, value=value, headers=headers)
             )
             jobs.append(identity.job_id(event.source, event.id))
         self.emit(records)
         return jobs
 
-    def emit(self, records: list[Record]) -> None:
+    def emit(self, records: list[OutgoingRecord]) -> None:
         assert self.producer.emit(records, 30) == [None] * len(records)
 
     def lag(self) -> int:
         settings = self.shop.settings
         topics = [settings.topic(stage.consumes) for stage in self.shop.registry.by_name.values()]
-        return sum(KafkaAdmin(settings).lag(settings.kafka_consumer_group, topics).values())
+        return lag(settings, topics)
 
     def wait_job(self, job_id: str, state: JobState = JobState.COMPLETE) -> Job:
         """Wait until it is there, and in that state."""
 
         def reached() -> bool:
-            job = self.shop.store.job(job_id)
+            job = self.shop.store.records.get(job_id)
             return job is not None and job.state is state
 
         self.shop.wait(reached, f"job {job_id} {state}", 60)
@@ -110,10 +111,10 @@ class Mill:
 
     def members(self) -> list[Any]:
         """The members of the group."""
-        return list(KafkaAdmin(self.shop.settings).group(self.shop.settings.kafka_consumer_group).members)
+        return list(members(self.shop.settings))
 
     def cli(self, *arguments: str) -> str:
-        """What a command of ``pipeline`` says."""
+        """Return the output of a ``pipeline`` command."""
         result = CliRunner().invoke(main, arguments, env=self.shop.environment)
         assert result.exit_code == 0, result.output
         return result.stdout
@@ -233,7 +234,7 @@ def test_a_child_that_ends_is_an_attempt(mill: Mill, bridge: Bridge) -> None:
 
 
 def test_a_stopped_bridge_lets_its_tasks_end(mill: Mill, bridge: Bridge) -> None:
-    """What runs ends and is committed; what waits runs once, at the next start."""
+    """Running tasks end and are committed; waiting ones run once, at the next start."""
     keys = [uuid.uuid4().hex for _ in range(6)]
     jobs = mill.submit("orders", *(Order(key=key, do="sleep", seconds=2) for key in keys))
     mill.shop.wait(lambda: any(mill.shop.lines(key, "start") for key in keys), "a run")
@@ -347,7 +348,7 @@ def test_what_a_bridge_keeps_goes_on_while_what_comes_waits(
         }
 
         def done() -> set[str]:
-            jobs = {job: shop.store.job(job) for job in late}
+            jobs = {job: shop.store.records.get(job) for job in late}
             return {name for name, job in jobs.items() if job and job.state is JobState.COMPLETE}
 
         kept = [{job for job in late if whence[job] in share} for share in before]

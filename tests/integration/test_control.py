@@ -12,16 +12,16 @@ import psutil
 import pytest
 from celery.result import AsyncResult
 
-from config.settings import load_settings
+from pipeline.author.registry import Registry
+from pipeline.client.submission import Submission, SubmittedJob, Submitter
+from pipeline.infra.provision import provision
 from pipeline.jobs import JobStore
-from pipeline.kafka import EventProducer, Record
-from pipeline.monitoring.stages import StageStats
-from pipeline.provision import provision
-from pipeline.registry import Registry
+from pipeline.kafka import EventProducer, OutgoingRecord
+from pipeline.observe.stagestats import StageStats
 from pipeline.services.environment import Services
+from pipeline.settings import load_settings
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.sqs.queues import make_queue
-from pipeline.submission import Submission, SubmittedJob, Submitter
 from tests.conftest import MakeEnvironment
 from tests.integration.fleet import AUTH, WORKERS, Fleet, Flower, run_fleet
 from tests.processes import wait_until
@@ -120,6 +120,22 @@ def test_commands_to_all(fleet: Fleet, command: str, arguments: dict[str, Any], 
     assert fleet.ask(command, **arguments) == dict.fromkeys(NAMES, answer)
 
 
+def test_a_command_that_is_not_allowed_is_refused(fleet: Fleet) -> None:
+    """The answer names the setting that allows it."""
+    answer = fleet.cli("control", "-d", "prefork@test", "disable_events")
+    assert "CONTROL_COMMANDS of this worker does not allow disable_events" in answer.stdout + answer.stderr
+
+
+def test_a_forged_command_changes_nothing(fleet: Fleet) -> None:
+    """A record that is not signed, as everybody who may write to the topic can make it."""
+    keyless = {name: value for name, value in fleet.environment.items() if name != "CONTROL_KEY"}
+    answer = fleet.cli("control", "-d", "prefork@test", "shutdown", environment=keyless)
+    assert "it is not signed: set CONTROL_KEY" in answer.stdout + answer.stderr
+    forge(fleet, {"method": "shutdown", "arguments": {}})
+    assert set(fleet.ask("ping")) == NAMES
+    assert fleet.log("prefork").count("control.refused") >= 2
+
+
 def test_pools_grow_and_shrink(fleet: Fleet) -> None:
     """pool_grow and pool_shrink change a prefork pool, autoscale one that scales; others refuse."""
     target = ["prefork@test"]
@@ -135,6 +151,8 @@ def test_pools_grow_and_shrink(fleet: Fleet) -> None:
         "scaling@test": {"ok": "autoscale now max=2 min=1"}
     }
     assert "error" in fleet.ask("autoscale", destination=target, max=2, min=1)["prefork@test"]
+    assert "may have 4" in fleet.ask("pool_grow", destination=target, n=30)["prefork@test"]["error"]
+    assert size() == 2
 
 
 def test_queues_come_and_go(fleet: Fleet) -> None:
@@ -207,7 +225,7 @@ def test_the_last_minutes_are_known_to_who_comes_late(fleet: Fleet) -> None:
         )
         reading = stats.snapshot()
         assert reading.error is None
-        assert reading.rates(add).per_second > 0
+        assert reading.rates(add).per_second
         assert reading.rates(add).failed_share == 0
         assert reading.rates(nap).p50_seconds == pytest.approx(0.5, abs=0.3)
         sizes = {worker.name: worker.pool_size for worker in reading.workers}
@@ -285,7 +303,7 @@ def test_a_job_is_found(fleet: Fleet, flower: Flower) -> None:
 
 
 def search(flower: Flower, text: str) -> list[dict[str, Any]]:
-    """What the search field of the tasks page finds."""
+    """Return the tasks that the search field of the tasks page finds."""
     found: dict[str, dict[str, Any]] = flower.json(f"/api/tasks?search={text}")
     return list(found.values())
 
@@ -340,7 +358,7 @@ def online(flower: Flower) -> dict[str, bool]:
 
 
 def test_flower_started_late_shows_the_past(fleet: Fleet, flower: Flower) -> None:
-    """What happened before Flower was started is shown, and no worker that has gone is online."""
+    """Flower shows what happened before it started; a worker that has ended is not online."""
     task_id = send(fleet, "add", 1, 1)
     wait_until(lambda: flower.task(task_id).get("state") == "SUCCESS", "added", 30)
     late = fleet.start_flower("late")
@@ -484,7 +502,7 @@ def test_malformed_messages_are_skipped(fleet: Fleet, flower: Flower) -> None:
         envelope({"type": "worker-online", "hostname": "x", "timestamp": "late"}),
     ]
     records = [
-        Record(topic=topic, key=b"k", value=value)
+        OutgoingRecord(topic=topic, key=b"k", value=value)
         for topic in (events, commands, replies)
         for value in garbage
     ]
@@ -511,12 +529,17 @@ def envelope(body: object, **headers: object) -> bytes:
 
 def test_an_expired_command_is_dropped(fleet: Fleet) -> None:
     """A shutdown that was sent for a moment long ago shuts nobody down."""
+    forge(fleet, {"method": "shutdown", "arguments": {}}, expires=time.time() - 60)
+    assert set(fleet.ask("ping")) == NAMES
+
+
+def forge(fleet: Fleet, command: dict[str, Any], **headers: object) -> None:
+    """Write a command to its topic as any program can."""
     producer = EventProducer(fleet.settings, "test")
     _, commands, _ = fleet.settings.control_topics
-    late = envelope({"method": "shutdown", "arguments": {}}, expires=time.time() - 60)
-    assert producer.emit([Record(topic=commands, key=b"", value=late)], 10) == [None]
+    record = OutgoingRecord(topic=commands, key=b"", value=envelope(command, **headers))
+    assert producer.emit([record], 10) == [None]
     producer.close(5)
-    assert set(fleet.ask("ping")) == NAMES
 
 
 def test_a_worker_learns_what_was_revoked_before_it_started(fleet: Fleet) -> None:

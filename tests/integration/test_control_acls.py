@@ -1,4 +1,4 @@
-"""The table of Kafka ACLs in docs/flower.md: with what it allows the control plane works, and no more."""
+"""The Kafka ACLs of docs/guides/flower.md: the control plane works with exactly these rights."""
 
 from collections.abc import Iterator
 
@@ -13,12 +13,12 @@ from confluent_kafka.admin import (
 )
 from kombu.exceptions import OperationalError
 
-from config.settings import Settings, load_settings
+from pipeline.control.controlmessage import COMMANDS, EVENTS, REPLIES
+from pipeline.control.controlplane import ControlPlane
+from pipeline.control.transport import MessageBuffer
 from pipeline.kafka import KafkaAdmin
 from pipeline.kafka.configuration import client_configuration
-from pipeline.transport.controlmessage import COMMANDS, EVENTS, REPLIES
-from pipeline.transport.inbox import Inbox
-from pipeline.transport.plane import ControlPlane
+from pipeline.settings import Settings, load_settings
 from tests.processes import wait_until
 from tests.securekafka import PASSWORD, USER, SecureKafka, secure_kafka
 
@@ -82,11 +82,11 @@ class Party:
 
     def __init__(self, broker: SecureKafka, user: str) -> None:
         self.plane = ControlPlane(settings_of(broker, user))
-        self.inbox = Inbox(lambda: None)
+        self.buffer = MessageBuffer(lambda: None)
 
     def hears(self, exchange: str) -> None:
-        self.inbox.open(exchange)
-        self.plane.subscribe(exchange, exchange, "#" if exchange == EVENTS else "key", self.inbox)
+        self.buffer.open(exchange)
+        self.plane.subscribe(exchange, exchange, "#" if exchange == EVENTS else "key", self.buffer)
 
     def says(self, exchange: str, body: str) -> None:
         self.plane.publish(exchange, "key", message(body))
@@ -94,7 +94,13 @@ class Party:
     def heard(self) -> str:
         """The body of the next message."""
         found: list[str] = []
-        wait_until(lambda: found.extend(e[1]["body"] for e in [self.inbox.take()] if e) or found, "a message")  # type: ignore[func-returns-value]
+
+        def take() -> bool:
+            if (entry := self.buffer.take()) is not None:
+                found.append(entry[1]["body"])
+            return bool(found)
+
+        wait_until(take, "a message")
         return found[0]
 
 
@@ -131,7 +137,7 @@ def test_what_the_table_grants_is_enough(parties: dict[str, Party]) -> None:
         assert parties[user].heard() == REPLY
     assert flower.heard() == REPLY  # the one that went to inspect
     flower.hears(EVENTS)
-    wait_until(lambda: worker.says(EVENTS, EVENT) or flower.inbox.take(), "an event")  # type: ignore[func-returns-value]
+    wait_until(lambda: worker.says(EVENTS, EVENT) or flower.buffer.take(), "an event")  # type: ignore[func-returns-value]
 
 
 def test_who_has_no_grant_commands_nobody(parties: dict[str, Party]) -> None:
@@ -139,4 +145,4 @@ def test_who_has_no_grant_commands_nobody(parties: dict[str, Party]) -> None:
     with pytest.raises(OperationalError, match="TOPIC_AUTHORIZATION_FAILED"):
         parties[WORKER].says(COMMANDS, COMMAND)
     parties[INSPECT].says(EVENTS, EVENT)
-    wait_until(lambda: parties[INSPECT].plane.reach.dropped_events, "the event is refused")
+    wait_until(lambda: parties[INSPECT].plane.reachability.dropped_events, "the event is refused")

@@ -17,39 +17,51 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from config.settings import DLQ_TOPIC, ERRORS_TOPIC, Settings, load_settings
-from pipeline import taskmessage
+from pipeline.author.loading import load_stages
+from pipeline.author.stages import Stage
 from pipeline.cli import main
-from pipeline.deadletters import DLQ_HEADERS
-from pipeline.deadletters.walk import Walk
+from pipeline.deadletters import JobSweep
+from pipeline.deadletters.periodicsweep import periodic_sweep
+from pipeline.deadletters.queuescan import QueueScan
 from pipeline.errors import ServiceUnavailableError
-from pipeline.events import Coordinates, Event, decode, encode, source_of
+from pipeline.infra.provision import provision
 from pipeline.jobs import (
-    JobPlan,
     JobState,
     JobStore,
     NewJob,
     PartDone,
     PartRef,
+    Recorded,
     SplitRef,
     StageDone,
     StageRef,
 )
-from pipeline.kafka import EventProducer, Message, Record, scan
+from pipeline.kafka import EventProducer, OutgoingRecord, ReceivedRecord, scan
+from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience
-from pipeline.provision import provision
 from pipeline.services.environment import Services
+from pipeline.settings import (
+    DLQ_TOPIC,
+    ERRORS_TOPIC,
+    Settings,
+    load_settings,
+)
 from pipeline.sqs import OutgoingMessage, QueueDepth, ReceivedMessage, SqsQueue, sqs_client
-from pipeline.stages import Stage
-from pipeline.sweep import sweeping
-from pipeline.sweep.sweep import Sweep
-from pipeline.taskmessage import TaskHeader
-from pipeline.taskmodules import load_stages
+from pipeline.sqs.queues import make_queue
 from pipeline.telemetry import metrics
-from pipeline.worker.closing import Closer
-from pipeline.worker.deadletter import DeadLetters
-from pipeline.worker.dispatch import Dispatch
-from pipeline.worker.givenup import GivenUp
+from pipeline.wire import identity, taskmessage
+from pipeline.wire.deadletter import DLQ_HEADERS
+from pipeline.wire.events import (
+    Coordinates,
+    Event,
+    decode,
+    encode,
+    source_of,
+)
+from pipeline.wire.failure import Failure, origin_of
+from pipeline.wire.taskmessage import TaskHeader, first_at_of, generation_of
+from pipeline.worker.settle.deadletter import DeadLetters
+from pipeline.worker.settle.outgoingletter import OutgoingLetter
 from tests.conftest import MakeEnvironment
 from tests.integration import mending
 from tests.processes import wait_until
@@ -101,10 +113,10 @@ class World:
             job_id=job_id,
             entity_id=job_id,
             topic=stage.consumes,
-            plan=JobPlan(stages=registry.plan(stage.consumes)),
+            plan=registry.plan(stage.consumes),
             submitted_at=time.time() - 1,
         )
-        self.store.open_jobs([job])
+        self.store.records.open([job])
         return job
 
     def send(self, stage: Stage[Any, Any], data: object, entity: str | None = None) -> str:
@@ -139,34 +151,37 @@ class World:
 
     def bury(self, message: ReceivedMessage, error: str = "builtins.ValueError") -> None:
         payload = json.loads(message.body)
-        given_up = GivenUp(
-            message=message,
-            queue=self.settings.task_queue,
+        header = TaskHeader.read(payload["headers"])
+        failure = Failure(
+            **origin_of(header),
             task_id=payload["headers"]["id"],
-            header=TaskHeader.read(payload["headers"]),
-            headers=payload["headers"],
             attempts=1,
             error=error,
             reason="as asked",
             traceback="Traceback: here",
             worker="w@test",
+            generation=generation_of(message.attributes),
+            first_at=first_at_of(message.attributes) or message.sent_at,
             failed_at=time.time(),
+            queue=self.settings.task_queue,
+            group_id=message.group_id,
         )
-        self.dead_letters().bury_messages([given_up])
+        letter = OutgoingLetter(message=message, failure=failure, header=header, headers=payload["headers"])
+        self.dead_letters().dead_letter_messages([letter])
         assert self.tasks.delete([message.receipt_handle]) == [None]
 
     def dead_letters(self) -> DeadLetters:
         patience = Patience()
-        dispatch = Dispatch(self.settings, lambda _: self.tasks, patience)
-        closer = Closer(self.settings, load_stages((MODULE,)), self.store, self.producer, dispatch, patience)
-        return DeadLetters(self.settings, self.store, self.producer, closer, patience)
+        dispatch = Dispatch(self.settings, load_stages((MODULE,)), lambda _: self.tasks, patience)
+        ledger = Ledger(self.settings, self.store, self.producer, patience, dispatch)
+        return DeadLetters(self.settings, ledger, patience)
 
     def state(self, job_id: str) -> JobState:
-        job = self.store.job(job_id)
+        job = self.store.records.get(job_id)
         assert job is not None
         return job.state
 
-    def records(self, topic: str) -> list[Message]:
+    def records(self, topic: str) -> list[ReceivedRecord]:
         return list(scan(self.settings, self.settings.topic(topic)))
 
 
@@ -181,7 +196,7 @@ def world(
     settings = load_settings(environment)
     list(provision(settings, load_stages((MODULE,))))
     # The emulators answer a receive from all they have, without waiting.
-    monkeypatch.setattr("pipeline.deadletters.walk.WAIT", 0)
+    monkeypatch.setattr("pipeline.deadletters.queuescan.WAIT", 0)
     producer = EventProducer(settings, "test")
     yield World(environment, settings, producer)
     producer.close(5)
@@ -287,7 +302,7 @@ HOSTILE = {
 
 
 def test_hostile_messages_are_listed_with_their_reason(world: World) -> None:
-    """What SQS moved and nobody can read is shown, explained by the sweep, and shown with that."""
+    """An unreadable message that SQS moved is listed, and after the sweep with its reason."""
     for number, (body, _) in enumerate(HOSTILE.values()):
         sent = OutgoingMessage(body=body, group_id=f"g{number}", deduplication_id=f"d{number}")
         assert world.dlq.send([sent]) == [None]
@@ -350,9 +365,9 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 def test_a_redrive_asks_and_says_which(world: World) -> None:
     """Without a choice, or nobody to ask, nothing happens."""
     world.give_up(mending.mend)
-    assert "Say which" in world.run("dlq", "redrive", code=2).stderr
+    assert "Select dead letters" in world.run("dlq", "redrive", code=2).stderr
     assert "--yes" in world.run("dlq", "redrive", "--all", code=2).stderr
-    assert "--all means all" in world.run("dlq", "redrive", "--all", "--stage", "mend", code=2).stderr
+    assert "--all selects every" in world.run("dlq", "redrive", "--all", "--stage", "mend", code=2).stderr
     world.run("dlq", "redrive", str(uuid.uuid4()), "--yes", code=2)
     assert len(world.listed()) == 1
 
@@ -367,7 +382,7 @@ def test_a_redrive_may_be_interrupted_and_repeated(
         if step == "send":
             patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
         else:
-            patch.setattr(Walk, "delete", _raising(KeyboardInterrupt))
+            patch.setattr(QueueScan, "delete", _raising(KeyboardInterrupt))
         world.run("dlq", "redrive", "--all", "--yes", code=130)
     assert [letter["job_id"] for letter in world.listed()] == [job_id]
     world.run("dlq", "redrive", "--all", "--yes")
@@ -400,7 +415,7 @@ def test_ctrl_c_in_the_middle_of_a_redrive_loses_nothing(world: World) -> None:
         finally:
             process.kill()
     assert f"{len(told)} redriven" in said
-    assert "The same command goes on" in said
+    assert "Run the same command again" in said
     assert "Traceback" not in said
     # Four go together at this rate.
     assert len(jobs) - 8 <= len(world.listed()) < len(jobs)
@@ -447,7 +462,7 @@ def test_a_task_whose_dead_letter_sqs_dropped_is_redriven_from_the_errors_topic(
     assert (letter["place"], letter["generation"], letter["error"]) == ("errors", 1, "builtins.ValueError")
     shown = json.loads(world.run("dlq", "show", letter["id"], "--json").stdout)
     assert (shown["data"], shown["entity_id"], shown["traceback"]) == ('"vase"', "ada", "Traceback: here")
-    assert "cannot be removed" in world.run("dlq", "purge", "--only", "errors", code=2).stderr
+    assert "cannot be purged" in world.run("dlq", "purge", "--only", "errors", code=2).stderr
     assert "1 redriven" in world.run("dlq", "redrive", letter["id"], "--yes").stderr
     assert world.state(job_id) is JobState.RUNNING
     again = world.take()
@@ -455,15 +470,76 @@ def test_a_task_whose_dead_letter_sqs_dropped_is_redriven_from_the_errors_topic(
     assert again.attributes["generation"] == "2"
     done = StageDone(
         ref=StageRef(job_id=job_id, stage="mend"),
-        task_id="t",
+        task_id=json.loads(again.body)["headers"]["id"],
         ends_path=False,
         run_seconds=0.1,
         finished_at=time.time(),
         worker="w",
     )
-    world.store.record([done])
-    assert "1 done by now" in world.run("dlq", "redrive", "--only", "errors", "--job", job_id, "--yes").stderr
+    world.store.tasks.record([done])
+    assert (
+        "1 already done" in world.run("dlq", "redrive", "--only", "errors", "--job", job_id, "--yes").stderr
+    )
     assert world.tasks.depth().available == 0
+
+
+def test_a_redrive_from_the_errors_topic_may_be_interrupted_and_repeated(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its job's record proves the failure until the task is sent, also after the job took it as running."""
+    job_id = world.give_up(mending.mend)
+    world.dlq.purge()
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
+        world.run("dlq", "redrive", "--only", "errors", "--job", job_id, "--yes", code=130)
+    assert list(world.store.listing.failures(job_id)) == []
+    world.run("dlq", "redrive", "--only", "errors", "--job", job_id, "--yes")
+    assert world.take().attributes["generation"] == "1"
+
+
+def test_a_failure_that_a_neighbour_made_up_is_not_redriven(world: World) -> None:
+    """It has the ids of a true one, and other data, or another queue; the true one is redriven."""
+    job_id = world.give_up(mending.mend)
+    world.dlq.purge()
+    other = world.settings.queue_url(f"other-{uuid.uuid4().hex[:8]}.fifo")
+    make_queue(sqs_client(world.settings), other, {"ContentBasedDeduplication": "false"})
+    topic = world.settings.topic(ERRORS_TOPIC)
+    true = next(
+        event
+        for record in world.records(ERRORS_TOPIC)
+        if (event := json.loads(record.value or b""))["job_id"] == job_id and event["kind"] == "task"
+    )
+    later = {"failed_at": true["failed_at"] + 1}
+    forged = [
+        {**true, **later, "data": true["data"].replace("x", "FORGED")},
+        {**true, **later, "queue": other.rsplit("/", 1)[1]},
+    ]
+    records = [OutgoingRecord(topic=topic, key=b"k", value=json.dumps(each).encode()) for each in forged]
+    assert world.producer.emit(records, 10) == [None, None]
+    said = world.run("dlq", "redrive", "--only", "errors", "--job", job_id, "--yes", code=1).stderr
+    assert said.count("its job has not recorded this failure") == 2
+    assert "1 redriven" in said
+    assert "FORGED" not in world.take().body
+    assert world.tasks.receive(1, wait_seconds=1, visibility_seconds=0) == []
+    assert SqsQueue(sqs_client(world.settings), other).depth() == EMPTY
+
+
+def test_a_dead_letter_goes_to_no_queue_of_another_service(world: World) -> None:
+    """SQS moves a message with the attributes that its sender gave it; it stays where it is."""
+    other = world.settings.queue_url(f"other-{uuid.uuid4().hex[:8]}.fifo")
+    make_queue(sqs_client(world.settings), other, {"ContentBasedDeduplication": "false"})
+    body = json.dumps({"body": '[["x"],{},{}]', "headers": {"id": "i", "task": "note"}, "properties": {}})
+    letter = OutgoingMessage(
+        body=body,
+        group_id="g",
+        deduplication_id=uuid.uuid4().hex,
+        attributes={"source_queue": other.rsplit("/", 1)[1], "reason": "r", "error": "E", "group": "i"},
+    )
+    assert world.dlq.send([letter]) == [None]
+    said = world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
+    assert "is none of this service: SQS queue other-" in said
+    assert len(world.listed()) == 1
+    assert SqsQueue(sqs_client(world.settings), other).depth() == EMPTY
 
 
 def test_what_the_errors_topic_has_only_a_part_of_is_not_redriven(world: World) -> None:
@@ -479,10 +555,11 @@ def test_what_the_errors_topic_has_only_a_part_of_is_not_redriven(world: World) 
     ]
     topic = world.settings.topic(ERRORS_TOPIC)
     records = [
-        Record(topic=topic, key=b"k", value=json.dumps(value).encode(), headers=()) for value in values
+        OutgoingRecord(topic=topic, key=b"k", value=json.dumps(value).encode(), headers=())
+        for value in values
     ]
     assert (
-        world.producer.emit([*records, Record(topic=topic, key=b"k", value=b"{", headers=())], 10)
+        world.producer.emit([*records, OutgoingRecord(topic=topic, key=b"k", value=b"{", headers=())], 10)
         == [None] * 5
     )
     said = world.run("dlq", "redrive", "--only", "errors", "--yes", code=1).stderr
@@ -508,21 +585,22 @@ def test_what_could_not_be_sent_stays_a_dead_letter(world: World, monkeypatch: p
 def test_the_dead_letter_of_a_task_that_is_done_is_only_removed(world: World) -> None:
     """A copy of it succeeded meanwhile: nothing is run again."""
     job_id = world.give_up(mending.mend)
+    (letter,) = world.listed()
     done = StageDone(
         ref=StageRef(job_id=job_id, stage="mend"),
-        task_id="t",
+        task_id=letter["task_id"],
         ends_path=False,
         run_seconds=0.1,
         finished_at=time.time(),
         worker="w",
     )
-    world.store.record([done])
+    world.store.tasks.record([done])
     assert "1 removed" in world.run("dlq", "redrive", "--all", "--yes").stderr
     assert (world.listed(), world.tasks.depth()) == ([], EMPTY)
 
 
 def test_an_ordered_stage_is_redriven_only_when_that_is_said(world: World) -> None:
-    """What followed it has passed: it stays, and the option takes it, oldest first."""
+    """Later tasks of its entity have run: it stays, and the option redrives it, oldest first."""
     world.give_up(mending.serve, 1, entity="ada")
     world.give_up(mending.serve, 2, entity="ada")
     assert "--out-of-order" in world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
@@ -563,13 +641,13 @@ def test_a_purge_asks_for_the_queues_name(world: World) -> None:
 # ─── Events ───
 
 
-def rejected(world: World, source: Record, **changes: object) -> None:
+def rejected(world: World, source: OutgoingRecord, **changes: object) -> None:
     """Put an event on the DLQ topic as the bridge does."""
     added: dict[str, object] = dict(
         zip(DLQ_HEADERS, (source.topic, 2, 40, 1_700_000_000_000, "TooBad", "as asked", ""), strict=True)
     )
     headers = tuple((name, str(value).encode()) for name, value in (added | changes).items())
-    record = Record(
+    record = OutgoingRecord(
         topic=world.settings.topic(DLQ_TOPIC),
         key=source.key,
         value=source.value,
@@ -581,7 +659,7 @@ def rejected(world: World, source: Record, **changes: object) -> None:
 def test_an_event_is_listed_and_redriven_with_its_key_and_headers(world: World) -> None:
     """To the topic it came from; then it is no dead letter any more, and its plain id is the one it was."""
     topic = world.settings.topic("broken")
-    rejected(world, Record(topic=topic, key=b"ada", value=b'"x"', headers=(("colour", b"red"),)))
+    rejected(world, OutgoingRecord(topic=topic, key=b"ada", value=b'"x"', headers=(("colour", b"red"),)))
     (letter,) = world.listed("--only", "kafka")
     assert (letter["source"], letter["error"], letter["reason"]) == (topic, "TooBad", "as asked")
     assert json.loads(world.run("dlq", "show", letter["id"], "--json").stdout)["data"] == '"x"'
@@ -608,7 +686,7 @@ def test_a_redriven_event_takes_its_job_as_running(world: World) -> None:
     event = Event(
         id="e",
         source=source_of(world.settings.service_name, "before"),
-        type="t",
+        type="broken",
         time=datetime.now(UTC),
         entity_id="ada",
         data=b"1",
@@ -616,10 +694,15 @@ def test_a_redriven_event_takes_its_job_as_running(world: World) -> None:
         stage="before",
     )
     key, value, headers = encode(event)
-    rejected(world, Record(topic=world.settings.topic("broken"), key=key, value=value, headers=headers))
-    rejected(world, Record(topic="elsewhere", key=key, value=value, headers=headers))
+    rejected(
+        world, OutgoingRecord(topic=world.settings.topic("broken"), key=key, value=value, headers=headers)
+    )
+    rejected(world, OutgoingRecord(topic="elsewhere", key=key, value=value, headers=headers))
     letters = world.listed("--only", "kafka")
-    assert [letter["job_id"] for letter in letters] == [job_id, job_id]
+    # A job that an event names is believed only on the topic that its stage emits to.
+    begun = identity.job_id(event.source, event.id)
+    jobs = {letter["source"]: letter["job_id"] for letter in letters}
+    assert jobs == {world.settings.topic("broken"): job_id, "elsewhere": begun}
     text = world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
     assert "no stage in TASK_MODULES consumes elsewhere" in text
     assert world.state(job_id) is JobState.RUNNING
@@ -629,8 +712,8 @@ def test_a_redriven_event_takes_its_job_as_running(world: World) -> None:
 
 
 def test_a_record_from_anywhere_is_listed(world: World) -> None:
-    """Whatever is on the topic is shown, bytes that are no text too."""
-    strange = Record(
+    """Every record of the topic is shown, bytes that are no text too."""
+    strange = OutgoingRecord(
         topic=world.settings.topic(DLQ_TOPIC),
         key=b"\xff",
         value=b"\xfe\x00",
@@ -678,7 +761,7 @@ def test_many_of_one_group_that_sqs_moved_are_all_explained(world: World) -> Non
 def test_an_unrecorded_dead_letter_is_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker died between the dead-letter queue and the job's record."""
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetters, "record", lambda *_: None)
+        patch.setattr(Ledger, "fail", lambda *_: Recorded(errors=()))
         job_id = world.give_up(mending.mend)
     assert world.state(job_id) is JobState.RUNNING
     assert world.swept() == [("recorded", job_id)]
@@ -686,7 +769,7 @@ def test_an_unrecorded_dead_letter_is_recorded(world: World, monkeypatch: pytest
 
 
 def test_a_full_counter_is_closed_again(world: World) -> None:
-    """Who recorded the last part died before it sent the gather: the sweep sends it, once."""
+    """If the process that recorded the last part dies, the sweep sends the gather, once."""
     job_id = f"job-{uuid.uuid4().hex[:12]}"
     job = world.open(mending.fix, job_id)
     split = SplitRef(job_id=job_id, stage="fix", split_id=str(uuid.uuid4()))
@@ -696,12 +779,12 @@ def test_a_full_counter_is_closed_again(world: World) -> None:
     )  # fmt: skip
     total = 300
     parts = [f'"p{n}"' for n in range(total)]
-    world.store.seal(split, header.model_dump_json(), json.dumps(["p"]), parts)
+    world.store.splits.seal(split, header.model_dump_json(), json.dumps(["p"]), parts)
     done = [
         PartDone(ref=PartRef(job_id=job_id, stage="fix", split_id=split.split_id, ordinal=n, total=total))
         for n in range(total)
     ]
-    assert len(world.store.record(done).closings) == 1
+    assert len(world.store.tasks.record(done).closings) == 1
     assert world.swept() == [("closed", job_id)]
     gather = world.take()
     assert json.loads(gather.body)["headers"]["task"] == "fix.gather"
@@ -718,7 +801,7 @@ def test_an_end_that_was_not_announced_is(world: World) -> None:
         ref=StageRef(job_id=job_id, stage="serve"), task_id="t", ends_path=True, run_seconds=0.1,
         finished_at=time.time(), worker="w",
     )  # fmt: skip
-    assert world.store.record([done]).closings
+    assert world.store.tasks.record([done]).closings
     assert world.swept() == [("closed", job_id)]
     assert world.state(job_id) is JobState.COMPLETE
     assert [dict(m.headers)["ce_type"] for m in world.records("jobs")] == [b"job-complete"]
@@ -745,16 +828,16 @@ def test_a_job_whose_dead_letter_somebody_looks_at_is_not_lost(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its letter cannot be seen meanwhile: the sweep says so, and finds it once it is back."""
-    monkeypatch.setattr("pipeline.sweep.sweep.RESTS", 0)
-    with Sweep(world.settings, load_stages((MODULE,))) as bridges:
+    monkeypatch.setattr("pipeline.deadletters.jobsweep.RESTS", 0)
+    with JobSweep(world.settings, load_stages((MODULE,))) as bridges:
         world.give_up(mending.mend)
         assert list(bridges.run(0)) == []
         # As many as were gone through are there again, and it is another one.
         assert world.dlq.delete([world.take(world.dlq).receipt_handle]) == [None]
         with monkeypatch.context() as patch:
-            patch.setattr(DeadLetters, "record", lambda *_: None)
+            patch.setattr(Ledger, "fail", lambda *_: Recorded(errors=()))
             job_id = world.give_up(mending.mend)
-        with Walk(world.dlq) as somebody:
+        with QueueScan(world.dlq) as somebody:
             assert [len(batch) for batch in somebody.batches()] == [1]
             wait_until(lambda: world.dlq.depth().in_flight == 1, "it is held")
             assert world.swept() == [("waiting", job_id)]
@@ -767,10 +850,10 @@ def test_a_job_whose_dead_letter_somebody_looks_at_is_not_lost(
 def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a thread, beside its work; two of them take turns, and the thread ends with the block."""
     with monkeypatch.context() as patch:
-        patch.setattr(DeadLetters, "record", lambda *_: None)
+        patch.setattr(Ledger, "fail", lambda *_: Recorded(errors=()))
         job_id = world.give_up(mending.mend)
     registry = load_stages((MODULE,))
-    one, two = (sweeping(world.settings, registry, every=0.4, idle=0.0) for _ in range(2))
+    one, two = (periodic_sweep(world.settings, registry, every=0.4, idle=0.0) for _ in range(2))
     with one, two:
         wait_until(lambda: world.state(job_id) is JobState.FAILED, "the job is found to have failed")
         wait_until(lambda: _found("recorded"), "what was found is counted")
@@ -778,6 +861,13 @@ def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPat
     assert not [thread for thread in threading.enumerate() if thread.name == "sweep"]
     assert [world.store.take_turn("x", 60) for _ in range(2)] == [True, False]
     assert len(world.listed()) == 1
+
+
+def test_a_clock_that_is_ahead_holds_no_turn(world: World) -> None:
+    """A turn ends later than anybody's would: the next caller takes it, and others then wait for that one."""
+    ahead = JobStore(world.settings, clock=lambda: time.time() + 3600)
+    assert ahead.take_turn("y", 60)
+    assert [world.store.take_turn("y", 60) for _ in range(2)] == [True, False]
 
 
 def _found(kind: str) -> float | None:

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings, load_settings
-from pipeline.health.embedded import health_server, serving_health
-from pipeline.health.probe import LIFETIME
-from pipeline.health.server import WebServer
+from pipeline.author.decorator import stage
+from pipeline.author.loading import load_stages
+from pipeline.author.registry import Registry
+from pipeline.infra.provision import provision
 from pipeline.kafka import KafkaAdmin
-from pipeline.provision import provision
-from pipeline.registry import Registry
+from pipeline.observe.embedded import health_server, serve_health
+from pipeline.observe.probe import LIFETIME
+from pipeline.observe.server import WebServer
 from pipeline.services.embedded import embedded_services as run_embedded_services
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
-from pipeline.stages import stage
-from pipeline.taskmodules import load_stages
 from tests.conftest import MakeEnvironment, MakeSettings
 
 Answer = tuple[int, dict[str, Any]]
@@ -30,7 +30,7 @@ Answer = tuple[int, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def registry() -> Registry:
-    return load_stages(("tasks",))
+    return load_stages(("pipeline.demo.documents",))
 
 
 @contextlib.contextmanager
@@ -249,7 +249,7 @@ def test_a_taken_port_costs_the_endpoint_and_not_the_process(
         port = int(server.url.rsplit(":", 1)[1])
         shared = settings.model_copy(update={"health_port": port})
         assert health_server(shared, registry) is None
-        with serving_health(shared, registry):
+        with serve_health(shared, registry):
             assert ask(server, "/live")[0] == 200
 
 

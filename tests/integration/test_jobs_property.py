@@ -1,4 +1,4 @@
-"""The schedules of the property test on DynamoDB Local: conditions and sets that others wrote."""
+"""The schedules of the property test on DynamoDB Local, an independent implementation of conditions."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from pipeline.jobs import JobStore
-from pipeline.jobs.client import dynamodb_client
+from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.services.environment import Services
 from tests.conftest import MakeSettings
 from tests.jobs_machine import JobsMachine, small_tree
@@ -16,10 +16,10 @@ from tests.jobs_machine import JobsMachine, small_tree
 def test_every_job_closes_exactly_as_it_ended_on_a_real_server(
     local_services: Services, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What holds on the in-memory wire holds where another project wrote the conditions and the sets."""
+    """The invariants also hold with another project's implementation of conditions and sets."""
     small_tree(monkeypatch)
     table = make_settings(local_services)
-    JobStore(table).provision()
+    JobStore(table).schema.provision()
     names = itertools.count()
 
     class Machine(JobsMachine):

@@ -9,20 +9,21 @@ from collections.abc import Callable, Iterator
 import pytest
 from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
 
-from config.settings import Settings, load_settings
+from pipeline.author.registry import Registry
 from pipeline.errors import ServiceError, ServiceRefusedError
-from pipeline.health.reports import Reports
 from pipeline.kafka import (
     EventConsumer,
     EventProducer,
     KafkaAdmin,
     LogReader,
-    Message,
-    Record,
-    newest_messages,
+    OutgoingRecord,
+    ReceivedRecord,
+    newest_records,
     security,
 )
-from pipeline.registry import Registry
+from pipeline.observe.dependencies import Dependencies
+from pipeline.services.servers import HOST
+from pipeline.settings import Settings, load_settings
 from tests.loglines import log_lines
 from tests.securekafka import KEY_PASSWORD, PASSWORD, USER, SecureKafka, secure_kafka
 from tests.unit.test_settings import REQUIRED
@@ -67,10 +68,10 @@ def _every_client_works(settings: Settings) -> None:
     assert KafkaAdmin(settings).create(topic, partitions=1, replication=1, config={})
     producer = EventProducer(settings, "test")
     try:
-        assert producer.emit([Record(topic=topic, key=b"k", value=b"v")], 30) == [None]
+        assert producer.emit([OutgoingRecord(topic=topic, key=b"k", value=b"v")], 30) == [None]
     finally:
         producer.close(5)
-    assert [message.value for message in newest_messages(settings, topic, 1)] == [b"v"]
+    assert [message.value for message in newest_records(settings, topic, 1)] == [b"v"]
     assert [message.value for message in _consumed(settings, topic)] == [b"v"]
     reader = LogReader(settings, topic)
     try:
@@ -80,7 +81,7 @@ def _every_client_works(settings: Settings) -> None:
         reader.close()
 
 
-def _consumed(settings: Settings, topic: str) -> list[Message]:
+def _consumed(settings: Settings, topic: str) -> list[ReceivedRecord]:
     ignore = {name: lambda _: None for name in ("on_assigned", "on_revoked", "on_lost")}
     consumer = EventConsumer(settings, [topic], settings.kafka_consumer_group, **ignore)
     try:
@@ -89,7 +90,7 @@ def _consumed(settings: Settings, topic: str) -> list[Message]:
         consumer.close()
 
 
-def _until(poll: Callable[[], list[Message]]) -> list[Message]:
+def _until(poll: Callable[[], list[ReceivedRecord]]) -> list[ReceivedRecord]:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if messages := poll():
@@ -134,6 +135,12 @@ REFUSALS = {
     "a wrong password": (_scram, {"KAFKA_SASL_PASSWORD": "wrong"}, "KAFKA_SASL_PASSWORD"),
     "an unknown user": (_scram, {"KAFKA_SASL_USERNAME": "mallory"}, "KAFKA_SASL_USERNAME"),
     "a stranger's authority": (_scram, {"SSL_CA_LOCATION": "stranger"}, "SSL_CA_LOCATION"),
+    # Its certificate is for the address, not for the name.
+    "a name that the broker has not": (
+        _scram,
+        {"KAFKA_BOOTSTRAP_SERVERS": "localhost"},
+        "KAFKA_BOOTSTRAP_SERVERS",
+    ),
     "no certificate": (
         _certified,
         dict.fromkeys(("SSL_CERTIFICATE_LOCATION", "SSL_KEY_LOCATION", "SSL_KEY_PASSWORD"), ""),
@@ -149,7 +156,8 @@ REFUSALS = {
 def test_what_is_wrong_is_said_at_once(broker: SecureKafka, case: str) -> None:
     """A wrong secret, certificate or authority is a refusal within 5 s that names the setting to correct."""
     settings_of, variables, named = REFUSALS[case]
-    variables = {name: value.replace("stranger", str(broker.stranger)) for name, value in variables.items()}
+    known = {"stranger": str(broker.stranger), "localhost": broker.sasl.replace(HOST, "localhost")}
+    variables = {name: known.get(value, value) for name, value in variables.items()}
     settings = settings_of(broker, **variables)
     began = time.monotonic()
     with pytest.raises(ServiceRefusedError) as refused:
@@ -162,10 +170,11 @@ def test_what_is_wrong_is_said_at_once(broker: SecureKafka, case: str) -> None:
 def test_health_says_that_a_secret_ended(broker: SecureKafka) -> None:
     """A password that holds no longer: unhealthy within 5 s, with the setting and without the password."""
     began = time.monotonic()
-    report = Reports(_scram(broker, KAFKA_SASL_PASSWORD="ended-long-ago"), Registry()).kafka()
+    report = Dependencies(_scram(broker, KAFKA_SASL_PASSWORD="ended-long-ago"), Registry()).kafka()
     assert time.monotonic() - began < 5
-    assert report["status"] == "unhealthy"
-    assert "KAFKA_SASL_PASSWORD" in report["error"]
+    assert report.status == "unhealthy"
+    assert report.error
+    assert "KAFKA_SASL_PASSWORD" in report.error
     assert "ended-long-ago" not in str(report)
 
 

@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +26,28 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from config.settings import Settings, load_settings
-from pipeline.checks import check_start
+from pipeline.author.loading import load_stages
 from pipeline.cli import main
-from pipeline.iam import ROLES, Role, policy
-from pipeline.jobs import JobPlan, JobStore, NewJob
-from pipeline.jobs.client import dynamodb_client
-from pipeline.kafka import EventProducer, KafkaAdmin, Record
+from pipeline.deadletters import JobSweep
+from pipeline.infra.iam import policy
+from pipeline.infra.needs import ROLES, Role, topic_needs
+from pipeline.infra.startchecks import check_start
+from pipeline.jobs import JobStore, NewJob, StageDone, StageRef
+from pipeline.jobs.dynamodb import dynamodb_client
+from pipeline.kafka import EventProducer, KafkaAdmin, OutgoingRecord
 from pipeline.kafka.configuration import client_configuration
 from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from pipeline.sqs.queues import change_queue
-from pipeline.sweep.sweep import Sweep
-from pipeline.taskmodules import load_stages
-from pipeline.topology import topic_needs
 from tests.conftest import MakeEnvironment
 from tests.iamgate import Gate, gate
 from tests.processes import wait_until
 from tests.securekafka import PASSWORD, USER, SecureKafka, secure_kafka
 
 MODULE = "tests.integration.errands"
+TOKEN = "only-for-the-tests-of-policies"
 CLUSTER = "arn:aws:kafka:us-east-1:000000000000:cluster/test/0f7a5b3c-1"
 
 #: Kafka's operation for each action of MSK (Semantics of IAM authorization policy actions, MSK developer
@@ -60,7 +64,28 @@ OPERATIONS = {
     "kafka-cluster:WriteData": AclOperation.WRITE,
     "kafka-cluster:WriteDataIdempotently": AclOperation.IDEMPOTENT_WRITE,
 }
+#: The command, as a process of its own; the address that "pipeline web" prints.
+_CLI = "import sys; from pipeline.cli import main; main(sys.argv[1:])"
+_SERVING = re.compile(r"Serving (http://\S+)")
+
 KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
+
+
+@dataclass(frozen=True)
+class Page:
+    """A jobs page that runs as a process of its own."""
+
+    url: str
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        """The answer of its API; a body makes it an action."""
+        request = urllib.request.Request(  # noqa: S310 - our own server
+            f"{self.url}/api/v1{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return json.loads(answer.read())
 
 
 @dataclass
@@ -87,6 +112,20 @@ class Office:
         result = CliRunner().invoke(main, arguments, env=self.environments["operator"])
         assert result.exit_code in codes, f"{arguments}: {result.output}\n{self.logs()}"
         return result.stdout
+
+    def page(self, role: Role) -> Page:
+        """Start the jobs page with the policy of a role."""
+        log = self.folder / f"{role}.log"
+        with log.open("wb") as output:
+            self.children.start(
+                [sys.executable, "-c", _CLI, "web", "--port", "0"],
+                environment={**self.environments[role], "WEB_READ_ONLY": str(role == "web-read-only")},
+                output=output,
+            )
+        wait_until(lambda: _SERVING.search(log.read_text()), f"the page of {role}", 60)
+        found = _SERVING.search(log.read_text())
+        assert found
+        return Page(found.group(1))
 
     def celery(self, *arguments: str) -> None:
         """A command of Celery's, as the operator."""
@@ -151,6 +190,7 @@ def _service(
         KAFKA_SASL_PASSWORD=PASSWORD,
         SSL_CA_LOCATION=str(broker.authority),
         MENDED=str(folder),
+        WEB_TOKEN=TOKEN,
         **variables,
     )
 
@@ -207,12 +247,17 @@ def _grants(document: Mapping[str, Any]) -> Iterator[tuple[ResourceType, str, Ac
 
 
 def test_each_process_does_its_work_with_its_policy_and_needs_all_of_it(office: Office) -> None:
-    """A service's whole life under its three policies: nothing is denied, and no grant on AWS is unused."""
+    """A service's whole life under its policies: nothing is denied, and no grant on AWS is unused."""
     office.run("provision")
     office.start("bridge")
     office.start("worker", "--concurrency", "2", "--loglevel", "INFO")
-    _works(office)
+    page, viewer = office.page("web"), office.page("web-read-only")
+    _works(office, page, viewer)
+    # Soon: the bridge's own sweep would find what this one is to find.
     _is_looked_at(office)
+    _is_shown(page)
+    _is_shown(viewer)
+    _is_acted_on(office, page)
     assert {role: office.gates[role].denied for role in ROLES} == {role: set() for role in ROLES}
     assert "AUTHORIZATION" not in office.logs()
     unused = {role: _given(office, role) - office.gates[role].allowed for role in ROLES}
@@ -238,11 +283,17 @@ def test_a_start_makes_what_is_missing_where_it_may(
         assert not gates[role].denied
         made = {action for action, _ in gates[role].allowed if "Create" in action or "Update" in action}
         given = {action for each in policies[role]["Statement"] for action in each["Action"]}
-        assert made == {"sqs:CreateQueue", "dynamodb:CreateTable", "dynamodb:UpdateTimeToLive"} <= given
+        assert made <= given
+        assert made == {
+            "sqs:CreateQueue",
+            "dynamodb:CreateTable",
+            "dynamodb:UpdateContinuousBackups",
+            "dynamodb:UpdateTimeToLive",
+        }
         assert {need.name for need in topic_needs(settings, registry)} <= set(KafkaAdmin(settings).topics())
 
 
-def _works(office: Office) -> None:
+def _works(office: Office, *pages: Page) -> None:
     """A job splits, one part fails, is tried again, given up, redriven; two events cannot become tasks."""
     for what in ("bread", "milk"):
         (office.folder / what).touch()
@@ -251,22 +302,59 @@ def _works(office: Office) -> None:
     _spoil(office)
     wait_until(lambda: office.state(job_id) == "failed", "the job's failure", 90)
     wait_until(lambda: len(office.run("dlq", "list", "--json").splitlines()) == 3, "dead letters", 30)
+    for page in pages:
+        wait_until(partial(_shows_the_failure, page, job_id), "a failure, its cause and its letter", 30)
     (office.folder / "salt").touch()
     office.run("dlq", "redrive", "--job", job_id, "--yes")
     wait_until(lambda: office.state(job_id) == "complete", "the job's end", 60)
 
 
+def _shows_the_failure(page: Page, job_id: str) -> bool:
+    failure, letters = page.ask(f"/jobs/{job_id}")["failures"][0], page.ask("/dead-letters?place=sqs")
+    return bool(failure.get("event") and letters["rows"])
+
+
+def _is_shown(page: Page) -> None:
+    """All that the jobs page reads."""
+    wait_until(lambda: page.ask("/pipeline")["away"] == [], "every service to answer", 30)
+    assert page.ask("/dead-letters")["away"] == []
+    assert page.ask("/dead-letters?place=errors")["away"] == []
+    assert page.ask("/jobs?limit=5")["rows"]
+    *_, job = (row["job"] for row in page.ask("/jobs?state=complete")["rows"])
+    assert page.ask(f"/jobs/{job['job_id']}/stages/buy/parts")["parts"]
+
+
+def _is_acted_on(office: Office, page: Page) -> None:
+    """All that the jobs page does: submit, redrive, replay, cancel, purge."""
+    job_id = page.ask("/jobs", {"start": "lists", "data": ["cheese"], "entity_id": "k"})["job_id"]
+    wait_until(lambda: office.state(job_id) == "failed", "the failure of a submitted job", 90)
+    (office.folder / "cheese").touch()
+    wait_until(lambda: page.ask(f"/jobs/{job_id}/redrive", {})["counts"], "a redrive", 30)
+    wait_until(lambda: office.state(job_id) == "complete", "the end of a redriven job", 60)
+    assert page.ask(f"/jobs/{job_id}/replay?stage=buy&again=true", {})["sent"] == 1
+    waiting = page.ask("/jobs", {"start": "lists", "data": ["wine"], "entity_id": "k"})["job_id"]
+    page.ask(f"/jobs/{waiting}/cancel", {})
+    queue = office.settings.sqs_dlq_url.rsplit("/", 1)[1]
+    assert page.ask("/dead-letters/purge", {"queue": queue})["finished"]
+
+
 def _spoil(office: Office) -> None:
     """Events that cannot become tasks, one of them of a job that waits for it."""
     settings, registry = office.settings, load_stages((MODULE,))
-    plan = JobPlan(stages=registry.plan("lists"))
+    plan = registry.plan("lists")
     waiting = NewJob(job_id="waiting", entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
-    assert JobStore(settings).open_jobs([waiting, replace(waiting, job_id="lost")]) == [True, True]
+    assert JobStore(settings).records.open([waiting, replace(waiting, job_id="lost")]).errors == [None, None]
     producer = EventProducer(settings, "test")
-    emitted = {"id": "e", "source": f"/{settings.service_name}/before", "stage": "before", "jobid": "waiting"}
+    emitted = {
+        "id": "e",
+        "source": f"/{settings.service_name}/before",
+        "type": "lists",
+        "stage": "before",
+        "jobid": "waiting",
+    }
     headers = ((), tuple((f"ce_{name}", value.encode()) for name, value in emitted.items()))
     topic = settings.topic("lists")
-    records = [Record(topic=topic, key=b"k", value=b"no JSON", headers=each) for each in headers]
+    records = [OutgoingRecord(topic=topic, key=b"k", value=b"no JSON", headers=each) for each in headers]
     try:
         assert producer.emit(records, 30) == [None, None]
     finally:
@@ -279,12 +367,13 @@ def _is_looked_at(office: Office) -> None:
     settings = office.settings
     sqs, queues = sqs_client(settings), (settings.sqs_task_queue_url, settings.sqs_dlq_url)
     _move_a_letter(settings)
+    _leave_unclosed(settings)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in office.environments["bridge"].items():
             patch.setenv(name, value)
-        with Sweep(load_settings(os.environ), load_stages((MODULE,))) as sweep:
-            assert {"explained", "lost"} <= {finding.kind for finding in sweep.run(0, 100)}
-    # What somebody changed by hand.
+        with JobSweep(load_settings(os.environ), load_stages((MODULE,))) as sweep:
+            assert {"explained", "lost", "closed"} <= {finding.kind for finding in sweep.run(0, 100)}
+    # A change made by hand.
     for url in queues:
         change_queue(sqs, url, {"VisibilityTimeout": "31"})
     dynamodb_client().update_table(
@@ -305,13 +394,14 @@ def _is_looked_at(office: Office) -> None:
 
 
 def _is_explained_by_a_person(office: Office) -> bool:
-    """Whether the operator's sweep gave a reason to a letter, and not the bridge's before it."""
+    """Whether the operator's sweep explained a letter and closed a job, and not the bridge's before."""
     _move_a_letter(office.settings)
+    _leave_unclosed(office.settings)
     office.run("jobs", "sweep", "--idle", "0s", codes=(0, 1))
     name = office.settings.sqs_dlq_url.rsplit("/", 1)[1]
-    return any(
-        action == "sqs:SendMessage" and arn.endswith(name) for action, arn in office.gates["operator"].allowed
-    )
+    allowed = office.gates["operator"].allowed
+    explained = any(action == "sqs:SendMessage" and arn.endswith(name) for action, arn in allowed)
+    return explained and any(action == "dynamodb:PartiQLUpdate" for action, _ in allowed)
 
 
 def _move_a_letter(settings: Settings) -> None:
@@ -319,6 +409,26 @@ def _move_a_letter(settings: Settings) -> None:
     name = uuid.uuid4().hex
     letter = OutgoingMessage(body="x", group_id=name, deduplication_id=name)
     assert SqsQueue(sqs_client(settings), settings.sqs_dlq_url).send([letter]) == [None]
+
+
+def _leave_unclosed(settings: Settings) -> None:
+    """Record the end of a job as a worker does that dies before it closes it."""
+    store, job_id = JobStore(settings), uuid.uuid4().hex
+    plan = load_stages((MODULE,)).plan("lists")
+    job = NewJob(job_id=job_id, entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
+    assert store.records.open([job]).errors == [None]
+    ends = [
+        StageDone(
+            ref=StageRef(job_id=job_id, stage=stage),
+            task_id="t",
+            ends_path=True,
+            run_seconds=0.1,
+            finished_at=time.time(),
+            worker="w",
+        )
+        for stage in plan.terminals
+    ]
+    assert store.tasks.record(ends).closings
 
 
 def _given(office: Office, role: Role) -> set[tuple[str, str]]:

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from pydantic import RootModel
 
+from pipeline.author.loading import load_stages
 from pipeline.cli import main
 from pipeline.jobs import JobState
 from pipeline.services.environment import Services
-from pipeline.taskmodules import load_stages
 from tests.conftest import MakeEnvironment
 from tests.integration import mending
 from tests.integration.shop import Shop, open_shop

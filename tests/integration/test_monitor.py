@@ -1,4 +1,4 @@
-"""``pipeline monitor`` on real services: what it shows is what is there, and nothing is taken away."""
+"""``pipeline monitor`` on real services: it shows the true state, and removes nothing."""
 
 import json
 import subprocess
@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from config.settings import Settings, load_settings
+from pipeline.author.decorator import stage
+from pipeline.author.loading import load_stages
+from pipeline.author.registry import Registry
 from pipeline.cli import main
-from pipeline.kafka import EventConsumer, EventProducer, Message, Partition, Record
-from pipeline.provision import provision
-from pipeline.registry import Registry
+from pipeline.infra.provision import provision
+from pipeline.kafka import EventConsumer, EventProducer, OutgoingRecord, Partition, ReceivedRecord
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
-from pipeline.stages import stage
-from pipeline.taskmodules import load_stages
 from tests.conftest import MakeEnvironment
 
 Run = Callable[..., Result]
@@ -26,7 +26,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def environment(services: Services, make_environment: MakeEnvironment) -> dict[str, str]:
-    return make_environment(services, TASK_MODULES="tasks")
+    return make_environment(services, TASK_MODULES="pipeline.demo.documents")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def settings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Se
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
     settings = load_settings(environment)
-    list(provision(settings, load_stages(("tasks",))))
+    list(provision(settings, load_stages(("pipeline.demo.documents",))))
     return settings
 
 
@@ -58,7 +58,8 @@ def view(result: Result) -> dict[str, Any]:
 def emit(settings: Settings, topic: str, values: list[bytes]) -> None:
     producer = EventProducer(settings, "test")
     records = [
-        Record(topic=topic, key=b"order-1", value=value, headers=(("ce_type", b"paid"),)) for value in values
+        OutgoingRecord(topic=topic, key=b"order-1", value=value, headers=(("ce_type", b"paid"),))
+        for value in values
     ]
     assert producer.emit(records, 20) == [None] * len(values)
     producer.close(5)
@@ -74,7 +75,7 @@ def consume(settings: Settings, topic: str, count: int) -> EventConsumer:
         on_revoked=lambda _: None,
         on_lost=lambda _: None,
     )
-    found: list[Message] = []
+    found: list[ReceivedRecord] = []
     deadline = time.monotonic() + 30
     while len(found) < count:
         assert time.monotonic() < deadline

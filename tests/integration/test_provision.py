@@ -1,4 +1,4 @@
-"""What a service needs is made once, compared ever after, and changed only when asked."""
+"""Provisioning: make what is missing once, compare afterwards, change only on request."""
 
 import json
 from collections.abc import Callable
@@ -6,17 +6,18 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner
 
-from config.settings import Settings
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.cli import main
 from pipeline.errors import ConfigurationError, ServiceUnavailableError
+from pipeline.infra.provision import Result, provision
 from pipeline.jobs import JobStore
+from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import KafkaAdmin
-from pipeline.provision import Result, provision
-from pipeline.registry import Registry
 from pipeline.services.environment import Services
+from pipeline.settings import Settings
 from pipeline.sqs import sqs_client
 from pipeline.sqs.queues import change_queue, make_queue, queue_attributes
-from pipeline.stages import stage
 from tests.conftest import MakeEnvironment, MakeSettings
 
 QUICK = {"SQS_WAIT_TIME_SECONDS": "5"}
@@ -120,8 +121,51 @@ def test_a_queue_elsewhere_is_refused(settings: Settings) -> None:
         make_queue(sqs_client(settings), other, {})
 
 
+KEY = "arn:aws:kms:us-east-1:000000000000:key/0f7a5b3c-1d2e-4f60-8a9b-c0d1e2f3a4b5"
+
+
+def test_queues_and_table_are_protected(embedded_services: Services, make_settings: MakeSettings) -> None:
+    """Made with key, TLS-only policy and recovery; what is lost of them differs, and --update mends it."""
+    plain = make_settings(embedded_services, **QUICK)
+    https = {
+        name: getattr(plain, name).replace("http://", "https://")
+        for name in ("sqs_task_queue_url", "sqs_dlq_url")
+    }
+    settings = plain.model_copy(update={**https, "kms_key_arn": KEY})
+    _provision(settings)
+    client, url = sqs_client(settings), settings.sqs_task_queue_url
+    made = queue_attributes(client, url) or {}
+    assert made["KmsMasterKeyId"] == KEY
+    assert json.loads(made["Policy"])["Statement"][0]["Resource"] == made["QueueArn"]
+    assert {result.outcome for result in _provision(settings)} == {"present"}
+
+    partner = {"Sid": "Partner", "Effect": "Allow", "Principal": "*", "Action": "sqs:SendMessage"}
+    lost = {"KmsMasterKeyId": "alias/aws/sqs", "Policy": json.dumps({"Statement": [partner]})}
+    change_queue(client, url, lost)
+    dynamodb = dynamodb_client()
+    dynamodb.update_continuous_backups(
+        TableName=settings.dynamodb_table,
+        PointInTimeRecoverySpecification={"PointInTimeRecoveryEnabled": False},
+    )
+    dynamodb.update_table(TableName=settings.dynamodb_table, SSESpecification={"Enabled": False})
+    shown = _by_name(_provision(settings))
+    assert shown[settings.task_queue].differences == (
+        f"KmsMasterKeyId is alias/aws/sqs, should be {KEY}",
+        "Policy does not deny requests without TLS",
+    )
+    assert shown[settings.dynamodb_table].differences == (
+        f"it is not encrypted with {KEY}",
+        "point-in-time recovery is off: what is deleted or overwritten is gone",
+    )
+    mended = _by_name(_provision(settings, update=True))
+    assert mended[settings.task_queue].outcome == mended[settings.dynamodb_table].outcome == "updated"
+    assert {result.outcome for result in _provision(settings)} == {"present"}
+    policy = json.loads((queue_attributes(client, url) or {})["Policy"])
+    assert [each["Sid"] for each in policy["Statement"]] == ["Partner", "DenyRequestsWithoutTls"]
+
+
 class TestTopicsOnRealKafka:
-    """What the mock cluster cannot hold."""
+    """Settings that the mock cluster cannot store."""
 
     @pytest.fixture
     def settings(self, local_services: Services, make_settings: MakeSettings) -> Settings:
@@ -142,7 +186,7 @@ class TestTopicsOnRealKafka:
         assert KafkaAdmin(settings).topics()[settings.control_topics[0]].partitions == 1
 
     def test_a_topics_configuration_is_changed_with_update(self, settings: Settings) -> None:
-        """What was set by hand is shown, and put right only with --update."""
+        """A setting changed by hand is reported, and corrected only with --update."""
         _provision(settings)
         name = settings.topic("errors")
         KafkaAdmin(settings).configure(name, {"retention.ms": "1000"})
@@ -238,4 +282,4 @@ def test_services_that_are_away_are_one_line(settings: Settings, monkeypatch: py
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:1")
     with pytest.raises(ServiceUnavailableError, match=settings.sqs_dlq_url):
         _provision(settings)
-    assert JobStore(settings).inspect().outcome == "missing"
+    assert JobStore(settings).schema.inspect().outcome == "missing"

@@ -1,4 +1,4 @@
-"""A replay sends one stage's tasks again, beside the group: what is done stays done, unless asked for."""
+"""A replay sends one stage's tasks again beside the consumer group; done tasks run only on request."""
 
 import json
 import time
@@ -9,19 +9,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from config.settings import Settings, load_settings
-from pipeline import events, identity
+from pipeline.author.loading import load_stages
 from pipeline.cli import main
-from pipeline.events import Event
+from pipeline.infra.provision import provision
 from pipeline.jobs import JobState, JobStore
-from pipeline.kafka import EventProducer, KafkaAdmin, Record
-from pipeline.provision import provision
+from pipeline.kafka import EventProducer, OutgoingRecord
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
 from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
-from pipeline.taskmodules import load_stages
+from pipeline.wire import events, identity
+from pipeline.wire.events import Event
 from tests.conftest import MakeEnvironment
 from tests.integration.shop import Shop, open_shop
 from tests.integration.workshop import Order
+from tests.kafkagroups import lag
 from tests.processes import wait_until
 
 SOURCE = "/tests"
@@ -49,7 +50,7 @@ class Post:
                 data=json.dumps(number if data is None else data).encode(),
             )
             key, value, headers = events.encode(event)
-            records.append(Record(topic=self.topic, key=key, value=value, headers=headers))
+            records.append(OutgoingRecord(topic=self.topic, key=key, value=value, headers=headers))
         assert self.producer.emit(records, 30) == [None] * len(records)
 
     def replay(self, *arguments: str, code: int = 0) -> Result:
@@ -107,9 +108,8 @@ def test_the_tasks_are_those_that_the_bridge_made(post: Post) -> None:
     assert _ids(tasks) == {identity.task_id(SOURCE, f"e-{n}", "read", None) for n in range(50)}
     assert [_data(task) for task in tasks if task.group_id == "ada"] == list(range(30))
     assert [_data(task) for task in tasks if task.group_id == "bob"] == list(range(30, 50))
-    assert JobStore(post.settings).job(identity.job_id(SOURCE, "e-7"))
-    lag = KafkaAdmin(post.settings).lag(post.settings.kafka_consumer_group, [post.topic])
-    assert sum(lag.values()) == 50
+    assert JobStore(post.settings).records.get(identity.job_id(SOURCE, "e-7"))
+    assert lag(post.settings, [post.topic]) == 50
     post.replay("read", "--from", "1h")
     assert post.receive(0) == [], "SQS still knows the ids"
 
@@ -143,7 +143,7 @@ def test_again_makes_all_of_it_new(post: Post) -> None:
     assert [line["task_id"] for line in _lines(result)] == [message.deduplication_id for message in second]
     job_ids = {line["job_id"] for line in _lines(result)}
     assert not job_ids & {identity.job_id(SOURCE, "e-1"), identity.job_id(SOURCE, "e-2")}
-    for job in JobStore(post.settings).jobs_named(job_ids):
+    for job in JobStore(post.settings).records.get_many(job_ids):
         assert (job.state, job.entity_id) == (JobState.RUNNING, "ada")
         assert job.plan.terminals == {"read"}
     headers = [json.loads(message.body)["headers"]["pipeline"] for message in second]
@@ -156,7 +156,7 @@ def test_again_makes_all_of_it_new(post: Post) -> None:
 
 def test_what_makes_no_task_is_named(post: Post) -> None:
     """A record that is no event is the bridge's to bury; a task too large for SQS is exit code 1, no job."""
-    assert post.producer.emit([Record(topic=post.topic, key=b"ada", value=b"\xff")], 30) == [None]
+    assert post.producer.emit([OutgoingRecord(topic=post.topic, key=b"ada", value=b"\xff")], 30) == [None]
     post.emit([1])
     post.emit([2], data="x" * 1_050_000)
     result = post.replay("read", "--from", "1h", code=1)
@@ -164,13 +164,13 @@ def test_what_makes_no_task_is_named(post: Post) -> None:
     assert "1 tasks sent" in result.stderr
     assert "SQS takes" in result.stderr
     assert [_data(task) for task in post.receive(1)] == [1]
-    assert JobStore(post.settings).job(identity.job_id(SOURCE, "e-2")) is None
+    assert JobStore(post.settings).records.get(identity.job_id(SOURCE, "e-2")) is None
 
 
 def test_broken_off_it_says_how_to_go_on(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the middle: exit code 130, and the command that goes on sends the rest under the same ids."""
     post.emit(range(6))
-    monkeypatch.setattr("consumers.replay.CHUNK", 2)
+    monkeypatch.setattr("pipeline.bridge.replay.CHUNK", 2)
 
     def interrupted(_: object, count: int, left: list[int] = [1]) -> None:  # noqa: B006 - counts the calls
         if not left:
@@ -178,9 +178,9 @@ def test_broken_off_it_says_how_to_go_on(post: Post, monkeypatch: pytest.MonkeyP
         left.pop()
 
     with monkeypatch.context() as cut:
-        cut.setattr("consumers.replay.Replay._wait_for_room", interrupted)
+        cut.setattr("pipeline.bridge.replay.Replay._wait_for_room", interrupted)
         result = post.replay("read", "--from", "1h", "--again", code=130)
-    assert "Broken off after 2 tasks" in result.stderr
+    assert "Interrupted after 2 tasks" in result.stderr
     command = result.stderr.split("pipeline replay ", 1)[1].split()
     sent = _ids(post.receive(2))
     post.replay(*command)
@@ -190,14 +190,14 @@ def test_broken_off_it_says_how_to_go_on(post: Post, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nothing", "--from", "1h"], "No stage is called 'nothing'. Stages: "),
+        (["nothing", "--from", "1h"], "There is no stage 'nothing'. Stages: "),
         (["read"], "Missing option '--from'"),
-        (["read", "--from", "yesterday"], "is no time. Write"),
-        (["read", "--from", "3 parsecs ago"], "is no"),
+        (["read", "--from", "yesterday"], "is not a time. Write"),
+        (["read", "--from", "3 parsecs ago"], "is not"),
         (["read", "--from", "1h", "--to", "2h"], "--to is not after --from"),
         (["read", "--from", (datetime.now(UTC) + timedelta(days=1)).isoformat()], "not in the past"),
         (["read", "--from", "1h", "--resume", "x", "--again"], "is not the id of a replay"),
-        (["read", "--from", "1h", "--resume", "1795501794-9f3a12bc"], "goes with --again"),
+        (["read", "--from", "1h", "--resume", "1795501794-9f3a12bc"], "needs --again"),
     ],
 )
 def test_bad_input_is_told(

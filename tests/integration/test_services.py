@@ -112,7 +112,7 @@ def test_missing_extra_names_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without ministack the embedded services name the extra to install and the other set."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with (
-        pytest.raises(ConfigurationError, match=r"pip install 'pipeline\[embedded\]'.*local services"),
+        pytest.raises(ConfigurationError, match=r"pip install 'celery-stages\[embedded\]'.*local services"),
         embedded_services(),
     ):
         pass

@@ -1,19 +1,19 @@
-"""A worker or bridge refuses to start where it would lose tasks, and names the mend."""
+"""A worker or bridge refuses to start where it would lose tasks, and names the fix."""
 
 import pytest
 
-from config.settings import Settings
-from pipeline.checks import check_start
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
+from pipeline.infra.provision import provision
+from pipeline.infra.startchecks import check_start
 from pipeline.jobs import JobStore
-from pipeline.jobs.client import dynamodb_client
+from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import KafkaAdmin
-from pipeline.provision import provision
-from pipeline.registry import Registry
 from pipeline.services.environment import Services
+from pipeline.settings import Settings
 from pipeline.sqs import sqs_client
 from pipeline.sqs.queues import change_queue, make_queue, queue_attributes
-from pipeline.stages import stage
 from tests.conftest import MakeSettings
 
 #: A queue that is sound but for its way out.
@@ -44,7 +44,7 @@ def test_what_is_missing_is_made_at_start(settings: Settings, registry: Registry
     """AUTO_PROVISION=true: nothing there before, everything after."""
     check_start(_with(settings, auto_provision=True), registry)
     check_start(settings, registry)
-    assert JobStore(settings).inspect().outcome == "present"
+    assert JobStore(settings).schema.inspect().outcome == "present"
     assert settings.topic("letters") in KafkaAdmin(settings).topics()
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from config.settings import Settings, load_settings
 from pipeline.cli import main
-from pipeline.events import Coordinates, Event, decode
-from pipeline.jobs import Failed, JobFilled, JobStore, StageDone, StageRef
+from pipeline.jobs import FailedTask, JobFilled, JobStore, StageDone, StageRef
 from pipeline.kafka import EventConsumer, KafkaAdmin
 from pipeline.services.environment import Services
+from pipeline.settings import Settings, load_settings
+from pipeline.wire.events import Coordinates, Event, decode
 from tests.conftest import MakeEnvironment
 
 Run = Callable[..., Result]
@@ -21,7 +21,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def environment(services: Services, make_environment: MakeEnvironment) -> dict[str, str]:
-    return make_environment(services, TASK_MODULES="tasks")
+    return make_environment(services, TASK_MODULES="pipeline.demo.documents")
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def settings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Se
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
     settings = load_settings(environment)
-    JobStore(settings).provision()
+    JobStore(settings).schema.provision()
     KafkaAdmin(settings).create(settings.topic("document-received"), partitions=4, replication=1, config={})
     return settings
 
@@ -82,7 +82,7 @@ def events_of(settings: Settings, count: int) -> list[Event]:
 
 
 def complete(settings: Settings, job_id: str) -> None:
-    """What a worker would record."""
+    """Record a done task as a worker would."""
     store = JobStore(settings)
     done = StageDone(
         ref=StageRef(job_id=job_id, stage="summarise"),
@@ -92,14 +92,14 @@ def complete(settings: Settings, job_id: str) -> None:
         finished_at=time.time(),
         worker="w",
     )
-    (closing,) = store.record([done]).closings
+    (closing,) = store.tasks.record([done]).closings
     assert isinstance(closing, JobFilled)
-    store.close(closing)
+    assert store.close([closing]) == [None]
 
 
 def fail(settings: Settings, job_id: str) -> None:
-    """What a worker would record of a dead letter."""
-    failure = Failed(
+    """Record a dead letter as a worker would."""
+    failure = FailedTask(
         ref=StageRef(job_id=job_id, stage="extract"),
         task_id="t",
         error="PermanentError",
@@ -107,11 +107,11 @@ def fail(settings: Settings, job_id: str) -> None:
         attempts=1,
         failed_at=time.time(),
     )
-    JobStore(settings).record_failed([failure])
+    JobStore(settings).tasks.fail([failure])
 
 
 def test_a_job_is_recorded_and_its_event_sent(run: Run, settings: Settings) -> None:
-    """What is submitted is on the topic under the job's id, and in the list of jobs."""
+    """A submitted event is on the topic under the job's id, and its job is in the list."""
     result = run("submit", "extract", "--data", '{"path": "/a"}', "--entity", "me", "--json")
     (job,) = objects(result)
     assert next(iter(job)) == "job_id"
@@ -198,3 +198,45 @@ def test_jobs_are_listed_by_state(run: Run, settings: Settings) -> None:
 def test_an_unknown_job_is_said_to_be_unknown(run: Run, command: str) -> None:
     """Exit code 2 at once: a mistyped id is not waited for."""
     assert "There is no job 'nobody'" in run("jobs", command, "nobody", code=2).stderr
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id(run: Run) -> None:
+    """As the jobs page shows it."""
+    job_id = run("submit", "extract", "--data", '{"path": "/a"}').stdout.strip()
+    (shown,) = objects(run("jobs", "show", job_id[:8], "--json"))
+    assert shown["job_id"] == job_id
+    waited = run("jobs", "wait", "--timeout", "0.1", job_id[:8], code=1)
+    assert waited.stdout.startswith(f"{job_id}  still running")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, "Could not reach Kafka"),
+        ({"KAFKA_TOPIC_DOCUMENT_RECEIVED": "not-provisioned"}, "Could not find topic not-provisioned"),
+    ],
+    ids=["Kafka is down", "no topic"],
+)
+def test_a_job_that_kafka_cannot_take_leaves_no_record(
+    run: Run, environment: dict[str, str], services: Services, change: dict[str, str], reason: str
+) -> None:
+    """It fails within seconds, and the list of jobs is empty."""
+    if "KAFKA_BOOTSTRAP_SERVERS" not in change and services.name == "embedded":
+        pytest.skip("the embedded Kafka makes every topic it is asked for")
+    began = time.monotonic()
+    submit = ["submit", "extract", "--data", '{"path": "/a"}']
+    result = CliRunner().invoke(main, submit, env={**environment, **change})
+    assert result.exit_code == 1, result.output
+    assert reason in result.stderr
+    assert time.monotonic() - began < 20
+    assert run("jobs", "list", "--json").stdout == ""
+
+
+def test_input_that_could_only_fail_leaves_no_record(run: Run) -> None:
+    """A message too large for SQS, an entity too long or empty: exit code 2 before anything is written."""
+    data = '{"path": "/a"}'
+    large = json.dumps({"path": "x" * 1_048_576})
+    assert "bytes, and SQS takes" in run("submit", "extract", "--data", large, code=2).stderr
+    for entity in ("", "x" * 1_025):
+        run("submit", "extract", "--data", data, "--entity", entity, code=2)
+    assert run("jobs", "list", "--json").stdout == ""

@@ -7,14 +7,12 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from config import vault as vault_module
-from config.settings import load_settings
-from config.vault import Vault, fill
 from pipeline.errors import ConfigurationError, PipelineError, ServiceUnavailableError
+from pipeline.settings import load_settings
+from pipeline.vault import Vault, client, fill, variables
 from tests.fakes.vault import KUBERNETES_ROLE, POD_TOKEN, ROLE_ID, ROOT, SECRET_ID, FakeVault, fake_vault
 from tests.loglines import log_lines
 from tests.processes import wait_until
@@ -38,7 +36,7 @@ def server() -> Iterator[FakeVault]:
 
 @pytest.fixture
 def filled() -> Iterator[list[Vault]]:
-    """What was filled in a test, to be ended with it."""
+    """The renewals started in a test, to be ended with it."""
     vaults: list[Vault] = []
     yield vaults
     for vault in vaults:
@@ -90,7 +88,7 @@ def test_each_login_fills_the_environment(
 def test_what_is_set_stays(server: FakeVault, filled: list[Vault]) -> None:
     """A variable that the process was started with wins over Vault's; the log says which were kept."""
     environ = _environ(server, KAFKA_SASL_USERNAME="bob")
-    with log_lines(vault_module) as lines:
+    with log_lines(variables) as lines:
         filled.append(fill(environ))
     assert environ["KAFKA_SASL_USERNAME"] == "bob"
     assert environ["KAFKA_SASL_PASSWORD"] == PASSWORD
@@ -115,6 +113,22 @@ FAULTS: dict[str, tuple[dict[str, str], type[PipelineError], str]] = {
         ConfigurationError,
         "VAULT_ADDR: it has no scheme: https://",
     ),
+    "http to another machine": (
+        {"VAULT_ADDR": "http://vault.example.org:8200"},
+        ConfigurationError,
+        "VAULT_ADDR: the token and the secret would cross the network unencrypted: use https://",
+    ),
+    "a name that only looks like this machine": (
+        {"VAULT_ADDR": "http://localhost@vault.example.org:8200"},
+        ConfigurationError,
+        "use https://",
+    ),
+    "a path to another mount": (
+        {"VAULT_PATH": "../../sys/internal/ui/mounts"},
+        ConfigurationError,
+        "VAULT_PATH: no path below a mount",
+    ),
+    "a mount with a query": ({"VAULT_MOUNT": "secret?x"}, ConfigurationError, "VAULT_MOUNT: no path"),
     "no token": ({"VAULT_TOKEN": ""}, ConfigurationError, "VAULT_AUTH=token needs VAULT_TOKEN"),
     "an ended token": ({"VAULT_TOKEN": PASSWORD}, ConfigurationError, "VAULT_TOKEN"),
     "half an AppRole": (
@@ -156,16 +170,53 @@ def test_a_sealed_vault_is_asked_again(server: FakeVault) -> None:
     server.sealed = True
     with pytest.raises(ServiceUnavailableError, match="sealed"):
         fill(_environ(server))
-    assert len(server.requests) == vault_module.TRIES
+    assert len(server.requests) == client.TRIES
 
 
-@pytest.mark.parametrize("secret", [{"kafka password": PASSWORD}, {"PASSWORDS": [PASSWORD]}])
-def test_what_is_no_variable_is_refused(server: FakeVault, secret: dict[str, Any]) -> None:
-    """A key that no variable can have, or a value that is no text, is named without its value."""
-    server.write("secret/teams/pipeline", **secret)
-    with pytest.raises(ConfigurationError, match=next(iter(secret))) as caught:
+def test_a_value_that_is_no_text_is_refused(server: FakeVault) -> None:
+    """A setting whose value is no text is named without its value."""
+    server.write("secret/teams/pipeline", KAFKA_SASL_PASSWORD=[PASSWORD])
+    with pytest.raises(ConfigurationError, match="KAFKA_SASL_PASSWORD") as caught:
         fill(_environ(server))
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
+
+
+def test_only_variables_of_this_project_are_taken(server: FakeVault, filled: list[Vault]) -> None:
+    """A secret sets settings and topics, no variable that loads code or moves traffic; one line says so."""
+    others = ("AWS_ENDPOINT_URL", "HTTPS_PROXY", "LD_PRELOAD", "PYTHONPATH", "max_retries", "with space")
+    taken = {"MAX_RETRIES": "7", "KAFKA_TOPIC_ERRORS": "own-errors", "OTEL_EXPORTER_OTLP_HEADERS": "key=1"}
+    server.write("secret/teams/pipeline", **taken, **dict.fromkeys(others, PASSWORD), LISTED=[PASSWORD])
+    environ = _environ(server)
+    before = set(environ)
+    with log_lines(variables) as lines:
+        filled.append(fill(environ))
+    assert {name: environ[name] for name in set(environ) - before} == taken
+    [line] = [line for line in lines if line["event"] == "vault.ignored"]
+    assert line["names"] == sorted([*others, "LISTED"])
+    assert PASSWORD not in repr(lines)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_not_followed(server: FakeVault, status: int) -> None:
+    """No token reaches the host that a redirect names: the process ends with the fix."""
+    with fake_vault() as other:
+        other.write("secret/teams/pipeline", **SECRET)
+        server.redirect = status, other.url
+        with pytest.raises(
+            ConfigurationError, match="Set VAULT_ADDR to the address that answers itself"
+        ) as caught:
+            fill(_environ(server))
+        assert other.requests == []
+    assert ROOT not in str(caught.value)
+
+
+def test_the_login_of_an_approle_is_not_redirected(server: FakeVault) -> None:
+    """A secret id reaches no other host either."""
+    with fake_vault() as other:
+        server.redirect = 307, other.url
+        with pytest.raises(ConfigurationError, match="redirects to"):
+            fill(_approle(server))
+        assert other.requests == []
 
 
 def test_a_token_is_renewed_before_it_ends(server: FakeVault, filled: list[Vault]) -> None:
@@ -178,7 +229,7 @@ def test_a_token_is_renewed_before_it_ends(server: FakeVault, filled: list[Vault
 
 
 def test_past_its_longest_life_there_is_a_new_login(server: FakeVault, filled: list[Vault]) -> None:
-    """What Vault renews no longer is replaced by a login, and so is a token that somebody revoked."""
+    """A token that cannot be renewed any more, or was revoked, is replaced by a new login."""
     server.ttl, server.max_ttl = 2, 3
     filled.append(fill(_approle(server)))
     login = "POST /v1/auth/approle/login"
@@ -192,9 +243,9 @@ def test_a_vault_that_is_away_meanwhile_is_waited_for(
     server: FakeVault, filled: list[Vault], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outage is a warning; the renewal goes on after it."""
-    monkeypatch.setattr(vault_module, "RETRY", 0.2)
+    monkeypatch.setattr(client, "RETRY", 0.2)
     server.ttl = 2
-    with log_lines(vault_module) as lines:
+    with log_lines(client) as lines:
         filled.append(fill(_approle(server)))
         server.sealed = True
         wait_until(lambda: any(line["event"] == "vault.away" for line in lines), "a warning")
@@ -206,7 +257,7 @@ def test_a_vault_that_is_away_meanwhile_is_waited_for(
 def test_a_changed_secret_is_told(server: FakeVault, filled: list[Vault]) -> None:
     """Settings are read once; that a secret was changed since is logged, without its value."""
     server.ttl = 2
-    with log_lines(vault_module) as lines:
+    with log_lines(client) as lines:
         filled.append(fill(_approle(server)))
         server.write("secret/teams/pipeline", KAFKA_SASL_PASSWORD="new " + PASSWORD)
         wait_until(lambda: any(line["event"] == "vault.secret_changed" for line in lines), "a warning")
@@ -216,7 +267,7 @@ def test_a_changed_secret_is_told(server: FakeVault, filled: list[Vault]) -> Non
 def test_a_token_that_cannot_be_renewed_is_told(server: FakeVault, filled: list[Vault]) -> None:
     """Without a way to log in anew, an error says that the token ends and what to do."""
     server.ttl, server.renewable = 2, False
-    with log_lines(vault_module) as lines:
+    with log_lines(client) as lines:
         filled.append(fill(_environ(server, VAULT_TOKEN=server.token())))
         wait_until(lambda: any(line["event"] == "vault.token_ends" for line in lines), "an error")
 
@@ -226,9 +277,9 @@ def test_nothing_is_logged_that_is_secret(
 ) -> None:
     """At the most talkative level, no line of ours or of a library holds a value, an id or a token."""
     caplog.set_level(logging.DEBUG)
-    with log_lines(vault_module) as lines:
+    with log_lines(client) as login, log_lines(variables) as filling:
         filled.append(fill(_approle(server)))
-    said = repr(lines) + caplog.text
+    said = repr([*login, *filling]) + caplog.text
     assert "vault.read" in said
     assert not [secret for secret in (PASSWORD, "alice", SECRET_ID, ROOT) if secret in said]
 
@@ -236,7 +287,11 @@ def test_nothing_is_logged_that_is_secret(
 @pytest.mark.parametrize(
     "command",
     [
-        [sys.executable, "-c", "from pipeline.cli.edge import read_settings as s; print(s().service_name)"],
+        [
+            sys.executable,
+            "-c",
+            "from pipeline.cli.service import read_settings as s; print(s().service_name)",
+        ],
         [sys.executable, "-c", "from pipeline.celery import app; print(app.settings.service_name)"],
     ],
 )

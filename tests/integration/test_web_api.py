@@ -1,4 +1,4 @@
-"""The API of the jobs page: it says and does what the commands do, for those who may, whatever is asked."""
+"""The API of the jobs page: it reads and acts like the commands, for permitted callers, on any input."""
 
 import base64
 import contextlib
@@ -19,17 +19,16 @@ from click.testing import CliRunner
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from config.settings import load_settings
 from pipeline.cli import main
-from pipeline.health.server import WebServer
+from pipeline.infra.provision import provision
 from pipeline.jobs import JobState
 from pipeline.kafka import EventProducer
-from pipeline.provision import provision
+from pipeline.observe.server import WebServer
 from pipeline.services.environment import Services
+from pipeline.settings import load_settings
 from pipeline.sqs import OutgoingMessage
 from pipeline.web import access
-from pipeline.web.api import PREFIX
-from pipeline.web.guarded import LARGEST
+from pipeline.web.api import MAX_BODY, PREFIX
 from pipeline.web.server import jobs_server
 from tests.conftest import MakeEnvironment
 from tests.integration import mending
@@ -89,11 +88,12 @@ def served(embedded_services: Services, make_environment: MakeEnvironment) -> It
             if name.startswith("AWS_"):
                 patch.setenv(name, value)
         # The emulators answer a receive from all they have, without waiting.
-        patch.setattr("pipeline.deadletters.walk.WAIT", 0)
+        patch.setattr("pipeline.deadletters.queuescan.WAIT", 0)
         # A busy machine is no service that is away.
         for name in ("live.READ_TIMEOUT", "causes.TIME", "letters.TIME", "letters.PATIENCE"):
             patch.setattr(f"pipeline.web.{name}", 60.0)
-        # What a test does is seen by its next question.
+        patch.setattr("pipeline.observe.guard.WRONG_DELAY", 0.0)
+        # The next request sees the effect of a test's action.
         for name in ("LIFETIME", "LETTERS_LIFETIME"):
             patch.setattr(f"pipeline.web.live.{name}", 0)
         settings = load_settings(environment)
@@ -122,7 +122,7 @@ def test_the_pipeline_is_shown_with_its_topics_and_queues(served: Served) -> Non
 
 
 def test_a_failed_job_is_shown_with_traceback_and_data(served: Served) -> None:
-    """Who asks why a job failed gets the exception, where it was raised, and the data that caused it."""
+    """A failed job's answer has the exception, its traceback, and the data that caused it."""
     job_id = served.world.give_up(mending.mend, {"what": "<script>"})
     detail = served.got(f"/jobs/{job_id}")
     assert detail["job"]["state"] == "failed"
@@ -288,7 +288,7 @@ def test_a_job_is_cancelled(served: Served) -> None:
 
 
 def basic(password: str) -> dict[str, str]:
-    """What a browser sends whose user gave a name and this password."""
+    """Return the header that a browser sends for a user name and this password."""
     return {"Authorization": "Basic " + base64.b64encode(f"ada:{password}".encode()).decode()}
 
 
@@ -347,7 +347,7 @@ def test_no_input_breaks_it(served: Served) -> None:
         @hypothesis.given(case=operation.as_strategy())
         @hypothesis.settings(max_examples=8, deadline=None, derandomize=True, database=None)
         def ask(case: schemathesis.Case[Any]) -> None:
-            # What a schema cannot say (which stages there are) may still be refused.
+            # Values that a schema cannot restrict (names of stages) may still be refused.
             case.call_and_validate(headers=BEARER, excluded_checks=[positive_data_acceptance])
 
         ask()
@@ -367,16 +367,16 @@ def test_no_input_breaks_it(served: Served) -> None:
     ],
 )
 def test_bad_bodies_are_told(served: Served, path: str, body: bytes) -> None:
-    """What is no JSON, or says what no event can, is refused as the caller's mistake."""
+    """A body that is not JSON, or that no event could carry, is refused as the caller's error."""
     status, answer = served.ask(path, body)
     assert status in (400, 422), answer
     assert answer["error"]
 
 
-def test_a_body_is_bounded_before_anybody_is_asked_who_they_are(served: Served) -> None:
-    """Who has no token cannot fill the memory either."""
-    body = b'{"start": "mend", "data": "' + b"x" * LARGEST + b'"}'
-    assert served.ask("/jobs", body, headers={})[0] == 413
+def test_a_body_is_bounded(served: Served) -> None:
+    """A caller with the token cannot fill the memory either."""
+    body = b'{"start": "mend", "data": "' + b"x" * MAX_BODY + b'"}'
+    assert served.ask("/jobs", body)[0] == 413
 
 
 def test_an_entity_may_be_called_anything(served: Served) -> None:
@@ -391,13 +391,15 @@ def test_an_entity_may_be_called_anything(served: Served) -> None:
 
 
 def test_commands_tell_the_same_with_and_without_a_url(served: Served) -> None:
-    """Who has the page's address and its token needs no service to list and show jobs and dead letters."""
+    """With the page's address and token, listing and showing jobs and dead letters needs no service."""
     job_id = served.world.give_up(mending.mend, "from afar")
     (row,) = served.got(f"/dead-letters?job_id={job_id}")["rows"]
     for command in (
         ["jobs", "list", "--state", "failed", "--newer-than", "1h"],
         ["jobs", "show", job_id],
+        ["jobs", "show", job_id[:8]],
         ["dlq", "list", "--job", job_id],
+        ["dlq", "list", "--job", job_id[:8]],
         ["dlq", "show", row["id"]],
     ):
         near = served.world.run(*command, "--json").stdout

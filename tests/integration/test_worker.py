@@ -59,11 +59,11 @@ def test_what_has_not_started_of_a_cancelled_job_never_runs(shop: Shop) -> None:
     assert 0 < ran < 8
     assert sum(line["what"] == "end" for line in started) == ran
     assert not shop.lines("cancelled", "gather")
-    progress = shop.store.progress(job_id)
+    progress = shop.store.listing.progress(job_id)
     assert progress
     (pack,) = [stage for stage in progress[1] if stage.stage == "pack"]
     assert (progress[0].state, pack.done, pack.cancelled) == (JobState.CANCELLED, ran, 8 - ran)
-    page = shop.store.part_page(job_id, "pack")
+    page = shop.store.parts.page(job_id, "pack")
     assert page
     assert sorted({part.state for part in page.parts}) == ["cancelled", "done"]
     assert all(part.attempts == 1 and part.run_seconds for part in page.parts if part.state == "done")
@@ -131,7 +131,7 @@ def test_data_that_looks_like_kombus_own_types_arrives_as_it_is(shop: Shop) -> N
 
 @pytest.mark.parametrize("do", ["fail", "exit", "memory", "interrupt", "kill", "odd", "ignore"])
 def test_a_run_that_goes_wrong_is_tried_again(shop: Shop, do: str) -> None:
-    """Whatever the code raises, and however its process ends, it is one attempt, and the next is told so."""
+    """Any exception and any end of its process is one attempt, and the next run knows its number."""
     job_id = shop.submit(workshop.make, Order(key=f"wrong-{do}", do=do, times=1))
     shop.wait_job(job_id)
     assert [line["attempt"] for line in shop.lines(f"wrong-{do}", "start")] == [1, 2]
@@ -204,6 +204,21 @@ def test_the_hard_limit_ends_a_run_and_is_an_attempt(shop: Shop) -> None:
     starts = shop.lines("slow", "start")
     assert {line["attempt"] for line in starts} == {1, 2}
     assert not shop.lines("slow", "end")
+
+
+def test_a_killed_plain_task_calls_its_hooks_and_is_logged_by_name(shop: Shop) -> None:
+    """on_failure, after_return and task_failure at each run, and lines with name, id and duration."""
+    task_id = shop.delay("hard", "killed")
+    shop.wait_letter(task_id)
+    for what in ("on_failure", "after_return", "task_failure"):
+        lines = shop.wait_line("killed", what, 3)
+        assert len(lines) == 3
+        assert {line.get("error", "TimeLimitExceeded") for line in lines} == {"TimeLimitExceeded"}
+    entries = [json.loads(line) for line in shop.log().splitlines() if line.startswith("{")]
+    ours = [entry for entry in entries if entry.get("task_id") == task_id]
+    assert {entry["event"] for entry in ours} >= {"sleeps", "task.retry", "task.dead_letter"}
+    assert {entry["task"] for entry in ours} == {"tests.integration.workshop.hard"}
+    assert all(entry["duration_ms"] >= 1_000 for entry in ours if entry["event"] == "task.retry")
 
 
 def test_the_soft_limit_is_raised_in_the_task(shop: Shop) -> None:
@@ -331,7 +346,7 @@ def test_after_celerys_own_retries_there_are_none_of_ours(shop: Shop) -> None:
 
 
 def test_chain_and_link_run_after_their_task(shop: Shop) -> None:
-    """What follows is published when its task succeeded."""
+    """The next task of a chain is published when its task succeeded."""
     chain(shop.signature("note", "chain-1"), shop.signature("note", "chain-2")).apply_async()
     shop.delay("note", "linked-1", link=shop.signature("note", "linked-2"))
     assert [x["args"] for x in shop.wait_line("chain-1", "note", 2)] == [[], ["chain-2"]]
@@ -398,6 +413,18 @@ def test_a_plain_task_that_fails_is_tried_again_and_given_up_on(shop: Shop, name
     assert len(shop.lines(key, "start")) == 3
 
 
+def test_a_group_that_others_publish_is_a_dead_letter(shop: Shop) -> None:
+    """Celery's own task for it would publish its tasks to any queue; a map of a plain task runs."""
+    member, queue = dict(shop.signature("note", "of-a-group")), shop.settings.task_queue
+    shop.app.send_task("celery.group", ([member], [[None, None], None], "g", []), queue=queue)
+    letter = shop.wait_letter("celery.group")
+    assert "nothing of this service sends" in letter.attributes["reason"]
+    assert not shop.lines("of-a-group")
+    shop.app.send_task("celery.map", (member, ["of-a-map"]), queue=queue)
+    shop.wait_line("of-a-map", "note")
+    shop.wait_empty()
+
+
 def test_a_task_nobody_knows_is_a_dead_letter_and_the_next_is_handled(shop: Shop) -> None:
     """After the time of a rolling deployment, with its name and the mend; until then it holds up nobody."""
     sent = time.time()
@@ -409,6 +436,7 @@ def test_a_task_nobody_knows_is_a_dead_letter_and_the_next_is_handled(shop: Shop
     assert time.time() - sent >= UNKNOWN_TASK_SECONDS
     assert letter.attributes["error"] == "celery.exceptions.NotRegistered"
     assert "'no.such.task'" in letter.attributes["reason"]
+    assert len(shop.wait_line("no.such.task", "task_unknown")) == 1
     assert "deploy" in letter.attributes["reason"]
     assert letter.attributes["attempts"] == "0"
     shop.wait_empty()

@@ -1,10 +1,11 @@
-"""Stages and tasks for tests of the worker: what they do is in the data; what they did is in a file.
+"""Stages and tasks for tests of the worker: the data has their instructions, a file their effects.
 
 Named in TASK_MODULES, loaded by nothing else. A started run writes a line, so the test sees every one.
 """
 
 import fcntl
 import json
+import logging
 import os
 import signal
 import time
@@ -14,13 +15,14 @@ from typing import Any
 from celery import Task, shared_task
 from celery import current_task as celery_task
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.signals import task_failure, task_rejected, task_unknown
 from pydantic import BaseModel
 
 from pipeline import PermanentError, Retry, current_task, stage
 
 
 class Order(BaseModel):
-    """What to do, and under which name."""
+    """An instruction, and the name it is recorded under."""
 
     key: str
     do: str = "succeed"
@@ -30,7 +32,7 @@ class Order(BaseModel):
 
 
 class Done(BaseModel):
-    """What came of it."""
+    """The result of an instruction."""
 
     key: str
     total: int = 0
@@ -209,7 +211,7 @@ def do(order: dict[str, Any]) -> None:
 
 
 class Base(Task):  # type: ignore[misc]
-    """What many projects have between Celery and their tasks."""
+    """A base class between Celery and tasks, as many projects have one."""
 
     abstract = True
 
@@ -218,6 +220,43 @@ class Base(Task):  # type: ignore[misc]
 def based(order: dict[str, Any]) -> None:
     """Do what a stage would, with a base of its own."""
     do(order)
+
+
+class Hooked(Task):  # type: ignore[misc]
+    """A base class whose hooks write a line."""
+
+    abstract = True
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        write(args[0], "on_failure", error=type(exc).__name__)
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        write(args[0], "after_return", status=status)
+
+
+@shared_task(base=Hooked, time_limit=1)  # type: ignore[untyped-decorator]
+def hard(key: str) -> None:
+    """Sleep beyond the hard limit, after a line of the log."""
+    logging.getLogger(__name__).warning("sleeps")
+    time.sleep(60)
+
+
+@task_failure.connect  # type: ignore[untyped-decorator]
+def _note_failure(sender: Any, exception: Exception, args: Any, **_: Any) -> None:
+    if sender.name.endswith(".hard"):
+        write(args[0], "task_failure", error=type(exception).__name__)
+
+
+@task_unknown.connect  # type: ignore[untyped-decorator]
+def _note_unknown(name: str, **_: Any) -> None:
+    write(name, "task_unknown")
+
+
+@task_rejected.connect  # type: ignore[untyped-decorator]
+def _note_rejected(message: Any, **_: Any) -> None:
+    write("rejected", "task_rejected")
 
 
 @shared_task(soft_time_limit=1)  # type: ignore[untyped-decorator]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from pipeline.stages import Registry, stage
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 
 REGISTRY = Registry()
 

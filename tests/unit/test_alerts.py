@@ -1,4 +1,4 @@
-"""The rules for Prometheus, as Prometheus itself reads them: what fires, and what does not."""
+"""The alert rules, checked by Prometheus itself: which fire, and which do not."""
 
 import os
 import shutil
@@ -41,5 +41,5 @@ def test_each_rule_fires_for_what_it_is_for_and_for_nothing_else(promtool: str) 
 
 
 def test_prometheus_takes_the_metrics(promtool: str) -> None:
-    """What /metrics answers is Prometheus's format, and named as it recommends."""
+    """The answer of /metrics has Prometheus's format and recommended names."""
     run(promtool, "check", "metrics", stdin=metrics.exposition())

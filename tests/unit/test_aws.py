@@ -1,4 +1,4 @@
-"""What AWS's SDK says at either door ends in what a person can do about it."""
+"""Errors of AWS's SDK are converted at both doors to messages that name the fix."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -61,13 +61,13 @@ def test_what_passes_has_no_mend(convert: Convert) -> None:
 
 
 def still_expired() -> dict[str, str]:
-    """What a role answers to a process whose clock is ahead."""
+    """The answer of a role to a process whose clock is ahead."""
     past = datetime.now(UTC) - timedelta(seconds=5)
     return {"access_key": "a", "secret_key": "b", "token": "c", "expiry_time": past.isoformat()}
 
 
 def token_file_away() -> dict[str, str]:
-    """What is read for a role of a Kubernetes service account."""
+    """The variables that are read for a role of a Kubernetes service account."""
     return {"token": Path("/nowhere/token").read_text()}
 
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from pipeline.batches import Batches
+from pipeline.transport.batches import Batches
 from tests.processes import wait_until
 
 
@@ -19,7 +19,7 @@ def _take_in_thread(batches: Batches[int]) -> tuple[threading.Thread, list[list[
 
 
 def test_a_lone_item_is_not_held_back() -> None:
-    """What comes alone is worked off at once, however long a batch may wait."""
+    """A single item is handled at once, however long a batch may wait."""
     batches: Batches[int] = Batches(most=10, enough=10, linger=60)
     batches.put(1)
     assert batches.take() == [1]
@@ -52,6 +52,31 @@ def test_a_stream_waits_for_nobody_in_a_hurry() -> None:
     batches.put(1)
     batches.put(2, hurry=True)
     wait_until(lambda: sum(map(len, taken)) == 2, "both are taken")
+    batches.end()
+    thread.join(10)
+
+
+def test_an_item_that_expects_more_waits_until_it_is_told_to_hurry() -> None:
+    """However few came lately: the next of its lane runs."""
+    batches: Batches[int] = Batches(most=10, enough=5, linger=1.5)
+    thread, taken = _take_in_thread(batches)
+    batches.put(1, more=True)
+    batches.put(2, more=True)
+    assert not taken
+    batches.hurry_up()
+    wait_until(lambda: taken == [[1, 2]], "both are taken together")
+    batches.put(3)
+    wait_until(lambda: taken == [[1, 2], [3]], "nothing of it lasts")
+    batches.end()
+    thread.join(10)
+
+
+def test_items_put_together_are_one_batch() -> None:
+    """Though a thread waits for the first of them."""
+    batches: Batches[int] = Batches(most=10, enough=10, linger=60)
+    thread, taken = _take_in_thread(batches)
+    batches.put_all(range(7))
+    wait_until(lambda: taken == [list(range(7))], "all are taken")
     batches.end()
     thread.join(10)
 

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmarks.http import Stream
-from benchmarks.proxy import proxied
+from benchmarks.proxy import run_proxy
 from benchmarks.units import item_size, write_units
 
 REQUEST = b"POST / HTTP/1.1\r\nX-Amz-Target: AmazonSQS.%s\r\nContent-Length: %d\r\n\r\n%s"
@@ -66,7 +66,7 @@ def server() -> Iterator[str]:
 def test_the_proxy_delays_counts_and_changes_nothing(server: str) -> None:
     """Each exchange takes at least the round trip, arrives whole, and is counted under its target."""
     body = bytes(range(256)) * 4000
-    with proxied({"sqs": server}, 40) as proxy:
+    with run_proxy({"sqs": server}, 40) as proxy:
         address = proxy.urls["sqs"].removeprefix("http://")
         with closing(http.client.HTTPConnection(address)) as connection:
             for _ in range(3):
@@ -79,7 +79,7 @@ def test_the_proxy_delays_counts_and_changes_nothing(server: str) -> None:
 
 def test_a_server_can_be_away_for_a_while(server: str) -> None:
     """Down ends and refuses connections; up lets them in again at the same address."""
-    with proxied({"sqs": server}, 0) as proxy:
+    with run_proxy({"sqs": server}, 0) as proxy:
         address = proxy.urls["sqs"].removeprefix("http://")
         with closing(http.client.HTTPConnection(address)) as connection:
             assert _exchange(connection) == b"2"
@@ -142,6 +142,11 @@ def test_results_are_counted_beside_the_records() -> None:
     ]
     answer = {"Responses": [{}, {"Error": {"Code": "DuplicateItem"}}]}
     assert _units("BatchExecuteStatement", {"Statements": statements}, answer) == {"result": 2, "record": 1}
+    update = {
+        "Statement": 'UPDATE "t" SET "isk" = ? WHERE "pk" = ? AND "closed_at" IS MISSING',
+        "Parameters": [{"S": "now"}, {"S": "s/J#1"}],
+    }
+    assert _units("BatchExecuteStatement", {"Statements": [update, update]}, answer) == {"record": 4}
     batch = {"RequestItems": {"t": [{"PutRequest": {"Item": items[1]}}]}}
     assert _units("BatchWriteItem", batch, {}) == {"record": 2}
 

@@ -1,9 +1,15 @@
 """The figures of a benchmark: rates from samples, medians of rounds, and the names in JSON."""
 
-import pytest
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.__main__ import main
 from benchmarks.rates import Sample, middle
-from benchmarks.rows import Row, compared, medians
+from benchmarks.rows import Row, medians, with_speedup
+from pipeline.errors import ServiceUnavailableError
 
 
 def _sample(at: float, done: int) -> Sample:
@@ -53,14 +59,14 @@ def test_a_run_that_ended_early_has_no_rate() -> None:
 
 def test_a_row_says_how_many_times_as_fast_ours_was() -> None:
     """Each row of a round has ours' rate over its own; without ours there is none."""
-    rows = compared([_row("ours", 1000), _row("stock", 80)])
+    rows = with_speedup([_row("ours", 1000), _row("stock", 80)])
     assert [row.ours_is for row in rows] == [1.0, 12.5]
-    assert [row.ours_is for row in compared([_row("stock", 80)])] == [None]
+    assert [row.ours_is for row in with_speedup([_row("stock", 80)])] == [None]
 
 
 def test_a_row_is_the_median_of_its_rounds() -> None:
     """Each figure by itself; one that is not counted stays so."""
-    rounds = [compared([_row("ours", rate), _row("redis", 100, None)]) for rate in (900, 1200, 1000)]
+    rounds = [with_speedup([_row("ours", rate), _row("redis", 100, None)]) for rate in (900, 1200, 1000)]
     ours, redis = medians(rounds)
     assert (ours.per_second, ours.runs) == (1000, 3)
     assert (redis.ours_is, redis.requests) == (10, None)
@@ -81,3 +87,16 @@ def test_the_unit_is_part_of_the_names() -> None:
         "peak_memory_mb",
         "ours_is",
     ]
+
+
+def test_a_server_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark ends with the reason and exit code 1, not with a traceback."""
+
+    @contextmanager
+    def services(_: str) -> Iterator[None]:
+        raise ServiceUnavailableError("SQS does not answer")
+        yield
+
+    monkeypatch.setattr("benchmarks.__main__.running_services", services)
+    result = CliRunner().invoke(main, ["bridge"])
+    assert (result.exit_code, result.stderr) == (1, "Error: SQS does not answer\n")

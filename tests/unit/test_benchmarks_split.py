@@ -1,4 +1,4 @@
-"""What the split benchmark takes for a whole job, and for one that is not."""
+"""The split benchmark's check of a complete job."""
 
 from dataclasses import replace
 from typing import Any
@@ -28,5 +28,5 @@ def test_a_job_whose_parts_all_counted_once_is_whole() -> None:
     ],
 )
 def test_a_job_with_a_flaw_gives_no_figures(seen: dict[str, Any], flaw: str) -> None:
-    """What is lost, doubled, out of order or left behind is named, with what it should be."""
+    """Lost, repeated, misordered or leftover parts are reported, with the expected value."""
     assert flaws(replace(WHOLE, **seen)) == [flaw]

@@ -1,4 +1,4 @@
-"""A bulk publish, whatever SQS answers: what is there, what is not, and that each is told."""
+"""A bulk publish, for every answer of SQS: which messages arrived, which did not, and their errors."""
 
 import json
 from collections.abc import Sequence
@@ -11,21 +11,15 @@ from celery.exceptions import Reject
 from celery.states import REJECTED
 from kombu.exceptions import EncodeError, OperationalError
 
-from config.settings import Settings
 from pipeline.celery import PipelineApp, make_app
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs import OutgoingMessage
-from pipeline.transport import bulk, fifo, publish_many
-from pipeline.worker import trace
-from pipeline.worker.outcome import Failed
+from pipeline.transport import bulk, kombutransport, publish_many
+from pipeline.worker.child import trace
+from pipeline.worker.child.outcome import Failed
+from tests import builders
 
-SETTINGS = Settings(
-    service_name="s",
-    kafka_bootstrap_servers="k",
-    kafka_consumer_group="g",
-    sqs_task_queue_url="http://q/1/a.fifo",
-    sqs_dlq_url="http://q/1/b.fifo",
-)
+SETTINGS = builders.settings(service_name="s")
 
 
 class FakeQueue:
@@ -72,7 +66,7 @@ def app() -> PipelineApp:
 def queue(monkeypatch: pytest.MonkeyPatch) -> FakeQueue:
     """In place of every queue."""
     queue = FakeQueue()
-    monkeypatch.setattr(fifo.Transport, "queue", staticmethod(lambda _: queue))
+    monkeypatch.setattr(kombutransport.Transport, "queue", staticmethod(lambda _: queue))
     monkeypatch.setattr(bulk, "PAUSES", (0, 0, 0))
     return queue
 
@@ -157,7 +151,7 @@ def test_what_goes_to_no_queue_is_refused(app: PipelineApp, queue: FakeQueue) ->
 
 
 def test_the_options_of_another_transport_are_refused(app: PipelineApp, queue: FakeQueue) -> None:
-    """Whoever comes from kombu's own SQS transport names a group so; passed over, its order would be lost."""
+    """Users of kombu's own SQS transport name a group so; passed over, its order would be lost."""
     with pytest.raises(OperationalError, match="message_group"):
         sign(app, "a", MessageGroupId="customer-7", retry=False).apply_async()
     assert queue.taken == []
@@ -176,7 +170,7 @@ def test_the_options_of_another_transport_are_refused(app: PipelineApp, queue: F
 def test_a_running_task_hands_its_group_on_unless_it_would_stand_still(
     app: PipelineApp, queue: FakeQueue, options: dict[str, Any], group: str | None
 ) -> None:
-    """What is parked holds back its group: only what must keep its place is."""
+    """A parked task holds back its group; only tasks that must keep their place are parked."""
 
     @app.task(name="running", bind=True, shared=False)  # type: ignore[untyped-decorator]
     def running(task: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a worker knows of cancelled jobs."""
+"""The worker's list of cancelled jobs."""
 
 from typing import cast
 

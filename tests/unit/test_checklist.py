@@ -1,22 +1,25 @@
-"""The checklist's lines that look at how clients are made: a wrong configuration fails its line."""
+"""The checklist's lines about clients: a wrong configuration fails its line."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from config.settings import Settings
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.checklist import Facts, Status
 from pipeline.checklist.kafka import ITEMS as KAFKA
 from pipeline.checklist.line import Finding
 from pipeline.checklist.run import ITEMS, find
 from pipeline.checklist.sqs import ITEMS as SQS
+from pipeline.infra.needs import queue_needs, topic_needs
+from pipeline.infra.queuepolicy import tls_only_policy
 from pipeline.jobs import TableReport
 from pipeline.kafka import Cluster, PartitionState, consumer_configuration, producer_configuration
-from pipeline.registry import Registry
-from pipeline.stages import stage
-from pipeline.topology import queue_needs, topic_needs
+from pipeline.settings import Settings
 
 SETTINGS = Settings(
     service_name="orders",
@@ -62,9 +65,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Thirteen, ten and seven, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 10, 30]
-    assert len({item.id for item in ITEMS}) == 30
+    """Thirteen, twelve and nine, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 12, 34]
+    assert len({item.id for item in ITEMS}) == 34
 
 
 @pytest.mark.parametrize(
@@ -223,7 +226,7 @@ def test_a_topic_with_less_than_is_needed_fails(less: dict[str, str]) -> None:
     found = CHECKS["kafka.topic-creation"](facts(**_topics(Registry(), **less)))
     ((name, value),) = less.items()
     assert found.status is Status.FAIL
-    assert f"processing-errors: {name} is {value}, should be" in found.evidence
+    assert f"orders-errors: {name} is {value}, should be" in found.evidence
 
 
 def _queues(**changes: str) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def _queues(**changes: str) -> dict[str, Any]:
     needs = queue_needs(SETTINGS, Registry())
     arn = "arn:aws:sqs:eu-west-1:1:"
     return {
-        "queues": {
+        "queue_attributes": {
             need.url: {"FifoQueue": "true", "QueueArn": arn + need.name, **need.attributes, **changes}
             for need in needs
         }
@@ -256,7 +259,7 @@ def _queues(**changes: str) -> dict[str, Any]:
     ],
 )
 def test_a_queues_attributes(changes: dict[str, str], status: str, said: str) -> None:
-    """What a start refuses fails, what makes a queue slow is a warning, and more is as good."""
+    """Settings that prevent a start fail, slow ones are a warning, and larger values are accepted."""
     found = CHECKS["sqs.fifo"](facts(**_queues(**changes)))
     assert found.status == status
     assert said in found.evidence
@@ -266,7 +269,7 @@ def test_a_queues_attributes(changes: dict[str, str], status: str, said: str) ->
 def test_attributes_that_a_service_does_not_tell_are_not_judged() -> None:
     """ElasticMQ gives neither retention nor size."""
     known = _queues()
-    for attributes in known["queues"].values():
+    for attributes in known["queue_attributes"].values():
         for name in ("MessageRetentionPeriod", "MaximumMessageSize", "FifoThroughputLimit"):
             del attributes[name]
     assert CHECKS["sqs.fifo"](facts(**known)).status is Status.PASS
@@ -302,3 +305,64 @@ def test_this_machine_is_known_by_the_whole_name(servers: str, status: str) -> N
     """A host elsewhere may begin like this one."""
     plain = {"kafka_bootstrap_servers": servers, "kafka_security_protocol": "PLAINTEXT"}
     assert CHECKS["kafka.tls"](facts(SETTINGS.model_copy(update=plain))).status == status
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "status"),
+    [
+        ("SENTRY_DSN", "https://k@sentry.example.com/1", "PASS"),
+        ("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9324", "WARN"),
+        ("AWS_ENDPOINT_URL_SQS", "http://elasticmq:9324", "FAIL"),
+        ("SQS_TASK_QUEUE_URL", "http://sqs.eu-west-1.amazonaws.com/1/a.fifo", "FAIL"),
+        ("SENTRY_DSN", "http://k@sentry.example.com/1", "FAIL"),
+        # Its host is what follows the @.
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost@collector:4318", "FAIL"),
+    ],
+)
+def test_an_address_without_tls_is_told(name: str, url: str, status: str) -> None:
+    """Over the network it fails, on this machine it warns; a DSN, which holds a key, is not repeated."""
+    known = {"AWS_ENDPOINT_URL_DYNAMODB": "https://dynamodb.eu-west-1.amazonaws.com", name: url}
+    found = CHECKS["general.tls"](facts(endpoints=known))
+    assert found.status == status
+    assert name in found.evidence
+    assert url not in found.evidence + found.mend
+
+
+def test_every_address_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clients' own endpoints and each variable that names an address."""
+    for name, value in {"AWS_DEFAULT_REGION": "eu-west-1", "AWS_ENDPOINT_URL_SQS": "http://queues:1"}.items():
+        monkeypatch.setenv(name, value)
+    settings = SETTINGS.model_copy(update={"sentry_dsn": SecretStr("https://k@s/1")})
+    found = facts(settings, {"VAULT_ADDR": "http://127.0.0.1:8200"}).endpoints
+    assert found["AWS_ENDPOINT_URL_SQS"] == "http://queues:1"
+    assert found["AWS_ENDPOINT_URL_DYNAMODB"] == "https://dynamodb.eu-west-1.amazonaws.com"
+    assert found["VAULT_ADDR"] == "http://127.0.0.1:8200"
+    assert found["SENTRY_DSN"] == "https://k@s/1"
+    assert found["SQS_DLQ_URL"] == SETTINGS.sqs_dlq_url
+
+
+@pytest.mark.parametrize(("recovers", "status"), [(True, "PASS"), (False, "WARN"), (None, "SKIP")])
+def test_recovery_of_the_table(recovers: bool | None, status: str) -> None:
+    """On, off, or not told by an emulator."""
+    table = TableReport(name="jobs", outcome="present")
+    assert CHECKS["general.recovery"](facts(recovery=recovers, table=table)).status == status
+
+
+@pytest.mark.parametrize(
+    ("attributes", "encryption", "tls"),
+    [
+        ({"SqsManagedSseEnabled": "true", "Policy": json.dumps(tls_only_policy("a"))}, "PASS", "PASS"),
+        ({"SqsManagedSseEnabled": "false"}, "FAIL", "WARN"),
+        ({}, "SKIP", "WARN"),
+        (None, "FAIL", "FAIL"),
+    ],
+)
+def test_queues_are_encrypted_and_tls_only(
+    attributes: dict[str, str] | None, encryption: str, tls: str
+) -> None:
+    """Each with its mend; a missing queue fails both."""
+    present = None if attributes is None else {"QueueArn": "arn:aws:sqs:r:1:q", **attributes}
+    urls = [need.url for need in queue_needs(SETTINGS, Registry())]
+    found = facts(queue_attributes=dict.fromkeys(urls, present))
+    assert CHECKS["sqs.encryption"](found).status == encryption
+    assert CHECKS["sqs.tls-only"](found).status == tls

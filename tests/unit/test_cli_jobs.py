@@ -1,16 +1,17 @@
-"""``pipeline submit`` and ``pipeline jobs``: what they refuse before any service is asked, and show after."""
+"""``pipeline submit`` and ``pipeline jobs``: refusals before any service is asked, and output."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from config.settings import Settings
 from pipeline.cli import main
 from pipeline.cli.jobview import in_order
-from pipeline.jobs import Failed, JobPlan, JobStore, NewJob, PartRef, StageProgress
+from pipeline.jobs import FailedTask, JobPlan, JobStore, NewJob, PartRef, StageProgress
 from pipeline.jobs.table import Table
+from pipeline.settings import Settings
 from tests.fakes.dynamodb import FakeDynamoDB
 from tests.ownstages import stages_of
 
@@ -20,14 +21,14 @@ ENVIRONMENT = {
     "KAFKA_CONSUMER_GROUP": "shop",
     "SQS_TASK_QUEUE_URL": "http://127.0.0.1:1/1/tasks.fifo",
     "SQS_DLQ_URL": "http://127.0.0.1:1/1/dlq.fifo",
-    "TASK_MODULES": "tasks",
+    "TASK_MODULES": "pipeline.demo.documents",
 }
 
 
 @pytest.fixture(autouse=True)
 def stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that TASK_MODULES names, and none of other tests."""
-    monkeypatch.setattr("pipeline.taskmodules.REGISTRY", stages_of(ENVIRONMENT["TASK_MODULES"]))
+    monkeypatch.setattr("pipeline.author.loading.REGISTRY", stages_of(ENVIRONMENT["TASK_MODULES"]))
 
 
 def run(*arguments: str, text: str = "", **variables: str | None) -> Result:
@@ -54,7 +55,8 @@ def test_a_sweep_without_sqs_is_refused() -> None:
         (["extract", "--data", "{'path': 1}"], "--data: the value is not JSON"),
         (["extract", "--data", ""], "--data: the value is not JSON"),
         (["extract", "--data", '{"pth": "x"}'], "path: Field required"),
-        (["extract", "--data", "{}", "--entity", "a\nb"], "--entity 'a\\nb' cannot be a key"),
+        (["extract", "--data", "{}", "--entity", "a\nb"], "--entity: the entity 'a\\nb' cannot be a key"),
+        (["extract", "--data", "{}", "--entity", ""], "--entity: the entity is empty"),
         (["extract", "--file", "/nowhere/at all"], "--file /nowhere/at all cannot be read"),
         (["extract", "--data", "{}", "--timeout", "-1"], "--timeout"),
         ([], "Missing argument 'STAGE|TOPIC'"),
@@ -131,7 +133,7 @@ def test_bad_options_are_refused(arguments: list[str]) -> None:
 
 
 def test_stages_are_shown_in_the_order_of_their_work() -> None:
-    """What finished first, then what has begun, then what waits."""
+    """Finished stages come first, then started ones, then waiting ones."""
     given = [
         ("mail", "waiting", None),
         ("bill", "running", None),
@@ -151,8 +153,48 @@ def test_many_failures_do_not_fill_the_screen(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("pipeline.cli.jobs.JobStore", _store_with_failures)
     shown = run("jobs", "show", "j").stdout
     assert shown.count("failed, attempts 3") == 20
-    assert shown.endswith("and more: --json shows all of them\n")
+    assert shown.endswith("and more: --json has all of them\n")
     assert len(json.loads(run("jobs", "show", "j", "--json").stdout)["failures"]) == 30
+
+
+IDS = ("3f0c3c1e-5a44", "3f0c9999-5a44", "77777777-5a44")
+
+
+def _store_with_jobs(settings: Settings) -> JobStore:
+    """Three jobs; the ids of two start with the same characters."""
+    wire = FakeDynamoDB()
+    store = JobStore(settings, table=Table("jobs", lambda: wire))  # type: ignore[arg-type,return-value]
+    plan = JobPlan(stages={"a": ("a",)})
+    jobs = [
+        NewJob(job_id=job_id, entity_id="e", topic="t", plan=plan, submitted_at=time.time() - 9)
+        for job_id in IDS
+    ]
+    store.records.open(jobs)
+    return store
+
+
+@pytest.mark.parametrize("text", ["7777", "77777777", IDS[2]])
+def test_a_job_is_named_by_the_beginning_of_its_id(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """As the jobs page shows it; 4 characters are enough when no other id starts so."""
+    monkeypatch.setattr("pipeline.cli.jobs.JobStore", _store_with_jobs)
+    assert json.loads(run("jobs", "show", text, "--json").stdout)["job_id"] == IDS[2]
+
+
+@pytest.mark.parametrize("command", [["show"], ["wait"], ["cancel", "--yes"]])
+def test_an_ambiguous_beginning_lists_the_jobs_it_may_be(
+    monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Exit code 2, and nothing is done to either of them."""
+    monkeypatch.setattr("pipeline.cli.jobs.JobStore", _store_with_jobs)
+    result = run("jobs", *command, "3f0c")
+    assert result.exit_code == 2
+    assert "2 jobs have an id that starts with '3f0c'" in result.stderr
+    assert all(job_id in result.stderr for job_id in IDS[:2])
+    assert IDS[2] not in result.stderr
+    for text in ("777", "8888"):
+        result = run("jobs", *command, text)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"There is no job '{text}'" in result.stderr
 
 
 def _store_with_failures(settings: Settings) -> JobStore:
@@ -160,10 +202,10 @@ def _store_with_failures(settings: Settings) -> JobStore:
     wire = FakeDynamoDB()
     store = JobStore(settings, table=Table("jobs", lambda: wire))  # type: ignore[arg-type,return-value]
     plan = JobPlan(stages={"a": ("a",)})
-    store.open_jobs([NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0)])
-    store.record_failed(
+    store.records.open([NewJob(job_id="j", entity_id="e", topic="t", plan=plan, submitted_at=1.0)])
+    store.tasks.fail(
         [
-            Failed(
+            FailedTask(
                 ref=PartRef(job_id="j", stage="a", split_id="s", ordinal=ordinal, total=30),
                 task_id="task",
                 error="ValueError",

@@ -1,6 +1,8 @@
-"""docker-compose.yml, Dockerfile and Procfile keep their word without a Docker to try them on."""
+"""docker-compose.yml, Dockerfile and Procfile, checked without Docker."""
 
 import json
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import yaml
 from honcho.environ import parse_procfile
 from jsonschema import Draft202012Validator
 
-from config.settings import load_settings
 from pipeline.services import jars
+from pipeline.settings import load_settings
+from pipeline.worker.runtime import CLOSE_TIMEOUT, SETTLE_TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "tests" / "data" / "compose-spec.json"
@@ -87,12 +90,72 @@ def test_compose_runs_what_the_procfile_runs(compose: dict[str, Any]) -> None:
     assert contained == processes
 
 
+def test_worker_has_time_to_end_its_longest_task(compose: dict[str, Any]) -> None:
+    """A container is killed after a run may have taken its whole limit, and its end was settled."""
+    worker = compose["services"]["worker"]
+    longest = load_settings(worker["environment"]).task_time_limit
+    assert float(worker["stop_grace_period"].removesuffix("s")) >= longest + SETTLE_TIMEOUT + CLOSE_TIMEOUT
+
+
 def test_image_does_not_run_as_root() -> None:
     """The image's user is a number other than 0, which an orchestrator can check."""
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     [user] = [line.split()[1] for line in lines if line.startswith("USER ")]
     assert user.isdigit()
     assert int(user) > 0
+
+
+@cache
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """The stages of the Dockerfile: what each begins from, and its lines. The last has no name."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if begin := re.fullmatch(r"FROM (\S+)(?: AS (\w+))?", line):
+            found[begin[2] or ""] = (begin[1], [])
+            name = begin[2] or ""
+        elif found:
+            found[name][1].append(line)
+    return found
+
+
+def copied(stage: str) -> set[str]:
+    """The folders that are copied into a stage, and into those that it begins from."""
+    base, lines = stages()[stage]
+    own = {source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]}
+    return own | (copied(base) if base in stages() else set())
+
+
+def test_image_holds_no_example(compose: dict[str, Any]) -> None:
+    """Without a target the image has no stages; only the compose file names the target that has."""
+    assert list(stages())[-1] == ""
+    assert copied("").isdisjoint({"tasks", "consumers"})
+    assert {"tasks", "consumers"} <= copied("service")
+    assert {compose["services"][name]["build"]["target"] for name in PROCESSES} == {"service"}
+
+
+def test_base_image_can_be_given_by_digest() -> None:
+    """Both images begin from the one argument."""
+    bases = {base for base, _ in stages().values() if base not in stages()}
+    assert bases == {"${PYTHON}"}
+
+
+def test_no_container_can_gain_rights_or_take_the_machine(compose: dict[str, Any]) -> None:
+    """No capabilities, no new privileges, a limit on memory and on processes, nothing privileged."""
+    for name, service in compose["services"].items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert 0 < service["pids_limit"] <= 1024, name
+        assert not {"privileged", "cap_add", "pid", "ipc", "network_mode", "devices"} & set(service), name
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_own_processes_write_to_memory_only(compose: dict[str, Any], name: str) -> None:
+    """The file system of the image is read-only."""
+    service = compose["services"][name]
+    assert service["read_only"] is True
+    assert "/tmp" in service["tmpfs"]  # noqa: S108 - a path in the container
+    assert "volumes" not in service
 
 
 def test_image_is_made_of_what_the_context_lets_in() -> None:

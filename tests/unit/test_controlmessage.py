@@ -1,4 +1,4 @@
-"""What a record of a control topic must be before Celery sees it, and which commands a worker hears."""
+"""Validation of control records before Celery gets them, and the commands that a worker accepts."""
 
 import json
 import time
@@ -8,10 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import InvalidInputError
-from pipeline.kafka import Message
-from pipeline.transport.backlog import Backlog
-from pipeline.transport.controlmessage import (
+from pipeline.control.controlmessage import (
     CHECKS,
     CLOCKS_DIFFER,
     COMMANDS,
@@ -24,6 +21,9 @@ from pipeline.transport.controlmessage import (
     is_for_now,
     is_old_sign_of_life,
 )
+from pipeline.control.topicreader import Backlog
+from pipeline.errors import InvalidInputError
+from pipeline.kafka import ReceivedRecord
 from pipeline.transport.envelope import PARSED
 
 
@@ -52,7 +52,7 @@ EVENT = {"type": "task-received", "hostname": "w", "timestamp": 1.0, "utcoffset"
 
 
 def test_a_message_comes_through() -> None:
-    """What kombu wrote is what kombu reads, with the body parsed."""
+    """kombu reads the message that kombu wrote, with the body parsed."""
     assert received(COMMAND, clock=1)[PARSED] == COMMAND
     assert received(COMMAND, clock=1)["headers"] == {"clock": 1}
 
@@ -61,7 +61,8 @@ def test_a_message_comes_through() -> None:
     ("exchange", "body"),
     [
         (COMMANDS, COMMAND),
-        (COMMANDS, COMMAND | {"destination": ["w"], "reply_to": {"exchange": "e", "routing_key": "k"}}),
+        (COMMANDS, COMMAND | {"destination": ["w"], "reply_to": {"exchange": REPLIES, "routing_key": "k"}}),
+        (COMMANDS, COMMAND | {"pattern": "web*@host", "matcher": "glob"}),
         (COMMANDS, {"method": "shutdown"}),
         (EVENTS, EVENT),
         (EVENTS, [EVENT, EVENT]),
@@ -85,8 +86,11 @@ def test_what_celery_sends_is_delivered(exchange: str, body: object) -> None:
         (COMMANDS, COMMAND | {"destination": "w"}),
         (COMMANDS, COMMAND | {"destination": [1]}),
         (COMMANDS, COMMAND | {"pattern": 1}),
+        (COMMANDS, COMMAND | {"pattern": "*" * 201, "matcher": "glob"}),
         (COMMANDS, COMMAND | {"matcher": "magic"}),
-        (COMMANDS, COMMAND | {"reply_to": {"exchange": "e"}}),
+        (COMMANDS, COMMAND | {"pattern": "(a*)*$", "matcher": "pcre"}),
+        (COMMANDS, COMMAND | {"reply_to": {"exchange": REPLIES}}),
+        (COMMANDS, COMMAND | {"reply_to": {"exchange": "", "routing_key": "orders.fifo"}}),
         (EVENTS, None),
         (EVENTS, [EVENT, 1]),
         (EVENTS, EVENT | {"type": 1}),
@@ -95,6 +99,9 @@ def test_what_celery_sends_is_delivered(exchange: str, body: object) -> None:
         (EVENTS, EVENT | {"timestamp": "now"}),
         (EVENTS, EVENT | {"clock": float("nan")}),
         (EVENTS, EVENT | {"clock": 10**400}),
+        *((EVENTS, EVENT | {"runtime": each}) for each in (float("nan"), float("inf"), 1e300, "1", True)),
+        *((EVENTS, EVENT | {name: "x" * 600}) for name in ("type", "hostname", "uuid", "name")),
+        (EVENTS, EVENT | {"name": 7}),
         (REPLIES, ["pong"]),
     ],
 )
@@ -151,8 +158,8 @@ def test_old_commands_are_not_carried_out() -> None:
     assert not is_for_now(received(shutdown, expires=time.time() - CLOCKS_DIFFER * 2), past=False)
 
 
-def record(key: bytes, age: float = 0, value: bytes = b"") -> Message:
-    return Message(
+def record(key: bytes, age: float = 0, value: bytes = b"") -> ReceivedRecord:
+    return ReceivedRecord(
         topic="t",
         partition=0,
         offset=0,
@@ -172,7 +179,7 @@ def test_old_signs_of_life_are_not_shown() -> None:
 
 def test_a_backlog_keeps_the_newest_events(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is bounded by events, of which a record may hold several, and keeps their order."""
-    monkeypatch.setattr("pipeline.transport.backlog.MOST", 5)
+    monkeypatch.setattr("pipeline.control.topicreader.MOST", 5)
     batch, single = encode(payload([EVENT, EVENT])), encode(payload(EVENT))
     backlog = Backlog()
     for number, value in enumerate((batch, single, batch, single, single)):
@@ -181,8 +188,19 @@ def test_a_backlog_keeps_the_newest_events(monkeypatch: pytest.MonkeyPatch) -> N
     assert list(backlog.take_all()) == []
 
 
+def test_a_backlog_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records may be far larger than those of workers."""
+    monkeypatch.setattr("pipeline.control.topicreader.MOST_BYTES", 2_500)
+    backlog = Backlog()
+    for number in range(5):
+        backlog.add(record(b"%d" % number, value=b"x" * 1_000))
+    assert [message.key for message in backlog.take_all()] == [b"3", b"4"]
+    backlog.add(record(b"6", value=b"x" * 2_000))
+    assert len(list(backlog.take_all())) == 1
+
+
 def test_events_of_a_record_are_counted() -> None:
-    """What is dropped is counted in events, not in records; a worker's own event is one."""
+    """Dropped events are counted singly, not by record; a worker's own event counts as one."""
     assert count_events(encode(payload([EVENT, EVENT, EVENT]))) == 3
     assert count_events(encode(payload({"type": "worker-online"}))) == 1
 

@@ -1,29 +1,53 @@
-"""Whatever SQS answers, every task gets there in the order of its group, and nothing is settled before."""
+"""Delivery for every answer of SQS: tasks arrive in the order of their group, and none is settled before."""
 
+import json
 import random
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from consumers.load import Load
-from consumers.offsets import OffsetTracker
-from consumers.outbox import Entry, Outbox, SharedTicket
-from consumers.senders import Senders
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.bridge.delivery import SqsDelivery
+from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.outbox import Outbox, entries_of
+from pipeline.bridge.translator import EventTasks, Rejection
 from pipeline.errors import (
     MessageRefusedError,
     ServiceError,
     ServiceRefusedError,
     ServiceUnavailableError,
 )
-from pipeline.jobs import JobPlan, NewJob
-from pipeline.kafka import Message, Partition
+from pipeline.jobs import JobPlan, NewJob, Opened
+from pipeline.kafka import Partition, ReceivedRecord
+from pipeline.ledger import Ledger
 from pipeline.patience import Patience
 from pipeline.sqs import OutgoingMessage
+from pipeline.wire import identity, taskmessage
+from pipeline.wire.events import Event
+from pipeline.wire.plans import plan_from
 from tests.processes import wait_until
 
 P = Partition("letters", 0)
+NOW = datetime.now(UTC)
+
+
+@stage(consumes="letters", ordered=True, registry=Registry())
+def read(number: int) -> None: ...
+
+
+READ: Any = read
+PLAN = plan_from([READ.route], "letters")
+
+
+def _data(messages: Sequence[OutgoingMessage]) -> list[str]:
+    """The data of tasks: the offset of the event of each."""
+    return [taskmessage.data_of(json.loads(message.body)["body"]) for message in messages]
 
 
 class FakeQueue:
@@ -61,70 +85,109 @@ class FakeStore:
     """Opens jobs, failing now and then."""
 
     def __init__(self) -> None:
+        self.records = self
+        #: The plans of jobs that were opened before.
+        self.pinned: dict[str, JobPlan] = {}
         self.opened: list[str] = []
+        #: the topics of jobs that begin on another topic than "letters"
+        self.topics: dict[str, str] = {}
         self._failures = 3
 
-    def open_jobs(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
+    def open(self, jobs: Sequence[NewJob]) -> Opened:
         if self._failures:
             self._failures -= 1
-            return [ServiceUnavailableError("throttled")] * len(jobs)
-        self.opened += [job.job_id for job in jobs]
-        return [True] * len(jobs)
+            errors = [ServiceUnavailableError("throttled")] * len(jobs)
+            return Opened(errors=errors, existing=frozenset())
+        existing = frozenset(job.job_id for job in jobs if job.job_id in self.pinned)
+        answers: list[ServiceError | None] = [
+            MessageRefusedError("a number it cannot hold") if job.job_id == "refused" else None
+            for job in jobs
+        ]
+        self.opened += [job.job_id for job, error in zip(jobs, answers, strict=True) if error is None]
+        return Opened(errors=answers, existing=existing)
+
+    def get_now(self, job_ids: Sequence[str]) -> dict[str, Any]:
+        found = {job_id: self.pinned[job_id] for job_id in job_ids if job_id in self.pinned}
+        return {
+            job_id: SimpleNamespace(plan=plan, topic=self.topics.get(job_id, "letters"))
+            for job_id, plan in found.items()
+        }
 
 
 class FakeRejects:
     """Remembers what was rejected."""
 
     def __init__(self) -> None:
-        self.buried: list[Entry] = []
+        self.buried: list[Rejection] = []
 
-    def bury(self, entries: Sequence[Entry]) -> None:
-        self.buried += entries
+    def bury(self, rejections: Sequence[Rejection]) -> None:
+        self.buried += rejections
 
     def close(self) -> None: ...
 
 
+class FakeProducer:
+    """Is only closed."""
+
+    def close(self, timeout: float) -> None: ...
+
+
 class World:
-    """Senders around fakes."""
+    """A delivery to SQS around fakes."""
 
     def __init__(self, queue: FakeQueue) -> None:
         self.queue = queue
-        self.outbox = Outbox()
-        self.tracker = OffsetTracker()
-        self.tracker.assign([P])
-        self.load = Load()
         self.store = FakeStore()
         self.rejects = FakeRejects()
+        nothing: Any = None
+        producer: Any = FakeProducer()
         store: Any = self.store
+        ledger = Ledger(nothing, store, producer, Patience())
+        plans = KnownPlans([READ.route])
         rejects: Any = self.rejects
-        queue_of: Any = lambda _: self.queue  # noqa: E731 - the type is what is wanted
-        self.senders = Senders(queue_of, self.outbox, self.tracker, self.load, store, rejects, Patience())
-        self.senders.start()
+        queue_named: Any = lambda _: self.queue  # noqa: E731 - the type is what is wanted
+        self.delivery = SqsDelivery(
+            queue_named, Outbox(), ledger, rejects, Patience(), producer, plans, "tasks.fifo"
+        )
+        self.delivery.tracker.assign([P])
+        self.delivery.start()
 
-    def put(self, offset: int, group: str, *, ordered: bool = True, job: NewJob | None = None) -> None:
-        ticket = self.tracker.take(P, offset)
+    def put(
+        self,
+        offset: int,
+        group: str,
+        job: NewJob | None = None,
+        plan: JobPlan | None = PLAN,
+        certain: bool = True,
+    ) -> None:
+        ticket = self.delivery.tracker.take(P, offset)
         assert ticket
-        self.load.add(1)
-        message = Message(
+        self.delivery.usage.add(1)
+        record = ReceivedRecord(
             topic="letters", partition=0, offset=offset, timestamp_ms=1, key=None, value=b"", headers=()
         )
-        self.outbox.put(
-            Entry(
-                source=message,
-                event=None,
-                ticket=SharedTicket(ticket, 1),
-                job_id="j",
-                job=job,
-                destination="tasks.fifo",
-                stage="read",
-                task=OutgoingMessage(body=str(offset), group_id=group, deduplication_id=str(offset)),
-                ordered=ordered,
-            )
+        event = Event(
+            id=str(offset), source="test", type="letters", time=NOW, entity_id=group, data=b"%d" % offset
         )
+        content = EventTasks(
+            record=record,
+            event=event,
+            job_id="j",
+            job=job,
+            submitted_at=1.0,
+            topic="letters",
+            plan=plan,
+            is_certain=certain,
+            tasks=(),
+        )
+        if plan is not None:
+            content = replace(content.under(plan, plan.consumers("letters")), is_certain=certain)
+        for entry in entries_of(content, ticket, 1, "post", "tasks.fifo"):
+            self.delivery.put(entry)
 
     def settled(self) -> int:
         """The offset that may be committed."""
-        return self.tracker.committable().get(P, 0)
+        return self.delivery.tracker.committable().get(P, 0)
 
 
 @pytest.fixture
@@ -134,7 +197,7 @@ def worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[World]]:
     made: list[World] = []
     yield made
     for world in made:
-        world.senders.close()
+        world.delivery.close()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -146,10 +209,10 @@ def test_the_order_of_each_group_survives_failures(worlds: list[World], seed: in
         world.put(n, f"group-{n % 11}")
     wait_until(lambda: world.settled() == 300, "all settled")
     for group in range(11):
-        bodies = [m.body for m in world.queue.taken if m.group_id == f"group-{group}"]
-        assert bodies == [str(n) for n in range(group, 300, 11)]
-    assert world.load.share() == 0
-    assert world.senders.failure is None
+        taken = [m for m in world.queue.taken if m.group_id == f"group-{group}"]
+        assert _data(taken) == [str(n) for n in range(group, 300, 11)]
+    assert world.delivery.usage.share() == 0
+    assert world.delivery.failure is None
 
 
 def test_a_job_is_open_before_its_task_is_sent(worlds: list[World]) -> None:
@@ -162,19 +225,52 @@ def test_a_job_is_open_before_its_task_is_sent(worlds: list[World]) -> None:
     assert world.store.opened == ["j"]
 
 
+def test_an_event_whose_job_the_table_refuses_is_rejected_and_passed(worlds: list[World]) -> None:
+    """The refusal is that event's: the bridge goes on, and what is behind it is sent."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    for n in range(3):
+        job_id = "refused" if n == 1 else "j"
+        job = NewJob(job_id=job_id, entity_id="ada", topic="letters", plan=JobPlan(stages={}), submitted_at=1)
+        world.put(n, "a", job=job)
+    wait_until(lambda: world.settled() == 3, "all settled")
+    assert _data(world.queue.taken) == ["0", "2"]
+    (rejection,) = world.rejects.buried
+    assert (rejection.error, rejection.stage) == ("MessageRefusedError", "read")
+    assert world.delivery.failure is None
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "later"])
+def test_an_event_that_began_its_job_on_another_topic_begins_one_of_its_own(
+    worlds: list[World], together: bool
+) -> None:
+    """One job would have the first topic's plan, and end without the second stage."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    world.store.pinned, world.store.topics = {"j": JobPlan(stages={"other": ("other",)})}, {"j": "words"}
+    if together:
+        world.store.pinned = {}
+    own = identity.further_job_id("j", "letters")
+    job = NewJob(job_id="j", entity_id="ada", topic="letters", plan=PLAN, submitted_at=1)
+    world.put(0, "a", job=job, certain=False)
+    wait_until(lambda: world.settled() == 1, "settled")
+    sent = [json.loads(message.body)["headers"]["pipeline"]["job_id"] for message in world.queue.taken]
+    assert sent == (["j"] if together else [own])
+    assert world.store.opened == (["j"] if together else ["j", own])
+
+
 def test_what_sqs_refuses_is_rejected_and_passed(worlds: list[World]) -> None:
     """Its group goes on behind it; its offset is settled when it is buried."""
     queue = FakeQueue()
-    queue.refused = {"1"}
+    queue.refused = {identity.task_id("test", "1", "read", None)}
     world = World(queue)
     worlds.append(world)
     for n in range(3):
         world.put(n, "a")
     wait_until(lambda: world.settled() == 3, "all settled")
-    assert [message.body for message in queue.taken] == ["0", "2"]
-    (entry,) = world.rejects.buried
-    assert entry.rejection
-    assert (entry.rejection.error, entry.rejection.stage) == ("MessageRefusedError", "read")
+    assert _data(queue.taken) == ["0", "2"]
+    (rejection,) = world.rejects.buried
+    assert (rejection.error, rejection.stage) == ("MessageRefusedError", "read")
 
 
 def test_a_queue_that_refuses_all_ends_it(worlds: list[World]) -> None:
@@ -184,8 +280,8 @@ def test_a_queue_that_refuses_all_ends_it(worlds: list[World]) -> None:
     world = World(queue)
     worlds.append(world)
     world.put(0, "a")
-    wait_until(lambda: world.senders.failure, "it ended")
-    assert isinstance(world.senders.failure, ServiceRefusedError)
+    wait_until(lambda: world.delivery.failure, "it ended")
+    assert isinstance(world.delivery.failure, ServiceRefusedError)
     assert world.rejects.buried == []
     assert world.settled() == 0
 
@@ -198,7 +294,56 @@ def test_what_is_lost_is_not_sent(worlds: list[World]) -> None:
     for n in range(20):
         world.put(n, "same")
     wait_until(lambda: queue.taken, "the first is under way")
-    world.tracker.revoke([P])
+    world.delivery.tracker.revoke([P])
     queue.failing = 0.0
-    wait_until(lambda: world.load.share() == 0, "all let go")
-    assert [message.body for message in queue.taken] == ["0"]
+    wait_until(lambda: world.delivery.usage.share() == 0, "all let go")
+    assert _data(queue.taken) == ["0"]
+
+
+COUNT = replace(READ.route, name="count")
+BOTH = plan_from([READ.route, COUNT], "letters")
+ONLY_COUNT = plan_from([COUNT], "letters")
+
+
+def _sent(world: World) -> list[tuple[str, str, str]]:
+    """The data, stage and plan of each task that SQS took, in order."""
+    bodies = [json.loads(message.body) for message in world.queue.taken]
+    return [
+        (taskmessage.data_of(body["body"]), body["headers"]["task"], body["headers"]["pipeline"]["plan"])
+        for body in bodies
+    ]
+
+
+def test_an_event_gets_the_tasks_of_the_plan_that_its_job_pinned(worlds: list[World]) -> None:
+    """A job that was opened before, by another version, keeps its plan: no task too few, none too many."""
+    for pinned in (BOTH, ONLY_COUNT):
+        world = World(FakeQueue())
+        worlds.append(world)
+        world.store.pinned["j"] = pinned
+        job = NewJob(job_id="j", entity_id="ada", topic="letters", plan=PLAN, submitted_at=1)
+        world.put(0, "a", job=job, certain=False)
+        wait_until(lambda world=world: world.settled() == 1, "settled")  # type: ignore[misc]
+        assert sorted(stage for _, stage, _ in _sent(world)) == sorted(pinned.stages)
+        assert {plan for _, _, plan in _sent(world)} == {pinned.id}
+
+
+def test_an_event_without_a_plan_gets_its_jobs_and_keeps_its_entitys_order(worlds: list[World]) -> None:
+    """What comes after it of the same entity waits until the record was read."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    world.store.pinned["j"] = PLAN
+    for n in range(30):
+        world.put(n, "a", plan=None if n % 3 == 0 else PLAN, certain=n % 3 > 0)
+    wait_until(lambda: world.settled() == 30, "settled")
+    assert [data for data, _, _ in _sent(world)] == [str(n) for n in range(30)]
+    assert {plan for _, _, plan in _sent(world)} == {PLAN.id}
+
+
+def test_an_event_whose_job_has_no_stage_for_it_is_passed_over(worlds: list[World]) -> None:
+    """It is settled, and nothing is sent."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    world.store.pinned["j"] = plan_from([replace(READ.route, consumes="elsewhere")], "elsewhere")
+    world.put(0, "a", plan=None, certain=False)
+    wait_until(lambda: world.settled() == 1, "settled")
+    assert _sent(world) == []

@@ -1,4 +1,4 @@
-"""The demonstration's parts: which documents, what the events tell, and the check that can say no."""
+"""The demo's parts: choice of documents, progress from events, and a check that can fail."""
 
 import json
 import os
@@ -13,13 +13,12 @@ import pytest
 from rich.console import Console
 
 from pipeline.demo.inputs import find_documents, standard_library
-from pipeline.demo.plain import count_file
 from pipeline.demo.progress import Progress, Seen
 from pipeline.demo.report import Report
-from pipeline.demo.verify import differences
+from pipeline.demo.verify import count_file, differences
 from pipeline.errors import ConfigurationError
-from pipeline.events import Event
 from pipeline.jobs import Job, JobPlan, JobState
+from pipeline.wire.events import Event
 
 # ─── which documents ───
 
@@ -50,7 +49,7 @@ def test_folders_are_searched(tmp_path: Path) -> None:
     ("name", "said"),
     [
         ("missing", "missing does not exist"),
-        ("empty", "empty holds nothing readable"),
+        ("empty", "empty has no readable file"),
         ("pipe", "pipe cannot be read as a file"),
     ],
 )
@@ -70,6 +69,16 @@ def test_a_name_that_no_event_can_hold_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "good").write_text("x")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")).write_text("x")
     assert find_documents([tmp_path]) == [tmp_path / "good"]
+
+
+def test_a_link_that_leads_out_of_the_folder_is_left_out(tmp_path: Path) -> None:
+    """The stages would refuse it: the folder was given, not what it points at."""
+    (tmp_path / "given").mkdir()
+    for name in ("given/text", "outside"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / "given" / "in").symlink_to("text")
+    (tmp_path / "given" / "out").symlink_to(tmp_path / "outside")
+    assert find_documents([tmp_path / "given"]) == [tmp_path / "given" / name for name in ("in", "text")]
 
 
 # ─── what the events tell ───
@@ -116,7 +125,7 @@ def test_two_events_for_one_result_are_seen() -> None:
 
 
 def test_a_failure_keeps_its_reason() -> None:
-    """What the report lists is what the errors topic says."""
+    """The report lists the failures of the errors topic."""
     progress = Progress()
     progress.take(event("job-failed"))
     assert progress.unread == 1
@@ -136,7 +145,7 @@ def document(tmp_path: Path) -> Path:
 
 
 def right(path: Path) -> Seen:
-    """What the events of a document say when all went well."""
+    """Return the events of a document that was processed without failure."""
     return Seen(summary=json.loads(json.dumps({**asdict(count_file(path)), "chunks": 1})), summaries=1)
 
 
@@ -183,11 +192,11 @@ def test_every_count_is_checked(document: Path, name: str, value: Any) -> None:
 
 def faults(path: Path) -> Iterator[tuple[Seen, JobState | None, str]]:
     yield Seen(failure="E: why"), JobState.FAILED, "its job failed (E: why), the loop counted 3 words"
-    yield Seen(), JobState.COMPLETE, "its job is complete, but no event came of it"
+    yield Seen(), JobState.COMPLETE, "its job is complete, but its last event is missing"
     yield right(path), None, "its job j has not ended"
     twice = right(path)
     twice.summaries = 2
-    yield twice, JobState.COMPLETE, "2 different events came of it"
+    yield twice, JobState.COMPLETE, "its job has 2 different last events"
 
 
 def test_what_is_missing_or_twice_is_a_difference(document: Path) -> None:
@@ -203,7 +212,7 @@ def test_a_binary_document_fails_in_both(tmp_path: Path) -> None:
     path.write_bytes(b"\0")
     assert check(path, Seen(failure="E: it is binary"), JobState.FAILED) == []
     (line,) = check(path, Seen(summary={}, summaries=1))
-    assert "but the loop refused it" in line
+    assert "but the loop refuses it" in line
 
 
 # ─── the report ───

@@ -10,16 +10,35 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline import PermanentError, Retry
-from pipeline.demo.plain import NotText, count_file
-from pipeline.stages import REGISTRY
-from tasks import documents
-from tasks.documents import Chunk, Document, Summary, Text, analyse, chunks, extract, merge, summarise
+from pipeline.author.registry import REGISTRY
+from pipeline.demo import documents
+from pipeline.demo.allowed import LONGEST, VARIABLE, allowed_paths, is_allowed, variable_of
+from pipeline.demo.documents import (
+    Chunk,
+    Document,
+    Summary,
+    Text,
+    analyse,
+    chunks,
+    extract,
+    merge,
+    summarise,
+)
+from pipeline.demo.verify import NotText, count_file
+from pipeline.errors import ConfigurationError
 
-#: What a part's result may hold, with room left in a DynamoDB item of 400 KB.
+#: The size limit of a part's result, with room left in a DynamoDB item of 400 KB.
 RESULT_BYTES = 350_000
 
 _files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 _mixed = st.text(st.sampled_from("ab\n \tß_9éΐ中𝄞\u0301\ufeff\r.-Σ"), max_size=300)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the demo was given."""
+    monkeypatch.setenv(VARIABLE, variable_of([tmp_path]))
+    return tmp_path
 
 
 def write(folder: Path, data: bytes) -> Path:
@@ -45,7 +64,7 @@ def assert_same(path: Path, size: int) -> None:
 def test_the_stages_go_together() -> None:
     """The example passes every check that a user's stages pass."""
     REGISTRY.check()
-    assert REGISTRY.plan("document-received") == dict.fromkeys(
+    assert REGISTRY.plan("document-received").stages == dict.fromkeys(
         ("extract", "analyse", "summarise"), ("summarise",)
     )
 
@@ -159,7 +178,7 @@ def test_a_binary_document_is_given_up_on(tmp_path: Path) -> None:
 def test_what_is_no_file_is_given_up_on(tmp_path: Path, make: Callable[[Path], object]) -> None:
     """Without waiting for somebody to write into a pipe."""
     make(tmp_path / "it")
-    with pytest.raises(PermanentError, match=r"it (cannot be read|is no regular file)"):
+    with pytest.raises(PermanentError, match=r"it (cannot be read|is not a regular file)"):
         extract(Document(path=str(tmp_path / "it")))
 
 
@@ -167,6 +186,107 @@ def test_a_path_that_no_system_takes_is_given_up_on() -> None:
     """A zero byte in the name is refused by the system call itself."""
     with pytest.raises(PermanentError, match="cannot be read"):
         extract(Document(path="a\0b"))
+
+
+@pytest.fixture
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that the demo was not given."""
+    path = tmp_path_factory.mktemp("home") / "credentials"
+    path.write_text("aws_secret_access_key")
+    return path
+
+
+def direct(_folder: Path, secret: Path) -> Path:
+    return secret
+
+
+def link(folder: Path, secret: Path) -> Path:
+    (folder / "link.txt").symlink_to(secret)
+    return folder / "link.txt"
+
+
+def folder_link(folder: Path, secret: Path) -> Path:
+    (folder / "folder").symlink_to(secret.parent)
+    return folder / "folder" / secret.name
+
+
+def climbing(folder: Path, secret: Path) -> Path:
+    return Path(os.path.join(folder, os.path.relpath(secret, folder)))
+
+
+def hidden(folder: Path, _secret: Path) -> Path:
+    (folder / ".aws").mkdir()
+    (folder / ".aws" / "credentials").write_text("aws_secret_access_key")
+    return folder / ".aws" / "credentials"
+
+
+def sibling(folder: Path, _secret: Path) -> Path:
+    path = folder.with_name(f"{folder.name}-too")
+    path.write_text("secret")
+    return path
+
+
+@pytest.mark.parametrize(
+    "way",
+    [direct, link, folder_link, climbing, hidden, sibling],
+    ids=lambda way: way.__name__,
+)
+def test_an_event_cannot_name_a_file_that_was_not_given(
+    folder: Path, secret: Path, way: Callable[[Path, Path], Path]
+) -> None:
+    """Whatever the path looks like, each stage that reads refuses it, and shows nothing of the file."""
+    path = str(way(folder, secret))
+    text = Text(path=path, size=1, modified_ns=0, encoding="utf-8")
+    for read in (lambda: extract(Document(path=path)), lambda: analyse(Chunk(text=text, start=0, end=1))):
+        with pytest.raises(PermanentError, match=VARIABLE):
+            read()
+
+
+def test_without_a_given_path_nothing_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages that something else than the demo loads read no file."""
+    path = write(folder, b"text")
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(PermanentError, match=VARIABLE):
+        extract(Document(path=str(path)))
+
+
+def test_a_given_file_is_read_and_its_neighbour_is_not(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on the command line allows that file; a hidden one and a link, too, if a person named them."""
+    hidden, neighbour = folder / ".notes", folder / "neighbour"
+    for path in (hidden, neighbour):
+        path.write_text("text")
+    (folder / "link").symlink_to(hidden)
+    monkeypatch.setenv(VARIABLE, variable_of([folder / "link"]))
+    assert extract(Document(path=str(hidden))).size == 4
+    assert extract(Document(path=str(folder / "link"))).size == 4
+    with pytest.raises(PermanentError):
+        extract(Document(path=str(neighbour)))
+
+
+_parts = st.lists(st.sampled_from(["a", "b", ".git", "..", "."]), max_size=6)
+
+
+@given(_parts, _parts)
+def test_allowed_is_below_and_not_hidden(top: list[str], rest: list[str]) -> None:
+    """A path is allowed exactly if it begins with an allowed one, and no later part of it is hidden."""
+    root, path = Path(os.path.normpath(Path("/r", *top))), Path(os.path.normpath(Path("/r", *top, *rest)))
+    below = path.parts[: len(root.parts)] == root.parts
+    later = path.parts[len(root.parts) :]
+    assert is_allowed(path, [Path("/else"), root]) == (below and not any(part[0] == "." for part in later))
+
+
+def test_more_paths_than_an_environment_holds_are_refused() -> None:
+    """The error names the fix, before any process is started."""
+    assert variable_of([Path("/a b:c"), Path("/d")]) == "/a b:c\n/d"
+    with pytest.raises(ConfigurationError, match="Give the folder"):
+        variable_of([Path("/x" * 40)] * (LONGEST // 80))
+
+
+def test_paths_survive_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blanks, colons and commas of a name are kept."""
+    paths = [Path("/a b:c,d"), Path("/é")]
+    monkeypatch.setenv(VARIABLE, variable_of(paths))
+    assert allowed_paths() == paths
 
 
 def test_a_document_that_changed_is_not_added_up(tmp_path: Path) -> None:
@@ -195,6 +315,6 @@ def test_a_document_that_is_being_written_is_tried_again(
 
 
 def test_events_hold_a_reference_and_no_text(tmp_path: Path) -> None:
-    """What is sent for a chunk does not grow with the chunk."""
+    """The data of a chunk's task does not grow with the chunk."""
     text = Text(path=str(tmp_path), size=10**9, modified_ns=0, encoding="utf-8")
     assert len(next(iter(chunks(text))).model_dump_json()) < len(str(tmp_path)) + 200

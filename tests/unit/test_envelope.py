@@ -1,4 +1,4 @@
-"""What the worker lets in: nothing that could end its event loop, whatever somebody puts in the queue."""
+"""Validation of received messages: nothing on the queue can end the worker's event loop."""
 
 import json
 from contextlib import suppress
@@ -11,33 +11,28 @@ from kombu.transport.virtual import Channel
 
 from pipeline.errors import InvalidInputError
 from pipeline.transport.envelope import PARSED, open_envelope
-from pipeline.transport.fifo import Message
+from pipeline.transport.kombutransport import Message
+from tests.builders import task_body
 
 
 def envelope(more: Any = None, **changes: Any) -> str:
-    """A valid message, with more headers and with changes: "_" in a name is "-", ``...`` leaves it out."""
-    whole = {
-        "body": "[[1], {}, {}]",
-        "headers": {"id": "t-1", "task": "note", **(more or {})},
-        "properties": {"delivery_tag": "x"},
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-    } | {name.replace("_", "-"): value for name, value in changes.items()}
-    return json.dumps({name: value for name, value in whole.items() if value is not ...})
+    """A valid message, with more headers and with changes (``task_body``)."""
+    return task_body({"id": "t-1", "task": "note", **(more or {})}, [[1], {}, {}], **changes)
 
 
 def test_a_celery_message_is_opened() -> None:
-    """The payload that kombu expects, with the body parsed."""
-    payload = open_envelope(envelope())
-    assert payload["headers"]["id"] == "t-1"
-    assert payload["properties"]["delivery_info"] == {}
+    """The fields that Celery reads are available, and the payload that kombu expects."""
+    opened = open_envelope(envelope())
+    assert (opened.task_id, opened.task_name, opened.args) == ("t-1", "note", [1])
+    payload = opened.delivered_as("tag")
+    assert payload["properties"] == {"delivery_info": {}, "delivery_tag": "tag"}
     assert payload[PARSED] == [[1], {}, {}]
 
 
 def test_headers_of_others_pass_unseen() -> None:
     """Custom headers, and those of Celery that nobody reads before the run."""
     headers = {"mine": {"a": [1]}, "origin": "x@y", "timelimit": [None, None], "eta": None, "retries": 3}
-    assert open_envelope(envelope(headers))["headers"] == {"id": "t-1", "task": "note", **headers}
+    assert open_envelope(envelope(headers)).headers == {"id": "t-1", "task": "note", **headers}
 
 
 @pytest.mark.parametrize(
@@ -112,10 +107,9 @@ def test_any_text_is_opened_or_refused(text: str) -> None:
 def test_what_is_opened_can_be_delivered(headers: dict[str, Any], body: Any) -> None:
     """kombu makes a message of it without an error, whatever else is in it."""
     try:
-        payload = open_envelope(envelope(headers, body=json.dumps(body)))
+        payload = open_envelope(envelope(headers, body=json.dumps(body))).delivered_as("tag")
     except InvalidInputError:
         return
-    payload["properties"]["delivery_tag"] = "tag"
     message = Message(payload, channel=Channel.__new__(Channel))
     assert message.payload is payload[PARSED]
     message.body.decode()
@@ -124,9 +118,9 @@ def test_what_is_opened_can_be_delivered(headers: dict[str, Any], body: Any) -> 
 def test_data_that_looks_like_one_of_kombus_types_is_not_decoded() -> None:
     """kombu's own decoder would refuse it."""
     body = '[[{"__type__": "datetime", "__value__": "never"}], {}, {}]'
-    assert open_envelope(envelope(body=body))[PARSED][0] == [{"__type__": "datetime", "__value__": "never"}]
+    assert open_envelope(envelope(body=body)).args == [{"__type__": "datetime", "__value__": "never"}]
 
 
 def test_whole_characters_that_json_escapes_in_two_halves_are_accepted() -> None:
     """A client may write 🦊 as two escapes."""
-    assert open_envelope(envelope({"mine": "🦊"}))["headers"]["mine"] == "🦊"
+    assert open_envelope(envelope({"mine": "🦊"})).headers["mine"] == "🦊"

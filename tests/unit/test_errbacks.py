@@ -1,4 +1,4 @@
-"""Errbacks of a task that is given up on, whatever SQS says to the task that calls them."""
+"""Errbacks of a task that becomes a dead letter, for every answer of SQS to the task that calls them."""
 
 from typing import Any
 
@@ -6,22 +6,20 @@ import pytest
 
 from pipeline.celery import PipelineApp, make_app
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
-from pipeline.sqs import ReceivedMessage
-from pipeline.transport import bulk, fifo
-from pipeline.transport.lease import Lease
+from pipeline.transport import bulk, kombutransport
 from pipeline.worker import errbacks
+from pipeline.worker.child.outcome import Failed
 from pipeline.worker.errbacks import publish_errbacks
-from pipeline.worker.outcome import Failed
-from pipeline.worker.work import Work
+from pipeline.worker.settle.work import Work
+from tests.builders import lease, settings
 from tests.loglines import log_lines
-from tests.unit.test_bulk import SETTINGS
 
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> PipelineApp:
     """The current app of this process, that publishes at once or not at all."""
     made = make_app()
-    made.__dict__["settings"] = SETTINGS
+    made.__dict__["settings"] = settings()
     monkeypatch.setattr(errbacks, "current_app", made)
     monkeypatch.setattr(bulk, "PAUSES", ())
     return made
@@ -40,20 +38,8 @@ class Queue:
 
 
 def given_up(embed: Any) -> Work:
-    message = ReceivedMessage(
-        message_id="m",
-        receipt_handle="h",
-        body="",
-        group_id="g",
-        deduplication_id="d",
-        receive_count=1,
-        sent_at=0,
-        attributes={},
-        requested_at=0,
-    )
-    payload = {"headers": {"id": "t", "task": "note"}, "parsed": [[1], {}, embed]}
-    lease = Lease(message=message, queue="q.fifo", payload=payload, deadline=0)
-    return Work(lease=lease, outcome=Failed(error="builtins.ValueError", message="no"))
+    held = lease(headers={"id": "t"}, body=[[1], {}, embed], queue="q.fifo")
+    return Work(lease=held, outcome=Failed(error="builtins.ValueError", message="no"))
 
 
 ERRBACK = {"errbacks": [{"task": "tell", "args": [], "kwargs": {}, "options": {}}]}
@@ -68,7 +54,7 @@ def test_a_task_without_errbacks_publishes_nothing(embed: Any) -> None:
 def test_published_again_it_is_the_same_task(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash between the dead letter and the delete does not call them twice."""
     queue = Queue()
-    monkeypatch.setattr(fifo.Transport, "queue", staticmethod(lambda _: queue))
+    monkeypatch.setattr(kombutransport.Transport, "queue", staticmethod(lambda _: queue))
     for _ in range(2):
         publish_errbacks(given_up(ERRBACK))
     assert len({message.deduplication_id for message in queue.sent}) == 1
@@ -79,7 +65,7 @@ def test_what_can_never_be_published_is_told_and_nothing_more(
 ) -> None:
     """The task has its dead letter, and must not come again for its errbacks; SQS away is waited for."""
     queue = Queue(MessageRefusedError("too large"))
-    monkeypatch.setattr(fifo.Transport, "queue", staticmethod(lambda _: queue))
+    monkeypatch.setattr(kombutransport.Transport, "queue", staticmethod(lambda _: queue))
     with log_lines(errbacks) as logs:
         publish_errbacks(given_up(ERRBACK))
     assert [entry["event"] for entry in logs] == ["errbacks.not_published"]

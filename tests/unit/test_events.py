@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidEventError
-from pipeline.events import (
+from pipeline.wire.events import (
     CARRIED,
     MAX_DEPTH,
     REDRIVE,
@@ -24,9 +24,10 @@ from pipeline.events import (
     Redrive,
     decode,
     encode,
+    record_digest,
 )
 
-SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "schemas"
 AT = Coordinates(topic="orders", partition=2, offset=40, timestamp_ms=1_700_000_000_000)
 EVENT = Event(
     id="e-1",
@@ -112,7 +113,7 @@ _events = st.builds(
     ).map(lambda value: json.dumps(value).encode()),
     job_id=st.none() | st.from_regex(r"[A-Za-z0-9._:-]{1,128}", fullmatch=True),
     stage=st.none() | st.just("extract"),
-    submitted_at=st.none() | st.floats(0, 1e11),
+    submitted_at=st.none() | st.just(0.0) | st.floats(0.001, 1e11),
     traceparent=st.none() | st.from_regex(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", fullmatch=True),
     carried=st.dictionaries(st.sampled_from(CARRIED), st.from_regex(r"[!-~]{1,512}", fullmatch=True)),
 )
@@ -120,7 +121,7 @@ _events = st.builds(
 
 @given(_events)
 def test_every_event_survives_the_wire(event: Event) -> None:
-    """What is encoded is decoded to the same event, in every field."""
+    """A decoded event equals the encoded one, in every field."""
     key, value, headers = encode(event)
     assert decode(key=key, value=value, headers=headers, coordinates=AT) == replace(event, coordinates=AT)
 
@@ -263,7 +264,14 @@ def test_nothing_on_a_topic_can_stop_the_reader(
         decode(key=key, value=value, headers=headers, coordinates=AT)
 
 
-REDRIVEN = Redrive(generation=2, topic="orders", partition=1, offset=7, timestamp_ms=1_600_000_000_000)
+REDRIVEN = Redrive(
+    generation=2,
+    topic="orders",
+    partition=1,
+    offset=7,
+    timestamp_ms=1_600_000_000_000,
+    digest=record_digest(AT.topic, b"k", b"{}"),
+)
 
 
 def test_a_redriven_plain_event_is_the_event_it_was() -> None:
@@ -286,7 +294,31 @@ def test_a_redriven_cloud_event_keeps_its_id() -> None:
     assert (event.id, event.generation) == ("1", 2)
 
 
+def test_a_redrive_of_another_record_is_not_obeyed() -> None:
+    """A tool that keeps headers copied it: obeyed, all plain events that it made would be one event."""
+    header: dict[str, bytes | None] = dict([REDRIVEN.header()])
+    assert read(headers=header).generation == 2
+    assert read(headers=header, value=b"7").generation == 0
+    assert read(headers=header, key=b"other").generation == 0
+    assert read(headers=header, value=b"7").id != read(headers=header).id
+
+
+@pytest.mark.parametrize("field", ["generation", "partition", "offset", "timestamp_ms"])
+def test_a_redrive_beyond_all_bounds_is_not_obeyed(field: str) -> None:
+    """Its generation is counted on, and recorded where numbers end."""
+    facts = json.loads(REDRIVEN.header()[1]) | {field: 10**30}
+    assert read(headers={REDRIVE: json.dumps(facts).encode()}).generation == 0
+
+
+@pytest.mark.parametrize("moment", ["1e-200", "-1", "nan", "inf", "1e126", "253402300800", "1e400", "0.0001"])
+def test_a_moment_that_a_service_cannot_hold_is_refused(moment: str) -> None:
+    """At the door, with its header: DynamoDB would refuse the job's record."""
+    with pytest.raises(InvalidEventError, match="ce_submittedat"):
+        read(headers={**REQUIRED, "ce_submittedat": moment.encode()})
+    assert read(headers={**REQUIRED, "ce_submittedat": b"1700000000.123"}).submitted_at == 1_700_000_000.123
+
+
 @pytest.mark.parametrize("value", [None, b"", b"7", b"{}", b"\xff", b'{"generation": 0}', b"[" * 10_000])
 def test_a_header_of_that_name_from_elsewhere_is_nothing(value: bytes | None) -> None:
-    """What is no redrive of ours changes nothing."""
+    """Headers that are not of a redrive change nothing."""
     assert read(headers={REDRIVE: value}).generation == 0

@@ -1,4 +1,4 @@
-"""The exported templates hold what provision makes, in the words that CloudFormation and Terraform take."""
+"""The exported templates hold what provision makes, in the terms of CloudFormation and Terraform."""
 
 import base64
 import json
@@ -12,16 +12,17 @@ from cfnlint.api import lint
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from config.settings import Settings, load_settings
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.cli import main
-from pipeline.export import cloudformation, terraform
-from pipeline.export.parts import labels
-from pipeline.registry import Registry
-from pipeline.stages import stage
-from pipeline.topology import queue_needs, topic_needs
+from pipeline.infra.export import cloudformation, labels, terraform
+from pipeline.infra.needs import queue_needs, topic_needs
+from pipeline.infra.queuepolicy import is_tls_only
+from pipeline.settings import Settings, load_settings
 from tests.unit.test_settings import REQUIRED, SCRAM
 
 SCHEMAS = json.loads((Path(__file__).parents[1] / "data" / "terraform-aws.json").read_text())
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/0f7a5b3c-1d2e-4f60-8a9b-c0d1e2f3a4b5"
 CLUSTER = "arn:aws:kafka:eu-west-1:123456789012:cluster/events/0f7a5b3c-1d2e-4f60-8a9b-c0d1e2f3a4b5-6"
 
 
@@ -57,6 +58,39 @@ def test_cloudformation_takes_the_template(registry: Registry, cluster: str) -> 
     """cfn-lint, with AWS's schemas of every resource, finds nothing: no error, no warning, no remark."""
     template = cloudformation(_settings(MSK_CLUSTER_ARN=cluster), registry)
     assert [str(match) for match in lint(json.dumps(template), regions=["eu-west-1"])] == []
+
+
+def test_the_template_encrypts_denies_plaintext_and_recovers(registry: Registry) -> None:
+    """With a key: cfn-lint takes it; each queue has its policy, the table its key and its recovery."""
+    template = cloudformation(_settings(KMS_KEY_ARN=KEY), registry)
+    assert [str(match) for match in lint(json.dumps(template), regions=["eu-west-1"])] == []
+    queues = _resources(template, "AWS::SQS::Queue")
+    assert {each["KmsMasterKeyId"] for each in queues.values()} == {KEY}
+    policies = _resources(template, "AWS::SQS::QueuePolicy").values()
+    assert [each["Queues"] for each in policies] == [[{"Ref": label}] for label in queues]
+    assert all(is_tls_only(json.dumps(each["PolicyDocument"])) for each in policies)
+    (table,) = _resources(template, "AWS::DynamoDB::Table").values()
+    assert table["SSESpecification"]["KMSMasterKeyId"] == KEY
+    assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+
+
+def test_terraform_encrypts_denies_plaintext_and_recovers(registry: Registry) -> None:
+    """The same, in Terraform's arguments; without a key of one's own SQS's."""
+    resources = terraform(_settings(KMS_KEY_ARN=KEY), registry)["resource"]
+    for kind, schema in SCHEMAS.items():
+        for each in resources[kind].values():
+            arguments = {name: value for name, value in each.items() if name != "lifecycle"}
+            Draft202012Validator(schema).validate(arguments)
+    for queue in resources["aws_sqs_queue"].values():
+        assert queue["kms_master_key_id"] == KEY
+        assert queue["name"] in json.loads(queue["policy"])["Statement"][0]["Resource"]
+        assert is_tls_only(queue["policy"])
+    table = resources["aws_dynamodb_table"]["jobs"]
+    assert table["server_side_encryption"] == {"enabled": True, "kms_key_arn": KEY}
+    assert table["point_in_time_recovery"] == {"enabled": True}
+    plain = terraform(_settings(), registry)["resource"]
+    assert all(queue["sqs_managed_sse_enabled"] for queue in plain["aws_sqs_queue"].values())
+    assert "server_side_encryption" not in plain["aws_dynamodb_table"]["jobs"]
 
 
 def test_cfn_lint_would_find_a_fault(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""The commands without the extras: what a command does not need may be missing."""
+"""Commands without extras: a command runs without packages that it does not need."""
 
 import subprocess
 import sys

@@ -1,8 +1,8 @@
-"""A bridge's gauges say what it holds now, of the partitions that are its own now."""
+"""A bridge's gauges count what it holds of its current partitions."""
 
-from consumers.gauges import Gauges
-from consumers.load import Load
-from consumers.offsets import OffsetTracker
+from pipeline.bridge.gauges import Gauges
+from pipeline.bridge.offsets import OffsetTracker
+from pipeline.bridge.throttle import BufferUsage
 from pipeline.kafka import Partition
 from pipeline.telemetry import metrics
 
@@ -22,12 +22,12 @@ def _shown(name: str) -> dict[str, float]:
 def test_they_follow_the_bridge() -> None:
     """Held, uncommitted, unread: and nothing of a partition that was given away."""
     now = [0.0]
-    tracker, load = OffsetTracker(lambda: now[0]), Load()
-    gauges = Gauges(tracker, load, [], ages=True)
+    tracker, usage = OffsetTracker(lambda: now[0]), BufferUsage()
+    gauges = Gauges(tracker, usage, [], ages=True)
     tracker.assign([MINE, OTHER])
     for offset in range(3):
         assert tracker.take(MINE, offset)
-        load.add(100)
+        usage.add(100)
     gauges.note({MINE: 7, OTHER: 2})
     now[0] = 90.0
     gauges.show()
@@ -51,13 +51,13 @@ def test_an_event_at_work_here_is_not_late() -> None:
     tracker = OffsetTracker()
     tracker.assign([MINE])
     assert tracker.take(MINE, 0)
-    Gauges(tracker, Load(), [], ages=False).show()
+    Gauges(tracker, BufferUsage(), [], ages=False).show()
     assert _shown("pipeline_uncommitted_events") == {"0": 1}
     assert _shown("pipeline_uncommitted_seconds") == {}
 
 
 def test_the_counters_of_a_topic_are_there_before_it_has_an_event() -> None:
     """Prometheus sees no increase in what begins with the first one."""
-    Gauges(OffsetTracker(), Load(), ["never-read"], ages=True)
+    Gauges(OffsetTracker(), BufferUsage(), ["never-read"], ages=True)
     for name in ("pipeline_events_polled_total", "pipeline_events_rejected_total"):
         assert f'{name}{{topic="never-read"}} 0.0' in metrics.exposition().decode()

@@ -1,4 +1,4 @@
-"""Policies hold the actions of the calls that the doors make, on what this service has, and no more."""
+"""Policies allow exactly the calls that the doors make, on this service's resources only."""
 
 import ast
 import json
@@ -8,15 +8,20 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from config.settings import Settings, load_settings
-from pipeline.arns import arns_of
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.cli import main
 from pipeline.errors import ConfigurationError
-from pipeline.iam import ROLES, Policy, Role, policy
-from pipeline.registry import Registry
-from pipeline.stages import stage
-from tests.iamgate import action_of
+from pipeline.infra.arns import arns_of
+from pipeline.infra.iam import Policy, policy
+from pipeline.infra.needs import ROLES, Role
+from pipeline.jobs import JobState
+from pipeline.jobs.keys import Keys
+from pipeline.settings import Settings, load_settings
+from tests.iamgate import LEADING_KEYS, STATEMENTS, action_of, allows
 from tests.unit.test_settings import REQUIRED
 
 ROOT = Path(__file__).parents[2] / "pipeline"
@@ -26,6 +31,15 @@ MSK = {
     "MSK_CLUSTER_ARN": "arn:aws:kafka:eu-west-1:123456789012:cluster/events/0f7a-5",
 }
 TOPIC = "arn:aws:kafka:eu-west-1:123456789012:topic/events/0f7a-5"
+TABLE = "arn:aws:dynamodb:eu-west-1:123456789012:table/pipeline-jobs"
+
+KEY = "arn:aws:kms:eu-west-1:123456789012:key/0f7a5b3c-1d2e-4f60-8a9b-c0d1e2f3a4b5"
+
+#: SERVICE_NAME as the settings accept it.
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+
+#: Topics on which services speak to each other: those of the stages, and the ends of jobs.
+COMMON_TOPICS = {"letters", "words", "jobs", "processing-errors"}
 
 
 def _settings(**variables: str) -> Settings:
@@ -34,10 +48,10 @@ def _settings(**variables: str) -> Settings:
     return load_settings({**REQUIRED, **own, **variables})
 
 
-def _registry() -> Registry:
+def _registry(queue: str = "own.fifo") -> Registry:
     registry = Registry()
 
-    @stage(consumes="letters", emits="words", queue="own.fifo", registry=registry)
+    @stage(consumes="letters", emits="words", queue=queue, registry=registry)
     def read(letter: str) -> str:
         return letter
 
@@ -63,7 +77,9 @@ def _operations(package: str) -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Attribute(value=ast.Attribute(attr="_client") | ast.Name(id="client"), attr=name):
-                    yield name
+                    # Region and partition of a client: no request.
+                    if name != "meta":
+                        yield name
                 case ast.Call(func=ast.Attribute(attr="_ask"), args=[ast.Constant(value=str(name)), *_]):
                     yield name
 
@@ -75,7 +91,10 @@ def _camel(name: str) -> str:
 @pytest.mark.parametrize(("package", "service"), [("sqs", "sqs"), ("jobs", "dynamodb")])
 def test_all_policies_together_are_what_the_doors_call(package: str, service: str) -> None:
     """A call that is added to a door, or goes, must be added to or go from a policy."""
-    called = {action_of(service, _camel(name)) for name in _operations(package)}
+    operations = set(map(_camel, _operations(package)))
+    if "BatchExecuteStatement" in operations:
+        operations = operations - {"BatchExecuteStatement"} | set(STATEMENTS.values())
+    called = {action_of(service, operation) for operation in operations}
     assert len(called) > 5
     given = {action for role in ROLES for action in _grants(_policy(role))}
     assert {action for action in given if action.startswith(f"{service}:")} == called
@@ -94,6 +113,7 @@ def test_without_auto_provision_nothing_can_be_made(role: Role) -> None:
     makes = {
         "sqs:CreateQueue",
         "dynamodb:CreateTable",
+        "dynamodb:UpdateContinuousBackups",
         "dynamodb:UpdateTimeToLive",
         "kafka-cluster:CreateTopic",
     }
@@ -103,15 +123,112 @@ def test_without_auto_provision_nothing_can_be_made(role: Role) -> None:
 
 
 def test_who_may_take_tasks_and_dead_letters() -> None:
-    """The bridge sends tasks and takes none; the worker takes no dead letter."""
+    """The bridge sends tasks and takes none; the worker takes no dead letter; the page may not send one."""
     queue, dlq = (f"arn:aws:sqs:eu-west-1:123456789012:{name}" for name in ("orders.fifo", "orders-dlq.fifo"))
     own = "arn:aws:sqs:eu-west-1:123456789012:own.fifo"
-    bridge, worker, operator = (_grants(_policy(role)) for role in ROLES)
+    bridge, worker, web, viewer, operator = (_grants(_policy(role)) for role in ROLES)
     assert bridge["sqs:SendMessage"] == {queue, own, dlq}
     assert bridge["sqs:ReceiveMessage"] == {dlq}
     assert worker["sqs:DeleteMessage"] == {queue, own}
     assert worker["sqs:SendMessage"] == {queue, own, dlq}
-    assert bridge["sqs:DeleteMessage"] == operator["sqs:DeleteMessage"] == {dlq}
+    assert bridge["sqs:DeleteMessage"] == operator["sqs:DeleteMessage"] == web["sqs:DeleteMessage"] == {dlq}
+    assert web["sqs:SendMessage"] == {queue, own}
+    assert viewer["sqs:ReceiveMessage"] == {dlq}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_key_is_used_through_the_services_only(role: Role) -> None:
+    """Each process may use KMS_KEY_ARN through SQS and DynamoDB; only those that make the table grant it."""
+    assert not [action for action in _grants(_policy(role)) if action.startswith("kms:")]
+    document = _policy(role, KMS_KEY_ARN=KEY, AUTO_PROVISION="false")
+    (statement,) = (each for each in document["Statement"] if each["Sid"] == "Key")
+    assert statement["Resource"] == [KEY]
+    services = statement["Condition"]["StringLike"]["kms:ViaService"]
+    assert services == [f"{service}.eu-west-1.amazonaws.*" for service in ("dynamodb", "sqs")]
+    assert {"kms:Decrypt", "kms:GenerateDataKey"} <= set(statement["Action"])
+    assert ("kms:CreateGrant" in statement["Action"]) == (role == "operator")
+    made = _grants(_policy(role, KMS_KEY_ARN=KEY))
+    assert ("kms:CreateGrant" in made) == (role in ("bridge", "worker", "operator"))
+
+
+def test_a_page_that_only_shows_may_write_nothing() -> None:
+    """With WEB_READ_ONLY=true the only change is that a dead letter is visible again after a look at it."""
+    reads = re.compile(
+        r"(sqs|dynamodb):(Get|BatchGet|Describe|Query|ReceiveMessage)|kafka-cluster:(Describe|Read)"
+    )
+    given = set(_grants(_policy("web-read-only", **MSK)))
+    assert {each for each in given if not reads.match(each)} == {
+        "sqs:ChangeMessageVisibility",
+        "kafka-cluster:Connect",
+    }
+
+
+def test_the_page_makes_and_changes_no_queue_table_or_topic() -> None:
+    """Unlike the operator, also while AUTO_PROVISION=true lets other processes make what is missing."""
+    for role in ("web", "web-read-only"):
+        given = set(_grants(_policy(role, **MSK)))
+        assert not [each for each in given if re.search("Create|Alter|UpdateT|SetQueue|Purge", each)]
+
+
+#: Calls about items: the action, and whether it is asked of the index.
+ITEM_CALLS = [
+    ("GetItem", False),
+    ("Query", False),
+    ("Query", True),
+    ("BatchGetItem", False),
+    ("BatchWriteItem", False),
+    ("PartiQLInsert", False),
+    ("PartiQLUpdate", False),
+    ("PutItem", False),
+    ("UpdateItem", False),
+]
+
+
+@example(names=["orders", "orders-2"])
+@given(names=st.lists(st.from_regex(NAME, fullmatch=True), min_size=2, max_size=2, unique=True))
+@pytest.mark.parametrize("role", ROLES)
+def test_items_of_another_service_in_the_same_table_are_denied(role: Role, names: list[str]) -> None:
+    """Whatever two services are called, each has its own items and never the other's."""
+    mine, other = (Keys(service=name) for name in names)
+    document = _policy(role, SERVICE_NAME=names[0])
+    granted = set(_grants(document))
+    for action, of_index in ITEM_CALLS:
+        request = f"dynamodb:{action}", f"{TABLE}/index/jobs-by-time" if of_index else TABLE
+        own, foreign = ({_key(keys, of_index)} for keys in (mine, other))
+        may = f"dynamodb:{action}" in granted and (not of_index or role != "worker")
+        assert allows(document, request, {LEADING_KEYS: own}) == may
+        assert not allows(document, request, {LEADING_KEYS: foreign})
+        # One foreign key in a batch, and a request without any key.
+        assert not allows(document, request, {LEADING_KEYS: own | foreign})
+        assert not allows(document, request, {})
+
+
+def _key(keys: Keys, of_index: bool) -> str:
+    return keys.index(JobState.RUNNING, "j", 0)[0] if of_index else keys.job("j")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_queues_topics_and_groups_of_another_service_are_not_granted(role: Role) -> None:
+    """Two services on one account, table and cluster share no queue and no group, and only common topics."""
+    one, other = (
+        _grants(policy(_settings(**MSK, **_service(name)), _registry(f"{name}-own.fifo"), role))
+        for name in ("payments", "marketing")
+    )
+    shared = {each for resources in one.values() for each in resources} & {
+        each for resources in other.values() for each in resources
+    }
+    common = {f"{TOPIC}/{name}" for name in COMMON_TOPICS}
+    assert shared <= {TABLE, f"{TABLE}/index/jobs-by-time", MSK["MSK_CLUSTER_ARN"]} | common
+
+
+def _service(name: str) -> dict[str, str]:
+    queues = "https://sqs.eu-west-1.amazonaws.com/123456789012"
+    return {
+        "SERVICE_NAME": name,
+        "KAFKA_CONSUMER_GROUP": name,
+        "SQS_TASK_QUEUE_URL": f"{queues}/{name}.fifo",
+        "SQS_DLQ_URL": f"{queues}/{name}-dlq.fifo",
+    }
 
 
 def test_the_index_is_named_for_those_who_ask_it() -> None:
@@ -127,7 +244,7 @@ def test_msk_grants_each_process_its_topics_and_group() -> None:
     assert bridge["kafka-cluster:ReadData"] == {f"{TOPIC}/letters", f"{TOPIC}/orders-dlq"}
     assert bridge["kafka-cluster:AlterGroup"] == {f"{TOPIC.replace(':topic', ':group')}/orders"}
     assert bridge["kafka-cluster:WriteData"] == {
-        f"{TOPIC}/{name}" for name in ("processing-errors", "orders-dlq", "jobs")
+        f"{TOPIC}/{name}" for name in ("orders-errors", "orders-dlq", "jobs")
     }
     assert f"{TOPIC}/words" in worker["kafka-cluster:WriteData"]
     assert f"{TOPIC}/letters" not in worker["kafka-cluster:WriteData"]
@@ -140,13 +257,17 @@ def test_of_the_control_plane_each_has_what_the_table_of_flower_says() -> None:
     for role in ROLES:
         grants = _grants(_policy(role, **MSK))
         for action in ("ReadData", "WriteData"):
-            topics = {each.rsplit("/", 1)[1] for each in grants[f"kafka-cluster:{action}"]}
+            topics = {each.rsplit("/", 1)[1] for each in grants.get(f"kafka-cluster:{action}", set())}
             found[role, action] = {each.split(".control.")[1] for each in topics if ".control." in each}
     assert found == {
         ("bridge", "ReadData"): set(),
         ("bridge", "WriteData"): set(),
         ("worker", "ReadData"): {"commands"},
         ("worker", "WriteData"): {"events", "replies"},
+        ("web", "ReadData"): {"events"},
+        ("web", "WriteData"): set(),
+        ("web-read-only", "ReadData"): {"events"},
+        ("web-read-only", "WriteData"): set(),
         ("operator", "ReadData"): {"commands", "events", "replies"},
         ("operator", "WriteData"): {"commands"},
     }
@@ -193,7 +314,11 @@ def test_a_url_that_tells_too_little_is_refused(url: str) -> None:
 
 def test_the_command_prints_the_policy_and_asks_no_service() -> None:
     """``pipeline provision --iam worker`` needs no services: it prints JSON."""
-    environment = {**REQUIRED, "AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:1", "TASK_MODULES": "tasks"}
+    environment = {
+        **REQUIRED,
+        "AWS_ENDPOINT_URL_SQS": "http://127.0.0.1:1",
+        "TASK_MODULES": "pipeline.demo.documents",
+    }
     result = CliRunner().invoke(main, ["provision", "--iam", "worker"], env=environment)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["Version"] == "2012-10-17"

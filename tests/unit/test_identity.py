@@ -6,7 +6,7 @@ import string
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import identity
+from pipeline.wire import identity
 
 TASK = identity.task_id("/orders", "e-1", "extract", None)
 

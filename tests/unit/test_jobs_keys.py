@@ -33,6 +33,26 @@ def test_keys_stay_as_they_are() -> None:
     assert leaf_of(part(7, 9)).key(KEYS) == top_of(SPLIT, 900).key(KEYS) == ("orders/L#s#top", "-")
 
 
+def test_every_partition_key_begins_with_the_prefix_that_policies_grant() -> None:
+    """A key with another beginning would be denied, or be another service's."""
+    made = [
+        KEYS.job("j"),
+        KEYS.meta("j")[0],
+        KEYS.node("s", 1, 2)[0],
+        KEYS.top("s")[0],
+        KEYS.page("s", "r", 3)[0],
+        KEYS.data_piece("s", "r", 3)[0],
+        KEYS.results("s", 1),
+        KEYS.attempts("t", "m")[0],
+        KEYS.cancellations(),
+        KEYS.turn("sweep")[0],
+        KEYS.deployments(),
+        *(KEYS.index(state, "j", 0.0)[0] for state in JobState),
+    ]
+    assert [key for key in made if not key.startswith(KEYS.prefix)] == []
+    assert "/" not in KEYS.service
+
+
 def test_the_index_keeps_the_order_of_submission() -> None:
     """Open jobs are in a few shards, closed ones with those of their day, both by time."""
     assert KEYS.index(JobState.RUNNING, "j", 1_700_000_000.5) == ("orders/open#3", "1700000000.500#j")

@@ -1,4 +1,4 @@
-"""The door's own work: batches that come back half done, errors as decisions, values as they were."""
+"""The door to DynamoDB: batches that return incomplete, errors as decisions, unchanged values."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import MessageRefusedError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.jobs import table as table_module
 from pipeline.jobs.errors import table_error
+from pipeline.jobs.expressions import Item, dump_item, load_item
 from pipeline.jobs.table import BATCH_TRIES, Table
-from pipeline.jobs.wire import Item, dump_item, load_item
 from tests.fakes.dynamodb import FakeDynamoDB
 
 
@@ -69,6 +69,54 @@ def test_what_a_batch_leaves_unprocessed_is_sent_again() -> None:
     assert {key: item["n"] for key, item in table.get_many([*written, *written]).items()} == {
         key: n for n, key in enumerate(written)
     }
+
+
+class Picky(FakeDynamoDB):
+    """Refuses a request for one number in it that it cannot hold, as DynamoDB does."""
+
+    def batch_write_item(self, *, RequestItems: Any) -> Any:  # noqa: N803 - the field's name
+        """Refuse all of it."""
+        self._check_numbers(repr(RequestItems))
+        return super().batch_write_item(RequestItems=RequestItems)
+
+    def batch_execute_statement(self, *, Statements: Any) -> Any:  # noqa: N803 - the field's name
+        """Refuse all of it."""
+        self._check_numbers(repr(Statements))
+        return super().batch_execute_statement(Statements=Statements)
+
+    def _check_numbers(self, request: str) -> None:
+        if "e-200" in request.lower():
+            message = "Number underflow. Attempting to store a number with magnitude smaller than supported"
+            raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "Batch")
+
+
+def test_a_refusal_for_one_item_is_that_items() -> None:
+    """The others of its request are written, and nothing stops the process that writes them."""
+    client = Picky()
+    table = Table("jobs", lambda: client)  # type: ignore[arg-type,return-value]
+    poison = {("poison", "-"): {"n": 1e-200}}
+    errors = table.put_many(items(30) | poison)
+    assert [type(error) for error in errors.values()] == [MessageRefusedError]
+    assert list(errors) == [("poison", "-")]
+    numbers = [((f"i{n}", "-"), {"n": 1e-200 if n == 3 else n}) for n in range(30)]
+    answers = table.insert_many(numbers).errors
+    assert [at for at, error in enumerate(answers) if error] == [3]
+    assert isinstance(answers[3], MessageRefusedError)
+    assert len(client.items) == 30 + 29
+
+
+def test_attributes_are_set_where_an_item_lacks_one() -> None:
+    """Of more items than a request holds: an item that has the attribute stays, and none is made."""
+    client = Picky()
+    table = Table("jobs", lambda: client)  # type: ignore[arg-type,return-value]
+    table.put_many({**items(60), ("p7", "-"): {"closed": 1}})
+    marks: dict[tuple[str, str], Item] = {
+        (f"p{n}", "-"): {"closed": 1e-200 if n == 3 else 2} for n in range(61)
+    }
+    errors = table.set_many(marks, unless="closed")
+    assert [(key, type(error)) for key, error in errors.items()] == [(("p3", "-"), MessageRefusedError)]
+    found = {key[0]: item.get("closed") for key, item in table.get_many(marks).items()}
+    assert found == {f"p{n}": {3: None, 7: 1}.get(n, 2) for n in range(60)}
 
 
 def test_a_batch_that_stays_unprocessed_is_unavailable() -> None:

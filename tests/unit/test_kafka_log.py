@@ -1,4 +1,4 @@
-"""What librdkafka writes of an outage is one line of this project's log."""
+"""An outage reported by librdkafka is one line of this project's log."""
 
 import logging
 

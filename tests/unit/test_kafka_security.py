@@ -1,4 +1,4 @@
-"""What a Kafka client is configured with, by the settings of its security."""
+"""The configuration of a Kafka client by the security settings."""
 
 import base64
 import sys
@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from config.settings import Settings, load_settings
 from pipeline.errors import ConfigurationError
 from pipeline.kafka.security import security_configuration
 from pipeline.services.environment import service_environment
+from pipeline.settings import Settings, load_settings
 from tests.unit.test_settings import CERTIFICATE, REQUIRED, SCRAM
 
 MSK = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}
@@ -72,5 +72,5 @@ def test_msk_needs_a_region() -> None:
 def test_msk_needs_its_signer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, the error says what to install."""
     monkeypatch.setitem(sys.modules, "aws_msk_iam_sasl_signer", None)
-    with pytest.raises(ConfigurationError, match=r"pipeline\[msk\]"):
+    with pytest.raises(ConfigurationError, match=r"celery-stages\[msk\]"):
         security_configuration(_settings(**MSK, AWS_DEFAULT_REGION="eu-west-1"))

@@ -11,9 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from pipeline.transport import intake as intake_module
 from pipeline.transport import lease as lease_module
-from pipeline.transport.intake import HELD_LIMIT, RECEIVE_AHEAD, UNSETTLED_LIMIT, Intake
+from pipeline.transport.capacity import RECEIVE_AHEAD, Capacity
+from pipeline.transport.intake import HELD_LIMIT, UNSETTLED_LIMIT, Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
-from pipeline.transport.pace import Pace
 from tests.fakes.fifo import FifoQueue
 
 LEASE = 30.0
@@ -21,7 +21,7 @@ SLOTS = 3
 
 
 class Worker:
-    """What stands around an intake in a worker, one step at a time instead of on threads."""
+    """An intake with its surroundings in a worker, one step at a time instead of on threads."""
 
     def __init__(self, queue: FifoQueue) -> None:
         self.queue = queue
@@ -31,15 +31,17 @@ class Worker:
         self.orders: list[tuple[Lease, float | None]] = []
         #: delivered and running: tag by message id
         self.running: dict[str, str] = {}
+        #: ran well and passed, not settled yet, in the order they ran
+        self.unsettled: list[Lease] = []
         self.old_tags: list[str] = []
 
     def receive(self, most: int) -> None:
         self.intake.hold(self.ask(most))
 
     def ask(self, most: int) -> list[Lease]:
-        """What a receiver has in hand before it is held: it may be looked up for long."""
+        """Return messages that a receiver has and that are not held yet, as during a long look-up."""
         return [
-            Lease(message=message, queue="q", payload={}, deadline=message.requested_at + LEASE)
+            Lease.of(message, "q", deadline=message.requested_at + LEASE)
             for message in self.queue.receive(most, LEASE)
         ]
 
@@ -50,9 +52,21 @@ class Worker:
             self.running.pop(lease.message_id, None)
         return lease
 
-    def give_back(self, lease: Lease, delay: float) -> None:
-        for each in self.intake.leave(lease, Phase.RETURNING):
-            self.orders.append((each, delay if each is lease else 0))
+    def let_pass(self, lease: Lease) -> None:
+        self.unsettled.append(lease)
+        self.intake.let_pass(lease)
+
+    def settle(self, lease: Lease) -> None:
+        """Settle a passed one, unless it went back with one before it."""
+        self.unsettled.remove(lease)
+        if lease.phase is Phase.FINISHED:
+            self.intake.advance(lease)
+            self.delete(lease)
+
+    def give_back(self, lease: Lease, delay: float) -> list[Lease]:
+        left = self.intake.leave(lease, Phase.RETURNING)
+        self.orders += [(each, delay if each is lease else 0) for each in left]
+        return left
 
     def delete(self, lease: Lease) -> None:
         self.orders += [(each, None) for each in self.intake.leave(lease, Phase.DELETING)]
@@ -97,6 +111,8 @@ class LanesMachine(RuleBasedStateMachine):
         self.sent: dict[str, list[str]] = {}
         self.done: set[str] = set()
         self.elsewhere: list[str] = []
+        #: deleted, by this worker or another one
+        self.settled: set[str] = set()
         #: received, and being looked up
         self.in_hand: list[list[Lease]] = []
         self.lost_time = False
@@ -137,6 +153,7 @@ class LanesMachine(RuleBasedStateMachine):
         for handle in self.elsewhere:
             if self.queue.delete(handle):
                 self.done.add(handle.split("/")[0])
+                self.settled.add(handle.split("/")[0])
         self.elsewhere.clear()
 
     # ─── The worker ───
@@ -165,17 +182,56 @@ class LanesMachine(RuleBasedStateMachine):
         if starts:
             self.worker.intake.started(lease, self.queue.now + 1000)
 
+    @rule(runs=st.integers(1, 6), then=st.sampled_from(["nothing", "break", "lose"]), data=st.data())
+    def some_run_one_after_the_other(self, runs: int, then: str, data: st.DataObject) -> None:
+        """What single steps seldom lead to: several of a lane passed, and the next one running."""
+        self.worker.receive(10)
+        for _ in range(runs):
+            self.deliver(True)
+            for tag in list(self.worker.running.values())[:1]:
+                self._pass(self.worker.finish(tag))
+        self.deliver(True)
+        if then == "break":
+            self.settlement_breaks(data, 0.0)
+        elif then == "lose":
+            # The leases of all but the first are extended.
+            self.queue.now += LEASE / 2
+            self.worker.beat(frozenset({0}))
+            self.queue.now += LEASE / 2
+
     @rule(data=st.data(), recorded=st.booleans())
-    def a_run_ends_well(self, data: st.DataObject, recorded: bool) -> None:
-        if lease := self._end_one(data):
+    def a_run_of_a_strict_stage_ends_well(self, data: st.DataObject, recorded: bool) -> None:
+        lease = self._end_one(data)
+        if lease is not None and not self._goes_back(lease):
             self.done.add(lease.message_id)
+            self._settle_lane_of(lease)
+            self._note_settled(lease)
             if recorded:
                 self.worker.intake.advance(lease)
             self.worker.delete(lease)
 
+    @rule(data=st.data())
+    def a_run_ends_well(self, data: st.DataObject) -> None:
+        self._pass(self._end_one(data))
+
+    @rule(data=st.data())
+    def what_passed_is_settled(self, data: st.DataObject) -> None:
+        if first := self._first_unsettled(data):
+            self._settle(first)
+
+    @rule(data=st.data(), delay=st.sampled_from([0.0, 20.0]))
+    def settlement_breaks(self, data: st.DataObject, delay: float) -> None:
+        """What passed is not recorded and goes back: all that ran behind it runs again, after it."""
+        if first := self._first_unsettled(data):
+            self.worker.unsettled.remove(first)
+            if first.phase is Phase.FINISHED:
+                went_back = {lease.message_id for lease in self.worker.give_back(first, delay)}
+                self.done -= went_back - self.settled
+
     @rule(data=st.data(), delay=st.sampled_from([0.0, 20.0]))
     def a_run_fails(self, data: st.DataObject, delay: float) -> None:
         if lease := self._end_one(data):
+            self._settle_lane_of(lease)
             self.worker.give_back(lease, delay)
             self.worker.delete(lease)  # whoever comes second is not heard
 
@@ -214,6 +270,9 @@ class LanesMachine(RuleBasedStateMachine):
 
     def _check_start(self, lease: Lease) -> None:
         assert self.queue.holds(lease.message.receipt_handle), "started without its lease"
+        for passed in self.worker.unsettled:
+            if passed.lane == lease.lane and passed.phase is Phase.FINISHED:
+                assert self.queue.holds(passed.message.receipt_handle), "started behind one that was lost"
         for earlier in self.sent[lease.message.group_id]:
             if earlier == lease.message_id:
                 return
@@ -232,7 +291,7 @@ class LanesMachine(RuleBasedStateMachine):
     @invariant()
     def what_waits_is_in_its_lane_once(self) -> None:
         intake = self.worker.intake
-        in_lanes = [lease for lane in intake._lanes._lanes.values() for lease in lane]
+        in_lanes = [x for lane in intake._lanes._lanes.values() for x in (*lane.passed, *lane.waiting)]
         assert len(in_lanes) == len({id(lease) for lease in in_lanes})
         waiting = [x for x in intake._held.values() if x.phase is Phase.WAITING]
         assert all(lease in in_lanes for lease in waiting)
@@ -244,14 +303,45 @@ class LanesMachine(RuleBasedStateMachine):
             return None
         return self.worker.finish(data.draw(st.sampled_from(tags)))
 
+    def _first_unsettled(self, data: st.DataObject) -> Lease | None:
+        """Return one that passed, the first of its lane: settlement keeps the order."""
+        firsts = {lease.lane: lease for lease in reversed(self.worker.unsettled)}
+        return data.draw(st.sampled_from(list(firsts.values()))) if firsts else None
+
+    def _settle_lane_of(self, lease: Lease) -> None:
+        for before in [x for x in self.worker.unsettled if x.lane == lease.lane]:
+            self._settle(before)
+
+    def _settle(self, lease: Lease) -> None:
+        if lease.phase is Phase.FINISHED:
+            self._note_settled(lease)
+        self.worker.settle(lease)
+
+    def _note_settled(self, lease: Lease) -> None:
+        """Check that all before it are settled: what is recorded does not run again after one behind it."""
+        group = self.sent[lease.message.group_id]
+        assert set(group[: group.index(lease.message_id)]) <= self.settled, "settled before one before it"
+        self.settled.add(lease.message_id)
+
+    def _pass(self, lease: Lease | None) -> None:
+        if lease is not None and not self._goes_back(lease):
+            self.done.add(lease.message_id)
+            self.worker.let_pass(lease)
+
+    def _goes_back(self, lease: Lease) -> bool:
+        """Give a run back that does not count, because one before it went back meanwhile."""
+        if lease.void:
+            self.worker.give_back(lease, 0)
+        return lease.void
+
     def _drain(self) -> None:
         """Whatever happened, everything is done in the end and nothing is held."""
         worker = self.worker
         for _ in range(10 * sum(map(len, self.sent.values())) + 20):
             for tag in list(worker.running.values()):
-                if lease := worker.finish(tag):
-                    self.done.add(lease.message_id)
-                    worker.delete(lease)
+                self._pass(worker.finish(tag))
+            for passed in list(worker.unsettled):
+                self._settle(passed)
             while worker.orders:
                 worker.carry_out(0)
             if not self.queue.messages and not any(worker.intake.counts().values()):
@@ -291,6 +381,14 @@ def _room(intake: Intake, queue: str = "q") -> int:
         return max(0, intake._room(queue))
 
 
+def _asked(intake: Intake, queue: str = "q") -> int:
+    """Return how many messages a receiver would ask for, and let it bring none."""
+    allowed = intake.ask(queue, threading.Event())
+    assert allowed is not None
+    intake.asked(allowed)
+    return allowed.messages
+
+
 def test_a_message_given_back_and_here_again_is_a_new_lease(queue: FifoQueue) -> None:
     """A return at once may be received before its answer: the message must not be dropped with the answer."""
     worker = Worker(queue)
@@ -325,6 +423,24 @@ def test_a_message_handed_out_again_while_it_runs_is_not_started_twice(queue: Fi
     assert queue.holds(running.message.receipt_handle)
 
 
+def test_a_batch_that_lapsed_while_it_was_looked_up_overtakes_nothing(queue: FifoQueue) -> None:
+    """The head of its group was given back meanwhile: the one behind it comes again, and behind it."""
+    worker = Worker(queue)
+    for _ in range(2):
+        queue.send("a")
+    worker.receive(1)
+    queue.now += LEASE + 1
+    lapsed = worker.ask(2)
+    queue.now += LEASE + 1
+    assert worker.intake.take() is None, "the head has lapsed and goes back"
+    again = worker.ask(2)
+    worker.intake.hold(lapsed)
+    worker.intake.hold(again)
+    first = worker.intake.take()
+    assert first is not None
+    assert first.message_id == "m0"
+
+
 def test_what_is_looked_up_for_longer_than_its_lease_changes_nothing(queue: FifoQueue) -> None:
     """The table was away: the message came again meanwhile and runs, under a handle that is good."""
     worker = Worker(queue)
@@ -343,8 +459,59 @@ def test_what_is_looked_up_for_longer_than_its_lease_changes_nothing(queue: Fifo
     assert queue.receive(1, LEASE) == [], "nobody else gets it while it runs"
 
 
+def _pass_some(worker: Worker, queue: FifoQueue, count: int) -> list[Lease]:
+    """Send five of a group, and let the first ``count`` run well."""
+    for _ in range(5):
+        queue.send("a")
+    worker.receive(10)
+    passed = []
+    for _ in range(count):
+        taken = worker.intake.take()
+        assert taken is not None
+        worker.finish(taken.tag)
+        worker.let_pass(taken)
+        passed.append(taken)
+    return passed
+
+
+def test_the_next_of_a_group_starts_when_the_one_before_ran_well(queue: FifoQueue) -> None:
+    """What ran stays held, in its lane, until its effects are recorded."""
+    worker = Worker(queue)
+    passed = _pass_some(worker, queue, 2)
+    third = worker.intake.take()
+    assert third is not None
+    assert third.message_id == "m2"
+    assert worker.intake.take() is None
+    assert worker.intake.counts() | {"waiting": 2, "delivered": 1, "finished": 2} == worker.intake.counts()
+    for lease in passed:
+        worker.settle(lease)
+    assert worker.intake.take() is None, "the third still runs"
+
+
+def test_what_ran_behind_one_that_goes_back_goes_back_too(queue: FifoQueue) -> None:
+    """It runs again, behind it: passed, running or waiting, in order; what was before it stays."""
+    worker = Worker(queue)
+    _first, second, third = _pass_some(worker, queue, 3)
+    running = worker.intake.take()
+    assert running is not None
+    worker.give_back(second, 20)
+    assert [(lease.message_id, delay) for lease, delay in worker.orders] == [("m2", 0), ("m4", 0), ("m1", 20)]
+    assert third.phase is Phase.RETURNING
+    assert running.void
+    assert worker.intake.counts() | {"finished": 1, "delivered": 1} == worker.intake.counts()
+
+
+def test_nothing_starts_behind_one_that_ran_and_was_lost(queue: FifoQueue) -> None:
+    """Another worker may run it again, and the next one only after it."""
+    worker = Worker(queue)
+    (first,) = _pass_some(worker, queue, 1)
+    first.deadline = queue.now
+    assert worker.intake.take() is None
+    assert [lease.message_id for lease, _ in worker.orders] == ["m1", "m2", "m3", "m4"]
+
+
 def test_a_lost_connection_gives_back_what_did_not_start(queue: FifoQueue) -> None:
-    """What runs goes on and stays ours; what was only delivered waits again, under another name."""
+    """A running message stays held; a delivered one waits again, under another delivery tag."""
     worker = Worker(queue)
     for group in "ab":
         queue.send(group)
@@ -364,7 +531,7 @@ def test_a_lost_connection_gives_back_what_did_not_start(queue: FifoQueue) -> No
 
 
 def test_a_deep_group_leaves_room_for_others(queue: FifoQueue) -> None:
-    """What waits behind a head cannot start, so it takes nobody's place."""
+    """Messages behind a lane's first one cannot start, so they use no slot."""
     worker = Worker(queue)
     worker.intake.slots = 2
     for _ in range(10):
@@ -375,9 +542,11 @@ def test_a_deep_group_leaves_room_for_others(queue: FifoQueue) -> None:
 
 
 def test_the_poll_of_an_empty_queue_leaves_room_for_another_queue(queue: FifoQueue) -> None:
-    """What one queue was asked for is no reason not to ask another."""
+    """A receive under way from one queue does not prevent one from another."""
     worker = Worker(queue)
-    assert worker.intake.ask("idle", threading.Event()) == SLOTS
+    allowed = worker.intake.ask("idle", threading.Event())
+    assert allowed is not None
+    assert allowed.messages == SLOTS
     assert _room(worker.intake, "idle") == 0
     assert _room(worker.intake, "busy") == SLOTS
 
@@ -395,7 +564,7 @@ def test_an_idle_slot_is_worth_a_call(queue: FifoQueue) -> None:
         leases.append(lease)
     assert len(leases) == 40
     worker.finish(leases[0].tag)
-    assert worker.intake.ask("q", threading.Event()) == 1
+    assert _asked(worker.intake) == 1
 
 
 def test_a_fast_worker_makes_full_calls(queue: FifoQueue) -> None:
@@ -403,19 +572,76 @@ def test_a_fast_worker_makes_full_calls(queue: FifoQueue) -> None:
     worker = Worker(queue)
     for number in range(95):
         queue.send(f"g{number}")
-    with patch.object(Pace, "rate", return_value=100 / RECEIVE_AHEAD):
+    with patch.object(Capacity, "rate", return_value=100 / RECEIVE_AHEAD):
         for _ in range(10):
             worker.receive(10)
         stopped = threading.Event()
         stopping = threading.Timer(0.1, stopped.set)
         stopping.start()
-        assert worker.intake.ask("q", stopped) == 0
+        assert worker.intake.ask("q", stopped) is None
         stopping.join()
         for _ in range(5):
             lease = worker.intake.take()
             assert lease is not None
             worker.finish(lease.tag)
-        assert worker.intake.ask("q", threading.Event()) == 10
+        assert _asked(worker.intake) == 10
+
+
+def _work_off(worker: Worker) -> int:
+    """Receive once as the intake allows, run and delete all of it; return how many messages it asked for."""
+    allowed = worker.intake.ask("q", threading.Event())
+    assert allowed is not None
+    worker.receive(allowed.messages)
+    worker.intake.asked(allowed)
+    while lease := worker.intake.take():
+        worker.finish(lease.tag)
+        worker.delete(lease)
+        while worker.orders:
+            worker.carry_out(0)
+    return allowed.messages
+
+
+def test_ten_of_one_group_are_asked_for_once_its_followers_are_seen(queue: FifoQueue) -> None:
+    """SQS hands out ten of a group at once, and those behind the first one use no slot."""
+    worker = Worker(queue)
+    worker.intake.slots = 1
+    for _ in range(60):
+        queue.send("one")
+    asked = [_work_off(worker) for _ in range(20)]
+    assert asked[0] == 1, "nothing is known yet"
+    assert 10 in asked
+    assert not queue.messages
+
+
+def test_no_more_is_asked_for_than_can_start_where_each_message_has_its_own_group(queue: FifoQueue) -> None:
+    """The others of ten would wait behind busy slots, while other workers are idle."""
+    worker = Worker(queue)
+    for number in range(60):
+        queue.send(f"g{number}")
+    assert {_work_off(worker) for _ in range(20)} == {SLOTS}
+
+
+def test_a_queue_that_has_no_followers_any_more_is_asked_for_few_after_one_receive(queue: FifoQueue) -> None:
+    """One receive of ten heads is enough to learn it, and what cannot start soon goes back."""
+    worker = Worker(queue)
+    for _ in range(60):
+        queue.send("one")
+    while queue.messages:
+        _work_off(worker)
+    for number in range(30):
+        queue.send(f"g{number}")
+    assert _work_off(worker) == 10
+    assert _work_off(worker) <= SLOTS + 1
+
+
+def test_many_groups_with_one_message_each_are_not_taken_for_one_deep_one(queue: FifoQueue) -> None:
+    """A thousand entities at work take turns: the next message of one is far behind those of the others."""
+    worker = Worker(queue)
+    worker.intake.slots = 1
+    for _ in range(3):
+        for number in range(20):
+            queue.send(f"entity-{number}")
+            assert _work_off(worker) == 1
 
 
 def test_more_than_can_start_soon_goes_back(queue: FifoQueue) -> None:

@@ -1,4 +1,4 @@
-"""The live state: many who watch cost what one does, and what is away costs its own part only."""
+"""The live state: many readers cost as much as one, and a service that is away affects its own part only."""
 
 import asyncio
 import threading
@@ -8,41 +8,33 @@ from typing import cast
 
 import pytest
 
-from config.settings import Settings
+from pipeline.author.registry import Registry
 from pipeline.errors import ServiceUnavailableError
-from pipeline.health.probe import Probe
-from pipeline.health.reports import Report
-from pipeline.health.shared import Shared
-from pipeline.jobs import Job
-from pipeline.monitoring.stages import StageStats
-from pipeline.registry import Registry
+from pipeline.observe.probe import Probe, Probes, Shared
+from pipeline.observe.reports import DynamodbReport, KafkaReport, QueueReading, SqsReport
+from pipeline.observe.stagestats import StageStats
 from pipeline.web import live
 from pipeline.web.letters import Letters
 from pipeline.web.live import Live
-from pipeline.web.model import PipelineView
+from pipeline.web.model import JobDetail, PipelineView
 from pipeline.web.views import Views
+from tests import builders
 
-SETTINGS = Settings(
-    service_name="orders",
-    kafka_bootstrap_servers="nowhere:9092",
-    kafka_consumer_group="orders",
-    sqs_task_queue_url="https://sqs.eu-west-1.amazonaws.com/1/orders.fifo",
-    sqs_dlq_url="https://sqs.eu-west-1.amazonaws.com/1/orders-dlq.fifo",
-)
+SETTINGS = builders.settings(service_name="orders")
 WATCHERS = 50
 
 #: Seconds that a report is waited for: enough for a busy machine to start a thread.
 TIMEOUT = 1.5
 
-QUEUES = {
-    "status": "healthy",
-    "queue": "orders.fifo",
-    "messages_available": 3,
-    "messages_in_flight": 2,
-    "messages_delayed": 0,
-    "dlq": "orders-dlq.fifo",
-    "dlq_depth": 1,
-}
+QUEUES = SqsReport(
+    status="healthy",
+    queue="orders.fifo",
+    dlq="orders-dlq.fifo",
+    queues=(
+        QueueReading(name="orders.fifo", role="tasks", available=3, in_flight=2, delayed=0),
+        QueueReading(name="orders-dlq.fifo", role="dlq", available=0, in_flight=1, delayed=0),
+    ),
+)
 
 
 class Records:
@@ -52,7 +44,7 @@ class Records:
         self.reads = 0
         self.answering = threading.Event()
 
-    def record(self, job_id: str) -> Job | None:
+    def job(self, job_id: str) -> JobDetail | None:
         self.reads += 1
         if not self.answering.wait(20):
             raise ServiceUnavailableError("nobody let it")
@@ -61,16 +53,17 @@ class Records:
         return None
 
 
-def watched(records: Records | None = None, **make: Callable[[], Report]) -> Live:
+def watched(
+    records: Records | None = None,
+    kafka: Callable[[], KafkaReport] = lambda: KafkaReport(status="healthy"),
+    sqs: Callable[[], SqsReport] = lambda: SqsReport(status="healthy"),
+) -> Live:
     """A live state over these reports; what is not given is healthy."""
-
-    def healthy() -> Report:
-        return {"status": "healthy"}
-
-    probes = {
-        name: Probe(name, make.get(name, healthy), timeout=TIMEOUT, lifetime=60)
-        for name in ("kafka", "sqs", "dynamodb")
-    }
+    probes = Probes(
+        kafka=Probe("kafka", KafkaReport, kafka, timeout=TIMEOUT, lifetime=60),
+        sqs=Probe("sqs", SqsReport, sqs, timeout=TIMEOUT, lifetime=60),
+        dynamodb=Probe("dynamodb", DynamodbReport, lambda: DynamodbReport(status="healthy"), timeout=TIMEOUT),
+    )
     return Live(
         SETTINGS,
         Registry(),
@@ -85,7 +78,7 @@ def test_fifty_who_watch_cost_one_read() -> None:
     """However many look at the pipeline, each service is asked once for all of them."""
     asked: list[str] = []
 
-    def read() -> Report:
+    def read() -> SqsReport:
         asked.append("sqs")
         time.sleep(0.05)
         return QUEUES
@@ -104,9 +97,9 @@ def test_a_service_that_is_away_costs_its_own_part() -> None:
     """The rest is shown in time, with what is away, why, and since when: the moment stays while it lasts."""
     release = threading.Event()
 
-    def hang() -> Report:
+    def hang() -> KafkaReport:
         release.wait(20)
-        return {"status": "healthy"}
+        return KafkaReport(status="healthy")
 
     async def look_twice() -> tuple[PipelineView, PipelineView]:
         state = watched(kafka=hang, sqs=lambda: QUEUES)
@@ -130,8 +123,8 @@ def test_what_many_ask_for_is_read_once() -> None:
 
     async def ask() -> None:
         state = watched(records)
-        asking = [asyncio.ensure_future(state.record("one")) for _ in range(WATCHERS)]
-        asking += [asyncio.ensure_future(state.record("denied")) for _ in range(WATCHERS)]
+        asking = [asyncio.ensure_future(state.job("one")) for _ in range(WATCHERS)]
+        asking += [asyncio.ensure_future(state.job("denied")) for _ in range(WATCHERS)]
         await asyncio.sleep(0)
         records.answering.set()
         answers = await asyncio.gather(*asking, return_exceptions=True)
@@ -151,7 +144,7 @@ def test_a_slow_service_is_said_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> N
         state = watched(records)
         for _ in range(3):
             with pytest.raises(ServiceUnavailableError, match="did not answer in time"):
-                await state.record("one")
+                await state.job("one")
         records.answering.set()
 
     asyncio.run(ask())
@@ -159,13 +152,13 @@ def test_a_slow_service_is_said_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_too_much_at_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What asks for ever new things while none is answered costs a bounded number of threads."""
+    """Requests for ever new keys, none answered, use a bounded number of threads."""
     monkeypatch.setattr(live, "AT_ONCE", 3)
     records = Records()
 
     async def ask() -> None:
         state = watched(records)
-        asking = [asyncio.ensure_future(state.record(str(number))) for number in range(10)]
+        asking = [asyncio.ensure_future(state.job(str(number))) for number in range(10)]
         await asyncio.sleep(0.05)
         records.answering.set()
         answers = await asyncio.gather(*asking, return_exceptions=True)
@@ -176,24 +169,24 @@ def test_too_much_at_once_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_after_an_action_everything_is_read_anew() -> None:
-    """Who acts sees what came of it, and not what was read before."""
+    """After an action, its effect is read, not the cache."""
     records = Records()
     records.answering.set()
 
     async def ask() -> None:
         state = watched(records)
-        await state.record("one")
-        await state.record("one")
+        await state.job("one")
+        await state.job("one")
         assert records.reads == 1
         assert await state.act(lambda: "done") == "done"
-        await state.record("one")
+        await state.job("one")
 
     asyncio.run(ask())
     assert records.reads == 2
 
 
 def test_an_exception_is_an_answer() -> None:
-    """Who asks together gets the same exception, and the next is answered anew."""
+    """Callers at one time get the same exception; the next one reads anew."""
     calls: list[int] = []
     both = threading.Event()
 

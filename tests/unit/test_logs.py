@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line, and a task's lines say which task, whoever writes them."""
+"""Logs: one JSON object for each line, and the task's fields in every line about a task."""
 
 import io
 import json
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from pipeline.context import CurrentTask, Part, running
+from pipeline.author.context import CurrentTask, Part, running
 from pipeline.telemetry import logs
 
 TASK = CurrentTask(
@@ -41,7 +41,7 @@ FIELDS = {
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What goes to the log, from this project's configuration."""
+    """Return the log output under this project's configuration."""
     root, stream = logging.getLogger(), io.StringIO()
     before = root.handlers, root.level
     logs.configure()
@@ -94,11 +94,11 @@ def test_libraries_do_not_tell_where_credentials_are(written: io.StringIO) -> No
 
 
 def test_a_line_of_another_process_is_laid_out_for_people() -> None:
-    """What is JSON of this project is as on a terminal, with its traceback in lines; anything else stays."""
+    """JSON lines of this project are laid out as on a terminal, tracebacks in lines; other lines stay."""
     line = '{"event": "task.retry", "level": "warning", "job_id": "j1", "exception": "Traceback:\\n  No"}'
-    shown = logs.readable(line).splitlines()
+    shown = logs.terminal_line(line).splitlines()
     assert "task.retry" in shown[0]
     assert "j1" in shown[0]
     assert shown[-2:] == ["Traceback:", "  No"]
     for other in ("worker ready", "", "[1]", '{"price": 3}', '{"event": 7}'):
-        assert logs.readable(other) == other
+        assert logs.terminal_line(other) == other

@@ -8,10 +8,11 @@ from pathlib import Path
 import yaml
 from fastapi.routing import APIRoute
 
-from config.settings import load_settings
-from pipeline.health.metrics import metrics_router
-from pipeline.health.probe import Probe
-from pipeline.health.reports import Report
+from pipeline.observe.endpoints import metrics_router
+from pipeline.observe.guard import Guard
+from pipeline.observe.probe import Probe, Probes
+from pipeline.observe.reports import DynamodbReport, KafkaReport, SqsReport
+from pipeline.settings import load_settings
 from pipeline.telemetry import metrics
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,8 @@ def names() -> set[str]:
 
 
 def test_every_metric_is_in_the_table() -> None:
-    """docs/operations.md names each, and none that is not there."""
-    text = (ROOT / "docs" / "operations.md").read_text()
+    """docs/reference/telemetry.md names each, and none that is not there."""
+    text = (ROOT / "docs" / "reference" / "telemetry.md").read_text()
     assert set(re.findall(r"^\| `(pipeline_\w+)`", text, re.MULTILINE)) == names()
 
 
@@ -49,28 +50,32 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
 def test_every_alert_asks_for_metrics_that_exist_and_has_its_part_of_the_runbook() -> None:
     """Each rule has an expression of exposed names, how urgent it is, and a heading to go to."""
     rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
-    headings = re.findall(r"^## (.*)", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^## (.*)", (ROOT / "docs" / "guides" / "runbook.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for rule in rules:
         assert set(re.findall(r"pipeline_\w+", rule["expr"])) <= names(), rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
         page, _, anchor = rule["annotations"]["runbook"].partition("#")
-        assert page == "docs/runbook.md"
+        assert page == "docs/guides/runbook.md"
         assert anchor in anchors, rule["alert"]
 
 
 def test_gauges_of_others_counts_are_set_when_asked() -> None:
-    """What somebody counts anyway is read at the scrape, not on the way of a task."""
+    """Existing counts are read at the scrape, not while a task is handled."""
     metrics.at_scrape("test", lambda: metrics.LANES.set(7))
     assert b"pipeline_lanes 7.0" in metrics.exposition()
 
 
 def test_a_service_that_is_away_has_no_figures() -> None:
-    """What cannot be told is left out: yesterday's lag is no lag of today."""
-    reports: list[Report] = [{"status": "healthy", "lag_by_topic": {"orders": 7}}, {"status": "unhealthy"}]
+    """Unknown figures are left out: yesterday's lag is not today's."""
+    reports = [KafkaReport(status="healthy", lag_by_topic={"orders": 7}), KafkaReport.unhealthy("away")]
     settings = load_settings(dict.fromkeys(NEEDED, "x.fifo") | {"SERVICE_NAME": "x", "SQS_DLQ_URL": "y.fifo"})
-    probe = Probe("Kafka", lambda: reports.pop(0), lifetime=0)
-    route = metrics_router(settings, {"kafka": probe}).routes[0]
+    probes = Probes(
+        kafka=Probe("Kafka", KafkaReport, lambda: reports.pop(0), lifetime=0),
+        sqs=Probe("SQS", SqsReport, SqsReport.off),
+        dynamodb=Probe("DynamoDB", DynamodbReport, lambda: DynamodbReport(status="healthy")),
+    )
+    route = metrics_router(probes, Guard(settings)).routes[0]
     assert isinstance(route, APIRoute)
     first, second = (asyncio.run(route.endpoint()).body for _ in range(2))
     assert b'pipeline_consumer_lag{topic="orders"} 7.0' in first

@@ -1,12 +1,12 @@
-"""What a service needs: each of its topics is one of its own."""
+"""The needs of a service: each logical topic has its own Kafka topic."""
 
 import pytest
 
-from config.settings import load_settings
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
-from pipeline.registry import Registry
-from pipeline.stages import stage
-from pipeline.topology import check_topics, topic_needs
+from pipeline.infra.needs import check_topics, topic_needs
+from pipeline.settings import load_settings
 from tests.unit.test_settings import REQUIRED
 
 
@@ -51,8 +51,8 @@ def test_two_topics_under_one_name_are_refused(
 
 
 def test_a_topic_of_several_stages_is_one(registry: Registry) -> None:
-    """What one stage emits and the next consumes is no clash; nor is a variable that says the default."""
+    """A topic that one stage emits and the next consumes is no clash, nor is a variable with the default."""
     settings = load_settings({**REQUIRED, "KAFKA_TOPIC_WORDS": "words"})
     names = [need.name for need in topic_needs(settings, registry)]
-    assert names[:5] == ["letters", "words", "jobs", "processing-errors", "orders-dlq"]
+    assert names[:5] == ["letters", "words", "jobs", "orders-errors", "orders-dlq"]
     assert len(names) == len(set(names)) == 8

@@ -1,4 +1,4 @@
-"""Nothing is committed past an event that is not settled, in whatever order and whoever holds it."""
+"""Nothing is committed past an event that is not settled, in any order and across rebalances."""
 
 import threading
 
@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from consumers.offsets import OffsetTracker, Ticket
+from pipeline.bridge.offsets import OffsetTracker, Ticket
 from pipeline.kafka import Partition
 
 P, Q = Partition("letters", 0), Partition("letters", 1)
@@ -41,6 +41,35 @@ def test_offsets_may_have_gaps(tracker: OffsetTracker) -> None:
     for ticket in _take(tracker, 10, 20, 30)[:2]:
         tracker.settle(ticket)
     assert tracker.committable() == {P: 21}
+
+
+def test_the_end_is_committed_when_nothing_is_unsettled(tracker: OffsetTracker) -> None:
+    """Behind the last event there may be transaction markers, which would be lag for ever."""
+    tracker.reach({P: 4})
+    assert tracker.committable() == {P: 4}
+    tracker.committed({P: 4})
+    first, second = _take(tracker, 5, 7)
+    tracker.reach({P: 9, Q: 9})
+    tracker.settle(first)
+    assert tracker.committable() == {P: 6}
+    tracker.settle(second)
+    assert tracker.committable() == {P: 9}
+    tracker.committed({P: 9})
+    tracker.reach({P: 9})
+    assert tracker.committable() == {}
+
+
+def test_a_partition_read_from_its_start_again_is_followed_anew(tracker: OffsetTracker) -> None:
+    """Its topic was made again: lower offsets are other events, and those in flight go on."""
+    (old,) = _take(tracker, 40)
+    tracker.reach({P: 41})
+    tracker.restart(P)
+    assert not old.lost
+    (new,) = _take(tracker, 0)
+    tracker.settle(old)
+    assert tracker.committable() == {}
+    tracker.settle(new)
+    assert tracker.committable() == {P: 1}
 
 
 def test_what_is_committed_is_not_offered_again(tracker: OffsetTracker) -> None:
@@ -96,7 +125,7 @@ def test_late_work_of_a_lost_partition_is_ignored(tracker: OffsetTracker) -> Non
 
 
 def test_reading_again_from_further_back_starts_anew(tracker: OffsetTracker) -> None:
-    """What was taken further on is forgotten: it will be read again too."""
+    """Records read beyond the position are forgotten, because they will be read again."""
     (ahead,) = _take(tracker, 10)
     (back,) = _take(tracker, 5)
     tracker.settle(ahead)
@@ -125,7 +154,7 @@ class Rebalancing(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.tracker = OffsetTracker(clock=lambda: 0.0)
-        #: What Kafka knows: the committed offset of each partition.
+        #: The committed offset of each partition, as Kafka has it.
         self.committed = {P: 0, Q: 0}
         self.next: dict[Partition, int] = {}
         #: Everything that ever left for SQS.

@@ -1,4 +1,4 @@
-"""Flower asks who comes, or serves this machine only; everything else is refused before it listens."""
+"""Flower asks for a login, or serves this machine only; otherwise it does not start."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,7 @@ import click
 import pytest
 from flower.options import options
 
-from pipeline.worker.openflower import refuse_open_flower
-from pipeline.worker.refused import StartRefused
+from pipeline.worker.celerychecks import StartRefused, refuse_open_flower
 
 
 @pytest.fixture

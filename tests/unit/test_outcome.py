@@ -1,11 +1,16 @@
-"""Outcomes: what crosses from a child to the parent can always be sent, stored and shown."""
+"""Outcomes: what a child returns to the parent process can always be sent, stored and shown."""
 
 import pickle
 
 import pytest
 
 from pipeline.errors import InvalidInputError, PermanentError, Retry
-from pipeline.worker.outcome import MESSAGE_LIMIT, TRACEBACK_LIMIT, Succeeded, failed
+from pipeline.worker.child.outcome import (
+    MESSAGE_LIMIT,
+    TRACEBACK_LIMIT,
+    Succeeded,
+    failed,
+)
 
 
 class OddError(Exception):

@@ -1,4 +1,4 @@
-"""The jobs page without its services: how it is laid out, what is shown, and that all is escaped."""
+"""The jobs page without its services: layout, contents, and escaping."""
 
 import asyncio
 import re
@@ -8,18 +8,20 @@ from typing import Any
 
 import pytest
 
-from pipeline.jobs import Job, JobPlan, JobState, StageProgress
-from pipeline.monitoring.sqs import QueueReading
-from pipeline.monitoring.stages import StagesReading
-from pipeline.registry import Registry
-from pipeline.stages import stage
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.jobs import Job, JobState, StageProgress
+from pipeline.observe.reports import QueueReading
+from pipeline.observe.stagestats import StagesReading, WorkerSeen
 from pipeline.web import pages
+from pipeline.web.access import Access
 from pipeline.web.model import JobDetail, PipelineView, Progress, StageRow, StageView, TopicView
-from pipeline.web.pages import rendering
-from pipeline.web.pages.flow import HEAP, SPAN, draw
-from pipeline.web.pages.frame import asset, path, since
-from pipeline.web.pages.stream import Stream, event
-from pipeline.web.pages.timeline import Span, spans
+from pipeline.web.pages import overview, rendering
+from pipeline.web.pages.flow import BACKLOG, SPAN, draw
+from pipeline.web.pages.frame import Pages, asset, path, since
+from pipeline.web.pages.jobs import Span, changed_at, spans
+from pipeline.web.pages.overview import Stream, event
+from tests.unit.test_live import SETTINGS
 
 FOLDER = Path(pages.__file__).parent
 
@@ -43,7 +45,25 @@ def a_pipeline(*stages: StageView, lags: dict[str, int | None], **depths: int) -
     )
 
 
+def a_worker(name: str, *, online: bool = True) -> WorkerSeen:
+    return WorkerSeen(name=name, online=online, seen_at=0, pool_size=4, active=1)
+
+
 # ─── The pipeline ───
+
+
+def test_the_page_lists_some_of_many_workers() -> None:
+    """Those that are online first; it says how many more there are. It stays small: it is sent every beat."""
+    names = [f"worker{number}@{'host' * 100}" for number in range(1_000)]
+    workers = [a_worker(name, online=name == names[-1]) for name in names]
+    view = a_pipeline(a_stage("a", "one"), lags={})
+    view = replace(view, at_work=replace(view.at_work, workers=workers, is_full=True))
+    html = Pages(SETTINGS, Access(SETTINGS)).render("_pipeline.html", **overview.values_of(view))
+    assert html.count("<tr><td") == overview.WORKERS_SHOWN
+    assert html.index(names[-1]) < html.index(names[0])
+    assert "and 900 more" in html
+    assert "some are left out" in html
+    assert len(html) < 150_000
 
 
 def test_stages_that_share_a_topic_or_a_queue_share_its_drawing() -> None:
@@ -57,6 +77,24 @@ def test_stages_that_share_a_topic_or_a_queue_share_its_drawing() -> None:
     assert [hop.goes_on for hop in flow.hops] == [True, False, False, False]
 
 
+def test_a_stage_is_drawn_after_those_that_feed_it() -> None:
+    """Also one with a queue of its own in the middle of a path; the shared queue is then drawn twice."""
+    stages = (
+        a_stage("first", "one", "two"),
+        a_stage("last", "three"),
+        a_stage("own", "two", "three", queue="own.fifo"),
+        a_stage("other", "one"),
+    )
+    flow = draw(a_pipeline(*stages, lags={}))
+    rows = [(hop.stage.stage, hop.topic and hop.topic_span, hop.queue) for hop in flow.hops]
+    assert rows == [
+        ("first", 2, "tasks.fifo"),
+        ("other", None, None),
+        ("own", 1, "own.fifo"),
+        ("last", 1, "tasks.fifo"),
+    ]
+
+
 def test_a_queue_of_many_stages_is_drawn_in_blocks() -> None:
     """No drawing spans more rows than the style sheet has a class for."""
     flow = draw(a_pipeline(*(a_stage(f"s{at}", "one") for at in range(2 * SPAN + 1)), lags={}))
@@ -67,19 +105,31 @@ def test_a_queue_of_many_stages_is_drawn_in_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("lag", "available", "where"),
-    [(HEAP - 1, 0, None), (HEAP, 3, "one"), (5, 4_000, "tasks.fifo"), (None, 0, None)],
+    [(BACKLOG - 1, 0, None), (BACKLOG, 3, "one"), (5, 4_000, "tasks.fifo"), (None, 0, None)],
 )
 def test_where_work_piles_up_is_said(lag: int | None, available: int, where: str | None) -> None:
     """The topic or the queue where most waits is named, unless what waits is no more than traffic."""
     flow = draw(a_pipeline(a_stage("a", "one"), lags={"one": lag}, tasks=available))
-    assert (flow.heap and flow.heap.name) == where
+    assert (flow.backlog and flow.backlog.name) == where
     assert flow.waiting == (lag or 0) + available
 
 
 def test_what_is_not_known_is_not_shown_as_nothing() -> None:
     """Without Kafka and SQS there are no numbers, not zeros."""
     flow = draw(a_pipeline(a_stage("a", "one"), lags={"one": None}))
-    assert (flow.waiting, flow.dead_letters, flow.heap) == (None, None, None)
+    assert (flow.waiting, flow.dead_letters, flow.backlog) == (None, None, None)
+
+
+@pytest.mark.parametrize(("error", "shown"), [("the topic is away", rendering.UNKNOWN), (None, "0")])
+def test_rates_that_cannot_be_read_are_not_zeros(error: str | None, shown: str) -> None:
+    """While workers' events cannot be read, the page says so and shows no numbers of them."""
+    view = a_pipeline(a_stage("a", "one"), lags={"one": 0})
+    view = replace(view, at_work=replace(view.at_work, error=error))
+    html = Pages(SETTINGS, Access(SETTINGS)).render("_pipeline.html", **overview.values_of(view))
+    for name in ("running now", "workers"):
+        assert f"<dt>{name}</dt><dd>{shown}</dd>" in html
+    assert ("Workers are unknown" in html) is (error is not None)
+    assert f"<dt>run</dt><dd>{shown if error else '0/s'}</dd>" in html
 
 
 # ─── One job ───
@@ -105,7 +155,7 @@ def test_a_stage_begins_when_the_one_before_it_ends() -> None:
         state=JobState.RUNNING,
         entity_id="e",
         topic="one",
-        plan=JobPlan(stages=registry.plan("one")),
+        plan=registry.plan("one"),
         submitted_at=100,
         updated_at=110,
     )
@@ -133,6 +183,8 @@ def test_a_stage_begins_when_the_one_before_it_ends() -> None:
         "second": Span(begin=0.25, end=1),
         "third": None,
     }
+    assert changed_at(view) == 125
+    assert changed_at(replace(view, stages=view.stages[1:])) == 110
     closed = replace(view, job=replace(job, state=JobState.FAILED, failed_at=150))
     assert spans(closed, registry)["first"] == Span(begin=0, end=0.5)
 
@@ -176,9 +228,9 @@ def test_values_are_shown_for_people(shown: str, text: str) -> None:
 
 
 def test_large_data_is_cut() -> None:
-    """What would choke a browser is cut, and how much is missing is said."""
+    """Data too large for a browser is cut, and the cut is reported."""
     shown = rendering.readable('"' + "x" * 50_000 + '"')
-    assert len(shown) < rendering.SHOWN + 100
+    assert len(shown) < rendering.MAX_TEXT + 100
     assert shown.endswith("characters more")
 
 

@@ -1,4 +1,4 @@
-"""Which pages of a split are sent by which task: each once, and only some at a time."""
+"""Pages of a split: each is sent once, by one page task, and only some at a time."""
 
 from collections import deque
 
@@ -6,7 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.jobs import SealedSplit, SplitRef
-from pipeline.worker.parts import PARTS, WINDOW, page_tasks, pages_to_send
+from pipeline.worker.settle.parts import (
+    PARTS,
+    WINDOW,
+    page_tasks,
+    pages_to_send,
+)
 
 
 def sealed(total: int, pages: int) -> SealedSplit:

@@ -1,4 +1,4 @@
-"""Asking again until a service answers, and what the log says of an outage."""
+"""Repeating a request until a service answers, and the log of an outage."""
 
 import pytest
 
@@ -86,3 +86,23 @@ def test_a_process_that_stops_waits_no_longer() -> None:
     with log_lines(patience) as lines, pytest.raises(Abandoned):
         stopping.one("close", Service(5).one)
     assert lines == []
+
+
+def test_without_waiting_an_outage_is_the_answer() -> None:
+    """A person who submits or cancels is answered at once, and can try again."""
+    away = ServiceUnavailableError("away")
+    calls: list[list[int]] = []
+
+    def call(items: list[int]) -> list[Exception | None]:
+        calls.append(items)
+        return [away, None]
+
+    patience = Patience(waits=False)
+    assert patience.each("open", [1, 2], call) == [away, None]
+    assert calls == [[1, 2]]
+
+    def refuse() -> None:
+        raise away
+
+    with pytest.raises(ServiceUnavailableError):
+        patience.one("cancel", refuse)

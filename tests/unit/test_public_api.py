@@ -1,4 +1,4 @@
-"""What a stage's author may import, pinned: a change here is a change for every user."""
+"""The public API, pinned: a change here is a change for every user."""
 
 import importlib.util
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pipeline
 from pipeline import CurrentTask, Part, current_task
-from pipeline.context import running
+from pipeline.author.context import running
 
 TASK = CurrentTask(
     job_id="j",

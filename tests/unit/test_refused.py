@@ -1,4 +1,4 @@
-"""A process of Celery's that will not start: the exit code tells whether another start may help."""
+"""A Celery process that refuses to start: its exit code tells whether another start may help."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from pipeline.errors import (
     ServiceUnavailableError,
     StageDefinitionError,
 )
-from pipeline.worker.refused import start_refused
+from pipeline.worker.celerychecks import start_refused
 
 
 @pytest.mark.parametrize(

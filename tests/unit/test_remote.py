@@ -1,4 +1,4 @@
-"""``--url``: what the commands that ask a jobs page send, and to whom."""
+"""``--url``: the requests of the commands that ask a jobs page."""
 
 import threading
 from collections.abc import Iterator
@@ -56,7 +56,7 @@ def test_a_token_goes_to_the_address_that_was_given_and_to_no_other(
     result = CliRunner().invoke(main, ["jobs", "list", "--url", url], env={"WEB_TOKEN": TOKEN})
     assert handler.asked == [("/api/v1/jobs?limit=200", f"Bearer {TOKEN}")]
     assert result.exit_code == 1
-    assert f"{url} leads to {url}/elsewhere, " in result.stderr
+    assert f"{url} redirects to {url}/elsewhere. " in result.stderr
     assert "give that address" in result.stderr
 
 
@@ -65,5 +65,5 @@ def test_where_a_page_leads_to_is_told_as_it_can_be_printed(moved: tuple[str, ty
     url, handler = moved
     handler.elsewhere = "/login\x1b]0;owned\x07"
     result = CliRunner().invoke(main, ["jobs", "list", "--url", url], env={"WEB_TOKEN": TOKEN})
-    assert f"{url} leads to {url}/login" in result.stderr
+    assert f"{url} redirects to {url}/login" in result.stderr
     assert "\x1b" not in result.stderr

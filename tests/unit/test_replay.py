@@ -8,18 +8,23 @@ from datetime import UTC, datetime
 import click
 import pytest
 
-from config.settings import Settings
-from consumers.replay import Replay, Replayed, ReplayId, Window
-from consumers.throttle import MAX_DEPTH
-from pipeline import events, identity
-from pipeline.cli.moment import Moment
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.bridge.replay import (
+    Replay,
+    Replayed,
+    ReplayId,
+    Window,
+)
+from pipeline.bridge.throttle import MAX_DEPTH
+from pipeline.cli.options import Moment
 from pipeline.errors import ServiceError, ServiceRefusedError
-from pipeline.events import Event, Redrive
-from pipeline.jobs import NewJob
-from pipeline.kafka import Message
-from pipeline.registry import Registry
+from pipeline.jobs import NewJob, Opened
+from pipeline.kafka import ReceivedRecord
 from pipeline.sqs import OutgoingMessage, QueueDepth
-from pipeline.stages import stage
+from pipeline.wire import events, identity
+from pipeline.wire.events import Event, Redrive
+from tests import builders
 
 AGAIN = ReplayId.read("1795501794-9f3a12bc")
 
@@ -50,11 +55,12 @@ class FakeStore:
     """Remembers the jobs that were opened."""
 
     def __init__(self) -> None:
+        self.records = self
         self.opened: list[NewJob] = []
 
-    def open_jobs(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
+    def open(self, jobs: Sequence[NewJob]) -> Opened:
         self.opened += jobs
-        return [True] * len(jobs)
+        return Opened(errors=[None] * len(jobs), existing=frozenset())
 
 
 class World:
@@ -64,18 +70,12 @@ class World:
         self.registry = registry
         self.queue = FakeQueue()
         self.store = FakeStore()
-        self.messages: list[Message] = []
-        monkeypatch.setattr("consumers.replay.sqs_client", lambda _: None)
-        monkeypatch.setattr("consumers.replay.SqsQueue", lambda *_: self.queue)
-        monkeypatch.setattr("consumers.replay.scan", lambda *_, **__: iter(self.messages))
-        monkeypatch.setattr("consumers.replay.DEPTH_PAUSE", 0.0)
-        self.settings = Settings(
-            service_name="post",
-            kafka_bootstrap_servers="unused",
-            kafka_consumer_group="post",
-            sqs_task_queue_url="https://sqs/1/tasks.fifo",
-            sqs_dlq_url="https://sqs/1/dlq.fifo",
-        )
+        self.messages: list[ReceivedRecord] = []
+        monkeypatch.setattr("pipeline.bridge.replay.sqs_client", lambda _: None)
+        monkeypatch.setattr("pipeline.bridge.replay.SqsQueue", lambda *_: self.queue)
+        monkeypatch.setattr("pipeline.bridge.replay.scan", lambda *_, **__: iter(self.messages))
+        monkeypatch.setattr("pipeline.bridge.replay.DEPTH_PAUSE", 0.0)
+        self.settings = builders.settings(service_name="post")
 
     def put(
         self, number: int, headers: tuple[tuple[str, bytes], ...] = (), job_id: str | None = None
@@ -92,7 +92,7 @@ class World:
         )
         key, value, own = events.encode(event)
         self.messages.append(
-            Message(
+            ReceivedRecord(
                 topic="letters",
                 partition=0,
                 offset=number,
@@ -137,7 +137,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_the_order_of_each_entity_is_kept_over_chunks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several threads send, and still one entity's tasks leave one after the other."""
-    monkeypatch.setattr("consumers.replay.CHUNK", 7)
+    monkeypatch.setattr("pipeline.bridge.replay.CHUNK", 7)
     for number in range(60):
         world.put(number)
     assert {replayed.outcome for replayed in world.run(None)} == {"sent"}
@@ -157,7 +157,9 @@ def test_only_a_first_event_opens_its_job(world: World) -> None:
 
 def test_again_every_job_is_a_new_one_that_begins_here(world: World) -> None:
     """Its plan has this stage and those below, not others on the topic; nothing is taken for a redrive."""
-    redrive = Redrive(generation=3, topic="letters", partition=0, offset=9, timestamp_ms=1)
+    redrive = Redrive(
+        generation=3, topic="letters", partition=0, offset=9, timestamp_ms=1, digest="of another"
+    )
     world.put(1, headers=(redrive.header(),), job_id="job-1")
     (replayed,) = world.run(AGAIN)
     (job,) = world.store.opened
@@ -170,7 +172,7 @@ def test_again_every_job_is_a_new_one_that_begins_here(world: World) -> None:
 
 
 def test_the_same_replay_makes_the_same_ids_and_another_others(world: World) -> None:
-    """What ``--resume`` relies on."""
+    """The property that ``--resume`` relies on."""
     world.put(1)
     for again in (AGAIN, AGAIN, ReplayId.read("1795501794-00000000")):
         world.run(again)

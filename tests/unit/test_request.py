@@ -1,5 +1,6 @@
 """Every way in which Celery lets a task end leads to settlement, once, and none deletes the message."""
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,19 +11,26 @@ from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
 from celery.exceptions import TaskRevokedError
+from celery.signals import task_failure
 from celery.worker import state
 from celery.worker.request import create_request_cls
 
 from pipeline.clock import boottime
-from pipeline.sqs import ReceivedMessage
-from pipeline.taskmessage import HEADER
-from pipeline.transport.fifo import Message
 from pipeline.transport.intake import Intake
+from pipeline.transport.kombutransport import Message
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
-from pipeline.worker.outcome import Discarded, Failed, Outcome, Returned, Succeeded
-from pipeline.worker.request import LONGEST_RUN, Request
-from pipeline.worker.runoptions import RunOptions
-from pipeline.worker.work import Work
+from pipeline.wire.taskmessage import HEADER
+from pipeline.worker.child.outcome import (
+    Discarded,
+    Failed,
+    Outcome,
+    Returned,
+    Succeeded,
+)
+from pipeline.worker.child.runoptions import RunOptions
+from pipeline.worker.request import LONGEST_RUN, request_class
+from pipeline.worker.settle.work import Work
+from tests.builders import lease
 
 LIMIT = 60
 
@@ -41,42 +49,28 @@ class Worker:
         # Celery would give it to every app of this process otherwise.
         self.task = self.app.task(name="note", shared=False)(note)
         self.app.finalize()
-        self.task.Request = Request
         self.intake = Intake(on_ready=lambda: None, on_unwanted=lambda _: None)
         self.settled: list[Work] = []
+        self.pool_kills = True
+        self.time_limit = 300.0
+        self.cancelled_jobs: set[str] = set()
         self.given: list[dict[str, Any]] = []
         self.pool = SimpleNamespace(apply_async=self._apply, terminate_job=lambda *_: None)
 
-    def submit(self, work: Work) -> None:
+    def settle(self, work: Work) -> None:
         self.settled.append(work)
 
     def request(self, more: Any = None, *, requested_at: float | None = None, **headers: Any) -> Any:
         """The message, delivered, with these headers and ``more``."""
         now = boottime() if requested_at is None else requested_at
-        payload = {
-            "body": "[[], {}, {}]",
-            "parsed": [[], {}, {}],
-            "headers": {"id": "t-1", "task": "note", "retries": 0, **headers, **(more or {})},
-            "properties": {"delivery_info": {}},
-            "content-type": "application/json",
-            "content-encoding": "utf-8",
-        }
-        message = ReceivedMessage(
-            message_id="m-1",
-            receipt_handle="h",
-            body="",
-            group_id="g",
-            deduplication_id="d",
-            receive_count=4,
-            sent_at=0,
-            attributes={},
-            requested_at=now,
-        )
-        self.intake.hold([Lease(message=message, queue="q", payload=payload, deadline=boottime() + 30)])
-        lease = self.intake.take()
-        assert lease is not None
-        payload["properties"] = {"delivery_info": {}, "delivery_tag": lease.tag}
-        kind = create_request_cls(Request, self.task, self.pool, "host", None, app=self.app)
+        whole = {"id": "t-1", "retries": 0, **headers, **(more or {})}
+        self.intake.hold([lease(headers=whole, deadline=boottime() + 30, receive_count=4, requested_at=now)])
+        taken = self.intake.take()
+        assert taken is not None
+        assert taken.envelope is not None
+        payload = taken.envelope.delivered_as(taken.tag)
+        bound = request_class(cast(Any, self))
+        kind = create_request_cls(bound, self.task, self.pool, "host", None, app=self.app)
         return kind(Message(payload, SimpleNamespace(decode_body=lambda body, _: body)), app=self.app)
 
     @property
@@ -100,11 +94,7 @@ class Worker:
 @pytest.fixture
 def worker() -> Iterator[Worker]:
     worker = Worker()
-    with (
-        patch.object(Request, "settlement", cast(Any, worker), create=True),
-        patch.object(Request, "pool_kills", True),
-        patch.object(state, "revoked", set()),
-    ):
+    with patch.object(state, "revoked", set()):
         yield worker
 
 
@@ -137,8 +127,8 @@ def test_a_messages_own_limits_count_up_to_what_sqs_holds(worker: Worker) -> Non
 
 def test_a_pool_that_cannot_kill_has_no_limit(worker: Worker) -> None:
     """Its runs hold their lease as long as SQS lets them: else a long one would run twice."""
-    with patch.object(Request, "pool_kills", False):
-        worker.request().execute_using_pool(worker.pool)
+    worker.pool_kills = False
+    worker.request().execute_using_pool(worker.pool)
     assert worker.given[0]["timeout"] is None
     assert worker.options.limit is None
     assert worker.lease.run_until == worker.lease.last_end
@@ -217,6 +207,55 @@ def test_a_hard_limit_is_an_attempt(worker: Worker) -> None:
     assert isinstance(worker.outcome, Failed)
     assert worker.outcome.error.endswith("TimeLimitExceeded")
     assert not worker.outcome.permanent
+
+
+def test_a_killed_run_calls_the_hooks_of_its_task(worker: Worker) -> None:
+    """Its child could not: on_failure, after_return and task_failure, once each, whatever one raises."""
+    called: list[tuple[str, str, tuple[Any, ...]]] = []
+
+    def on_failure(exc: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        called.append(("on_failure", type(exc).__name__, (task_id, args, kwargs, einfo.type.__name__)))
+        raise ValueError("in a hook")
+
+    def after_return(status: str, retval: Any, task_id: str, *_: Any) -> None:
+        called.append(("after_return", type(retval).__name__, (task_id, status)))
+
+    def receive(sender: Any, task_id: str, exception: Any, **_: Any) -> None:
+        called.append(("task_failure", type(exception).__name__, (task_id, sender.name)))
+
+    worker.task.on_failure, worker.task.after_return = on_failure, after_return
+    task_failure.connect(receive)
+    try:
+        request = worker.request()
+        request.execute_using_pool(worker.pool)
+        request.on_timeout(False, LIMIT)
+        request.on_failure(error_info(WorkerLostError("gone")))
+    finally:
+        task_failure.disconnect(receive)
+    error = "TimeLimitExceeded"
+    assert called == [
+        ("on_failure", error, ("t-1", [], {}, error)),
+        ("after_return", error, ("t-1", "FAILURE")),
+        ("task_failure", error, ("t-1", "note")),
+    ]
+    assert isinstance(worker.outcome, Failed)
+
+
+def test_a_killed_run_took_as_long_as_it_ran(worker: Worker) -> None:
+    """From when its child accepted it."""
+    request = worker.request()
+    request.execute_using_pool(worker.pool)
+    request.time_start = time.time() - 42
+    request.on_timeout(False, LIMIT)
+    assert isinstance(worker.outcome, Failed)
+    assert 42 <= worker.outcome.seconds < 43
+
+
+def test_a_time_limit_of_none_is_that_of_the_service(worker: Worker) -> None:
+    """None is Celery's own default; a lease must end all the same."""
+    worker.app.conf.task_time_limit = worker.task.time_limit = None
+    worker.request().execute_using_pool(worker.pool)
+    assert worker.given[0]["timeout"] == worker.time_limit
 
 
 def test_a_soft_limit_ends_nothing_by_itself(worker: Worker) -> None:

@@ -1,4 +1,4 @@
-"""Stages that run without a queue, under any failures and deaths: committed is only what is over.
+"""Stages without a queue, under any failures and crashes: only events that are over are committed.
 
 The real bridge's parts around fakes of the wires: Kafka, DynamoDB and the children. A process dies before or
 after any step outside; the next one begins at what was committed, with what the table has.
@@ -14,40 +14,30 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.settings import Settings
-from consumers.load import Load
-from consumers.offsets import OffsetTracker
-from consumers.outbox import Outbox, SharedTicket
-from consumers.rejects import Rejects
-from consumers.runners import Runners
-from consumers.translator import Translator
-from pipeline import events, identity
-from pipeline.events import Event
-from pipeline.jobs import JobState, JobStore
-from pipeline.jobs.outcomes import _is_done
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.outbox import entries_of
+from pipeline.bridge.rejects import Rejects
+from pipeline.bridge.translator import Translator
+from pipeline.inline.delivery import InlineDelivery
+from pipeline.inline.runqueue import RunQueue
+from pipeline.inline.runtime import InlineRuntime
+from pipeline.jobs import JobState, JobStore, ref_of, split_ref
 from pipeline.jobs.table import Table
-from pipeline.kafka import Message, Partition, Record
+from pipeline.kafka import OutgoingRecord, Partition, ReceivedRecord
 from pipeline.patience import Patience
-from pipeline.registry import Registry
-from pipeline.stages import stage
-from pipeline.taskmessage import TaskHeader, data_of, sealed_header
 from pipeline.transport.lease import Lease
-from pipeline.worker.outcome import Failed, Outcome, Succeeded
-from pipeline.worker.running import Running
-from pipeline.worker.work import ref_of, split_ref
+from pipeline.wire import events, identity
+from pipeline.wire.events import Event
+from pipeline.wire.taskmessage import TaskHeader, data_of, sealed_header
+from pipeline.worker.child.outcome import Failed, Outcome, Succeeded
+from tests import builders
 from tests.fakes.dynamodb import FakeDynamoDB
 
 P = Partition("inbox", 0)
 RETRIES = 2
-SETTINGS = Settings(
-    service_name="post",
-    kafka_bootstrap_servers="unused",
-    kafka_consumer_group="post",
-    sqs_task_queue_url="https://sqs/1/tasks.fifo",
-    sqs_dlq_url="https://sqs/1/dlq.fifo",
-    max_retries=RETRIES,
-    retry_delay=0,
-)
+SETTINGS = builders.settings(service_name="post", max_retries=RETRIES, retry_delay=0)
 
 
 def _registry(*, ordered: bool) -> Registry:
@@ -82,18 +72,18 @@ class Death(BaseException):
 
 @dataclass
 class World:
-    """What survives a process."""
+    """The state that outlives a process."""
 
     #: Failing attempts of each task, by the event's key and the task's role or ordinal.
     failing: dict[tuple[str, str], int]
     #: After how many steps each process dies, and whether before or after the step.
     deaths: list[tuple[int, bool]]
     registry: Registry
-    log: list[Record] = field(default_factory=list)
+    log: list[OutgoingRecord] = field(default_factory=list)
     committed: int = 0
     wire: FakeDynamoDB = field(default_factory=FakeDynamoDB)
-    #: What Kafka acknowledged, by topic.
-    topics: dict[str, list[Record]] = field(default_factory=dict)
+    #: The records that Kafka acknowledged, by topic.
+    topics: dict[str, list[OutgoingRecord]] = field(default_factory=dict)
     #: Steps left to the process that runs.
     left: int | None = None
     after: bool = False
@@ -111,7 +101,7 @@ class World:
             raise Death
         return answer
 
-    def emit(self, records: Sequence[Record], timeout: float) -> list[None]:
+    def emit(self, records: Sequence[OutgoingRecord], timeout: float) -> list[None]:
         def do() -> list[None]:
             for record in records:
                 self.topics.setdefault(record.topic, []).append(record)
@@ -121,7 +111,7 @@ class World:
         return answer
 
     def keys(self, topic: str) -> list[str]:
-        """Whose events are on a topic, in order, each the first time only."""
+        """Return the keys of a topic's events, in order, each once."""
         found = [json.loads(record.value or b"{}").get("key", "") for record in self.topics.get(topic, ())]
         return list(dict.fromkeys(found))
 
@@ -154,14 +144,14 @@ class Children:
     def run(self, lease: Lease, traceparent: str | None) -> Callable[[], Outcome]:
         header = lease.header
         assert header
-        data, attempt = data_of(lease.payload["body"]), lease.attempts + 1
+        data, attempt = data_of(lease.envelope.body if lease.envelope else ""), lease.attempts + 1
         return lambda: self._world.step(lambda: self._run(header, data, attempt))
 
     def _run(self, header: TaskHeader, data: str, attempt: int) -> Outcome:
         which = str(header.part.ordinal) if header.part else header.role
-        outcomes, ref = self._store._outcomes, ref_of(header)
-        item = self._store._table.get(outcomes._done_key(ref)) or {}
-        assert header.role == "split" or not _is_done(ref, item), "run again although it is recorded"
+        resumption, ref = self._store.resumption, ref_of(header)
+        is_done = resumption._is_done(ref, resumption._read([ref]))
+        assert header.role == "split" or not is_done, "run again although it is recorded"
         fails = attempt <= self._world.failing.get((header.event_id, which), 0)
         self._world.runs.append((header.event_id, which, not fails))
         if fails:
@@ -176,16 +166,17 @@ class Children:
             case "part":
                 return stage.run_part(data)
             case "split":
-                if self._store.split(split_ref(header)) is None:
+                layout = self._store.splits.unsealed(split_ref(header))
+                if layout is not None:
                     parts = stage.run_split(data)
-                    self._store.seal(
-                        split_ref(header), sealed_header(header, {}), data, parts, stage.tolerate
+                    self._store.splits.seal(
+                        split_ref(header), sealed_header(header, {}), data, parts, stage.tolerate, layout
                     )
                 return None
-        sealed = self._store.split(split_ref(header))
+        sealed = self._store.splits.sealed(split_ref(header))
         assert sealed
-        missing = self._store.missing(sealed)
-        return stage.run_gather(data, self._store.results(sealed.split, sealed.total, missing))
+        missing = self._store.splits.missing(sealed)
+        return stage.run_gather(data, self._store.splits.results(sealed.split, sealed.total, missing))
 
 
 class Process:
@@ -199,12 +190,14 @@ class Process:
         children: Any = Children(world, store)
         patience = Patience()
         self.store = store
-        self._tracker, self._load = OffsetTracker(), Load()
-        self._outbox = Outbox(every_group=True)
-        running = Running(SETTINGS, world.registry, store, producer, children, patience)
-        rejects = Rejects(SETTINGS, world.registry, store, producer, patience)
-        self._hands = Runners(running, self._outbox, self._tracker, self._load, rejects)
-        self._translator = Translator(SETTINGS, world.registry)
+        self._run_queue = RunQueue()
+        runtime = InlineRuntime(SETTINGS, world.registry, store, producer, children, patience)
+        plans = KnownPlans(world.registry.routes)
+        rejects = Rejects(SETTINGS, plans, runtime.ledger)
+        drain: Any = None  # nothing was ever sent to SQS
+        self._delivery = InlineDelivery(runtime, self._run_queue, rejects, producer, drain, plans)
+        self._tracker = self._delivery.tracker
+        self._translator = Translator(SETTINGS, plans, plans.topics)
 
     def live(self) -> None:
         """Until all is over, or the death that the world has in mind."""
@@ -212,7 +205,7 @@ class Process:
         for offset in range(self._world.committed, len(self._world.log)):
             self._take(offset)
         while not self._tracker.wait_settled([P], 0):
-            self._hands._handle(self._outbox.take(1))
+            self._delivery._handle(self._run_queue.take(1))
             self._commit()
         self._commit()
 
@@ -220,7 +213,7 @@ class Process:
         record = self._world.log[offset]
         ticket = self._tracker.take(P, offset)
         assert ticket
-        message = Message(
+        message = ReceivedRecord(
             topic=record.topic,
             partition=0,
             offset=offset,
@@ -229,8 +222,10 @@ class Process:
             value=record.value,
             headers=record.headers,
         )
-        for entry in self._translator.translate(message, SharedTicket(ticket, 1)):
-            self._outbox.put(entry)
+        content = self._translator.translate(message)
+        assert content
+        for entry in entries_of(content, ticket, 1, "post", SETTINGS.task_queue):
+            self._delivery.put(entry)
 
     def _commit(self) -> None:
         offsets = self._tracker.committable()
@@ -241,7 +236,7 @@ class Process:
             _assert_over(self._world, self.store, record)
 
 
-def _event(number: int, entity: str, words: int) -> Record:
+def _event(number: int, entity: str, words: int) -> OutgoingRecord:
     data = {"key": f"e{number}", "words": ["x" * (n + 1) for n in range(words)]}
     key, value, headers = events.encode(
         Event(
@@ -253,7 +248,7 @@ def _event(number: int, entity: str, words: int) -> Record:
             data=json.dumps(data).encode(),
         )
     )
-    return Record(topic="inbox", key=key, value=value, headers=headers)
+    return OutgoingRecord(topic="inbox", key=key, value=value, headers=headers)
 
 
 def _dead(world: World, name: str) -> set[str]:
@@ -266,12 +261,12 @@ def _dead(world: World, name: str) -> set[str]:
     }
 
 
-def _assert_over(world: World, store: JobStore, record: Record) -> None:
+def _assert_over(world: World, store: JobStore, record: OutgoingRecord) -> None:
     """Nothing is left of an event: each stage emitted, or has its dead letter, and its job ended."""
     key = json.loads(record.value or b"")["key"]
     for name, topic in (("copy", "copied"), ("count", "counted")):
         assert key in world.keys(topic) or key in _dead(world, name), f"{key} of {name} is lost"
-    job = store.job(identity.job_id("test", key))
+    job = store.records.get(identity.job_id("test", key))
     assert job is not None
     assert job.state is not JobState.RUNNING, f"the job of {key} hangs"
     if job.state is JobState.COMPLETE:

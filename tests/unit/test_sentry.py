@@ -1,4 +1,4 @@
-"""Sentry: what is reported, and that nothing is without a DSN."""
+"""Sentry: what is reported, and that nothing is reported without a DSN."""
 
 import gzip
 import json
@@ -9,16 +9,11 @@ from typing import Any
 
 import pytest
 
-from config.settings import Settings
+from pipeline.settings import Settings
 from pipeline.telemetry.sentry import Sentry
+from tests import builders
 
-SETTINGS = Settings(
-    service_name="orders",
-    kafka_bootstrap_servers="broker:9094",
-    kafka_consumer_group="orders",
-    sqs_task_queue_url="https://sqs.eu-west-1.amazonaws.com/1/orders.fifo",
-    sqs_dlq_url="https://sqs.eu-west-1.amazonaws.com/1/orders-dlq.fifo",
-)
+SETTINGS = builders.settings(service_name="orders")
 
 
 @pytest.fixture

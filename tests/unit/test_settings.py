@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from config.settings import Settings, load_settings
-from config.vault import VaultSettings
 from pipeline.errors import ConfigurationError
+from pipeline.settings import Settings, load_settings
+from pipeline.vault.settings import VaultSettings
 
 REQUIRED = {
     "SERVICE_NAME": "orders",
@@ -65,7 +65,7 @@ def test_topics_take_their_variable_or_the_prefix() -> None:
     )
     assert settings.topic("order-paid") == "payments"
     assert settings.topic("order-sent") == "eu-order-sent"
-    assert settings.topic("errors") == "eu-processing-errors"
+    assert settings.topic("errors") == "eu-orders-errors"
     assert settings.topic("dlq") == "dead"
 
 
@@ -135,3 +135,30 @@ def test_a_secret_is_never_shown() -> None:
         with pytest.raises(ConfigurationError) as caught:
             load_settings({**REQUIRED, **SCRAM, **wrong})
         assert secret not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("token", "host", "port", "goes"),
+    [
+        ("sesame", "0.0.0.0", "8080", False),  # noqa: S104
+        ("sesame", "10.0.0.7", "8080", False),
+        ("aaaaaaaaaaaaaaaaaaaaaaaa", "::", "8080", False),
+        ("sesame", "127.0.0.1", "8080", True),
+        ("sesame", "0.0.0.0", "", True),  # noqa: S104
+        ("", "0.0.0.0", "8080", True),  # noqa: S104
+        ("kR3v_9xQz-Lw2TbY", "0.0.0.0", "8080", True),  # noqa: S104
+    ],
+)
+def test_a_token_that_can_be_guessed_is_refused_where_others_can_try(
+    token: str, host: str, port: str, goes: bool
+) -> None:
+    """The error names the setting and a better one; the token is not in it."""
+    environment = {**REQUIRED, "WEB_TOKEN": token, "HEALTH_HOST": host, "HEALTH_PORT": port}
+    if goes:
+        assert load_settings(environment).health_host == host
+        return
+    with pytest.raises(
+        ConfigurationError, match=r"WEB_TOKEN can be guessed.*secrets\.token_urlsafe"
+    ) as caught:
+        load_settings(environment)
+    assert token not in str(caught.value)

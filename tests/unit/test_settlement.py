@@ -1,6 +1,7 @@
-"""Settlement, retry and screen, with fakes in place of the services: who is deleted, given back, buried."""
+"""Settlement, retry and look-up with fakes for the services: deletes, returns, dead letters."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,20 +15,18 @@ from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.settings import Settings
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
 from pipeline.errors import PermanentError, ServiceRefusedError, ServiceUnavailableError
-from pipeline.jobs import AlreadyDone as Known
-from pipeline.jobs import StageRef
+from pipeline.jobs import DoneTasks, PastAttempts, Recorded, Ref, Verdict, ref_of
 from pipeline.jobs.errors import table_error
 from pipeline.patience import Patience
-from pipeline.registry import Registry
-from pipeline.sqs import QUEUE_RETENTION, ReceivedMessage
-from pipeline.stages import stage
-from pipeline.taskmessage import HEADER, TaskHeader
+from pipeline.sqs import QUEUE_RETENTION
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
-from pipeline.worker import retry
-from pipeline.worker.outcome import (
+from pipeline.wire import identity
+from pipeline.wire.taskmessage import HEADER, TaskHeader
+from pipeline.worker.child.outcome import (
     AlreadyDone,
     Cancelled,
     Discarded,
@@ -37,22 +36,22 @@ from pipeline.worker.outcome import (
     Succeeded,
     failed,
 )
-from pipeline.worker.retry import LONGEST_BACKOFF, Retries
-from pipeline.worker.screen import SUSPECT_BEYOND, Screen
-from pipeline.worker.settlement import Settlement
-from pipeline.worker.work import Work
+from pipeline.worker.errbacks import publish_errbacks
+from pipeline.worker.lookup import SUSPECT_BEYOND, Lookup
+from pipeline.worker.settle import retry
+from pipeline.worker.settle.completion import Completion
+from pipeline.worker.settle.retry import LONGEST_BACKOFF, Retries
+from pipeline.worker.settle.settlement import Settlement
+from pipeline.worker.settle.work import Work
+from tests.builders import lease, pipeline_header, settings, stage_lease
 from tests.loglines import log_lines
+from tests.processes import wait_until
+
+#: The id of the task of ``stage_lease``.
+STRICT = identity.task_id("s", "e", "strict", None)
 
 SUCCESS = Succeeded(result=None, summary="", seconds=0)
-SETTINGS = Settings(
-    service_name="s",
-    kafka_bootstrap_servers="k",
-    kafka_consumer_group="g",
-    sqs_task_queue_url="http://q/1/a.fifo",
-    sqs_dlq_url="http://q/1/b.fifo",
-    max_retries=2,
-    retry_delay=5,
-)
+SETTINGS = settings(max_retries=2, retry_delay=5)
 
 
 def registry() -> Registry:
@@ -64,45 +63,10 @@ def registry() -> Registry:
     return made
 
 
-def message(name: str, receive_count: int = 1, sent_at: float = 0) -> ReceivedMessage:
-    return ReceivedMessage(
-        message_id=name,
-        receipt_handle=f"h-{name}",
-        body="",
-        group_id=name,
-        deduplication_id=name,
-        receive_count=receive_count,
-        sent_at=sent_at,
-        attributes={},
-        requested_at=1e9,
-    )
-
-
-def pipeline_header(**changes: Any) -> dict[str, Any]:
-    """The header of a task of the stage ``strict``."""
-    return {
-        "job_id": "j",
-        "stage": "strict",
-        "role": "run",
-        "event_source": "s",
-        "event_id": "e",
-        "entity_id": "e",
-        "topic": "a",
-        "partition": 0,
-        "offset": 0,
-        "submitted_at": 1000.0,
-    } | changes
-
-
 def part_of(ordinal: int, **changes: Any) -> dict[str, Any]:
     """The part in such a header."""
     split_id = TaskHeader.model_validate(pipeline_header()).split_id
     return {"split_id": split_id, "ordinal": ordinal, "total": 1} | changes
-
-
-def lease(name: str, headers: dict[str, Any] | None = None, **about: Any) -> Lease:
-    whole = {"id": f"t-{name}", "task": "note", **(headers or {})}
-    return Lease(message=message(name, **about), queue="q", payload={"headers": whole}, deadline=2e9)
 
 
 class Shelf:
@@ -125,14 +89,27 @@ class Shelf:
         assert finished is not None
         return Work(lease=finished, outcome=outcome)
 
-    def _delete(self, lease: Lease) -> None:
-        if self.intake.leave(lease, Phase.DELETING):
-            self.deleted.append(lease.message_id)
-            self.log.append("delete")
+    def lane(self, *names: str, group: str = "g") -> list[Work]:
+        """Return works of one group that ran well, one after the other."""
+        leases = [lease(name) for name in names]
+        for each in leases:
+            each.message = replace(each.message, group_id=group)
+        self.intake.hold(leases)
+        for each in leases:
+            assert self.intake.take() is each
+            self.intake.finish(each.tag)
+            self.intake.let_pass(each)
+        return [Work(lease=each, outcome=SUCCESS) for each in leases]
+
+    def _delete(self, leases: Sequence[Lease], *, hurry: bool = False) -> None:
+        for each in leases:
+            if self.intake.leave(each, Phase.DELETING):
+                self.deleted.append(each.message_id)
+                self.log.append("delete")
 
     def _give_back(self, lease: Lease, delay: float = 0) -> None:
-        if self.intake.leave(lease, Phase.RETURNING):
-            self.returned[lease.message_id] = delay
+        for each in self.intake.leave(lease, Phase.RETURNING):
+            self.returned[each.message_id] = delay if each is lease else 0
 
 
 class Effects:
@@ -150,10 +127,10 @@ class Effects:
         self.emitted += [w.lease.message_id for w, answer in zip(works, answers, strict=True) if not answer]
         return answers
 
-    def record(self, works: Sequence[Work]) -> tuple[list[Exception | None], list[Any]]:
+    def record(self, works: Sequence[Work]) -> Recorded:
         self.log.append("record")
         self.recorded += [work.lease.message_id for work in works]
-        return [None] * len(works), []
+        return Recorded(errors=[None] * len(works))
 
 
 class Desk:
@@ -163,6 +140,8 @@ class Desk:
         self.shelf = Shelf()
         self.effects = Effects(self.shelf.log)
         self.buried: list[str] = []
+        #: the messages of strict stages
+        self.strict: set[str] = set()
         self.reasons: list[str] = []
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
@@ -171,17 +150,24 @@ class Desk:
         retries = Retries(SETTINGS, Registry(), give_back, cast(Any, self), patience, longest=LONGEST_HOLD)
         self.settlement = Settlement(
             cast(Any, self.shelf),
-            cast(Any, self.effects),
-            cast(Any, SimpleNamespace(close=lambda *_: self.shelf.log.append("close"))),
+            Completion(
+                cast(Any, self.effects),
+                cast(Any, self.effects),
+                cast(Any, SimpleNamespace(close=lambda *_: self.shelf.log.append("close"))),
+            ),
             retries,
-            cast(Any, SimpleNamespace(bury=self._bury)),
+            cast(Any, SimpleNamespace(dead_letter=self._bury)),
             patience,
+            on_dead_letter=publish_errbacks,
+            is_strict=lambda lease: lease.message_id in self.strict,
         )
 
     def settle(self, *works: Work) -> None:
-        self.settlement._see_through(works)
+        self.settlement._settle_batch(works)
 
-    def add_attempt(self, task_id: str, message_id: str, receive_count: int) -> int:
+    def add(self, task_id: str, message_id: str, receive_count: int, verdict: Verdict | None = None) -> int:
+        if verdict is not None:
+            self.shelf.log.append(f"verdict {verdict.error}: {verdict.message}")
         counts = self.attempts.setdefault((task_id, message_id), set())
         counts.add(receive_count)
         return len(counts)
@@ -235,18 +221,135 @@ def test_a_dead_letter_is_buried_before_it_is_deleted(desk: Desk) -> None:
     assert desk.shelf.log == ["bury", "delete"]
 
 
-def test_the_next_of_a_group_starts_once_the_one_before_is_recorded(desk: Desk) -> None:
+def test_a_verdict_is_recorded_before_its_dead_letter_is_written(desk: Desk) -> None:
+    """The dead-letter queue may refuse for hours: the redelivery must know that it runs no code again."""
+    work = desk.shelf.work("a", failed(PermanentError("no such order")))
+    work.lease.run_until = 1.0
+    desk.settle(work)
+    assert desk.shelf.log == ["verdict pipeline.errors.PermanentError: no such order", "bury", "delete"]
+    too_late = desk.shelf.work("b", Failed(error="E", message="no", delay=60), age=retry.LONGEST_LIFE)
+    desk.settle(too_late)
+    assert f"verdict E: no ({retry.DROPPED})" in desk.shelf.log
+
+
+def test_the_next_of_a_strict_group_starts_once_the_one_before_is_recorded(desk: Desk) -> None:
     """Not before, and not only when it is deleted."""
     shelf = desk.shelf
-    first, second = lease("a"), lease("b")
-    second.message = replace(second.message, group_id="a")
-    shelf.intake.hold([first, second])
-    assert shelf.intake.take() is first
-    shelf.intake.finish(first.tag)
+    first, second = _first_of_two(desk)
     assert shelf.intake.take() is None
     desk.settle(Work(lease=first, outcome=SUCCESS))
     assert shelf.intake.is_held(first)
     assert shelf.intake.take() is second
+
+
+@pytest.fixture
+def held(desk: Desk) -> Iterator[threading.Event]:
+    """An event until which nothing is emitted."""
+    go_on = threading.Event()
+    desk.effects.on_emit = lambda _: None if go_on.wait(10) else AssertionError("held for ever")
+    yield go_on
+    go_on.set()
+
+
+def _first_of_two(desk: Desk, **about: Any) -> tuple[Lease, Lease]:
+    """Hold two of a group; return both, the first one finished."""
+    first, second = lease("a", sent_at=time.time()), lease("b")
+    second.message = replace(second.message, group_id="a")
+    desk.shelf.intake.hold([first, second])
+    for name, value in about.items():
+        setattr(first, name, value)
+    assert desk.shelf.intake.take() is first
+    desk.shelf.intake.finish(first.tag)
+    return first, second
+
+
+def test_the_next_of_a_group_starts_when_the_one_before_ran_well(desk: Desk, held: threading.Event) -> None:
+    """Though nothing of it is emitted yet."""
+    first, second = _first_of_two(desk)
+    desk.settlement.submit(Work(lease=first, outcome=SUCCESS))
+    assert desk.shelf.intake.take() is second
+    assert not desk.effects.emitted
+
+
+@pytest.mark.parametrize("why", ["strict", "suspect", "split", "failed", "void"])
+def test_the_next_of_a_group_waits(desk: Desk, held: threading.Event, why: str) -> None:
+    """For a strict stage; behind one that may end the process, sends parts, failed, or does not count."""
+    first, second = _first_of_two(desk, suspect=why == "suspect", void=why == "void")
+    if why == "strict":
+        desk.strict.add("a")
+    if why == "split":
+        first.header = TaskHeader(**pipeline_header(role="split"))
+    work = Work(lease=first, outcome=failed(ValueError()) if why == "failed" else SUCCESS)
+    desk.settlement.submit(work)
+    assert desk.shelf.intake.take() is None
+    held.set()
+    if why in ("failed", "void"):
+        wait_until(lambda: "a" in desk.shelf.returned, "it goes back")
+        assert list(desk.shelf.returned) == ["b", "a"], "with the one behind it"
+    else:
+        wait_until(lambda: desk.shelf.intake.take() is second, "it starts")
+
+
+def test_a_lane_is_settled_in_its_order_whatever_the_threads(desk: Desk) -> None:
+    """In one batch at a time: Kafka may fail one record and take the next."""
+    under_way: set[str] = set()
+
+    def emit(work: Work) -> None:
+        group = work.lease.message.group_id
+        assert group not in under_way
+        under_way.add(group)
+        time.sleep(0.001)
+        under_way.remove(group)
+
+    desk.effects.on_emit = emit
+    lanes = [desk.shelf.lane(*[f"{lane}{at}" for at in range(30)], group=lane) for lane in "abcde"]
+    for works in zip(*lanes, strict=True):
+        for work in works:
+            desk.settlement.submit(work)
+    wait_until(lambda: len(desk.shelf.deleted) == 150, "all are settled")
+    for works_of_lane in lanes:
+        ids = [work.lease.message_id for work in works_of_lane]
+        assert [each for each in desk.effects.emitted if each in ids] == ids
+        assert [each for each in desk.effects.recorded if each in ids] == ids
+
+
+def test_behind_one_that_cannot_be_emitted_its_lane_waits_for_its_dead_letter(desk: Desk) -> None:
+    """A crash before would run it again, after those behind it."""
+    refusal = ServiceRefusedError("too large")
+    desk.effects.on_emit = lambda work: refusal if work.lease.message_id == "b" else None
+    works = [*desk.shelf.lane("a", "b", "c"), *desk.shelf.lane("x", group="other")]
+    desk.settle(*works)
+    assert desk.shelf.log == [
+        *("emit", "record", "close", "delete", "delete"),
+        *("bury", "delete"),
+        *("emit", "record", "close", "delete"),
+    ]
+    assert desk.effects.recorded == ["a", "x", "c"]
+    assert desk.shelf.deleted == ["a", "x", "b", "c"]
+
+
+def test_a_failure_behind_one_that_cannot_be_emitted_ends_after_it(desk: Desk) -> None:
+    """The dead letters of a lane keep its order."""
+    desk.effects.on_emit = lambda work: ServiceRefusedError("no") if work.lease.message_id == "a" else None
+    works = desk.shelf.lane("a", "b", "c")
+    works[-1].outcome = failed(PermanentError())
+    desk.settle(*works)
+    assert desk.buried == ["a", "c"]
+    assert desk.shelf.deleted == ["a", "b", "c"]
+
+
+def test_what_ran_behind_one_that_breaks_settlement_runs_again(desk: Desk) -> None:
+    """Nothing of it is recorded or deleted: it comes again behind the one that broke."""
+
+    def emit(work: Work) -> None:
+        if work.lease.message_id == "b":
+            raise KeyError("a defect of ours")
+
+    desk.effects.on_emit = emit
+    desk.settle(*desk.shelf.lane("a", "b", "c"))
+    assert desk.effects.recorded == ["a"]
+    assert desk.shelf.deleted == ["a"]
+    assert desk.shelf.returned == {"c": 0, "b": SETTINGS.retry_delay}
 
 
 def test_what_never_can_be_emitted_is_buried_and_the_rest_goes_on(desk: Desk) -> None:
@@ -357,7 +460,7 @@ def test_a_delay_longer_than_sqs_hides_a_message_is_said_to_be_cut(desk: Desk) -
     assert (line["delay"], line["asked"]) == (LONGEST_HOLD, 86_400)
 
 
-# ─── Screen ───
+# ─── Lookup ───
 
 KEY_TOO_LONG = ClientError(
     {"Error": {"Code": "ValidationException", "Message": "key too long"}}, "BatchGetItem"
@@ -368,26 +471,32 @@ class Table:
     """A job store that knows what a test says."""
 
     def __init__(self) -> None:
+        self.resumption, self.attempts = self, self
         self.done: set[Any] = set()
+        self.finished_at: dict[Any, float] = {}
         self.failures: dict[tuple[str, str], int] = {}
+        self.verdicts: dict[tuple[str, str], Verdict] = {}
         self.asked: list[str] = []
         self.counted: list[tuple[str, str]] = []
         self.away = 0
         #: jobs whose keys it refuses, and with them whatever is asked for together
         self.refused: set[str] = set()
 
-    def already_done(self, refs: Any) -> Known:
+    def already_done(self, refs: Any) -> DoneTasks:
         if self.refused & {ref.job_id for ref in refs}:
             raise table_error(KEY_TOO_LONG, "read 2 items in table jobs")
         if self.away:
             self.away -= 1
             raise ServiceUnavailableError("away")
         self.asked += [ref.stage for ref in refs]
-        return Known(refs=frozenset(self.done))
+        return DoneTasks(refs=frozenset(self.done), finished_at=self.finished_at)
 
-    def attempts(self, messages: Any) -> dict[tuple[str, str], int]:
+    def look_up(self, messages: Any) -> dict[tuple[str, str], PastAttempts]:
         self.counted += messages
-        return self.failures
+        return {
+            each: PastAttempts(count=self.failures.get(each, 0), verdict=self.verdicts.get(each))
+            for each in messages
+        }
 
 
 @pytest.fixture
@@ -396,16 +505,12 @@ def known() -> Table:
 
 
 def screened(known: Table, *leases: Lease, patience: Patience | None = None) -> Sequence[Lease]:
-    return Screen(SETTINGS, registry(), cast(Any, known), patience or Patience())(leases)
-
-
-def staged(name: str, header: dict[str, Any] | None = None, task: str = "strict", **about: Any) -> Lease:
-    return lease(name, {"task": task, HEADER: header or pipeline_header()}, **about)
+    return Lookup(SETTINGS, registry(), cast(Any, known), patience or Patience())(leases)
 
 
 def test_a_first_delivery_in_time_is_not_looked_up(known: Table) -> None:
     """It costs nothing."""
-    (held,) = screened(known, staged("a", sent_at=1_100))
+    (held,) = screened(known, stage_lease("a", sent_at=1_100))
     assert held.header is not None
     assert held.verdict is None
     assert not known.asked
@@ -414,26 +519,86 @@ def test_a_first_delivery_in_time_is_not_looked_up(known: Table) -> None:
 @pytest.mark.parametrize("about", [{"receive_count": 2}, {"sent_at": 1_300.0}])
 def test_what_may_have_run_is_looked_up(known: Table, about: dict[str, Any]) -> None:
     """Delivered before, or sent so late that SQS may have forgotten the first."""
-    known.done = {StageRef(job_id="j", stage="strict")}
-    (held,) = screened(known, staged("a", **about))
+    known.done = {ref_of(TaskHeader.model_validate(pipeline_header()))}
+    (held,) = screened(known, stage_lease("a", **about))
     assert isinstance(held.verdict, AlreadyDone)
 
 
 def test_what_comes_for_the_first_time_has_no_attempts(known: Table) -> None:
     """Of a job that runs for hours nearly every task is late: only whether it is done is looked up."""
-    screened(known, staged("a", sent_at=1_300), staged("b", sent_at=1_300, receive_count=2))
+    screened(known, stage_lease("a", sent_at=1_300), stage_lease("b", sent_at=1_300, receive_count=2))
     assert known.asked == ["strict", "strict"]
-    assert known.counted == [("t-b", "b")]
+    assert known.counted == [(STRICT, "b")]
 
 
 def test_attempts_used_up_are_not_run_again(known: Table) -> None:
     """By the stage's own number of retries."""
-    known.failures = {("t-a", "a"): 1, ("t-b", "b"): 1}
-    strict, plain = screened(known, staged("a", receive_count=2), lease("b", receive_count=2))
+    known.failures = {(STRICT, "a"): 1, ("t-b", "b"): 1}
+    strict, plain = screened(known, stage_lease("a", receive_count=2), lease("b", receive_count=2))
     assert isinstance(strict.verdict, Failed)
     assert strict.verdict.permanent
     assert plain.verdict is None
     assert plain.attempts == 1
+
+
+def test_a_recorded_verdict_is_not_run_again(known: Table) -> None:
+    """Its dead letter could not be written: the redelivery goes on with it, and tells the first reason."""
+    known.verdicts = {(STRICT, "a"): Verdict(error="E", message="never", traceback="tb")}
+    (judged,) = screened(known, stage_lease("a", receive_count=2))
+    assert judged.verdict == Failed(error="E", message="never", traceback="tb", permanent=True)
+
+
+def test_an_event_of_a_stage_that_another_event_did_is_run(known: Table) -> None:
+    """Done belongs to a task: a stream processor may have made several events of one, headers kept."""
+    other = TaskHeader.model_validate(pipeline_header(event_id="another"))
+    known.done = {ref_of(other)}
+    (held,) = screened(known, stage_lease("a", sent_at=1_300))
+    assert held.verdict is None
+
+
+def _redelivered(*names: str, receive_count: int = 2) -> list[Lease]:
+    """Return tasks of one entity, received again together."""
+    leases = [
+        stage_lease(name, pipeline_header(event_id=name), receive_count=receive_count, sent_at=2_000)
+        for name in names
+    ]
+    for each in leases:
+        each.message = replace(each.message, group_id="g")
+    return leases
+
+
+def _ref(lease: Lease) -> Ref:
+    assert lease.header is not None
+    return ref_of(lease.header)
+
+
+@pytest.mark.parametrize("finished_at", [{}, {"b": 2_500.0}], ids=["unknown", "by this message"])
+def test_a_done_task_runs_again_behind_one_that_does(known: Table, finished_at: dict[str, float]) -> None:
+    """A crash left only the later one recorded: skipped, the earlier one would have the last word."""
+    first, second, third = leases = _redelivered("a", "b", "c")
+    known.done = {_ref(second)}
+    known.finished_at = {_ref(second): at for at in finished_at.values()}
+    screened(known, *leases)
+    assert [lease.verdict for lease in (first, second, third)] == [None, None, None]
+
+
+def test_a_done_task_in_front_is_skipped(known: Table) -> None:
+    """Those before it are deleted: nothing runs again that it could stay behind."""
+    first, second = leases = _redelivered("a", "b")
+    known.done = {_ref(first)}
+    screened(known, *leases)
+    assert isinstance(first.verdict, AlreadyDone)
+    assert second.verdict is None
+
+
+def test_a_late_copy_of_a_done_task_is_skipped_behind_one_that_runs_again(known: Table) -> None:
+    """It was done by another message before this one was sent."""
+    first, second = leases = _redelivered("a", "b")
+    known.done = {_ref(second)}
+    known.finished_at = {_ref(second): 1_500.0}
+    screened(known, *leases)
+    assert first.verdict is None
+    assert isinstance(second.verdict, AlreadyDone)
 
 
 def test_received_much_more_often_than_failed_is_a_suspect(known: Table) -> None:
@@ -483,8 +648,16 @@ def test_waiting_for_its_time_makes_no_suspect(known: Table) -> None:
 )
 def test_a_header_that_is_not_its_tasks_is_refused(known: Table, header: Any, task: str) -> None:
     """Settlement would believe it, and record what never was."""
-    (held,) = screened(known, staged("a", header, task, receive_count=2))
+    (held,) = screened(known, stage_lease("a", header, task, receive_count=2))
     assert held.problem
+    assert held.header is None
+    assert not known.asked
+
+
+def test_a_header_under_another_id_is_refused(known: Table) -> None:
+    """A task's id follows from its header: a message that names another task's job ends no task of it."""
+    (held,) = screened(known, lease("a", {"task": "strict", HEADER: pipeline_header()}, receive_count=2))
+    assert "t-a" in (held.problem or "")
     assert held.header is None
     assert not known.asked
 
@@ -492,19 +665,19 @@ def test_a_header_that_is_not_its_tasks_is_refused(known: Table, header: Any, ta
 def test_while_the_table_is_away_the_screen_asks_again(known: Table) -> None:
     """And holds nothing when the worker stops meanwhile."""
     known.away = 2
-    assert len(screened(known, staged("a", receive_count=2))) == 1
+    assert len(screened(known, stage_lease("a", receive_count=2))) == 1
     known.away = 1_000
     stopping = Patience()
     stopping.end()
-    assert screened(known, staged("a", receive_count=2), patience=stopping) == []
+    assert screened(known, stage_lease("a", receive_count=2), patience=stopping) == []
 
 
 def test_what_the_table_refuses_of_one_message_holds_up_no_other(known: Table) -> None:
     """A refusal of what stands in it is that message's end, not the worker's: the others go on."""
     known.refused = {"bad"}
-    known.done = {StageRef(job_id="j", stage="strict")}
-    bad = staged("a", pipeline_header(job_id="bad"), receive_count=2)
-    held, fine = screened(known, bad, staged("b", receive_count=2))
+    known.done = {ref_of(TaskHeader.model_validate(pipeline_header()))}
+    bad = stage_lease("a", pipeline_header(job_id="bad"), receive_count=2)
+    held, fine = screened(known, bad, stage_lease("b", receive_count=2))
     assert "key too long" in (held.problem or "")
     assert held.header is None, "nor is its job told: it would be refused again"
     assert isinstance(fine.verdict, AlreadyDone)
@@ -517,4 +690,4 @@ def test_a_table_that_refuses_all_ends_the_worker(known: Table) -> None:
         patch.object(known, "already_done", side_effect=denied),
         pytest.raises(ServiceRefusedError, match="AccessDenied"),
     ):
-        screened(known, staged("a", receive_count=2), staged("b", receive_count=2))
+        screened(known, stage_lease("a", receive_count=2), stage_lease("b", receive_count=2))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline.errors import MessageRefusedError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue
 from pipeline.sqs.errors import entry_error, sqs_error
-from pipeline.sqs.packing import pack
+from pipeline.sqs.messages import pack
 
 KIB = 1024
 

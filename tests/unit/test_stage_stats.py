@@ -1,13 +1,16 @@
-"""What the last minutes say of stages and workers, from Celery's events."""
+"""Rates and run times of stages and workers in the last minutes, from Celery's events."""
 
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from config.settings import Settings
-from pipeline.monitoring.stages import IDLE, MOST_RUNNING, StageStats
-from pipeline.monitoring.window import GROWTH, SPAN, Window
+from pipeline.control.controlmessage import HEARTBEATS_LAST
+from pipeline.observe.stagestats import IDLE, MOST_RUNNING, MOST_WORKERS, UNKNOWN, StageStats
+from pipeline.observe.window import GROWTH, MOST_NAMES, SPAN, Window
 from pipeline.transport.envelope import PARSED
+from tests import builders
 
 NOW = 1_700_000_000.0
 
@@ -28,13 +31,7 @@ def clock_fixture() -> Clock:
 
 @pytest.fixture(name="stats")
 def stats_fixture(clock: Clock) -> StageStats:
-    settings = Settings(
-        service_name="test",
-        kafka_bootstrap_servers="none",
-        kafka_consumer_group="test",
-        sqs_task_queue_url="http://none/tasks.fifo",
-        sqs_dlq_url="http://none/dlq.fifo",
-    )
+    settings = builders.settings(service_name="test")
     return StageStats(settings, clock=clock)
 
 
@@ -50,11 +47,16 @@ def succeed(stats: StageStats, at: float, seconds: float, **fields: Any) -> None
     tell(stats, "task-succeeded", at, runtime=seconds, result="'…'", **fields)
 
 
+def running(stats: StageStats) -> int:
+    """Current runs of all tasks."""
+    return sum(rates.running or 0 for rates in stats.snapshot().tasks.values())
+
+
 def test_percentiles_are_within_what_a_class_is_wide() -> None:
     """Of a thousand runs of 1 ms to 1 s, the middle and the slow end are right to 2.5 %."""
     window = Window()
     for n in range(1, 1_001):
-        window.done("count", n / 1_000, NOW)
+        window.add_success("count", n / 1_000, NOW)
     rates = window.rates("count", NOW, NOW - SPAN)
     assert rates.p50_seconds == pytest.approx(0.5, rel=(GROWTH - 1) / 2 + 0.005)
     assert rates.p95_seconds == pytest.approx(0.95, rel=(GROWTH - 1) / 2 + 0.005)
@@ -63,7 +65,7 @@ def test_percentiles_are_within_what_a_class_is_wide() -> None:
 def test_a_run_of_no_time_is_one() -> None:
     """A clock may not move during a run."""
     window = Window()
-    window.done("count", 0.0, NOW)
+    window.add_success("count", 0.0, NOW)
     rates = window.rates("count", NOW, NOW)
     assert rates.p50_seconds
     assert 0 < rates.p50_seconds < 0.001
@@ -93,9 +95,9 @@ def test_what_is_older_than_the_window_is_forgotten(stats: StageStats, clock: Cl
 
 
 def test_a_worker_whose_clock_is_ahead_ends_nothing_in_the_future(stats: StageStats) -> None:
-    """What it says counts as of now."""
+    """The answer holds for the current moment."""
     succeed(stats, NOW + 3_600, 0.1)
-    assert stats.snapshot().tasks["count"].per_second > 0
+    assert stats.snapshot().rates("count").per_second
 
 
 def test_a_rate_counts_from_when_something_was_known(stats: StageStats, clock: Clock) -> None:
@@ -141,6 +143,45 @@ def test_runs_whose_ends_were_lost_do_not_pile_up(stats: StageStats) -> None:
     assert stats.snapshot().rates("count").running == MOST_RUNNING
 
 
+def test_a_worker_runs_no_more_than_it_says(stats: StageStats) -> None:
+    """The ends of runs may be lost: what its heartbeat does not count has ended, the oldest first."""
+    tell(stats, "worker-heartbeat", active=6, pool_size=6)
+    for number in range(137):
+        tell(stats, "task-started", uuid=str(number), name="old" if number < 131 else "new")
+    assert running(stats) == 6
+    assert stats.snapshot().rates("new").running == 6
+    tell(stats, "worker-heartbeat", active=2, pool_size=6)
+    assert running(stats) == 2
+    tell(stats, "task-started", uuid="another")
+    assert running(stats) == 3
+
+
+def test_a_run_that_is_being_settled_is_not_one_too_many(stats: StageStats) -> None:
+    """A pool of two: the next run starts before the event of the last one's end."""
+    tell(stats, "worker-heartbeat", active=1, pool_size=2)
+    for task_id, name in (("1", "long"), ("2", "short"), ("3", "short")):
+        tell(stats, "task-started", uuid=task_id, name=name)
+    assert running(stats) == 2
+    tell(stats, "task-succeeded", uuid="2", name="short", runtime=0.1)
+    assert {name: each.running for name, each in stats.snapshot().tasks.items()} == {"long": 1, "short": 1}
+
+
+def test_a_deaf_reader_shows_nothing_instead_of_zeros(
+    stats: StageStats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While events cannot be read no figure is known, whatever was heard before; then all is back."""
+    tell(stats, "worker-heartbeat", active=1, pool_size=8)
+    tell(stats, "task-started")
+    away: list[str] = ["brokers are away"]
+    monkeypatch.setattr(stats, "_error", lambda: away[0] if away else None)
+    reading = stats.snapshot()
+    assert reading.error == "brokers are away"
+    assert (reading.tasks, list(reading.workers), reading.rates("count")) == ({}, [], UNKNOWN)
+    away.clear()
+    reading = stats.snapshot()
+    assert (len(reading.workers), reading.rates("count").running) == (1, 1)
+
+
 def test_what_did_not_run_counts_as_no_run(stats: StageStats) -> None:
     """A task that was done before its delivery has no run time; a received one has not run yet."""
     tell(stats, "task-received")
@@ -158,3 +199,94 @@ def test_without_kafka_it_says_so(stats: StageStats) -> None:
     reader.stop()
     assert reading.error
     assert "KAFKA_ENABLED" in reading.error
+
+
+# ─── Events of a stranger ───
+
+
+@given(st.floats() | st.integers())
+def test_any_number_is_a_run_time(seconds: float) -> None:
+    """It counts as the shortest or longest run; none stops the reader."""
+    window = Window()
+    window.add_success("count", seconds, NOW)
+    assert window.rates("count", NOW, NOW).p95_seconds is not None
+
+
+def test_false_workers_are_bounded_and_displace_none(stats: StageStats) -> None:
+    """Of 20,000 names a thousand are kept, and a worker that was known stays."""
+    tell(stats, "worker-heartbeat", hostname="true@host", active=1, pool_size=4)
+    tell(stats, "task-started", hostname="true@host")
+    for number in range(20_000):
+        tell(stats, "worker-heartbeat", hostname=f"false{number}@host")
+    reading = stats.snapshot()
+    assert len(reading.workers) == MOST_WORKERS
+    assert reading.is_full
+    assert ("true@host", True, 1) in {(each.name, each.online, each.active) for each in reading.workers}
+    assert running(stats) == 1
+
+
+def test_there_is_room_again_when_false_workers_are_silent(stats: StageStats, clock: Clock) -> None:
+    """They are forgotten like any other worker."""
+    for number in range(MOST_WORKERS):
+        tell(stats, "worker-heartbeat", hostname=f"false{number}@host")
+    clock.now = NOW + SPAN + 10
+    assert not stats.snapshot().is_full
+    tell(stats, "worker-heartbeat", clock.now)
+    assert [each.name for each in stats.snapshot().workers] == ["w@host"]
+
+
+def test_false_workers_that_fell_silent_make_place(stats: StageStats, clock: Clock) -> None:
+    """A worker that starts after them is seen a few seconds later, not minutes."""
+    for number in range(MOST_WORKERS):
+        tell(stats, "worker-heartbeat", hostname=f"false{number}@host")
+    tell(stats, "worker-heartbeat", hostname="true@host")
+    assert "true@host" not in {each.name for each in stats.snapshot().workers}
+    clock.now = NOW + HEARTBEATS_LAST + 1
+    tell(stats, "worker-heartbeat", clock.now, hostname="true@host")
+    reading = stats.snapshot()
+    assert [each.name for each in reading.workers if each.online] == ["true@host"]
+    assert len(reading.workers) == MOST_WORKERS
+
+
+def test_runs_of_false_workers_are_bounded(stats: StageStats) -> None:
+    """Runs are kept of so many workers only; those of silent ones make room for those of others."""
+    for number in range(MOST_WORKERS + 10):
+        tell(stats, "task-started", hostname=f"false{number}@host", uuid=f"t{number}")
+    tell(stats, "worker-heartbeat", active=1)
+    tell(stats, "task-started")
+    assert len(stats._running) == MOST_WORKERS
+    assert running(stats) == 1
+
+
+def test_names_of_tasks_are_bounded(stats: StageStats, clock: Clock) -> None:
+    """A name that was known is counted on; there is room again when the others are old."""
+    succeed(stats, NOW, 0.1)
+    for number in range(2 * MOST_NAMES):
+        succeed(stats, NOW, 0.1, name=f"false{number}")
+        tell(stats, "task-failed", name=f"failed{number}")
+    succeed(stats, NOW, 0.1)
+    reading = stats.snapshot()
+    assert len(reading.tasks) == MOST_NAMES
+    assert reading.is_full
+    assert reading.rates("count").per_second == pytest.approx(2 / 5)
+    clock.now = NOW + SPAN + 10
+    succeed(stats, clock.now, 0.1, name="late")
+    reading = stats.snapshot()
+    assert (list(reading.tasks), reading.is_full) == (["late"], False)
+
+
+@pytest.mark.parametrize("size", [-1, 10**18, True, 1.5, "4", None])
+def test_an_impossible_size_is_unknown(stats: StageStats, size: Any) -> None:
+    """A pool has neither fewer than no processes nor more than there may be."""
+    tell(stats, "worker-heartbeat", active=size, pool_size=size)
+    (worker,) = stats.snapshot().workers
+    assert (worker.active, worker.pool_size) == (None, None)
+
+
+@pytest.mark.parametrize("at", [-1e15, 0.0, NOW - SPAN - 10, 1e15])
+def test_an_event_of_another_time_keeps_nothing_for_long(stats: StageStats, clock: Clock, at: float) -> None:
+    """One of long ago does not count, one of the future counts as of now."""
+    succeed(stats, at, 0.1)
+    assert len(stats.snapshot().tasks) == (1 if at > NOW else 0)
+    clock.now = NOW + SPAN + 10
+    assert stats.snapshot().tasks == {}

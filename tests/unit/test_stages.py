@@ -1,4 +1,4 @@
-"""Stages: the decorator, what it refuses and how it says so, and the registry."""
+"""Stages: the decorator, its refusals and messages, and the registry."""
 
 import typing
 from collections.abc import Callable, Iterable, Iterator
@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from config import settings
+from pipeline import settings
+from pipeline.author.decorator import RESERVED_TOPICS, stage
+from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
 from pipeline.errors import InvalidInputError, PermanentError, StageDefinitionError
-from pipeline.stages import RESERVED_TOPICS, Registry, Stage, stage
+from pipeline.worker.runtime import is_strict
+from tests.builders import lease, pipeline_header, stage_lease
 from tests.unit import late_annotations
 
 
@@ -84,7 +88,7 @@ def test_a_stage_runs_from_json_to_json() -> None:
 
 
 def test_a_divided_stage_runs_from_json_to_json() -> None:
-    """What the split writes the function reads, and what it writes the gather reads."""
+    """The function reads what the split writes, and the gather reads what the function writes."""
     count = divided()
     parts = list(count.run_split(b'{"words": ["a", "bcd"]}'))
     results = [count.run_part(part) for part in parts]
@@ -285,6 +289,8 @@ def test_a_function_that_cannot_be_a_stage(function: Any, fault: str, mend: str)
         ({"queue": "fast"}, "queue='fast' is no valid name"),
         ({"consumes": "errors"}, "the topic 'errors' is the engine's own"),
         ({"emits": "dlq"}, "the topic 'dlq' is the engine's own"),
+        ({"ordered": "strictly"}, """ordered='strictly'. Use True, False or "strict"."""),
+        ({"ordered": 1}, "ordered=1"),
         ({"retries": -1}, "retries=-1"),
         ({"retries": 1.5}, "retries=1.5"),
         ({"retries": True}, "retries=True"),
@@ -310,6 +316,20 @@ def test_an_option_that_cannot_be(options: dict[str, Any], fault: str) -> None:
     with pytest.raises(StageDefinitionError, match=r"@stage function .*work \(.*\): ") as caught:
         make(work, **options)
     assert fault in str(caught.value)
+
+
+@pytest.mark.parametrize(("ordered", "strict"), [(False, False), (True, False), ("strict", True)])
+def test_a_strict_stage_is_ordered_and_its_plan_says_no_more(ordered: Any, strict: bool) -> None:
+    """A plan is read by every version; how a lane goes on is the worker's own business."""
+    registry = Registry()
+
+    @stage(consumes="a", ordered=ordered, registry=registry)
+    def work(data: int) -> None: ...
+
+    assert (work.ordered, work.strict) == (bool(ordered), strict)
+    assert work.route.ordered is bool(ordered)
+    leases = [stage_lease(task="work", header=pipeline_header(stage="work")), lease("plain")]
+    assert [is_strict(registry, each) for each in leases] == [strict, False]
 
 
 def test_two_stages_with_one_name() -> None:
@@ -435,7 +455,7 @@ def test_an_annotation_that_nobody_defines() -> None:
 
 @pytest.mark.parametrize("annotation", ["int[1]", "a b", "int.missing"])
 def test_an_annotation_that_cannot_be_read(annotation: str) -> None:
-    """What is no type at all is refused like what is no schema."""
+    """An annotation that is not a type is refused like one without a schema."""
     registry = Registry()
 
     def work(data: int) -> int:
@@ -476,7 +496,7 @@ def misfit(
     ],
 )
 def test_functions_that_do_not_go_together(registry: Registry, fault: str) -> None:
-    """What one function gives is what the next takes, or both are named."""
+    """One function must return what the next takes; otherwise the error names both."""
     with pytest.raises(StageDefinitionError, match=fault):
         registry.check()
 
@@ -509,7 +529,7 @@ def test_a_stage_that_feeds_itself() -> None:
 
 
 def test_two_emitters_of_one_topic_in_one_job() -> None:
-    """What follows would run twice in one job; both are named."""
+    """Later stages would run twice in one job; the error names both."""
     registry = joined(("top", "a", "b"), ("left", "b", "c"), ("right", "b", "c"), ("end", "c", None))
     message = refused(registry)
     assert "left (" in message
@@ -540,14 +560,14 @@ def test_the_plan_of_a_job() -> None:
         ("end", "c", None),
         ("other", "x", "c"),
     )
-    assert registry.plan("a") == {
+    assert registry.plan("a").stages == {
         "top": ("end", "right"),
         "left": ("end",),
         "right": ("right",),
         "end": ("end",),
     }
-    assert registry.plan("c") == {"end": ("end",)}
-    assert registry.plan("d") == {}
+    assert registry.plan("c").stages == {"end": ("end",)}
+    assert registry.plan("d").stages == {}
 
 
 def test_consumers_of_a_topic() -> None:
@@ -568,6 +588,20 @@ def test_what_has_no_parts_tolerates_none() -> None:
     made = make(work, tolerate=0.5)
     with pytest.raises(StageDefinitionError, match=r"tolerate=0\.5, and it has no parts that could fail"):
         made.check()
+
+
+def test_a_stage_that_asks_for_tombstones_takes_none() -> None:
+    """Their data is None, which its annotation, or its split's, must accept."""
+
+    def forget(data: int) -> None: ...
+
+    def keep(data: int | None) -> None: ...
+
+    with pytest.raises(StageDefinitionError, match=r"forget .*tombstones=True, but it takes int"):
+        make(forget, tombstones=True).check()
+    kept = make(keep, tombstones=True)
+    kept.check()
+    assert kept.run(b"null") is None
 
 
 def test_the_schema_of_a_stage_is_what_its_events_hold() -> None:

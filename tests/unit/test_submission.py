@@ -1,12 +1,20 @@
 """Submitting: the record before the event, and an end for a job whose event was not acknowledged."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
-from config.settings import Settings, load_settings
-from pipeline import identity
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.client.submission import (
+    ANSWER_TIMEOUT,
+    Submission,
+    SubmittedJob,
+    Submitter,
+    start_topic,
+)
 from pipeline.errors import (
     ConfigurationError,
     InvalidEventError,
@@ -14,11 +22,13 @@ from pipeline.errors import (
     ServiceError,
     ServiceUnavailableError,
 )
-from pipeline.events import Coordinates, decode
-from pipeline.jobs import Failed, JobStore, NewJob, StageRef
-from pipeline.kafka import EventProducer, Record
-from pipeline.stages import Registry, stage
-from pipeline.submission import Submission, SubmittedJob, Submitter, start_topic
+from pipeline.jobs import FailedTask, JobStore, NewJob, Opened, Recorded, StageRef
+from pipeline.jobs.deployments import Deployment
+from pipeline.kafka import EventProducer, OutgoingRecord
+from pipeline.settings import Settings, load_settings
+from pipeline.wire import identity
+from pipeline.wire.events import Coordinates, decode
+from pipeline.wire.plans import Route
 
 SETTINGS: Settings = load_settings(
     {
@@ -37,20 +47,33 @@ class Wires:
     """The job store and the producer: what was asked of them, in order, and what they answer."""
 
     def __init__(self) -> None:
+        self.records = self.tasks = self.deployments = self
+        self.deployed: list[Deployment] = []
         self.calls: list[tuple[str, Any]] = []
         self.store_answers: dict[int, ServiceError] = {}
         self.kafka_answers: dict[int, ServiceError] = {}
+        self.no_answer: ServiceError | None = None
 
-    def open_jobs(self, jobs: Sequence[NewJob]) -> list[bool | ServiceError]:
+    def all(self) -> list[Deployment]:
+        return self.deployed
+
+    def open(self, jobs: Sequence[NewJob]) -> Opened:
         self.calls += [("open", job) for job in jobs]
-        return [self.store_answers.get(at, True) for at in range(len(jobs))]
+        answers = [self.store_answers.get(at) for at in range(len(jobs))]
+        return Opened(errors=answers, existing=frozenset())
 
-    def emit(self, records: Sequence[Record], timeout: float) -> list[ServiceError | None]:
+    def check_topic(self, topic: str, timeout: float) -> None:
+        assert (topic, timeout) == ("test-order-placed", ANSWER_TIMEOUT)
+        if self.no_answer:
+            raise self.no_answer
+
+    def emit(self, records: Sequence[OutgoingRecord], timeout: float) -> list[ServiceError | None]:
         self.calls += [("emit", record) for record in records]
         return [self.kafka_answers.get(at) for at in range(len(records))]
 
-    def record_failed(self, failed: Sequence[Failed]) -> None:
+    def fail(self, failed: Sequence[FailedTask]) -> Recorded:
         self.calls += [("failed", each) for each in failed]
+        return Recorded(errors=[None] * len(failed))
 
     def of(self, kind: str) -> list[Any]:
         return [value for name, value in self.calls if name == kind]
@@ -100,6 +123,17 @@ def test_the_event_carries_its_job() -> None:
     assert (event.entity_id, event.stage, event.data) == (job.event_id, None, b'{"order": 1}')
 
 
+def test_the_job_pins_the_plan_that_the_bridges_follow() -> None:
+    """Another version may be deployed than the one that submits; the event names the plan."""
+    wires = Wires()
+    routes = (Route(name="price", consumes="order-placed"), Route(name="newer", consumes="order-placed"))
+    wires.deployed = [Deployment(id="v2", routes=routes, first_at=time.time(), seen_at=time.time())]
+    make_submitter(wires).submit([Submission(data=b'{"order": 1}')])
+    opened, record = wires.of("open")[0], wires.of("emit")[0]
+    assert list(opened.plan.stages) == ["price", "newer"]
+    assert dict(record.headers)["ce_planid"] == opened.plan.id.encode()
+
+
 def test_the_same_data_twice_is_two_jobs() -> None:
     """Each submission is meant."""
     one, two = make_submitter(Wires()).submit([Submission(data=b"{}")] * 2)
@@ -109,7 +143,7 @@ def test_the_same_data_twice_is_two_jobs() -> None:
 
 
 def test_a_job_without_record_is_not_started() -> None:
-    """What DynamoDB did not take has no event, and the others go their way."""
+    """A job that DynamoDB refused has no event; the others continue."""
     wires = Wires()
     wires.store_answers = {1: AWAY}
     answers = make_submitter(wires).submit([Submission(data=b"{}")] * 3)
@@ -126,9 +160,10 @@ def test_a_job_without_event_does_not_run_for_ever() -> None:
     wires = Wires()
     wires.kafka_answers = {0: AWAY}
     answers = make_submitter(wires).submit([Submission(data=b"{}")] * 2)
-    assert answers[0] is AWAY
+    assert isinstance(answers[0], ServiceUnavailableError)
     assert isinstance(answers[1], SubmittedJob)
     job_id = wires.of("open")[0].job_id
+    assert str(answers[0]).startswith(f"Job {job_id} is recorded as failed")
     assert [failed.ref for failed in wires.of("failed")] == [
         StageRef(job_id=job_id, stage="price"),
         StageRef(job_id=job_id, stage="audit"),
@@ -157,6 +192,48 @@ def test_what_could_only_fail_is_found_before(data: bytes, error: type[Exception
     """Data that is not JSON, or not what a stage takes, is refused before anything is written."""
     with pytest.raises(error):
         make_submitter(Wires()).check(Submission(data=data))
+
+
+@pytest.mark.parametrize(
+    ("entity", "reason"),
+    [
+        ("", "is empty"),
+        ("x" * 1_025, "1,025 characters and may have 1,024"),
+        ("a\nb", "printable"),
+        ("\udcff", "use printable"),
+    ],
+)
+def test_an_entity_that_no_event_can_have_is_found_before(entity: str, reason: str) -> None:
+    """An empty entity is a mistake, not an entity of the job's own."""
+    with pytest.raises(InvalidEventError, match=reason):
+        make_submitter(Wires()).check(Submission(data=b'{"order": 1}', entity_id=entity))
+    make_submitter(Wires()).check(Submission(data=b'{"order": 1}', entity_id="x" * 1_024))
+
+
+@pytest.mark.parametrize("sqs", [True, False])
+def test_data_that_fits_no_message_is_found_before(sqs: bool) -> None:
+    """2 MB are too large for SQS; without SQS there is no message."""
+    settings = SETTINGS.model_copy(update={"use_sqs_task_processing": sqs})
+    wires = Wires()
+    submitter = Submitter(
+        settings, make_registry(), cast(JobStore, wires), cast(EventProducer, wires), "order-priced"
+    )
+    large = Submission(data=b" " * 2_000_000 + b"7")
+    if sqs:
+        with pytest.raises(InvalidEventError, match=r"2,00\d,\d{3} bytes, and SQS takes 1,04"):
+            submitter.check(large)
+    else:
+        submitter.check(large)
+    submitter.check(Submission(data=b" " * 1_000_000 + b"7"))
+
+
+def test_nothing_is_written_without_kafka() -> None:
+    """A dead Kafka is found before a job is opened, so no failed job is left."""
+    wires = Wires()
+    wires.no_answer = AWAY
+    with pytest.raises(ServiceUnavailableError, match="away"):
+        make_submitter(wires).submit([Submission(data=b"{}")])
+    assert wires.calls == []
 
 
 def test_nothing_is_submitted_where_two_topics_are_one() -> None:

@@ -1,4 +1,4 @@
-"""A stage's task on the wire: what Celery, Flower, SQS and the worker each read of it."""
+"""A stage's task on the wire, as Celery, Flower, SQS and the worker read it."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kombu import serialization
 
-from pipeline import identity
+from pipeline.author.decorator import stage
+from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
 from pipeline.errors import InvalidInputError
-from pipeline.events import Coordinates, Event
 from pipeline.sqs import OutgoingMessage
-from pipeline.stages import Registry, Stage, stage
-from pipeline.taskmessage import (
+from pipeline.wire import identity
+from pipeline.wire.events import Coordinates, Event
+from pipeline.wire.taskmessage import (
     TaskHeader,
     celery_name,
     data_of,
@@ -31,7 +33,7 @@ from pipeline.taskmessage import (
     trace_headers_of,
 )
 
-SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas"
+SCHEMAS = Path(__file__).parents[2] / "docs" / "reference" / "schemas"
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 EVENT = Event(
     id="e-1",
@@ -71,7 +73,7 @@ def split_stage() -> Stage[Any, Any]:
 
 def test_the_wire_format_is_pinned() -> None:
     """Tasks that wait in a queue during a deployment are read by the next version."""
-    message = for_event(whole_stage(queue="fast.fifo"), EVENT, "j-1", 1_700_000_000.25)
+    message = for_event(whole_stage(queue="fast.fifo"), EVENT, "j-1", 1_700_000_000.25, "0123456789abcdef")
     sent = json.loads(message.to_sqs()["body"])
     assert sent == {
         "body": '[[{"order": 1}],{},{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]',
@@ -102,10 +104,12 @@ def test_the_wire_format_is_pinned() -> None:
                 "entity_id": "customer-7",
                 "part": None,
                 "page": None,
+                "joins": None,
                 "topic": "orders",
                 "partition": 2,
                 "offset": 40,
                 "submitted_at": 1_700_000_000.25,
+                "plan": "0123456789abcdef",
             },
             "traceparent": EVENT.traceparent,
         },
@@ -141,7 +145,12 @@ def test_split_part_and_gather_are_tasks_of_their_own() -> None:
     gather = for_gather(count, sealed_header(facts, {}), 20, EVENT.data.decode())
     assert [m.name for m in (split, part, gather)] == ["count.split", "count", "count.gather"]
     assert len({m.task_id for m in (split, part, gather)}) == 3
-    assert part.headers["pipeline"]["part"] == {"split_id": split.task_id, "ordinal": 3, "total": 20}
+    assert part.headers["pipeline"]["part"] == {
+        "split_id": split.task_id,
+        "ordinal": 3,
+        "total": 20,
+        "keeps": False,
+    }
     assert part.headers["parent_id"] == gather.headers["parent_id"] == split.task_id
     assert "'part': '3/20'" in part.headers["kwargsrepr"]
 
@@ -162,7 +171,7 @@ def test_a_page_task_is_its_split_that_a_worker_without_page_tasks_can_run() -> 
 
 
 def test_only_a_split_has_pages() -> None:
-    """What else says so is no task."""
+    """Other messages with this name are not page tasks."""
     headers = dict(for_event(whole_stage(), EVENT, "j-1", 1.5).headers)
     with pytest.raises(InvalidInputError, match="is not one of task"):
         read_header({**headers, "pipeline": {**headers["pipeline"], "page": 8}})
@@ -176,6 +185,17 @@ def test_the_gather_is_the_same_from_whichever_part_it_is_made() -> None:
     parts = (TaskHeader.read(for_part(count, facts, n, 2, "1", {}).headers) for n in range(2))
     one, two = (for_gather(count, sealed_header(part, {}), 2, "{}") for part in parts if part)
     assert one == two
+
+
+def test_a_gather_says_how_many_parts_are_all_there() -> None:
+    """Its worker need not read the seal; where parts may be missing, the seal says which share."""
+    count = split_stage()
+    facts = TaskHeader.read(for_event(count, EVENT, "j-1", 1.5).headers)
+    assert facts is not None
+    for whole, joins in ((True, 2), (False, None)):
+        gather = TaskHeader.read(for_gather(count, sealed_header(facts, {}), 2, "{}", whole=whole).headers)
+        assert gather is not None
+        assert (gather.role, gather.joins) == ("gather", joins)
 
 
 def test_the_trace_goes_from_event_to_task_to_part_and_gather() -> None:
@@ -212,6 +232,23 @@ def test_long_data_is_cut_where_it_is_only_shown() -> None:
     """Flower's events do not carry whole documents."""
     long = replace(EVENT, data=json.dumps("x" * 5000).encode())
     assert len(for_event(whole_stage(), long, "j", 1).headers["argsrepr"]) < 220
+
+
+def test_shown_arguments_tell_no_secret() -> None:
+    """Flower and the events topic show no password; the body, which the task needs, is unchanged."""
+    event = replace(EVENT, data=b'{"user": "ada", "dbPassword": "hunter2"}')
+    message = for_event(whole_stage(), event, "j", 1)
+    assert "ada" in message.headers["argsrepr"]
+    assert "hunter2" not in message.headers["argsrepr"]
+    assert "hunter2" in message.to_sqs()["body"]
+
+
+@pytest.mark.parametrize("before", range(150, 220))
+def test_a_cut_of_shown_arguments_leaves_no_half_of_a_token(before: int) -> None:
+    """A token that the cut falls into has no form any more."""
+    data = json.dumps([" " * before, "AKIA" + "IOSFODNN7EXAMPLE"]).encode()
+    shown = for_event(whole_stage(), replace(EVENT, data=data), "j", 1).headers["argsrepr"]
+    assert "AKIA" not in shown
 
 
 @given(

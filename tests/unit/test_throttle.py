@@ -1,13 +1,12 @@
-"""Taking stops where too much is held, too much would be repeated, or queues are too deep."""
+"""Reading pauses when too much is held, too much would be repeated, or queues are too deep."""
 
 from typing import Any
 
 import pytest
 
-from consumers import load, throttle
-from consumers.load import Load
-from consumers.offsets import OffsetTracker, Ticket
-from consumers.throttle import Throttle
+from pipeline.bridge import throttle
+from pipeline.bridge.offsets import OffsetTracker, Ticket
+from pipeline.bridge.throttle import BufferUsage, Throttle
 from pipeline.errors import ServiceUnavailableError
 from pipeline.kafka import Partition
 from pipeline.sqs import QueueDepth
@@ -57,11 +56,11 @@ class World:
         self.now = 0.0
         self.tracker = OffsetTracker(clock=lambda: self.now)
         self.tracker.assign([P, Q])
-        self.load = Load()
+        self.usage = BufferUsage()
         self.queue = FakeQueue()
         self.consumer = FakeConsumer()
         queues: Any = [self.queue]
-        self.throttle = Throttle(queues, self.tracker, self.load, clock=lambda: self.now)
+        self.throttle = Throttle(queues, self.tracker, self.usage, clock=lambda: self.now)
 
     def take(self, partition: Partition, count: int) -> list[Ticket]:
         tickets = [self.tracker.take(partition, n) for n in range(count)]
@@ -78,7 +77,7 @@ class World:
         return self.throttle.full
 
     def paused(self) -> set[Partition]:
-        """What is paused when this goes on."""
+        """Return the paused partitions after a step."""
         self.full()
         self.now += throttle.PAUSE_AFTER
         assert not self.full()
@@ -135,29 +134,29 @@ def test_a_partition_pauses_when_its_oldest_event_is_stuck(world: World) -> None
     assert world.paused() == set()
 
 
-@pytest.mark.parametrize("size", [0, load.MAX_BYTES // 100 + 1])
+@pytest.mark.parametrize("size", [0, throttle.MAX_BYTES // 100 + 1])
 def test_all_pause_when_too_much_is_held(world: World, size: int) -> None:
     """By number, or by bytes."""
-    count = load.MAX_EVENTS if size == 0 else 100
+    count = throttle.MAX_EVENTS if size == 0 else 100
     for _ in range(count):
-        world.load.add(size)
+        world.usage.add(size)
     assert world.paused() == {P, Q}
     for _ in range(count // 2 + 1):
-        world.load.remove(size)
+        world.usage.remove(size)
     assert world.paused() == set()
 
 
 def test_all_pause_when_a_queue_is_deep(world: World) -> None:
     """Above 120,000 messages in flight SQS shows no other group."""
     world.queue.messages = throttle.MAX_DEPTH
-    world.throttle.look()
+    world.throttle.measure_depth()
     assert world.paused() == {P, Q}
     world.queue.away = True
-    world.throttle.look()
+    world.throttle.measure_depth()
     assert world.paused() == {P, Q}
     world.queue.away = False
     world.queue.messages = throttle.MAX_DEPTH // 3
-    world.throttle.look()
+    world.throttle.measure_depth()
     assert world.paused() == set()
 
 
@@ -167,7 +166,7 @@ def test_what_nobody_expected_is_said_and_the_next_look_is_made(
     """A queue that was deep when the looking ended unseen would pause the bridge for as long as it lives."""
     monkeypatch.setattr(throttle, "DEPTH_EVERY", 0.01)
     world.queue.messages = throttle.MAX_DEPTH
-    world.throttle.look()
+    world.throttle.measure_depth()
     world.queue.broken = True
     with log_lines(throttle) as lines:
         world.throttle.start()

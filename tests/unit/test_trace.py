@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import structlog
 from celery import Celery, Task, _state
 from celery.exceptions import MaxRetriesExceededError
 
-from pipeline.worker import trace
-from pipeline.worker.outcome import Discarded, Failed, Outcome
-from pipeline.worker.runoptions import RunOptions
+from pipeline.worker.child import trace
+from pipeline.worker.child.outcome import Discarded, Failed, Outcome, Succeeded
+from pipeline.worker.child.runoptions import RunOptions
 
 OPTIONS = RunOptions(attempt=1, limit=None, start_before=float("inf"))
 
@@ -27,7 +28,7 @@ def app() -> Iterator[Celery]:
 
 
 def run(app: Celery, code: Code, retries: int = 0, **options: Any) -> Outcome:
-    """What comes of the message of a task that was published again so often."""
+    """Return the outcome for a task's message that was published again so often."""
     app.task(code, name="task", bind=True, shared=False, **options)
     app.finalize()
     request = {"id": "t", "task": "task", "retries": retries, "delivery_info": {}}
@@ -108,3 +109,47 @@ def test_a_failure_that_is_not_retried_by_celery_is_one_attempt(
     outcome = run(app, code, retries, **options)
     assert isinstance(outcome, Failed)
     assert not outcome.permanent
+
+
+async def coroutine(task: "Task[Any, Any]") -> None: ...
+
+
+def generator(task: "Task[Any, Any]") -> Iterator[int]:
+    yield 1
+
+
+def hidden(task: "Task[Any, Any]") -> Any:
+    return coroutine(task)
+
+
+@pytest.mark.parametrize("code", [coroutine, generator, hidden])
+def test_a_task_whose_code_did_not_run_is_not_done(app: Celery, code: Code) -> None:
+    """A start refuses those it can see; a decorator may hide one. It fails, with what to change."""
+    outcome = run(app, code)
+    assert isinstance(outcome, Failed)
+    assert outcome.permanent
+    assert "asyncio.run" in outcome.message
+
+
+def test_lines_of_a_plain_task_have_its_name_and_id(app: Celery) -> None:
+    """Those that its own code writes, and none after it."""
+    during: list[dict[str, Any]] = []
+
+    def log(task: "Task[Any, Any]") -> None:
+        during.append(structlog.contextvars.get_contextvars())
+
+    run(app, log)
+    assert during == [{"task": "task", "task_id": "t", "attempt": 1}]
+    assert structlog.contextvars.get_contextvars() == {}
+
+
+def test_a_shown_result_tells_no_secret(app: Celery) -> None:
+    """Flower and the events topic get a part of the result."""
+
+    def logs_in(task: "Task[Any, Any]") -> Any:
+        return {"user": "ada", "accessToken": "hunter2", "url": "amqp://a:hunter2@mq"}
+
+    outcome = run(app, logs_in)
+    assert isinstance(outcome, Succeeded)
+    assert "ada" in outcome.summary
+    assert "hunter2" not in outcome.summary

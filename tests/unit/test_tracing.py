@@ -1,4 +1,4 @@
-"""One trace through all hops; with traces off, or OpenTelemetry absent, each hands on what it was given."""
+"""One trace through all hops; without tracing, or without OpenTelemetry, each hop passes on what it got."""
 
 import os
 import subprocess
@@ -18,15 +18,20 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import pipeline.celery  # noqa: F401 - its receivers of signals
-from pipeline.events import Coordinates, Event
 from pipeline.kafka.producer import OpenHeaders
-from pipeline.sqs import ReceivedMessage
-from pipeline.taskmessage import TRACEPARENT, PartOf, TaskHeader
 from pipeline.telemetry import otel, tracing
 from pipeline.transport.lease import Lease
-from pipeline.worker.outcome import Outcome, Returned, Succeeded, failed
-from pipeline.worker.runoptions import RunOptions, running_options
+from pipeline.wire.events import Coordinates, Event
+from pipeline.wire.taskmessage import TRACEPARENT, PartOf, TaskHeader, celery_name
+from pipeline.worker.child.outcome import (
+    Outcome,
+    Returned,
+    Succeeded,
+    failed,
+)
+from pipeline.worker.child.runoptions import RunOptions, running_options
 from pipeline.worker.spans import end_span, start_span
+from tests.builders import lease
 
 PRODUCER = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
 UNSAMPLED = PRODUCER[:-2] + "00"
@@ -57,7 +62,7 @@ DONE = Succeeded(result="1", summary="", seconds=0)
 
 
 class Spans:
-    """What was sent by this process."""
+    """The spans that this process sent."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -78,25 +83,15 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Spans]:
     made.tracer.stop()
 
 
-def lease(header: TaskHeader, **headers: object) -> Lease:
+def held(header: TaskHeader, **headers: object) -> Lease:
     """A message of a task, as the worker holds it."""
-    message = ReceivedMessage(
-        message_id="m-1",
-        receipt_handle="h",
-        body="",
-        group_id="g",
-        deduplication_id="d",
-        receive_count=1,
-        sent_at=0,
-        attributes={},
-        requested_at=1e9,
-    )
-    payload = {"headers": {"task": header.stage, "id": header.task_id, TRACEPARENT: PRODUCER, **headers}}
-    return Lease(tag="1", queue="tasks", message=message, payload=payload, header=header, deadline=2e9)
+    ours = {"pipeline": header.model_dump(mode="json"), "task": celery_name(header.stage, header.role)}
+    whole = {**ours, "id": header.task_id, TRACEPARENT: PRODUCER, **headers}
+    return lease(headers=whole, queue="tasks")
 
 
 def ran(header: TaskHeader, outcome: Outcome, **headers: object) -> None:
-    end_span(start_span(lease(header, **headers)), outcome)
+    end_span(start_span(held(header, **headers)), outcome)
 
 
 def span_id(span: ReadableSpan) -> int:
@@ -107,10 +102,10 @@ def span_id(span: ReadableSpan) -> int:
 
 def test_each_hop_hands_on_its_own_span(spans: Spans) -> None:
     """Send, bridge, run and emit are a chain below the producer's span, in the producer's trace."""
-    sent = tracing.sending("shop-order-placed", EVENT)
-    bridged = tracing.bridging(replace(EVENT, traceparent=sent.traceparent), "j-1", "bridges")
-    run = start_span(lease(HEADER, **{TRACEPARENT: bridged.traceparent}))
-    emitted = tracing.sending("shop-order-priced", replace(EVENT, traceparent=run.traceparent), 1)
+    sent = tracing.send_span("shop-order-placed", EVENT)
+    bridged = tracing.bridge_span(replace(EVENT, traceparent=sent.traceparent), "j-1", "bridges")
+    run = start_span(held(HEADER, **{TRACEPARENT: bridged.traceparent}))
+    emitted = tracing.send_span("shop-order-priced", replace(EVENT, traceparent=run.traceparent), 1)
     for span in (sent, bridged, run, emitted):
         span.end()
     seen = spans.seen()
@@ -129,7 +124,7 @@ def test_each_hop_hands_on_its_own_span(spans: Spans) -> None:
 
 def test_spans_say_whose_they_are(spans: Spans) -> None:
     """Job, stage, entity, attempt, and where on Kafka and SQS: by the names of the messaging conventions."""
-    tracing.bridging(EVENT, "j-1", "bridges").end()
+    tracing.bridge_span(EVENT, "j-1", "bridges").end()
     part = PartOf(split_id=HEADER.task_id, ordinal=2, total=5)
     ran(HEADER.model_copy(update={"role": "part", "part": part}), DONE)
     bridge, run = (dict(span.attributes or {}) for span in spans.seen())
@@ -176,7 +171,7 @@ def test_a_gather_links_to_the_spans_of_its_parts(spans: Spans) -> None:
     """In the trace of its split, whichever workers ran the parts."""
     for ordinal in range(3):
         part = PartOf(split_id=HEADER.task_id, ordinal=ordinal, total=3)
-        tracing.storing(HEADER.model_copy(update={"role": "part", "part": part}), PRODUCER, 1).end()
+        tracing.store_span(HEADER.model_copy(update={"role": "part", "part": part}), PRODUCER, 1).end()
     gather = HEADER.model_copy(update={"role": "gather"})
     ran(gather, DONE, parts=3)
     *parts, joined = spans.seen()
@@ -199,7 +194,7 @@ def test_links_are_bounded(spans: Spans) -> None:
 
 def test_a_producer_that_does_not_sample_is_followed(spans: Spans) -> None:
     """Nothing of its trace is sent, and the trace still goes on to those that read it for logs."""
-    span = tracing.bridging(replace(EVENT, traceparent=UNSAMPLED), "j-1", "bridges")
+    span = tracing.bridge_span(replace(EVENT, traceparent=UNSAMPLED), "j-1", "bridges")
     span.end()
     assert spans.seen() == []
     assert span.traceparent is not None
@@ -210,7 +205,7 @@ def test_a_producer_that_does_not_sample_is_followed(spans: Spans) -> None:
 @pytest.mark.parametrize("given", [None, "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "nonsense"])
 def test_without_a_trace_one_begins(spans: Spans, given: str | None) -> None:
     """An event of a producer that does not trace, or whose header names no span, starts a trace."""
-    span = tracing.bridging(replace(EVENT, traceparent=given), "j-1", "bridges")
+    span = tracing.bridge_span(replace(EVENT, traceparent=given), "j-1", "bridges")
     span.end()
     (seen,) = spans.seen()
     assert seen.parent is None
@@ -219,8 +214,8 @@ def test_without_a_trace_one_begins(spans: Spans, given: str | None) -> None:
 
 
 def test_spans_of_user_code_are_below_the_run(spans: Spans) -> None:
-    """What a task's own code traces is a part of its run."""
-    run = start_span(lease(HEADER))
+    """Spans of a task's own code belong to its run."""
+    run = start_span(held(HEADER))
     with tracing.within(run.traceparent):
         spans.tracer._provider.get_tracer("shop").start_span("query").end()
     run.end()
@@ -231,13 +226,13 @@ def test_spans_of_user_code_are_below_the_run(spans: Spans) -> None:
 
 def test_a_forked_child_sends_its_own_spans(spans: Spans) -> None:
     """Not what its parent had queued, and with a connection and a thread of its own."""
-    tracing.bridging(EVENT, "j-1", "bridges").end()
+    tracing.bridge_span(EVENT, "j-1", "bridges").end()
     before = spans.tracer._sending._batches
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         made = spans.tracer._sending._batches
-        tracing.bridging(EVENT, "j-2", "bridges").end()
+        tracing.bridge_span(EVENT, "j-2", "bridges").end()
         spans.tracer.stop()
         sent = spans.exporter.get_finished_spans()
         jobs = [dict(span.attributes or {})["pipeline.job_id"] for span in sent]
@@ -283,14 +278,14 @@ def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch)
 )
 def test_only_the_standard_variables_turn_traces_on(variables: dict[str, str], on: bool) -> None:
     """Without somewhere to send them to, nothing is set up."""
-    assert tracing.wanted(variables) is on
+    assert tracing.is_configured(variables) is on
 
 
 def test_an_exporter_that_is_not_there_costs_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces stay off, and the log says why."""
     monkeypatch.setattr(tracing, "_tracer", None)
     tracing.start("shop", {"OTEL_TRACES_EXPORTER": "carrier-pigeon"})
-    assert tracing.bridging(EVENT, "j-1", "bridges").traceparent == PRODUCER
+    assert tracing.bridge_span(EVENT, "j-1", "bridges").traceparent == PRODUCER
 
 
 def test_ddtrace_can_add_its_headers_to_what_is_produced() -> None:
@@ -316,9 +311,9 @@ def test_what_a_task_publishes_is_in_its_trace() -> None:
 
 def test_traces_off_hand_on_what_came() -> None:
     """Every hop, unchanged, and a running task's code sees no span."""
-    assert tracing.sending("t", EVENT).traceparent == PRODUCER
-    assert tracing.bridging(EVENT, "j-1", "bridges").traceparent == PRODUCER
-    span = start_span(lease(HEADER))
+    assert tracing.send_span("t", EVENT).traceparent == PRODUCER
+    assert tracing.bridge_span(EVENT, "j-1", "bridges").traceparent == PRODUCER
+    span = start_span(held(HEADER))
     assert span.traceparent == PRODUCER
     end_span(span, failed(RuntimeError("x")))
     with tracing.within(PRODUCER):
@@ -334,7 +329,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 
 sys.meta_path.insert(0, Absent())
-import consumers.command, pipeline.celery, pipeline.cli
+import pipeline.cli.bridge, pipeline.celery, pipeline.cli
 from pipeline.telemetry import tracing
 assert not any(name.startswith("opentelemetry") for name in sys.modules)
 tracing.start("shop", {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
@@ -349,4 +344,4 @@ def test_without_the_extra_all_is_as_before() -> None:
         [sys.executable, "-c", ABSENT], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "pip install 'pipeline[otel]'" in done.stdout + done.stderr
+    assert "pip install 'celery-stages[otel]'" in done.stdout + done.stderr

@@ -5,12 +5,12 @@ import threading
 
 import pytest
 
-from pipeline.transport.wakeup import Wakeup
+from pipeline.transport.wakeup import WakeupPipe
 
 
 def test_a_wakeup_wakes_until_it_is_cleared() -> None:
     """Set twice is set once."""
-    wakeup = Wakeup()
+    wakeup = WakeupPipe()
     assert not wakeup.wait(0)
     wakeup.set()
     wakeup.set()
@@ -22,7 +22,7 @@ def test_a_wakeup_wakes_until_it_is_cleared() -> None:
 
 def test_another_thread_ends_a_wait() -> None:
     """Without a timeout too."""
-    wakeup = Wakeup()
+    wakeup = WakeupPipe()
     timer = threading.Timer(0.05, wakeup.set)
     timer.start()
     assert wakeup.wait(None)
@@ -32,7 +32,7 @@ def test_another_thread_ends_a_wait() -> None:
 
 def test_nothing_is_written_after_the_end() -> None:
     """The numbers of its descriptors may be another file's by then."""
-    wakeup = Wakeup()
+    wakeup = WakeupPipe()
     number = wakeup._write_end
     wakeup.close()
     reading, writing = os.pipe()
@@ -49,7 +49,7 @@ def test_nothing_is_written_after_the_end() -> None:
 
 def test_descriptors_above_1023_can_be_waited_for() -> None:
     """A process with many connections."""
-    wakeup = Wakeup()
+    wakeup = WakeupPipe()
     wakeup.fileno = os.dup2(wakeup.fileno, 2_000)
     assert not wakeup.wait(0)
     wakeup.close()

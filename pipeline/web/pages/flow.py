@@ -1,27 +1,27 @@
-"""The pipeline as it is drawn: topics on the left, the queue they share, the stages that work it off."""
+"""The layout of the pipeline page: topics on the left, queues in the middle, stages on the right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, takewhile
 
-from pipeline.monitoring.sqs import QueueReading
+from pipeline.observe.reports import QueueReading
 from pipeline.web.model import PipelineView, StageView, TopicView
 
-#: So few that wait are traffic, not a heap.
-HEAP = 100
+#: Fewer waiting events or tasks than this are traffic, not a backlog.
+BACKLOG = 100
 
-#: Rows that one drawn queue spans at most; the style sheet has a class for each.
+#: Maximum rows that a queue spans; the style sheet has a class for each.
 SPAN = 24
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """One row: an event's way from its topic through a queue to a stage."""
+    """One row: from a topic through a queue to a stage."""
 
-    #: What the row begins with; None: as in the row above.
+    #: None: the topic of the row above.
     topic: TopicView | None
     topic_span: int
-    #: The name of the queue; None: the row above's spans this one.
+    #: The name of the queue; None: that of the row above.
     queue: str | None
     queue_span: int
     stage: StageView
@@ -30,8 +30,8 @@ class Hop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heap:
-    """Where most waits."""
+class Backlog:
+    """The place where most is waiting."""
 
     #: "topic" or "queue".
     kind: str
@@ -41,37 +41,37 @@ class Heap:
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """All rows, and where work piles up."""
+    """All rows, and the largest backlog."""
 
     hops: Sequence[Hop]
     queues: Mapping[str, QueueReading]
-    #: None: nothing that deserves the name waits.
-    heap: Heap | None
-    #: What a full bar means: the largest heap, or ``HEAP``.
-    most: int
-    #: From how many on something that waits is shown as a heap.
-    much: int
-    #: None where SQS does not tell.
+    #: None: too little is waiting.
+    backlog: Backlog | None
+    #: The number of a full bar: the largest backlog, or ``BACKLOG``.
+    full: int
+    #: The number from which a place is drawn as a backlog.
+    threshold: int
+    #: None when SQS does not answer.
     dead_letters: int | None
-    #: The dead-letter queue; None where SQS does not tell.
+    #: The dead-letter queue; None when SQS does not answer.
     dlq: str | None
     waiting: int | None
 
 
 def draw(view: PipelineView) -> Flow:
-    """Lay a pipeline out."""
+    """Return the layout of a pipeline."""
     queues = {queue.name: queue for queue in view.queues if queue.role == "tasks"}
-    heaps = [Heap(kind="topic", name=topic.topic, waiting=topic.lag or 0) for topic in view.topics]
-    heaps += [Heap(kind="queue", name=queue.name, waiting=waiting(queue)) for queue in queues.values()]
-    largest = max(heaps, key=lambda heap: heap.waiting, default=None)
+    places = [Backlog(kind="topic", name=topic.topic, waiting=topic.lag or 0) for topic in view.topics]
+    places += [Backlog(kind="queue", name=queue.name, waiting=waiting(queue)) for queue in queues.values()]
+    largest = max(places, key=lambda place: place.waiting, default=None)
     dead = [queue for queue in view.queues if queue.role == "dlq"]
     lags = [topic.lag for topic in view.topics if topic.lag is not None]
     return Flow(
         hops=_hops(view),
         queues=queues,
-        heap=largest if largest and largest.waiting >= HEAP else None,
-        most=max(largest.waiting if largest else 0, HEAP),
-        much=HEAP,
+        backlog=largest if largest and largest.waiting >= BACKLOG else None,
+        full=max(largest.waiting if largest else 0, BACKLOG),
+        threshold=BACKLOG,
         dead_letters=sum(queue.depth for queue in dead) if dead else None,
         dlq=dead[0].name if dead else None,
         waiting=sum(lags) + sum(map(waiting, queues.values())) if lags or queues else None,
@@ -79,33 +79,43 @@ def draw(view: PipelineView) -> Flow:
 
 
 def waiting(queue: QueueReading) -> int:
-    """Tasks that nobody works on."""
+    """Return the number of tasks that no worker holds."""
     return queue.available + queue.delayed
 
 
 def _hops(view: PipelineView) -> list[Hop]:
-    """Stages next to those they share a queue with, then a topic."""
+    """Return the rows: neighbours of one queue share it, and neighbours of one topic within a queue."""
     topics = {topic.topic: topic for topic in view.topics}
     consumed = {stage.consumes for stage in view.stages}
-    order = list(dict.fromkeys(stage.queue for stage in view.stages))
-    starts = list(dict.fromkeys(stage.consumes for stage in view.stages))
-    stages = sorted(view.stages, key=lambda each: (order.index(each.queue), starts.index(each.consumes)))
     hops = []
-    for queue, on_queue in groupby(stages, key=lambda stage: stage.queue):
+    for queue, on_queue in groupby(_in_order(view.stages), key=lambda stage: stage.queue):
         rows = list(on_queue)
         for at, stage in enumerate(rows):
             new_block = at % SPAN == 0
             new_topic = new_block or rows[at - 1].consumes != stage.consumes
-            block = rows[at : at - at % SPAN + SPAN]
-            same = [each for each in block if each.consumes == stage.consumes]
+            end = at - at % SPAN + SPAN
+            same = list(takewhile(lambda each: each.consumes == stage.consumes, rows[at:end]))  # noqa: B023
             hops.append(
                 Hop(
                     topic=topics.get(stage.consumes) if new_topic else None,
                     topic_span=len(same),
                     queue=queue if new_block else None,
-                    queue_span=len(block),
+                    queue_span=len(rows[at:end]),
                     stage=stage,
                     goes_on=stage.emits in consumed,
                 )
             )
     return hops
+
+
+def _in_order(stages: Sequence[StageView]) -> list[StageView]:
+    """Return each stage after those that feed it; of the others first those of the same queue and topic."""
+    left, ordered = list(stages), list[StageView]()
+    while left:
+        fed = {stage.emits for stage in left}
+        ready = [stage for stage in left if stage.consumes not in fed] or left
+        last = ordered[-1] if ordered else ready[0]
+        following = min(ready, key=lambda each: (each.queue != last.queue, each.consumes != last.consumes))
+        ordered.append(following)
+        left.remove(following)
+    return ordered

@@ -1,35 +1,33 @@
-"""The pages of jobs: the list, one job, the parts of a stage, and what can be done about a job."""
+"""The pages of jobs: the list, one job with its timeline, and the parts of a stage."""
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from pipeline.deadletters import Filter
-from pipeline.errors import PipelineError, ServiceError
-from pipeline.jobs import JobState
-from pipeline.web.access import Actor, log_action
-from pipeline.web.model import Away, JobFilter
-from pipeline.web.pages.frame import Pages, Said, field, path, read_form, since, soon
+from pipeline.author.registry import Registry
+from pipeline.errors import ServiceError
+from pipeline.jobs import JobState, StageProgress
+from pipeline.web.model import Away, JobDetail, JobFilter
+from pipeline.web.pages.frame import Pages, path, since, soon, typed
 from pipeline.web.pages.overview import PULSE
-from pipeline.web.pages.tellings import told, told_replay
-from pipeline.web.pages.timeline import spans
+from pipeline.web.requests import JobId, Ordinal, StageName
 from pipeline.web.site import Site
 
 #: Jobs on a page of the list.
 LIMIT = 50
 
-#: As ``JobList.next`` has it.
+#: The form of ``JobList.next``.
 _CURSOR = re.compile(r"\d{10}\.\d{3}#[A-Za-z0-9._:-]{0,128}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the list's form asks for, as it was typed."""
+class JobsQuery:
+    """The values of the list's filter form, as typed."""
 
     state: str
     stage: str
@@ -40,13 +38,13 @@ class Asked:
     before: str
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> "Asked":
-        """What an address says; a cursor that is none means the newest."""
-        given = {each.name: query.get(each.name, "").strip() for each in fields(cls)}
+    def of(cls, query: Mapping[str, str]) -> "JobsQuery":
+        """Read an address; an invalid cursor means the newest page."""
+        given = typed(query, [each.name for each in fields(cls)])
         return cls(**given | {"before": given["before"] if _CURSOR.fullmatch(given["before"]) else ""})
 
     def filter(self, now: float) -> JobFilter:
-        """What it means."""
+        """Return the filter for these values."""
         return JobFilter(
             state=JobState(self.state) if self.state in set(JobState) else None,
             stage=self.stage or None,
@@ -56,23 +54,22 @@ class Asked:
         )
 
     def address(self, before: str | None) -> str:
-        """Of another page of the same."""
+        """Return the address of another page of this list."""
         return path("/jobs", **{**vars(self), "before": before})
 
 
 def jobs_router(site: Site, pages: Pages) -> APIRouter:
-    """``/jobs``, ``/jobs/<id>`` and below."""
+    """Return the routes of ``/jobs`` and below."""
     router = APIRouter(dependencies=[Depends(site.access.look)], default_response_class=HTMLResponse)
     _add_list(router, site, pages)
     _add_job(router, site, pages)
-    _add_actions(router, site, pages)
     return router
 
 
 def _add_list(router: APIRouter, site: Site, pages: Pages) -> None:
     @router.get("/jobs")
     async def jobs(request: Request) -> HTMLResponse:
-        asked = Asked.of(request.query_params)
+        asked = JobsQuery.of(request.query_params)
         values: dict[str, Any] = {
             "asked": asked,
             "filtered": any((asked.state, asked.stage, asked.age, asked.entity, asked.text)),
@@ -82,12 +79,13 @@ def _add_list(router: APIRouter, site: Site, pages: Pages) -> None:
             "newest": asked.address(None),
             "live": PULSE,
             "limit": LIMIT,
+            "notice": pages.notice(request),
         }
-        # Only the newest page changes by itself.
+        # Only the newest page updates itself.
         beats = [] if asked.before else ["sse:pulse throttle:1s"]
         wanted = site.live.jobs(asked.filter(time.time()), asked.before or None, LIMIT)
         try:
-            # What a page fetches is waited for, so that it comes.
+            # A fetch by the page itself waits for the data, so that it arrives.
             found = await wanted if "hx-request" in request.headers else await soon(wanted)
         except ServiceError as error:
             away = Away(service="DynamoDB", error=str(error), since=time.time())
@@ -100,71 +98,86 @@ def _add_list(router: APIRouter, site: Site, pages: Pages) -> None:
 
 
 def _add_job(router: APIRouter, site: Site, pages: Pages) -> None:
-    @router.get("/jobs/{job_id}")
-    async def job(job_id: str, request: Request) -> HTMLResponse:
+    @router.get("/jobs/{job_id}", response_model=None)
+    async def job(job_id: JobId, request: Request) -> Response:
         view = await site.live.job(job_id)
+        if view is None and (found := await site.live.job_ids(job_id)):
+            # The beginning of an id: its job, or the list of those it may be.
+            page = path(f"/jobs/{found[0]}") if len(found) == 1 else path("/jobs", text=job_id)
+            return RedirectResponse(page, status_code=303)
         if view is None:
-            return pages.error(
-                404,
-                "No such job",
-                f"{job_id} was never submitted here, or is longer ago than JOB_EXPIRY_DAYS.",
-            )
+            reason = f"This service has no job {job_id}, or it is older than JOB_EXPIRY_DAYS."
+            return pages.error(404, "No such job", reason)
         return pages.page(
             "job.html",
             live=PULSE,
             view=view,
-            said=pages.said(request),
+            notice=pages.notice(request),
+            stage_options=[(row.progress.stage, row.progress.stage) for row in view.stages],
             spans=spans(view, site.registry),
+            changed_at=changed_at(view),
             split_stages={stage.name for stage in site.registry.by_name.values() if stage.is_split},
         )
 
     @router.get("/jobs/{job_id}/parts/{stage}")
-    async def parts(job_id: str, stage: str, request: Request) -> HTMLResponse:
-        after = request.query_params.get("after", "")
-        view = await site.live.parts(job_id, stage, int(after) if after.isdecimal() else None)
+    async def parts(job_id: JobId, stage: StageName, after: Ordinal | None = None) -> HTMLResponse:
+        view = await site.live.parts(job_id, stage, after)
         if view is None:
             return pages.error(404, "No such parts", f"Stage {stage} of job {job_id} has not been split.")
         return pages.page("parts.html", view=view, job_id=job_id, stage=stage, after=after)
 
 
-def _add_actions(router: APIRouter, site: Site, pages: Pages) -> None:
-    acting = Annotated[Actor, Depends(site.access.act)]
+def changed_at(view: JobDetail) -> float:
+    """Return when a stage of a job ended last, or a task of it failed last; else its submission."""
+    ends = [row.progress.finished_at for row in view.stages if row.progress.finished_at is not None]
+    failures = [row.failure.failed_at for row in view.failures]
+    return max([view.job.updated_at, *ends, *failures])
 
-    @router.post("/jobs/{job_id}/redrive")
-    async def redrive(job_id: str, request: Request, actor: acting) -> RedirectResponse:
-        out_of_order = bool(field(await read_form(request), "out_of_order"))
-        log_action(actor, "redrive", job_id=job_id, out_of_order=out_of_order)
-        wanted = Filter(job_id=job_id)
-        try:
-            tally = await site.live.act(lambda: site.actions.redrive(wanted, out_of_order=out_of_order))
-        except ServiceError as error:
-            return pages.go(f"/jobs/{job_id}", Said(kind="failed", title="Not redriven", text=str(error)))
-        return pages.go(f"/jobs/{job_id}", told(tally))
 
-    @router.post("/jobs/{job_id}/replay")
-    async def replay(job_id: str, request: Request, actor: acting) -> RedirectResponse:
-        form = await read_form(request)
-        stage, again = field(form, "stage"), bool(field(form, "again"))
-        log_action(actor, "replay", job_id=job_id, stage=stage, again=again)
-        try:
-            view = await site.live.job(job_id)
-            if view is None:
-                return pages.go("/jobs", Said(kind="failed", title="There is no such job", text=job_id))
-            found = view.job
-            tally = await site.live.act(lambda: site.actions.replay(found, stage, again))
-        except PipelineError as error:
-            return pages.go(f"/jobs/{job_id}", Said(kind="failed", title="Not replayed", text=str(error)))
-        return pages.go(f"/jobs/{tally.job_id}", told_replay(tally, stage))
+# ─── The timeline ───
 
-    @router.post("/jobs/{job_id}/cancel")
-    async def cancel(job_id: str, actor: acting) -> RedirectResponse:
-        log_action(actor, "cancel", job_id=job_id)
-        try:
-            job = await site.live.act(lambda: site.actions.cancel(job_id))
-        except ServiceError as error:
-            return pages.go(f"/jobs/{job_id}", Said(kind="failed", title="Not cancelled", text=str(error)))
-        if job is not None and job.state is JobState.CANCELLED:
-            return pages.go(f"/jobs/{job_id}", Said(kind="done", title="Cancelled"))
-        return pages.go(
-            f"/jobs/{job_id}", Said(kind="waits", title="Not cancelled", text="It has ended already.")
-        )
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """A stage's time within its job: 0 is the job's submission, 1 its end, or now."""
+
+    begin: float
+    end: float
+
+
+def spans(view: JobDetail, registry: Registry) -> Mapping[str, Span | None]:
+    """Return a span for each stage; None for a stage that has not begun.
+
+    A stage begins when the one before it ends, so a span includes the wait for a worker.
+    """
+    progress = {row.progress.stage: row.progress for row in view.stages}
+    start = view.job.submitted_at
+    until = view.job.closed_at if view.job.closed_at is not None else view.taken_at
+    whole = max(until - start, 0.001)
+    found: dict[str, Span | None] = {}
+    for name, stage in progress.items():
+        began = _began(progress, _before(name, registry), start)
+        ended = stage.finished_at if stage.finished_at is not None else until
+        found[name] = None
+        if began is not None:
+            found[name] = Span(begin=_share(began - start, whole), end=_share(ended - start, whole))
+    return found
+
+
+def _before(name: str, registry: Registry) -> Sequence[str]:
+    """Return the stages whose events a stage consumes."""
+    stage = registry.by_name.get(name)
+    return [each.name for each in registry.by_name.values() if stage and each.emits == stage.consumes]
+
+
+def _began(progress: Mapping[str, StageProgress], before: Sequence[str], start: float) -> float | None:
+    """Return when a stage's event existed: at submission for a first stage; None before."""
+    own = [progress[name] for name in before if name in progress]
+    if not own:
+        return start
+    ends = [each.finished_at for each in own if each.finished_at is not None]
+    return min(ends, default=None)
+
+
+def _share(seconds: float, whole: float) -> float:
+    return min(max(seconds / whole, 0.0), 1.0)

@@ -1,4 +1,4 @@
-"""Templates to HTML: everything that is put in is escaped, and shown the same way on every page."""
+"""Templates and their filters: numbers, times and data as text; every value is escaped."""
 
 import hashlib
 import json
@@ -13,21 +13,21 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 STATIC = Path(__file__).parent / "static"
 
-#: Characters of data, headers and tracebacks that a page shows; the rest is in the API.
-SHOWN = 20_000
+#: Characters of data that a page shows; the API has all.
+MAX_TEXT = 20_000
 
-#: In place of what is not known.
+#: Stands for an unknown value.
 UNKNOWN = "\N{EN DASH}"
 
-#: Seconds in the units that an age or a duration is told in, the longest first.
+#: The units of an age with their seconds, longest first.
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
 
 def make_templates(clock: Callable[[], float] = time.time) -> Environment:
-    """The templates with the filters they use. ``clock`` tells what ages are measured against."""
+    """Return the templates with their filters; ``clock`` is the reference of ages."""
     templates = Environment(
         loader=PackageLoader("pipeline.web.pages"),
-        # Job data is somebody else's: all of it is escaped, in every template, whatever it is called.
+        # Job data comes from others: every value is escaped, in every template.
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -50,7 +50,7 @@ def make_templates(clock: Callable[[], float] = time.time) -> Environment:
 
 @cache
 def fingerprint(name: str) -> str:
-    """A static file's content in a few characters: its address changes with it, and may be kept for ever."""
+    """Return a hash of a static file's content, for its address: browsers may keep the file."""
     return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
 
 
@@ -58,19 +58,19 @@ def fingerprint(name: str) -> str:
 
 
 def number(value: int | None) -> str:
-    """12,345; a dash for what is not known."""
+    """Return 12,345; a dash if unknown."""
     return UNKNOWN if value is None else f"{value:,}"
 
 
 def share(value: float | None) -> str:
-    """A share from 0 to 1 in per cent: small ones are not rounded to nothing."""
+    """Return a share from 0 to 1 in per cent; small ones are not rounded to 0."""
     if value is None:
         return UNKNOWN
     return f"{value * 100:.2g} %" if 0 < value < 0.1 else f"{value * 100:.0f} %"
 
 
 def rate(per_second: float | None) -> str:
-    """Tasks a second, or a minute where that is less than one."""
+    """Return tasks a second, or a minute below one."""
     if per_second is None:
         return UNKNOWN
     if per_second == 0:
@@ -81,7 +81,7 @@ def rate(per_second: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """340 ms, 2.5 s, 4 min 10 s, 3 h 2 min; a dash for what is not known."""
+    """Return 340 ms, 2.5 s, 4 min 10 s or 3 h 2 min; a dash if unknown."""
     if seconds is None:
         return UNKNOWN
     if 0 < seconds < 0.001:
@@ -101,7 +101,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(seconds: float, now: float) -> str:
-    """How long ago a moment (seconds since 1970) is, in one unit."""
+    """Return the age of a moment in one unit."""
     past = now - seconds
     for length, unit in _UNITS:
         if past >= length:
@@ -110,17 +110,17 @@ def ago(seconds: float, now: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """2026-11-24 09:30:00, in UTC."""
+    """Return 2026-11-24 09:30:00, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def iso(seconds: float) -> str:
-    """As HTML's ``datetime`` wants it."""
+    """Return a moment for HTML's ``datetime``."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def readable(data: str | Mapping[str, Any] | None) -> str:
-    """JSON laid out for reading, other text as it is; cut where a browser would suffer."""
+    """Return JSON indented, other text as it is; cut to ``MAX_TEXT``."""
     if data is None:
         return ""
     try:
@@ -128,15 +128,15 @@ def readable(data: str | Mapping[str, Any] | None) -> str:
         text = json.dumps(value, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         text = str(data)
-    cut = len(text) - SHOWN
-    return text if cut <= 0 else f"{text[:SHOWN]}\n… {cut:,} characters more"
+    cut = len(text) - MAX_TEXT
+    return text if cut <= 0 else f"{text[:MAX_TEXT]}\n… {cut:,} characters more"
 
 
 def short(name: str) -> str:
-    """The first group of a UUID, for lists; other names as they are."""
+    """Return the first group of a UUID, for lists; other names as they are."""
     return name[:8] if len(name) == 36 and name.count("-") == 4 else name
 
 
 def last(name: str) -> str:
-    """A class's name without its module."""
+    """Return a class's name without its module."""
     return name.rsplit(".", 1)[-1]

@@ -1,15 +1,16 @@
-"""What came of a task: small frozen values that cross from a child to the parent and end in settlement.
+"""Outcomes of tasks: small frozen values that a child sends to the parent, which settles them.
 
 A child sends its own exception as text, never as an object: one that cannot be pickled, or whose module
 the parent has not imported, must not cost the task.
 """
 
+import math
 import traceback
 from dataclasses import dataclass
 
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import Closing
-from pipeline.telemetry.redaction import redact
+from pipeline.wire.redaction import LIMIT, redact
 
 #: Characters of a traceback that are kept, from its end, where the cause is. Error events must stay
 #: far below a topic's max.message.bytes.
@@ -20,7 +21,7 @@ MESSAGE_LIMIT = 2_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Succeeded:
-    """It ran to its end."""
+    """The run returned."""
 
     #: a stage's result as JSON, None when the stage returned None; for a plain task always None
     result: str | None
@@ -32,7 +33,7 @@ class Succeeded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failed:
-    """It raised, was killed, or could not be run."""
+    """The run raised or was killed, or the task could not be run."""
 
     #: the exception's class, with its module
     error: str
@@ -47,26 +48,28 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlreadyDone:
-    """Its effects were recorded by an earlier delivery: close what that one left open, then delete."""
+    """An earlier delivery recorded the effects: close what it left open, then delete the message."""
 
     closings: tuple[Closing, ...] = ()
+    #: when it was recorded, in seconds since 1970, where that is kept
+    finished_at: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Discarded:
-    """A plain task that is over without a result: retried by its own publish, ignored, revoked, expired."""
+    """A plain task ended without a result: retried by its own publish, ignored, revoked or expired."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cancelled:
-    """Its job was cancelled before it started: it is not run, and nothing of it is recorded."""
+    """The job was cancelled before the task started: it is not run, and nothing is recorded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Returned:
-    """It did not run, or was cut off by a shutdown: back to the queue, no attempt counted."""
+    """The task did not run, or a shutdown cut it off: it goes back to the queue, no attempt is counted."""
 
     delay: float = 0.0
 
@@ -75,11 +78,12 @@ Outcome = Succeeded | Failed | AlreadyDone | Discarded | Cancelled | Returned
 
 
 def failed(error: BaseException, seconds: float = 0.0, *, permanent: bool | None = None) -> Failed:
-    """The ``Failed`` of an exception; its class decides whether it is permanent and how long to wait."""
+    """Return the ``Failed`` of an exception, whose class decides whether and when to try again."""
     return Failed(
         error=_unicode(f"{type(error).__module__}.{type(error).__qualname__}"),
         message=_cut(redact(_unicode(_message(error))), MESSAGE_LIMIT),
-        traceback=redact(_unicode(_traceback(error)))[-TRACEBACK_LIMIT:],
+        # Of its end: redaction keeps the beginning of a long text.
+        traceback=redact(_unicode(_traceback(error))[-LIMIT:])[-TRACEBACK_LIMIT:],
         permanent=isinstance(error, PermanentError) if permanent is None else permanent,
         delay=error.delay if isinstance(error, Retry) else None,
         seconds=seconds,
@@ -101,7 +105,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _unicode(text: str) -> str:
-    """Without halves of characters (of a file name, say), which no event or record can hold."""
+    """Replace half surrogate pairs (of a file name, say), which no event or record can hold."""
     return text.encode("utf-8", "replace").decode()
 
 

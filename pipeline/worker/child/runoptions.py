@@ -1,4 +1,4 @@
-"""What the parent tells the child about one run, beside the task's own message."""
+"""The options of one run, which the parent sends to the child beside the task's message."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ class RunOptions:
     attempt: int
     #: the hard time limit in seconds; None in pools that have none
     limit: float | None
-    #: from when on the message is not ours for long enough to start (seconds, ``boottime``)
+    #: the latest start: after it the lease may end too soon (seconds, ``boottime``)
     start_before: float
     #: (message id, receive count) to record as an attempt before the run, as it may kill the worker
     mark: tuple[str, int] | None = None
-    #: what the run hands on of its trace
+    #: the trace context that the run hands on
     traceparent: str | None = None
 
 
-#: The options of the run that this thread is in. Not in Celery's request: what is there goes out as headers
-#: of what a task publishes.
+#: The options of the run in this thread. Not in Celery's request, whose content becomes headers of the tasks
+#: that a task publishes.
 running_options: ContextVar[RunOptions] = ContextVar("running_options")

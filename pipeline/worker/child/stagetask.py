@@ -1,4 +1,4 @@
-"""A stage as a Celery task: what a child does for a run, a split, a part and a gather."""
+"""The Celery task of a stage: runs the stage, its split, a part or its gather in a child."""
 
 import time
 from dataclasses import replace
@@ -6,13 +6,17 @@ from typing import Any, ClassVar, NoReturn
 
 from celery import Task
 
-from pipeline.context import CurrentTask, Part, running
+from pipeline.author.context import CurrentTask, Part, running
+from pipeline.author.stages import Stage
 from pipeline.errors import PermanentError, Retry
-from pipeline.jobs import JobStore, SealedSplit
-from pipeline.stages import Stage
-from pipeline.taskmessage import TRACEPARENT, TaskHeader, sealed_header, trace_headers_of
-from pipeline.worker.runoptions import running_options
-from pipeline.worker.work import split_ref
+from pipeline.jobs import JobStore, SealedSplit, split_ref
+from pipeline.wire.taskmessage import (
+    TRACEPARENT,
+    TaskHeader,
+    sealed_header,
+    trace_headers_of,
+)
+from pipeline.worker.child.runoptions import running_options
 
 
 class StageTask(Task):  # type: ignore[misc]
@@ -25,18 +29,21 @@ class StageTask(Task):  # type: ignore[misc]
     store: ClassVar[JobStore]
 
     def run(self, data: str) -> str | None:
-        """Run the role that the message names, on JSON; the result as JSON, None when nothing follows."""
+        """Run the role that the message names on JSON; return JSON, or None when nothing follows."""
         header = TaskHeader.read(vars(self.request))
         if header is None:
             raise PermanentError(
                 f"Task {self.name} was sent without its pipeline header: the bridge makes a stage's tasks "
                 'from events. Send an event instead, for example with "pipeline submit".'
             )
-        with running(self._current(header)):
-            return _ROLES[header.role](self, header, data)
+        met = header.meeting(self.stage.is_split)
+        if met is None:
+            raise PermanentError(f"Stage {header.stage} has no split here: its {header.role} cannot run.")
+        with running(self._current(met)):
+            return _ROLES[met.role](self, met, data)
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> NoReturn:
-        """Celery's ``retry`` in a stage: the same message again after ``countdown`` or at ``eta``.
+        """Retry with the same message after ``countdown`` or at ``eta``: Celery's ``retry`` in a stage.
 
         A new message, as Celery would publish, would lose its place among those of its entity.
         """
@@ -63,7 +70,7 @@ class StageTask(Task):  # type: ignore[misc]
         )
 
     def _traceparent(self) -> str | None:
-        """The run's own; where nobody made one for it, the message's."""
+        """Return the trace context of the run; without one, the message's."""
         return running_options.get().traceparent or self.request.get(TRACEPARENT)
 
     def _run(self, header: TaskHeader, data: str) -> str | None:
@@ -72,22 +79,27 @@ class StageTask(Task):  # type: ignore[misc]
     def _split(self, header: TaskHeader, data: str) -> None:
         """Run the generator unless the split is sealed: the number of its parts never changes."""
         ref = split_ref(header)
-        if header.page is None and self.store.split(ref) is None:
+        layout = self.store.splits.unsealed(ref) if header.page is None else None
+        if layout is not None:
             parts = self.stage.run_split(data)
             trace = trace_headers_of(vars(self.request), self._traceparent())
-            self.store.seal(ref, sealed_header(header, trace), data, parts, self.stage.tolerate)
+            self.store.splits.seal(
+                ref, sealed_header(header, trace), data, parts, self.stage.tolerate, layout
+            )
 
     def _part(self, header: TaskHeader, data: str) -> str:
         return self.stage.run_part(data)
 
     def _gather(self, header: TaskHeader, data: str) -> str | None:
+        if header.joins is not None:
+            return self.stage.run_gather(data, self.store.splits.results(split_ref(header), header.joins))
         sealed = self._sealed(header)
-        missing = self.store.missing(sealed)
+        missing = self.store.splits.missing(sealed)
         with running(replace(self._current(header), missing=tuple(sorted(missing)))):
-            return self.stage.run_gather(data, self.store.results(sealed.split, sealed.total, missing))
+            return self.stage.run_gather(data, self.store.splits.results(sealed.split, sealed.total, missing))
 
     def _sealed(self, header: TaskHeader) -> SealedSplit:
-        sealed = self.store.split(split_ref(header))
+        sealed = self.store.splits.sealed(split_ref(header))
         if sealed is None:
             raise PermanentError(
                 f"The split {header.split_id} of stage {header.stage} is not recorded, so nothing can be "

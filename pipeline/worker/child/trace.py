@@ -1,10 +1,12 @@
-"""Runs one task in a child, in a pool thread, or inline, and returns its ``Outcome`` whatever happens."""
+"""The run of one task, in a child, a pool thread or inline, which always returns an ``Outcome``."""
 
+import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from traceback import walk_tb
 from typing import Any
 
+import structlog
 from billiard.common import terminate_handler_fired
 from celery import Task, states
 from celery.app.trace import trace_task
@@ -13,15 +15,29 @@ from celery.exceptions import Retry as CeleryRetry
 from kombu.serialization import loads
 
 from pipeline.clock import boottime
-from pipeline.errors import ServiceUnavailableError
-from pipeline.taskmessage import data_of
+from pipeline.errors import PermanentError, ServiceUnavailableError
 from pipeline.telemetry import tracing
-from pipeline.worker.outcome import Discarded, Outcome, Returned, Succeeded, failed
-from pipeline.worker.runoptions import RunOptions, running_options
-from pipeline.worker.stagetask import StageTask
+from pipeline.telemetry.fields import trace_id
+from pipeline.wire.redaction import redact
+from pipeline.wire.taskmessage import data_of
+from pipeline.worker.child.outcome import (
+    Discarded,
+    Outcome,
+    Returned,
+    Succeeded,
+    failed,
+)
+from pipeline.worker.child.runoptions import RunOptions, running_options
+from pipeline.worker.child.stagetask import StageTask
 
-#: The most of a result that a task event carries to Flower.
+#: The most bytes of a result that a task event carries to Flower.
 SUMMARY_BYTES = 1_000
+
+#: Why a task that returned a coroutine or a generator failed.
+NOT_RUN = (
+    "returned a coroutine or generator, whose code has not run: make it a plain function that awaits with "
+    "asyncio.run(...), or that runs the loop itself."
+)
 
 ACCEPT = frozenset({"application/json"})
 
@@ -46,10 +62,14 @@ def run(
     if boottime() > options.start_before:
         return Returned()
     token = running_options.set(options)
+    context: Mapping[str, Any] = {}
     try:
         if options.mark is not None:
-            current_app.job_store.add_attempt(task_id, *options.mark)
+            current_app.job_store.attempts.add(task_id, *options.mark)
         task = current_app.tasks[name]
+        if not isinstance(task, StageTask):
+            # A stage's lines get the fields of its job (``add_current_task``).
+            context = structlog.contextvars.bind_contextvars(**_log_fields(name, task_id, options))
         args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
         request.update(embed, args=args, kwargs=kwargs, is_eager=False)
         with tracing.within(options.traceparent):
@@ -64,9 +84,12 @@ def run(
         return failed(error, time.monotonic() - started)
     finally:
         running_options.reset(token)
+        structlog.contextvars.reset_contextvars(**context)
+    if info is None and _is_lazy(value):
+        return failed(PermanentError(f"The task {name} {NOT_RUN}"), time.monotonic() - started)
     if info is None:
         result = value if isinstance(task, StageTask) else None
-        shown = (summary or "").encode()[:SUMMARY_BYTES].decode(errors="ignore")
+        shown = redact(summary or "").encode()[:SUMMARY_BYTES].decode(errors="ignore")
         return Succeeded(result=result, summary=shown, seconds=seconds or 0.0)
     if terminate_handler_fired():
         raise SystemExit  # as above; what it raised then came of that
@@ -76,6 +99,19 @@ def run(
     if info.state == states.FAILURE and _retried_in_vain(task, request.get("retries") or 0, info.retval):
         return failed(info.retval, seconds, permanent=True)
     return _unsuccessful(info.state, info.retval, seconds)
+
+
+def _log_fields(name: str, task_id: str, options: RunOptions) -> dict[str, Any]:
+    fields = {"task": name, "task_id": task_id, "attempt": options.attempt}
+    return fields | ({"trace_id": trace_id(options.traceparent)} if options.traceparent else {})
+
+
+def _is_lazy(value: Any) -> bool:
+    """Whether a task returned a coroutine or generator, whose code has not run."""
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns that it was never awaited
+        return True
+    return inspect.isgenerator(value) or inspect.isasyncgen(value)
 
 
 def _arguments(
@@ -89,7 +125,7 @@ def _arguments(
 
 
 def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:
-    """Of a plain task. A job counts a stage's tasks, so those never just end."""
+    """Return the outcome of a plain task. A stage's task never just ends: its job counts it."""
     if state == states.IGNORED:
         return Discarded(reason="ignored")
     if state == states.RETRY and isinstance(error, CeleryRetry):

@@ -1,68 +1,58 @@
-"""Effects: what a task that ended well leaves behind - its event, its result, its parts, its record."""
+"""Emit: makes the effect of a finished stage task durable: its event, its stored result, or its parts."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from config.settings import Settings
-from pipeline import events, identity
+from pipeline.author.registry import Registry
 from pipeline.errors import PermanentError
-from pipeline.events import Event, carried_of, source_of
-from pipeline.jobs import (
-    Closing,
-    Done,
-    JobStore,
-    PartDone,
-    PartRef,
-    PartResult,
-    StageDone,
-    StageRef,
-)
-from pipeline.kafka import EventProducer, Record
+from pipeline.jobs import JobStore, PartRef, PartResult, is_small, ref_of, split_ref
+from pipeline.kafka import OutgoingRecord
+from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience
-from pipeline.registry import Registry
-from pipeline.taskmessage import TaskHeader, TaskMessage, generation_of
+from pipeline.settings import Settings
 from pipeline.telemetry import tracing
-from pipeline.telemetry.tracing import Span
-from pipeline.worker.dispatch import Dispatch
-from pipeline.worker.outcome import AlreadyDone, Succeeded
-from pipeline.worker.parts import PartTasks
-from pipeline.worker.work import Work, ref_of, split_ref
+from pipeline.telemetry.spans import Span
+from pipeline.wire import events, identity
+from pipeline.wire.events import Event, carried_of, source_of
+from pipeline.wire.plans import JobPlan
+from pipeline.wire.taskmessage import TaskHeader, TaskMessage
+from pipeline.worker.child.outcome import Succeeded
+from pipeline.worker.settle.parts import PartTasks
+from pipeline.worker.settle.plans import Plans
+from pipeline.worker.settle.work import Work
 
-#: How long one wait for Kafka's acknowledgements lasts (seconds) before the records are produced again.
-EMIT_TIMEOUT = 30.0
 #: Parts sent together: the requests of one wait for SQS.
 SENT_TOGETHER = 200
 
 Errors = list[Exception | None]
 
 
-class Effects:
-    """Makes the effects of finished stage tasks durable; a plain task has none here."""
+class Emitter:
+    """Emits what finished stage tasks leave; a plain task leaves nothing here."""
 
     def __init__(
         self,
         settings: Settings,
         registry: Registry,
+        plans: Plans,
         store: JobStore,
-        producer: EventProducer,
+        ledger: Ledger,
         dispatch: Dispatch,
         patience: Patience,
-        worker: str,
     ) -> None:
         self._settings = settings
         self._registry = registry
+        self._plans = plans
         self._store = store
-        self._producer = producer
+        self._ledger = ledger
         self._dispatch = dispatch
         self._patience = patience
-        self._worker = worker
         self._parts = PartTasks(registry, store, patience)
 
     def emit(self, works: Sequence[Work]) -> Errors:
-        """Make each task's effect durable outside its job: event, stored result, or parts sent.
+        """Emit each task's event, store its result, or send its parts. Waits for services during an outage.
 
-        An answer for each: None, or the error for which it never can be. Waits for services that are away.
+        Answer for each None, or the error that trying again would not change.
         """
         errors: Errors = [None] * len(works)
         by_role: dict[str, list[int]] = {}
@@ -81,65 +71,33 @@ class Effects:
                 errors[at] = error
         return errors
 
-    def record(self, works: Sequence[Work]) -> tuple[Errors, list[Closing]]:
-        """Record each task as done in its job; what that fills must be closed before it is deleted."""
-        errors: Errors = [None] * len(works)
-        closings: list[Closing] = []
-        outcomes: dict[int, Done] = {}
-        for at, work in enumerate(works):
-            if isinstance(work.outcome, AlreadyDone):
-                closings += work.outcome.closings
-            elif (done := self._done(work)) is not None:
-                outcomes[at] = done
-
-        def call(items: list[Done]) -> Sequence[Exception | None]:
-            recorded = self._store.record(items)
-            closings.extend(recorded.closings)
-            return recorded.errors
-
-        answers = self._patience.each("record", list(outcomes.values()), call)
-        for at, error in zip(outcomes, answers, strict=True):
-            errors[at] = error
-        return errors, closings + self._rechecked(works)
-
-    def _rechecked(self, works: Sequence[Work]) -> list[Closing]:
-        """What of a redriven task's job ended before: its redrive took the job as running again."""
-        redriven = {
-            work.header.job_id
-            for work in works
-            if work.header and generation_of(work.lease.message.attributes)
-        }
-        closings: list[Closing] = []
-        for job_id in redriven:
-            closings += self._patience.one("recheck", lambda job_id=job_id: self._store.recheck(job_id))  # type: ignore[misc]
-        return closings
-
-    # ─── Emit ───
-
     def _emit_events(self, works: Sequence[Work]) -> Errors:
         errors: Errors = [None] * len(works)
-        made = {at: event for at, work in enumerate(works) if (event := self._event(work)) is not None}
+        plans = self._plans.of(_header(work) for work in works)
+        made = {at: event for at, work in enumerate(works) if (event := self._event(work, plans)) is not None}
         spans = [
-            tracing.sending(self._settings.topic(event.type), event, works[at].attempt)
+            tracing.send_span(self._settings.topic(event.type), event, works[at].attempt)
             for at, event in made.items()
         ]
-        records = [self._record(event, span) for event, span in zip(made.values(), spans, strict=True)]
-        answers = self._patience.each("emit", records, lambda batch: self._producer.emit(batch, EMIT_TIMEOUT))
+        records = [self._outgoing(event, span) for event, span in zip(made.values(), spans, strict=True)]
+        answers = self._ledger.emit("emit", records)
         for at, error in zip(made, answers, strict=True):
             errors[at] = error
         _end(spans, answers)
         return errors
 
-    def _record(self, event: Event, span: Span) -> Record:
+    def _outgoing(self, event: Event, span: Span) -> OutgoingRecord:
         key, value, headers = events.encode(event.continuing(span.traceparent))
-        return Record(topic=self._settings.topic(event.type), key=key, value=value, headers=headers)
+        return OutgoingRecord(topic=self._settings.topic(event.type), key=key, value=value, headers=headers)
 
-    def _event(self, work: Work) -> Event | None:
-        """The event of a run or gather; None where the path ends."""
-        header, outcome = work.header, work.outcome
-        if header is None or not isinstance(outcome, Succeeded) or outcome.result is None:
+    def _event(self, work: Work, plans: Mapping[str, JobPlan]) -> Event | None:
+        """Return the event of a run or gather; None where it emits nothing."""
+        header, outcome = _header(work), work.outcome
+        if not isinstance(outcome, Succeeded) or outcome.result is None:
             return None
-        topic = self._registry.by_name[header.stage].emits
+        # The topic of the job's plan: the bridges read it for that job.
+        route = plans[header.job_id].routes.get(header.stage) or self._registry.by_name[header.stage].route
+        topic = route.emits
         if topic is None:
             return None
         return Event(
@@ -152,22 +110,27 @@ class Effects:
             job_id=header.job_id,
             stage=header.stage,
             submitted_at=header.submitted_at,
+            plan_id=plans[header.job_id].id,
             traceparent=work.traceparent,
             carried=carried_of(work.trace),
         )
 
     def _store_results(self, works: Sequence[Work]) -> Errors:
-        results = [_part_result(work) for work in works]
-        spans = [tracing.storing(_header(work), work.traceparent, work.attempt) for work in works]
-        answers = self._patience.each("store results", results, self._store.put_results)
+        """Store results, except those that are stored when their part is recorded."""
+        spans = [tracing.store_span(_header(work), work.traceparent, work.attempt) for work in works]
+        results = {at: part_result(work) for at, work in enumerate(works) if kept_result(work) is None}
+        stored = self._patience.each("store results", [*results.values()], self._store.splits.put_results)
+        answers: Errors = [None] * len(works)
+        for at, error in zip(results, stored, strict=True):
+            answers[at] = error
         _end(spans, answers)
         return answers
 
     def _send_parts(self, works: Sequence[Work]) -> Errors:
-        """Send what sealed splits make, that of small splits together."""
+        """Send the tasks of sealed splits; those of small splits together."""
         errors: Errors = [None] * len(works)
         refs = [split_ref(_header(work)) for work in works]
-        sealed = self._patience.one("read splits", lambda: self._store.splits(refs))
+        sealed = self._patience.one("read splits", lambda: self._store.splits.sealed_many(refs))
         waiting: list[tuple[int, TaskMessage]] = []
         for at, work in enumerate(works):
             try:
@@ -186,27 +149,6 @@ class Effects:
             errors[at] = errors[at] or error
         waiting.clear()
 
-    # ─── Record ───
-
-    def _done(self, work: Work) -> Done | None:
-        """What to record; None for a plain task, and for a split: its parts and its gather count."""
-        if work.header is None or not isinstance(work.outcome, Succeeded):
-            return None
-        ref = ref_of(work.header)
-        if isinstance(ref, PartRef):
-            return PartDone(ref=ref)
-        if isinstance(ref, StageRef):
-            stage = self._registry.by_name[ref.stage]
-            return StageDone(
-                ref=ref,
-                task_id=work.task_id,
-                ends_path=work.outcome.result is None or not self._registry.consumers(stage.emits),
-                run_seconds=work.outcome.seconds,
-                finished_at=time.time(),
-                worker=self._worker,
-            )
-        return None
-
 
 def _end(spans: Sequence[Span], errors: Sequence[Exception | None]) -> None:
     for span, error in zip(spans, errors, strict=True):
@@ -220,7 +162,15 @@ def _header(work: Work) -> TaskHeader:
     return work.header
 
 
-def _part_result(work: Work) -> PartResult:
+def kept_result(work: Work) -> PartResult | None:
+    """Return the result of a part that its split's counter keeps; None for one that is stored by itself."""
+    part = _header(work).part
+    result = part_result(work) if part is not None and part.keeps else None
+    return result if result is not None and is_small(result) else None
+
+
+def part_result(work: Work) -> PartResult:
+    """Return the result of a part that succeeded."""
     ref, outcome = ref_of(_header(work)), work.outcome
     assert isinstance(ref, PartRef)
     assert isinstance(outcome, Succeeded)

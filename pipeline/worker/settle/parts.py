@@ -1,22 +1,23 @@
-"""Parts: the tasks that a sealed split makes, page by page; those of a large one some pages at a time.
+"""Parts: the tasks of a sealed split, sent page by page; a large split sends a few pages at a time.
 
 A split of up to ``WINDOW * PARTS`` parts sends them itself. A larger one sends ``WINDOW`` page tasks. Each
 sends about ``PARTS`` parts and, behind them, the page task of the pages that come ``WINDOW`` steps later: the
-queue gives that out when it has given out the parts before it. So it never holds more of one split than that,
-the tasks of a small job wait behind no more, and no settlement takes long. After a crash a page task comes
-again, and sends its pages again under the same ids.
+queue delivers that after the parts before it. So the queue never holds more of one split, the tasks of a
+small job wait behind no more, and no settlement takes long. After a crash a page task is redelivered, and
+sends its pages again under the same ids.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from pipeline import taskmessage
+from pipeline.author.registry import Registry
 from pipeline.errors import PermanentError
 from pipeline.jobs import JobStore, SealedSplit
+from pipeline.ledger import gather_of
 from pipeline.patience import Patience
-from pipeline.registry import Registry
-from pipeline.taskmessage import TaskHeader, TaskMessage
-from pipeline.worker.closing import gather_of
-from pipeline.worker.work import Work
+from pipeline.wire import taskmessage
+from pipeline.wire.taskmessage import TaskHeader, TaskMessage
+from pipeline.worker.settle.work import Work
 
 #: Parts that one page task sends, about: 26 requests, a quarter of a second at 10 ms round trip. In an
 #: ordered stage 257: a request takes one message of a group.
@@ -37,33 +38,35 @@ class PartTasks:
         self._patience = patience
 
     def messages(self, work: Work, header: TaskHeader, sealed: SealedSplit | None) -> Iterator[TaskMessage]:
-        """What to send, in order; raises ``PermanentError`` for a split that is not sealed."""
+        """Yield the tasks to send, in order; raise ``PermanentError`` for a split that is not sealed."""
         if sealed is None:
             raise PermanentError(f"The split {header.split_id} ended without being sealed.")
         if sealed.total == 0:
             yield gather_of(self._registry, sealed)
         stage, trace = self._registry.by_name[header.stage], work.trace
         for part in self._parts(sealed, pages_to_send(sealed, header.page)):
-            yield taskmessage.for_part(stage, header, part[0], sealed.total, part[1], trace)
+            yield taskmessage.for_part(
+                stage, header, part[0], sealed.total, part[1], trace, keeps=sealed.keeps
+            )
         for page in page_tasks(sealed, header.page):
             yield taskmessage.for_pages(stage, header, page, trace)
 
     def _parts(self, sealed: SealedSplit, pages: Sequence[int]) -> Iterator[tuple[int, str]]:
-        """Ordinals and data, by whole pages: a page out of reach is asked for again."""
+        """Yield ordinals and data, page by page. Waits for DynamoDB during an outage."""
         yield from enumerate(sealed.inline)
         for page in pages:
-            yield from self._patience.one("read parts", lambda page=page: self._store.page(sealed, page))  # type: ignore[misc]
+            yield from self._patience.one("read parts", partial(self._store.splits.page, sealed, page))
 
 
 def pages_to_send(sealed: SealedSplit, page: int | None) -> range:
-    """The pages whose parts a page task sends, or the split itself (None)."""
+    """Return the pages whose parts a page task sends, or the split itself (None)."""
     if page is not None:
         return range(page, min(page + _step(sealed), sealed.pages))
     return range(sealed.pages) if sealed.pages <= WINDOW * _step(sealed) else range(0)
 
 
 def page_tasks(sealed: SealedSplit, page: int | None) -> range:
-    """The page tasks, by their first page, that a page task sends, or the split itself (None)."""
+    """Return the page tasks, by first page, that a page task sends, or the split itself (None)."""
     step = _step(sealed)
     if page is not None:
         return range(page + WINDOW * step, sealed.pages)[:1]
@@ -71,5 +74,5 @@ def page_tasks(sealed: SealedSplit, page: int | None) -> range:
 
 
 def _step(sealed: SealedSplit) -> int:
-    """Pages of one page task: always the same for a split, whoever asks."""
+    """Return the pages of one page task: always the same for a split."""
     return max(1, min(PAGES, PARTS * sealed.pages // max(1, sealed.total)))

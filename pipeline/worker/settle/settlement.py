@@ -1,4 +1,4 @@
-"""Settlement: what follows a task's run. Emit, then record, then close, then delete, in batches.
+"""Settlement: emit, record, close and delete the tasks whose run has ended, in batches.
 
 The order is the promise. Recorded implies emitted, so a recorded task may be skipped safely; deleted
 implies recorded, so a crash anywhere is repaired by the redelivery.
@@ -6,56 +6,61 @@ implies recorded, so a crash anywhere is repaired by the redelivery.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
 
-from pipeline.batches import Batches
 from pipeline.patience import Abandoned, Patience
-from pipeline.telemetry.metrics import timed
-from pipeline.transport.inbound import Inbound
-from pipeline.transport.lease import Phase
-from pipeline.worker.closing import Closer
-from pipeline.worker.counting import count, count_failures
-from pipeline.worker.deadletter import DeadLetters
-from pipeline.worker.effects import Effects
-from pipeline.worker.errbacks import publish_errbacks
-from pipeline.worker.outcome import AlreadyDone, Cancelled, Discarded, Failed, Returned, Succeeded
-from pipeline.worker.retry import Retries
-from pipeline.worker.work import Work, keep, traces_of
+from pipeline.transport.lease import Lease, Phase
+from pipeline.transport.source import TaskSource
+from pipeline.worker.child.outcome import (
+    AlreadyDone,
+    Cancelled,
+    Discarded,
+    Failed,
+    Returned,
+    Succeeded,
+)
+from pipeline.worker.settle.arrivals import Arrivals
+from pipeline.worker.settle.completion import Completion
+from pipeline.worker.settle.deadletter import DeadLetters
+from pipeline.worker.settle.retry import Retries
+from pipeline.worker.settle.work import Work, count, count_failures
 
 log = structlog.get_logger(__name__)
 
 #: Threads, each with one batch under way: while one waits for Kafka another waits for DynamoDB.
 THREADS = 4
-#: The most tasks settled together.
-BATCH = 100
-#: Fewer than DynamoDB writes in one request wait this long for more (seconds), while tasks come fast and
-#: none of their groups waits. Measured at 1,000 tasks/s: half the requests of 0.01.
-ENOUGH, LINGER = 25, 0.02
 
 
 class Settlement:
-    """Takes finished work from the worker's event loop and sees it through on threads."""
+    """Takes finished work from the worker's event loop and settles it on threads."""
 
     def __init__(
         self,
-        inbound: Inbound,
-        effects: Effects,
-        closer: Closer,
+        source: TaskSource,
+        completion: Completion,
         retries: Retries,
         dead_letters: DeadLetters,
         patience: Patience,
+        *,
+        on_dead_letter: Callable[[Work], None],
+        is_strict: Callable[[Lease], bool],
     ) -> None:
-        self.intake = inbound.intake
-        self._disposal = inbound.disposal
-        self._effects = effects
-        self._closer = closer
+        """``on_dead_letter`` is called once a task is a dead letter, before its message is deleted.
+
+        ``is_strict``: whether the next task of a group starts only when this one is recorded.
+        """
+        self._on_dead_letter = on_dead_letter
+        self._is_strict = is_strict
+        self.intake = source.intake
+        self._disposal = source.disposal
+        self._completion = completion
         self._retries = retries
         self._dead_letters = dead_letters
         self._patience = patience
-        self._arrived: Batches[Work] = Batches(most=BATCH, enough=ENOUGH, linger=LINGER)
+        self._arrivals = Arrivals()
         self._threads = [
             threading.Thread(target=self._work, name=f"settlement-{n}", daemon=True) for n in range(THREADS)
         ]
@@ -63,31 +68,46 @@ class Settlement:
             thread.start()
 
     def submit(self, work: Work) -> None:
-        """Settle it. Returns at once; safe from any thread."""
-        # The next of a group starts once this one is recorded.
-        self._arrived.put(work, hurry=self.intake.is_followed(work.lease))
+        """Settle a finished work. Returns at once; safe from any thread.
+
+        The next task of its group starts now if the run went well, else once this one is settled.
+        """
+        followed, passes = self.intake.is_followed(work.lease), self._may_pass(work)
+        self._arrivals.put(work, hurry=followed and not passes, more=followed and passes)
+        if passes:
+            self.intake.let_pass(work.lease)
+
+    def _may_pass(self, work: Work) -> bool:
+        if work.lease.void or work.lease.suspect or self._is_strict(work.lease):
+            # A suspect is blamed if the process ends before it is settled: nothing else must end it.
+            return False
+        if isinstance(work.outcome, Succeeded):
+            # The parts of a split come after it.
+            return work.role != "split"
+        return isinstance(work.outcome, AlreadyDone | Discarded | Cancelled)
 
     def close(self, timeout: float) -> bool:
-        """Settle what arrived, for at most ``timeout`` seconds; whether all of it was.
+        """Settle what arrived, for at most ``timeout`` seconds; return whether all of it is settled.
 
-        What is not settled stays in SQS: its redelivery repairs it.
+        The rest stays in SQS: its redelivery repairs it.
         """
         deadline = time.monotonic() + timeout
-        self._arrived.end()
+        self._arrivals.end()
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._patience.end()
         return not any(thread.is_alive() for thread in self._threads)
 
     def _work(self) -> None:
-        while batch := self._arrived.take():
+        while batch := self._arrivals.take():
             try:
-                self._see_through(batch)
+                self._settle_batch(batch)
             except Abandoned:
                 return
+            self._arrivals.done(batch)
 
-    def _see_through(self, batch: Sequence[Work]) -> None:
-        """Settle together; what that leaves unsettled, each for itself: one must not hold up the others."""
+    def _settle_batch(self, batch: Sequence[Work]) -> None:
+        """Settle the batch; on an error retry one by one, so that one work does not hold up the others."""
         try:
             self._settle(batch)
         except Abandoned:
@@ -95,9 +115,9 @@ class Settlement:
         except Exception:
             if len(batch) > 1:
                 for work in batch:
-                    self._see_through([work])
+                    self._settle_batch([work])
                 return
-            # It is not deleted, so it comes again, and the redrive policy ends it if it always fails.
+            # Not deleted, so it is redelivered, and the redrive policy ends it if it always fails.
             log.exception("settlement.failed", task_id=batch[0].task_id)
             self._disposal.give_back(batch[0].lease, delay=self._retries.pause)
 
@@ -105,15 +125,16 @@ class Settlement:
         done: list[Work] = []
         splits: list[Work] = []
         unsuccessful: list[Work] = []
-        for work in batch:
-            if work.lease.phase is not Phase.FINISHED:
-                continue  # settled when the batch was tried as a whole
+        # One that is not finished was settled when the batch was settled as a whole, or went back.
+        for work in (work for work in batch if work.lease.phase is Phase.FINISHED):
             match work.outcome:
+                case _ if work.lease.void:
+                    self._disposal.give_back(work.lease)
                 case Returned(delay=delay):
                     self._disposal.give_back(work.lease, delay)
                     count(work)
                 case Discarded() | Cancelled():
-                    self._delete(work)
+                    self._delete([work])
                     count(work)
                 case Failed():
                     unsuccessful.append(work)
@@ -121,46 +142,49 @@ class Settlement:
                     splits.append(work)
                 case Succeeded() | AlreadyDone():
                     done.append(work)
-        self._complete(done, unsuccessful)
-        self._give_up_or_back(unsuccessful)
+        self._settle_in_order(done, unsuccessful)
         for split in splits:
-            # Sending many parts takes long; nothing else waits for it.
-            unsuccessful = []
-            self._complete([split], unsuccessful)
-            self._give_up_or_back(unsuccessful)
+            # Sending many parts takes long: nothing else waits for it.
+            self._settle_in_order([split], [])
 
-    def _give_up_or_back(self, unsuccessful: Sequence[Work]) -> None:
-        """What failed is tried again, or becomes a dead letter."""
-        given_up = self._retries.again(unsuccessful)
-        self._dead_letters.bury(given_up)
+    def _settle_in_order(self, done: Sequence[Work], failed: Sequence[Work]) -> None:
+        """Complete those done, then end the failed, which are the last of their lanes.
+
+        Behind one that can never be emitted or recorded, its lane waits until it is a dead letter.
+        """
+        refused: list[Work] = []
+        completed = self._complete(done, refused)
+        settled = {id(work) for work in (*completed, *refused)}
+        behind = [work for work in done if id(work) not in settled]
+        lanes = {work.lease.lane for work in behind}
+        self._retry_or_dead_letter([*refused, *(each for each in failed if each.lease.lane not in lanes)])
+        if behind:
+            self._settle_in_order(behind, [each for each in failed if each.lease.lane in lanes])
+
+    def _retry_or_dead_letter(self, unsuccessful: Sequence[Work]) -> None:
+        """Retry failed tasks that have attempts left; dead-letter the others."""
+        given_up = self._retries.retry(unsuccessful)
+        self._dead_letters.dead_letter(given_up)
         for work in given_up:
-            self._patience.one("errbacks", partial(publish_errbacks, work))
-            self._delete(work)
+            self._patience.one("errbacks", partial(self._on_dead_letter, work))
+            self._delete([work])
         count_failures(unsuccessful, given_up)
 
-    def _complete(self, done: Sequence[Work], unsuccessful: list[Work]) -> None:
-        """Emit, record, close, delete. What can never be emitted or recorded joins ``unsuccessful``."""
-        if not done:
-            return
-        with timed("emit"):
-            emitted = keep(done, self._effects.emit(done), unsuccessful)
-        with timed("record"):
-            recorded, closings = self._effects.record(emitted)
-        kept = keep(emitted, recorded, unsuccessful)
-        for work in kept:
-            self.intake.advance(work.lease)
-        with timed("close"):
-            self._closer.close(closings, traces_of(kept) if closings else {})
-        for work in kept:
-            self._delete(work)
-            count(work)
+    def _complete(self, done: Sequence[Work], refused: list[Work]) -> list[Work]:
+        """Emit, record, close, delete; see ``Completion.complete``."""
+        completed = self._completion.complete(done, refused, lambda work: self.intake.advance(work.lease))
+        self._delete(completed)
+        for work in completed:
             if isinstance(work.outcome, Succeeded):
-                log.info("task.done", **work.log_fields(work.lease.attempts + 1))
                 work.send_event("task-succeeded", result=work.outcome.summary, runtime=work.outcome.seconds)
             else:
-                # Done before this delivery, by a worker that may have died before it could tell Flower.
+                # Done before this delivery, by a worker that may have died before it sent the event.
                 work.send_event("task-succeeded")
+        return completed
 
-    def _delete(self, work: Work) -> None:
-        self.intake.advance(work.lease)
-        self._disposal.delete(work.lease)
+    def _delete(self, works: Sequence[Work]) -> None:
+        leases = [work.lease for work in works]
+        for lease in leases:
+            self.intake.advance(lease)
+        # Of a lane several at once, so that SQS delivers the next ones soon.
+        self._disposal.delete(leases, hurry=len({lease.lane for lease in leases}) < len(leases))

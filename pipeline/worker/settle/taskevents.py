@@ -1,4 +1,4 @@
-"""A task that ends without a run, as Flower is to see it: Celery made no request that could tell."""
+"""Celery task events of messages that end without a run, for which Celery makes no request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,31 +9,32 @@ from pipeline.transport.lease import Lease
 SendEvent = Callable[..., Any]
 
 
-class Unrun:
-    """Sends task events for a message that was given up, or was done before, without a run by this worker."""
+class EventSender:
+    """Sends the task events of a message that is a dead letter, or was done before, without a run here."""
 
     def __init__(self, lease: Lease, send: SendEvent | None, *, known: bool = True) -> None:
-        self._headers = lease.payload.get("headers", {})
+        self._lease = lease
         self._send = send
-        #: Whether the code defines the task: one that it does not may have any name.
+        #: whether the code defines the task: the name of another is no label of a metric
         self.known = known
 
     @property
     def name(self) -> str:
         """Celery's name of the task."""
-        return str(self._headers.get("task", "unknown"))
+        return self._lease.envelope.task_name if self._lease.envelope else "unknown"
 
     def send_event(self, kind: str, **fields: Any) -> None:
-        """Send it with the task's name and arguments: Flower may hear of the task for the first time."""
-        if self._send is None or "id" not in self._headers:
+        """Send an event with the task's name and arguments: Flower may not know the task yet."""
+        if self._send is None or self._lease.envelope is None:
             return
+        headers = self._lease.headers
         self._send(
             kind,
-            uuid=self._headers["id"],
+            uuid=self._lease.task_id,
             name=self.name,
-            args=self._headers.get("argsrepr"),
-            kwargs=self._headers.get("kwargsrepr"),
-            root_id=self._headers.get("root_id"),
-            parent_id=self._headers.get("parent_id"),
+            args=headers.get("argsrepr"),
+            kwargs=headers.get("kwargsrepr"),
+            root_id=headers.get("root_id"),
+            parent_id=headers.get("parent_id"),
             **fields,
         )

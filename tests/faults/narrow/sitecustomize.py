@@ -1,4 +1,4 @@
-"""Kafka's producers hold FAULTS_QUEUE records at most in every process with this folder on its PYTHONPATH.
+"""Limits Kafka producers to FAULTS_QUEUE records, in every process with this folder on its PYTHONPATH.
 
 The service has no such setting: librdkafka's hundred thousand are never reached in a short test. A file
 beside FAULTS_EFFECTS says that one was full.

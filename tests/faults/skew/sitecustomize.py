@@ -1,4 +1,4 @@
-"""Python's wall clock is FAULTS_SKEW seconds off in every process with this folder on its PYTHONPATH.
+"""Shifts Python's wall clock by FAULTS_SKEW seconds, in every process with this folder on its PYTHONPATH.
 
 Not libfaketime: librdkafka waits on absolute moments of the same clock and hangs under it (tried, 0.9.10).
 """

@@ -1,4 +1,4 @@
-// What the pages do beside htmx: say whether they are live, close what is open, count what is selected.
+// Scripts of the pages beside htmx: the connection state, open forms, selection counts.
 "use strict";
 
 (() => {
@@ -19,8 +19,7 @@
   });
   document.addEventListener("htmx:sseError", () => say("lost", "connection lost, trying again"));
 
-  // Browsers open six connections to a host: a page that nobody looks at gives its own back, and reads itself
-  // anew when somebody does.
+  // Browsers open six connections to a host: a hidden page closes its stream, and reloads when it is shown.
   const UNSEEN = 30_000;
   let giveBack = null;
 
@@ -31,7 +30,7 @@
     else if (source.readyState === EventSource.CLOSED) location.reload();
   });
 
-  // ─── An action may take seconds: it is seen to be under way, and is not sent twice ───
+  // ─── An action may take seconds: show that it runs, and do not send it twice ───
 
   document.addEventListener("submit", (event) => {
     if (event.target.method !== "post") return;
@@ -55,8 +54,8 @@
     for (const sheet of sheets()) if (!sheet.contains(event.target)) sheet.open = false;
   });
 
-  // What is live stands still while a sheet in it is open, while its text is being selected, and between the
-  // press and the release of a click: what was pressed must still be there.
+  // Updates pause while a form is open, while text is selected, and between the press and the release of a
+  // click: the pressed element must stay.
   let isPressed = false;
   document.addEventListener("pointerdown", () => { isPressed = true; });
   for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => { isPressed = false; });
@@ -76,7 +75,7 @@
   // ─── Selecting ───
 
   const count = (form) => {
-    const boxes = [...form.querySelectorAll("input[name='id']")];
+    const boxes = [...form.querySelectorAll("input[name='ids']")];
     const chosen = boxes.filter((box) => box.checked).length;
     const all = form.querySelector("[data-all]");
     if (all) {
@@ -91,7 +90,7 @@
     const form = event.target.closest("form[data-select]");
     if (!form) return;
     if (event.target.matches("[data-all]")) {
-      for (const box of form.querySelectorAll("input[name='id']")) box.checked = event.target.checked;
+      for (const box of form.querySelectorAll("input[name='ids']")) box.checked = event.target.checked;
     }
     count(form);
   });

@@ -1,1 +1,0 @@
-"""What a process is told from outside: settings, secrets, the example environment."""

@@ -1,0 +1,134 @@
+"""The decorator ``stage``: checks its options and adds the stage to the registry."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeVar
+
+from pipeline.author.registry import REGISTRY, Registry
+from pipeline.author.stages import Options, Stage
+from pipeline.errors import StageDefinitionError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+#: A stage's name is a Celery task name, to which ".split" and ".gather" are added, and a part of keys.
+_STAGE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+#: Kafka takes 249 of these characters; the rest is left for a prefix.
+_TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+#: SQS takes 80 of these characters, with the suffix.
+_QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
+#: The engine's own topics, as pipeline.settings names them (which imports this package).
+RESERVED_TOPICS: Final = ("errors", "dlq", "jobs")
+#: SQS holds a message for 12 hours at most from its first receive (ChangeMessageVisibility, API reference).
+_LONGEST: Final = 11 * 3600
+
+
+def stage(
+    *,
+    consumes: str,
+    emits: str | None = None,
+    name: str | None = None,
+    queue: str | None = None,
+    ordered: bool | Literal["strict"] = False,
+    retries: int | None = None,
+    retry_delay: float | None = None,
+    time_limit: float | None = None,
+    soft_time_limit: float | None = None,
+    tolerate: float = 0,
+    tombstones: bool = False,
+    registry: Registry | None = None,
+) -> Callable[[Callable[[In], Out]], Stage[In, Out]]:
+    """Make a function a stage: a task for each event on ``consumes``, its result an event on ``emits``.
+
+    Both are logical names; the environment may map each to a topic (KAFKA_TOPIC_<NAME>). Times are in
+    seconds. What is left out is taken from the settings. With ``ordered=True`` the tasks of one entity run
+    one at a time, in order; with ``ordered="strict"`` each starts only when the one before is recorded. With
+    ``tolerate=0.05`` the gather of a split runs although up to 5 % of its parts failed. With
+    ``tombstones=True`` a record without a value makes a task too, with None as its data; otherwise it is
+    passed over. ``registry`` is for tests.
+    """
+
+    def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:
+        options = Options(
+            name=getattr(function, "__name__", "?") if name is None else name,
+            consumes=consumes,
+            emits=emits,
+            queue=queue,
+            ordered=ordered,
+            retries=retries,
+            retry_delay=retry_delay,
+            time_limit=time_limit,
+            soft_time_limit=soft_time_limit,
+            tolerate=tolerate,
+            tombstones=tombstones,
+        )
+        made = Stage(function, options)
+        _check_function(function, made.where)
+        _check_options(options, made.where)
+        (REGISTRY if registry is None else registry).add(made)
+        return made
+
+    return decorate
+
+
+def _check_function(function: Any, where: str) -> None:
+    if inspect.isgeneratorfunction(function):
+        raise StageDefinitionError(
+            f"{where}: it is a generator. Return one value; to make many parts of one event, add @….split."
+        )
+
+
+def _check_options(options: Options, where: str) -> None:
+    _check_names(options, where)
+    _check_order(options, where)
+    _check_numbers(options, where)
+
+
+def _check_names(options: Options, where: str) -> None:
+    names = (
+        ("name", options.name, _STAGE_NAME, "a letter, then letters, digits, - and _, 64 at most"),
+        ("consumes", options.consumes, _TOPIC_NAME, "letters, digits, . - and _, 200 at most"),
+        ("emits", options.emits, _TOPIC_NAME, "letters, digits, . - and _, 200 at most"),
+        ("queue", options.queue, _QUEUE_NAME, "letters, digits, - and _, 75 at most, then .fifo"),
+    )
+    for option, value, pattern, allowed in names:
+        if value is None and option in ("emits", "queue"):
+            continue
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            raise StageDefinitionError(f"{where}: {option}={value!r} is no valid name. Use {allowed}.")
+    for topic in (options.consumes, options.emits):
+        if topic in RESERVED_TOPICS:
+            raise StageDefinitionError(
+                f"{where}: the topic {topic!r} is the engine's own. Choose another name."
+            )
+
+
+def _check_order(options: Options, where: str) -> None:
+    if not isinstance(options.ordered, bool) and options.ordered != "strict":
+        raise StageDefinitionError(f'{where}: ordered={options.ordered!r}. Use True, False or "strict".')
+
+
+def _check_numbers(options: Options, where: str) -> None:
+    retries, limit, soft = options.retries, options.time_limit, options.soft_time_limit
+    if retries is not None and (not isinstance(retries, int) or isinstance(retries, bool) or retries < 0):
+        raise StageDefinitionError(f"{where}: retries={retries!r}. Use a whole number, 0 for no retry.")
+    if options.retry_delay is not None and not 0 <= options.retry_delay <= _LONGEST:
+        raise StageDefinitionError(
+            f"{where}: retry_delay={options.retry_delay!r}. Use 0 to {_LONGEST} seconds."
+        )
+    for option, value in (("time_limit", limit), ("soft_time_limit", soft)):
+        if value is not None and not 0 < value <= _LONGEST:
+            raise StageDefinitionError(
+                f"{where}: {option}={value!r}. Use more than 0 and at most {_LONGEST} seconds: "
+                "SQS holds no message longer."
+            )
+    if not isinstance(options.tolerate, int | float) or not 0 <= options.tolerate < 1:
+        raise StageDefinitionError(
+            f"{where}: tolerate={options.tolerate!r}. Use a share from 0 to less than 1, such as 0.05."
+        )
+    if limit is not None and soft is not None and soft >= limit:
+        raise StageDefinitionError(
+            f"{where}: soft_time_limit={soft:g} is not below time_limit={limit:g}, so it would never be "
+            "raised. Lower it."
+        )

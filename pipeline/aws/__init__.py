@@ -1,0 +1,1 @@
+"""AWS's SDK: clients whose frequent calls are lean, and its errors."""

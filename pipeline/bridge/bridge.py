@@ -1,0 +1,229 @@
+"""The bridge: polls events, hands their tasks to a delivery, and commits what is delivered.
+
+One thread polls and commits; the delivery has threads of its own. No user code runs here. An offset is
+committed only when everything before it is delivered. A crash anywhere repeats events, and their tasks have
+the same ids as the first time.
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from pipeline.bridge.delivery import Delivery
+from pipeline.bridge.gauges import Gauges
+from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.outbox import entries_of
+from pipeline.bridge.throttle import MAX_AGE, Throttle
+from pipeline.bridge.translator import Translator
+from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.kafka import EventConsumer, Partition, ReceivedRecord, Restart
+from pipeline.settings import Settings
+from pipeline.telemetry import metrics
+
+log = structlog.get_logger(__name__)
+
+#: Records of one poll, and the longest wait for the first (seconds): how late a commit or a stop may be.
+POLL_RECORDS, POLL_SECONDS = 500, 0.2
+
+#: Seconds until the limits are looked at again where no more may be taken: at most a few hundred events are
+#: delivered in that time.
+FULL_SECONDS = 0.05
+
+#: Seconds between commits, and where a partition is half way to its span (``throttle.MAX_SPAN``).
+COMMIT_EVERY, COMMIT_SOON = 1.0, 0.1
+
+#: Seconds that a rebalance waits for what is in flight. What is not delivered then is repeated.
+REVOKE_WAIT = 10.0
+
+#: Seconds after the start in which a refusal of Kafka may still pass: a new topic reaches brokers one by one.
+GRACE, GRACE_PAUSE = 30.0, 2.0
+
+#: The log event of each reason to read a partition from its first record (``kafka.Restart``).
+RESTARTS = {
+    "expired": "bridge.events_expired",
+    "replaced": "bridge.topic_replaced",
+    "truncated": "bridge.partition_truncated",
+}
+
+#: Seconds between two log lines about the progress.
+REPORT_EVERY = 30.0
+
+
+class Bridge:
+    """One member of the service's consumer group, from its start until it is stopped."""
+
+    def __init__(
+        self, settings: Settings, plans: KnownPlans, topics: Iterable[str], delivery: Delivery
+    ) -> None:
+        """``topics``: the logical names of those to consume. The bridge starts and closes ``delivery``."""
+        self._settings = settings
+        self._translator = Translator(settings, plans, topics)
+        self._delivery = delivery
+        self._tracker, self._usage = delivery.tracker, delivery.usage
+        self._throttle = Throttle(
+            delivery.queues, self._tracker, self._usage, max_age=MAX_AGE if delivery.quick else math.inf
+        )
+        self._gauges = Gauges(self._tracker, self._usage, self._translator.topics, ages=delivery.quick)
+        self._stop = threading.Event()
+        self._committed_at = 0.0
+        self._next_report = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Bridge until ``stop`` is set; then wait for what is in flight, commit, and leave the group.
+
+        Raises the ServiceRefusedError of a service that takes nothing: the state is as after a crash then.
+        """
+        self._stop = stop
+        self._delivery.start()
+        self._throttle.start()
+        metrics.at_scrape("bridge", self._gauges.show)
+        try:
+            self._consume_with_patience(time.monotonic() + GRACE)
+        finally:
+            self._throttle.close()
+            self._delivery.close()
+        if self._delivery.failure:
+            raise self._delivery.failure
+
+    def _consume_with_patience(self, graceful_until: float) -> None:
+        while not self._stop.is_set():
+            try:
+                self._consume()
+                return
+            except ServiceRefusedError as error:
+                if time.monotonic() > graceful_until:
+                    raise
+                log.warning("bridge.refused", error=str(error))
+                # Not stop.wait: the signal handler, on this same thread, would wait for the lock inside.
+                time.sleep(GRACE_PAUSE)
+
+    def _consume(self) -> None:
+        """Consume as one member of the group, until stopped or something fails."""
+        self._consumer = EventConsumer(
+            self._settings,
+            list(self._translator.topics),
+            self._settings.kafka_consumer_group,
+            on_assigned=self._on_assigned,
+            on_revoked=self._on_revoked,
+            on_lost=self._on_lost,
+            on_restarted=self._on_restarted,
+        )
+        log.info("bridge.started", topics=sorted(self._translator.topics))
+        try:
+            while not self._stop.is_set() and self._delivery.failure is None:
+                self._throttle.apply(self._consumer)
+                if self._throttle.full:
+                    time.sleep(FULL_SECONDS)
+                else:
+                    self._take_all(self._consumer.poll(POLL_RECORDS, POLL_SECONDS))
+                self._delivery.tick()
+                self._commit_when_due()
+                self._report_when_due()
+            self._finish()
+        finally:
+            # Before closing: the callback inside would wait for a delivery that may have ended.
+            self._tracker.revoke(self._tracker.partitions())
+            self._consumer.close()
+            log.info("bridge.stopped", events=self._usage.passed)
+
+    def _take_all(self, records: Sequence[ReceivedRecord]) -> None:
+        for record in records:
+            self._take(record)
+        self._tracker.reach(self._consumer.take_ends())
+        for topic, polled in Counter(record.topic for record in records).items():
+            metrics.EVENTS_POLLED.labels(topic).inc(polled)
+
+    def _take(self, record: ReceivedRecord) -> None:
+        ticket = self._tracker.take(Partition(record.topic, record.partition), record.offset)
+        if ticket is None:
+            return
+        content = self._translator.translate(record)
+        if content is None:
+            metrics.TOMBSTONES.labels(record.topic).inc()
+            self._tracker.settle(ticket)
+            return
+        size = len(record.value or b"") + len(record.key or b"")
+        self._usage.add(size)
+        settings = self._settings
+        entries = entries_of(content, ticket, size, settings.kafka_consumer_group, settings.task_queue)
+        for entry in entries:
+            self._delivery.put(entry)
+        if not entries:
+            # No stage of its job reads the topic.
+            self._tracker.settle(ticket)
+            self._usage.remove(size)
+
+    def _commit_when_due(self) -> None:
+        since = time.monotonic() - self._committed_at
+        if since >= (COMMIT_SOON if self._throttle.wants_commit() else COMMIT_EVERY):
+            self._committed_at = time.monotonic()
+            self._gauges.note(self._consumer.unread())
+            self._commit(self._tracker.partitions())
+
+    def _commit(self, partitions: Iterable[Partition]) -> None:
+        committable = self._tracker.committable()
+        offsets = {partition: committable[partition] for partition in partitions if partition in committable}
+        try:
+            self._consumer.commit(offsets)
+        except ServiceError as error:
+            # Later; what is not committed is repeated, never lost.
+            log.warning("bridge.commit_failed", error=str(error))
+        else:
+            self._tracker.committed(offsets)
+
+    def _finish(self) -> None:
+        partitions = self._tracker.partitions()
+        if self._delivery.failure is None and not self._delivery.drain(partitions, self._delivery.stop_wait):
+            log.warning("bridge.unfinished", repeated=sum(map(self._tracker.span, partitions)))
+        self._commit(partitions)
+        self._delivery.stop()
+
+    def _on_assigned(self, partitions: list[Partition]) -> None:
+        log.info("bridge.assigned", partitions=_names(partitions))
+        self._delivery.on_assigned(partitions)
+        self._tracker.assign(partitions)
+        self._throttle.forget(partitions)
+
+    def _on_revoked(self, partitions: list[Partition]) -> None:
+        """Commit what is done while the partitions are still this member's: the next one repeats the rest."""
+        held = [partition for partition in partitions if partition in self._tracker.partitions()]
+        if held:
+            self._delivery.drain(held, REVOKE_WAIT)
+            self._commit(held)
+        log.info("bridge.revoked", partitions=_names(partitions))
+        self._tracker.revoke(partitions)
+        self._throttle.forget(partitions)
+        if held:
+            self._delivery.resume()
+
+    def _on_lost(self, partitions: list[Partition]) -> None:
+        """Forget partitions that another member has already: nothing of them may be committed."""
+        log.warning("bridge.lost", partitions=_names(partitions))
+        self._tracker.revoke(partitions)
+        self._throttle.forget(partitions)
+
+    def _on_restarted(self, restart: Restart) -> None:
+        """Follow a partition from its first record, and report why it is read from there."""
+        topic, number = restart.partition
+        log.error(RESTARTS[restart.reason], topic=topic, partition=number, lost=restart.lost)
+        metrics.EVENTS_EXPIRED.labels(topic).inc(restart.lost)
+        self._throttle.forget([restart.partition])
+        if restart.reason != "expired":
+            self._tracker.restart(restart.partition)
+
+    def _report_when_due(self) -> None:
+        now = time.monotonic()
+        if now < self._next_report:
+            return
+        self._next_report = now + REPORT_EVERY
+        spans = {p: span for p in self._tracker.partitions() if (span := self._tracker.span(p))}
+        if spans:
+            log.info("bridge.progress", events=self._usage.passed, uncommitted=sum(spans.values()))
+
+
+def _names(partitions: Iterable[Partition]) -> list[str]:
+    return [f"{partition.topic}[{partition.number}]" for partition in sorted(partitions)]

@@ -1,0 +1,145 @@
+"""The bridge as a process: settings, logs, signals, the health endpoint and the exit code."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+import structlog
+
+from pipeline.author.registry import REGISTRY
+from pipeline.bridge.agreement import Agreement
+from pipeline.bridge.bridge import Bridge
+from pipeline.bridge.delivery import SqsDelivery
+from pipeline.bridge.knownplans import KnownPlans
+from pipeline.deadletters.periodicsweep import periodic_sweep
+from pipeline.errors import ConfigurationError, PipelineError
+from pipeline.infra.startchecks import check_start
+from pipeline.kafka import KafkaAdmin
+from pipeline.observe.embedded import serve_health
+from pipeline.settings import Settings
+from pipeline.telemetry import logs, tracing
+from pipeline.telemetry.terminal import clean
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = structlog.get_logger(__name__)
+
+
+def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
+    """Run a bridge: turn Kafka events into tasks on SQS until the process is told to stop.
+
+    A service's own bridge is this call::
+
+        from pipeline.bridge import run
+        from pipeline.celery import app
+
+        if __name__ == "__main__":
+            run(app)
+
+    It loads the stages of TASK_MODULES, checks topics, queues and table, serves health on HEALTH_PORT, sweeps
+    for jobs that stopped moving, and consumes as one member of KAFKA_CONSUMER_GROUP. ``app`` is the app of
+    ``pipeline.celery``. ``stop``: return once it is set, with what is done committed; without it SIGTERM and
+    SIGINT stop the bridge.
+
+    Ends the process (``SystemExit``) with one line on stderr when it cannot go on: exit code 2 for a
+    configuration that must change, 1 for a service that refuses. With USE_SQS_TASK_PROCESSING=false there is
+    nothing to send to: call ``pipeline.inline.run`` then. ``celery -A pipeline bridge`` calls the one of the
+    two that the settings ask for.
+    """
+
+    def send(settings: Settings, stop: threading.Event) -> None:
+        if not settings.use_sqs_task_processing:
+            raise ConfigurationError(
+                "USE_SQS_TASK_PROCESSING=false: this bridge sends tasks to SQS. Start "
+                '"celery -A pipeline bridge", or call pipeline.inline.run: both run the stages themselves.'
+            )
+        with checked(settings), periodic_sweep(settings, REGISTRY), agreed(settings) as (plans, topics):
+            Bridge(settings, plans, topics, SqsDelivery.make(settings, REGISTRY, plans)).run(stop)
+
+    run_process(app, send, stop)
+
+
+def run_process(
+    app: "Celery", bridge: Callable[[Settings, threading.Event], None], stop: threading.Event | None
+) -> None:
+    """Set up the process, run ``bridge`` in it until ``stop`` is set, and end it with an exit code on error.
+
+    While KAFKA_ENABLED=false it only waits. No thread runs before ``bridge`` is called: it may fork.
+    """
+    stop = stop or _stop_on_signals()
+    try:
+        with _set_up(app) as settings:
+            if settings.kafka_enabled:
+                bridge(settings, stop)
+            else:
+                _wait(settings, stop)
+    except PipelineError as error:
+        log.critical("bridge.refused", error=str(error))
+        click.echo(clean(f"Error: {error}"), err=True)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+@contextmanager
+def checked(settings: Settings) -> Iterator[None]:
+    """Serve health, and refuse to start where events or tasks would be lost."""
+    if not REGISTRY.consumed_topics:
+        raise ConfigurationError(
+            f"No stage in TASK_MODULES ({', '.join(settings.task_modules)}): there is nothing to consume."
+        )
+    with serve_health(settings, REGISTRY):
+        check_start(settings, REGISTRY)
+        yield
+
+
+@contextmanager
+def agreed(settings: Settings) -> Iterator[tuple[KnownPlans, Sequence[str]]]:
+    """Announce this bridge to the others of its service; give the plans they share and topics to consume."""
+    agreement = Agreement.make(settings, REGISTRY)
+    agreement.start()
+    try:
+        yield agreement.plans, agreement.topics(settings, KafkaAdmin(settings).topics())
+    finally:
+        agreement.close()
+
+
+@contextmanager
+def _set_up(app: "Celery") -> Iterator[Settings]:
+    settings = getattr(app, "settings", None)
+    if not isinstance(settings, Settings):
+        raise ConfigurationError("A bridge needs the app of pipeline.celery: celery -A pipeline bridge")
+    logs.log_to_stderr(settings.log_level)
+    tracing.start(settings.service_name, os.environ)
+    try:
+        app.loader.init_worker()
+        yield settings
+    finally:
+        tracing.stop()
+
+
+def _wait(settings: Settings, stop: threading.Event) -> None:
+    effect = "nothing is taken from Kafka, nothing is committed"
+    log.warning("bridge.off", switches=["KAFKA_ENABLED"], effect=effect)
+    with serve_health(settings, REGISTRY):
+        while not stop.is_set():
+            # Not stop.wait: the signal handler, on this same thread, would wait for the lock inside.
+            time.sleep(0.2)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        log.info("bridge.stopping", signal=signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+    return stop

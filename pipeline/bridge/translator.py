@@ -1,0 +1,229 @@
+"""Translation of Kafka records: a task for each stage that reads the topic, or a rejection.
+
+A tombstone (a record without a value) makes tasks for the stages that ask for it; the others pass it over.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Self
+
+from pipeline.bridge.knownplans import KnownPlans
+from pipeline.errors import InvalidEventError
+from pipeline.jobs import NewJob
+from pipeline.kafka import ReceivedRecord
+from pipeline.settings import Settings
+from pipeline.wire import events, identity, taskmessage
+from pipeline.wire.events import Coordinates, Event, redrive_of
+from pipeline.wire.plans import JobPlan, Route
+from pipeline.wire.redaction import redact
+from pipeline.wire.taskmessage import TaskMessage
+from pipeline.worker.child.outcome import MESSAGE_LIMIT
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejection:
+    """An event that cannot become a task, or was given up on as one."""
+
+    record: ReceivedRecord
+    #: None for a record that is no event.
+    event: Event | None = None
+    #: The job it belongs to, when it is known.
+    job_id: str | None = None
+    #: That job, to be opened first, so that its failure is seen; None when it was opened before.
+    job: NewJob | None = None
+    #: The exception's class, and its message: redacted and cut here, as it may quote the event.
+    error: str
+    message: str
+    #: The stage whose task it cannot become, or in which it failed; None for all stages of the topic.
+    stage: str | None = None
+    #: Failed runs, and the traceback of the last, where its stage was run.
+    attempts: int = 0
+    traceback: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", redact(self.message)[:MESSAGE_LIMIT])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EventTasks:
+    """The tasks of one event."""
+
+    record: ReceivedRecord
+    event: Event
+    job_id: str
+    #: The job, to be opened before any of its tasks leaves; None when an earlier event opened it.
+    job: NewJob | None
+    #: When the job was submitted; seconds since 1970.
+    submitted_at: float
+    #: Logical name of its topic.
+    topic: str
+    #: The job's plan; None where only the job's record can tell it.
+    plan: JobPlan | None
+    #: Whether ``plan`` is the job's for certain, unless the record of a job to be opened was there before.
+    is_certain: bool
+    #: One for each stage of the plan that reads the topic.
+    tasks: tuple[tuple[Route, TaskMessage], ...]
+
+    def under(self, plan: JobPlan, routes: Iterable[Route]) -> Self:
+        """Return the event with the tasks of ``routes``, the stages of ``plan`` that read its topic.
+
+        A tombstone makes those of the stages that ask for it.
+        """
+        tasks = (
+            (route, taskmessage.for_event(route, self.event, self.job_id, self.submitted_at, plan.id))
+            for route in routes
+            if self.record.value is not None or route.tombstones
+        )
+        return replace(self, plan=plan, is_certain=True, tasks=tuple(tasks))
+
+    def apart(self) -> Self:
+        """Return the event with a job of its own on this topic: on another one it began the same job."""
+        assert self.job is not None
+        job_id = identity.further_job_id(self.job_id, self.topic)
+        return replace(self, job_id=job_id, job=replace(self.job, job_id=job_id))
+
+    def reject(
+        self, stage: str | None, error: str, message: str, *, attempts: int = 0, traceback: str = ""
+    ) -> Rejection:
+        """Return the rejection of this event as a task of ``stage``; its job has been opened."""
+        return Rejection(
+            record=self.record,
+            event=self.event,
+            job_id=self.job_id,
+            error=error,
+            message=message,
+            stage=stage,
+            attempts=attempts,
+            traceback=traceback,
+        )
+
+
+class Translator:
+    """Translates the records of a service's topics. It runs no user code and asks no service."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plans: KnownPlans,
+        topics: Iterable[str],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``topics``: the logical names of those to consume."""
+        self._settings = settings
+        self._plans = plans
+        self._clock = clock
+        #: The Kafka topics to consume, and the logical name of each.
+        self.topics = {settings.topic(name): name for name in topics}
+
+    def translate(self, record: ReceivedRecord) -> EventTasks | Rejection | None:
+        """Return the tasks of a record, or why it has none; None for a tombstone that no stage asks for."""
+        if record.value is None and not self._plans.take_tombstones(self.topics[record.topic]):
+            return None
+        expired = True
+        try:
+            self.check_age(record)
+            expired = False
+            return self._tasks(record, event_of(record))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not block a partition either
+            return self._reject(record, error, expired=expired)
+
+    def check_age(self, record: ReceivedRecord) -> None:
+        """Refuse an event older than any record of its job: its counters are gone and would count anew."""
+        written = _first_written(record)
+        days = (self._clock() - written) / _DAY
+        # A record without a timestamp (-1, of an old broker) has no age.
+        if written > 0 and days > self._settings.job_expiry_days:
+            raise InvalidEventError(
+                f"the event is {days:.1f} days old, and records of jobs expire after "
+                f"{self._settings.job_expiry_days} (JOB_EXPIRY_DAYS): what of it was done is no longer known"
+            )
+
+    def job_of(self, event: Event, record: ReceivedRecord) -> tuple[str, float, NewJob | None]:
+        """Return an event's job id, when the job was submitted, and the job where this event is its first."""
+        job_id, begins = event.job_in(self._settings.service_name, self.topics[record.topic])
+        submitted_at = self._submitted_at(record, event.submitted_at)
+        job = self._new_job(record, job_id, event.entity_id, submitted_at, event.plan_id) if begins else None
+        return job_id, submitted_at, job
+
+    def _tasks(self, record: ReceivedRecord, event: Event) -> EventTasks:
+        job_id, submitted_at, job = self.job_of(event, record)
+        plan = job.plan if job else self._plans.find(event.plan_id)
+        tasks = EventTasks(
+            record=record,
+            event=event,
+            job_id=job_id,
+            # A topic that only an earlier deployment consumes begins no job any more.
+            job=job if job and job.plan.stages else None,
+            submitted_at=submitted_at,
+            topic=self.topics[record.topic],
+            plan=plan,
+            is_certain=plan is not None and plan.id == event.plan_id,
+            tasks=(),
+        )
+        if plan is None:
+            return tasks
+        return replace(tasks.under(plan, self._plans.routes(plan, tasks.topic)), is_certain=tasks.is_certain)
+
+    def _submitted_at(self, record: ReceivedRecord, claimed: float | None = None) -> float:
+        """Return when the job was submitted, never later than its event was written.
+
+        How long ago that is decides whether a task may be a replay; a producer's own clock or claim of a
+        later moment must not hide one.
+        """
+        known = [self._clock(), claimed, _first_written(record)]
+        return min(moment for moment in known if moment is not None and moment > 0)
+
+    def _new_job(
+        self,
+        record: ReceivedRecord,
+        job_id: str,
+        entity_id: str,
+        submitted_at: float,
+        plan_id: str | None = None,
+    ) -> NewJob:
+        topic = self.topics[record.topic]
+        return NewJob(
+            job_id=job_id,
+            entity_id=entity_id,
+            topic=topic,
+            plan=self._plans.beginning(topic, plan_id, tombstone=record.value is None),
+            submitted_at=submitted_at,
+        )
+
+    def _reject(self, record: ReceivedRecord, error: Exception, *, expired: bool) -> Rejection:
+        job_id, begins = events.job_named(
+            self._settings.service_name, record.headers, self.topics[record.topic]
+        )
+        job = None
+        if job_id and begins and not expired:
+            # Without a record nobody would see the job fail.
+            entity_id = (record.key or b"").decode(errors="replace")[: events.ENTITY_LIMIT] or job_id
+            job = self._new_job(record, job_id, entity_id, self._submitted_at(record))
+            job = job if job.plan.stages else None
+        return Rejection(
+            record=record, job_id=job_id, job=job, error=type(error).__name__, message=str(error)
+        )
+
+
+def event_of(record: ReceivedRecord) -> Event:
+    """Return the event in a record, of a tombstone with null as its data; raises ``InvalidEventError``."""
+    return events.decode(
+        key=record.key,
+        value=b"null" if record.value is None else record.value,
+        headers=record.headers,
+        coordinates=Coordinates(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp_ms=record.timestamp_ms,
+        ),
+    )
+
+
+def _first_written(record: ReceivedRecord) -> float:
+    """Return when the event was first written, in seconds since 1970: before its redrive, if any."""
+    redrive = redrive_of(record.headers, record.topic, record.key, record.value)
+    return (redrive or record).timestamp_ms / 1000

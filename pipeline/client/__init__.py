@@ -1,0 +1,1 @@
+"""The client's side of jobs: submit them, and wait until they have ended."""

@@ -1,0 +1,1 @@
+"""Celery's control plane over Kafka: task events, inspect and remote control."""

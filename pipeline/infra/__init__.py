@@ -1,0 +1,1 @@
+"""The needs of a service, described once: compared, provisioned, checked, exported, granted by policies."""

@@ -1,1 +1,0 @@
-"""What a person looks at: topics, groups and queues as they are now. Reads only."""

@@ -1,0 +1,1 @@
+"""Formats that outlive the code: events, task messages, dead letters, error events, plans and ids. No I/O."""

@@ -1,0 +1,111 @@
+"""Bootsteps of the worker: the checks before it starts, its health server, and its runtime."""
+
+import os
+import resource
+from typing import Any
+
+from celery import bootsteps
+
+from pipeline.author.registry import REGISTRY
+from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.infra.startchecks import check_start
+from pipeline.observe.embedded import health_server
+from pipeline.telemetry import tracing
+from pipeline.worker.celerychecks import (
+    check_celery_settings,
+    check_open_files,
+    check_pool,
+    check_tasks,
+    pool_name,
+    report_queues,
+    start_refused,
+)
+from pipeline.worker.consumer import EVENTS_EVERY, TIMERS_EVERY, drop_cancelled_timers
+from pipeline.worker.runtime import WorkerRuntime
+
+
+class Preflight(bootsteps.Step):  # type: ignore[misc]
+    """Refuses to start rather than lose a task later."""
+
+    # After its ``__init__``, which reads --autoscale; it forks when it is started.
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        try:
+            pool = pool_name(worker.pool_cls)
+            check_pool(pool, REGISTRY)
+            check_tasks(worker.app.tasks)
+            check_celery_settings(worker.app.conf)
+            takes = sorted(worker.app.amqp.queues.consume_from)
+            processes = (worker.max_concurrency or worker.concurrency) if pool == "prefork" else 0
+            check_open_files(
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                processes,
+                len(takes),
+                serves_health=worker.app.settings.health_port is not None,
+            )
+            check_start(worker.app.settings, REGISTRY, takes)
+            report_queues(worker.app.settings, REGISTRY, takes)
+            # Before the pool forks.
+            tracing.start(worker.app.settings.service_name, os.environ)
+        except (ConfigurationError, ServiceError) as error:
+            raise start_refused(error) from error
+
+
+class Runtime(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Makes the worker's runtime. Celery's consumer starts after every other step of the worker."""
+
+    # After the pool: its children must not inherit the runtime's threads and connections.
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, worker: Any) -> None:
+        """Make it: the consumer and its requests find it at ``worker.runtime``."""
+
+        def event_sender() -> Any:
+            events = worker.consumer.event_dispatcher
+            return events.send if events else None
+
+        worker.runtime = WorkerRuntime(
+            worker.app.settings,
+            REGISTRY,
+            node_name=worker.hostname,
+            pool=pool_name(worker.pool_cls),
+            event_sender=event_sender,
+        )
+
+
+class Health(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Serves health on ``HEALTH_PORT``, in a daemon thread of the worker's parent process."""
+
+    requires = (Runtime,)
+
+    def include_if(self, worker: Any) -> bool:
+        """Whether a port is set."""
+        return worker.app.settings.health_port is not None
+
+    def create(self, worker: Any) -> Any:
+        """Return the server, which Celery starts and stops."""
+        return health_server(worker.app.settings, REGISTRY, lambda: worker.runtime.source.stuck())
+
+
+class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Keeps the runtime going from connection to connection, and closes it after the pool's last result."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Start the timers, which end with each connection."""
+        consumer.runtime.watch_loop(True)
+        consumer.hub.call_repeatedly(EVENTS_EVERY, consumer.flush_events)
+        consumer.hub.call_repeatedly(TIMERS_EVERY, drop_cancelled_timers, consumer.hub.timer)
+
+    def stop(self, consumer: Any) -> None:
+        """The event loop ends, at a reconnect or for good; what the pool still runs stays ours."""
+        consumer.runtime.watch_loop(False)
+        consumer.flush_events()
+
+    def shutdown(self, consumer: Any) -> None:
+        """Close the runtime: Celery calls this once the pool has ended."""
+        consumer.runtime.close()
+        tracing.stop()

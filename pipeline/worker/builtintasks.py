@@ -1,0 +1,23 @@
+"""Celery's own tasks: which of them a worker runs.
+
+Celery registers them in every app. Most are never sent where no results are stored, and one that others send
+publishes tasks to any queue with the worker's rights (``celery.group``).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.worker.child.stagetask import StageTask
+from pipeline.worker.errbacks import NAME
+
+#: Tasks that ``task.map``, ``starmap`` and ``chunks`` send, for plain tasks.
+FOR_PLAIN_TASKS: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+#: The beginning of the names of Celery's own tasks.
+CELERYS: Final = "celery."
+
+
+def refused_builtins(tasks: Mapping[str, Any]) -> frozenset[str]:
+    """Return the names of Celery's own tasks that no part of an app with these tasks sends."""
+    builtins = {name for name in tasks if name.startswith(CELERYS)}
+    has_plain = any(not isinstance(tasks[name], StageTask) for name in tasks.keys() - builtins - {NAME})
+    return frozenset(builtins - FOR_PLAIN_TASKS if has_plain else builtins)

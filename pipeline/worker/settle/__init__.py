@@ -1,0 +1,1 @@
+"""Settlement: what follows a task's run, in the worker's parent process."""

@@ -1,0 +1,88 @@
+"""A user's stages, as a type checker sees them: checked with mypy --strict, never run.
+
+A ``type: ignore`` that is not needed is an error, so each of them says that the checker finds this fault.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import assert_type
+
+from pipeline import CurrentTask, PermanentError, Retry, Stage, current_task, stage
+
+
+@dataclass
+class Line:
+    """One line of an order."""
+
+    article: str
+    amount: int
+
+
+@dataclass
+class Order:
+    """An order."""
+
+    lines: list[Line]
+
+
+@stage(consumes="order-placed", emits="order-priced", retries=3, time_limit=60, tolerate=0.05)
+def price(line: Line) -> int:
+    """Return the price of a line."""
+    if not line.amount:
+        raise PermanentError(f"{line.article}: the amount is 0")
+    if line.amount > 100:
+        raise Retry(5, "the warehouse is asked later")
+    return 10 * line.amount
+
+
+@price.split
+def lines(order: Order) -> Iterator[Line]:
+    """Divide an order."""
+    yield from order.lines
+
+
+@price.gather
+def total(order: Order, prices: Iterable[int]) -> float | None:
+    """Add up the prices."""
+    return sum(prices) / len(order.lines) if order.lines else None
+
+
+@stage(consumes="order-priced", ordered="strict", queue="mails.fifo")
+def mail(amount: float) -> None:
+    """Send a mail."""
+    task = current_task()
+    assert_type(task, CurrentTask | None)
+    if task is not None:
+        assert_type(task.entity_id, str)
+        assert_type(task.missing, tuple[int, ...])
+
+
+# A stage keeps the types of its function, and so do split and gather.
+assert_type(price, Stage[Line, int])
+assert_type(price(Line("a", 1)), int)
+assert_type(lines, Callable[[Order], Iterable[Line]])
+assert_type(total, Callable[[Order, Iterable[int]], float | None])
+assert_type(mail, Stage[float, None])
+
+# Faults are found.
+price("a")  # type: ignore[arg-type]
+stage(emits="order-priced")  # type: ignore[call-arg]
+Retry()  # type: ignore[call-arg]
+
+
+@stage(consumes="other")  # type: ignore[arg-type]
+def two_parameters(line: Line, other: int) -> int:
+    """Take more than the data."""
+    return line.amount + other
+
+
+@price.split  # type: ignore[arg-type]
+def wrong_parts(order: Order) -> Iterator[str]:
+    """Make parts that the stage does not take."""
+    yield from (line.article for line in order.lines)
+
+
+@price.gather  # type: ignore[arg-type]
+def wrong_results(order: Order, prices: Iterable[str]) -> int:
+    """Gather results that the stage does not return."""
+    return len(list(prices))
