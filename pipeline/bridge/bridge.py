@@ -65,7 +65,7 @@ class Bridge:
         self._delivery = delivery
         self._tracker, self._usage = delivery.tracker, delivery.usage
         self._throttle = Throttle(
-            delivery.queues, self._tracker, self._usage, max_age=MAX_AGE if delivery.quick else math.inf
+            delivery.deep_topics, self._tracker, self._usage, max_age=MAX_AGE if delivery.quick else math.inf
         )
         self._gauges = Gauges(self._tracker, self._usage, self._translator.topics, ages=delivery.quick)
         self._stop = threading.Event()
@@ -79,12 +79,10 @@ class Bridge:
         """
         self._stop = stop
         self._delivery.start()
-        self._throttle.start()
         metrics.at_scrape("bridge", self._gauges.show)
         try:
             self._consume_with_patience(time.monotonic() + GRACE)
         finally:
-            self._throttle.close()
             self._delivery.close()
         if self._delivery.failure:
             raise self._delivery.failure

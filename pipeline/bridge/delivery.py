@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import ClassVar
 
-from pipeline.author.registry import Registry
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.offsets import OffsetTracker
 from pipeline.bridge.outbox import REJECTED, UNPLANNED, Entry, Outbox, task_entries
+from pipeline.bridge.queuedepths import QueueDepths
 from pipeline.bridge.rejects import Rejects
 from pipeline.bridge.throttle import BufferUsage
 from pipeline.bridge.translator import EventTasks, Rejection
@@ -56,11 +56,10 @@ class Delivery:
         plans: KnownPlans,
         task_queue: str,
         *,
-        queues: Sequence[SqsQueue] = (),
         threads: int,
         batch: int,
     ) -> None:
-        """``threads`` take up to ``batch`` entries each; ``queues``: those that must not get too deep.
+        """``threads`` take up to ``batch`` entries each.
 
         ``task_queue``: the name of the queue of stages that name none.
         """
@@ -68,7 +67,6 @@ class Delivery:
         self._task_queue = task_queue
         self.tracker = OffsetTracker()
         self.usage = BufferUsage()
-        self.queues = queues
         self._outbox = outbox
         self._ledger = ledger
         self._producer = producer
@@ -96,6 +94,10 @@ class Delivery:
 
     def on_assigned(self, partitions: Collection[Partition]) -> None:
         """Prepare for the events of new partitions; called before the first of them is taken."""
+
+    def deep_topics(self) -> Collection[str]:
+        """Return the Kafka topics of which nothing more may be taken, because a queue is too deep."""
+        return ()
 
     def drain(self, partitions: Collection[Partition], timeout: float) -> bool:
         """Wait until all that was taken of these partitions is settled; False when time ran out first."""
@@ -263,8 +265,7 @@ class SqsDelivery(Delivery):
         producer: EventProducer,
         plans: KnownPlans,
         task_queue: str,
-        *,
-        queues: Sequence[SqsQueue] = (),
+        depths: QueueDepths,
     ) -> None:
         super().__init__(
             outbox,
@@ -274,21 +275,19 @@ class SqsDelivery(Delivery):
             producer,
             plans,
             task_queue,
-            queues=queues,
             threads=SEND_THREADS,
             batch=SEND_BATCH,
         )
         self._queue_named = queue_named
+        self._depths = depths
 
     @classmethod
-    def make(cls, settings: Settings, registry: Registry, plans: KnownPlans) -> "SqsDelivery":
+    def make(cls, settings: Settings, plans: KnownPlans) -> "SqsDelivery":
         """Return the delivery of a service's bridge."""
         patience, producer, client = Patience(), EventProducer(settings, "bridge"), sqs_client(settings)
         ledger = Ledger(settings, JobStore(settings), producer, patience)
         rejects = Rejects(settings, plans, ledger)
         queue_named = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
-        names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
-        queues = [queue_named(name) for name in names]
         return cls(
             queue_named,
             Outbox(),
@@ -298,8 +297,22 @@ class SqsDelivery(Delivery):
             producer,
             plans,
             settings.task_queue,
-            queues=queues,
+            QueueDepths(settings, plans, queue_named),
         )
+
+    def start(self) -> None:
+        """Start the threads, and the one that asks how deep the queues are."""
+        self._depths.start()
+        super().start()
+
+    def close(self) -> None:
+        """End them."""
+        self._depths.close()
+        super().close()
+
+    def deep_topics(self) -> Collection[str]:
+        """Return the Kafka topics that feed a queue that is too deep."""
+        return self._depths.deep_topics
 
     def _deliver(self, entries: Sequence[Entry]) -> None:
         queue = self._queue_named(entries[0].destination)

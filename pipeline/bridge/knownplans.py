@@ -75,6 +75,17 @@ class KnownPlans:
         """Whether a stage of any deployment asks for tombstones on ``topic``."""
         return any(route.tombstones and route.consumes == topic for route in self._known.newest.values())
 
+    def queues(self) -> dict[str, frozenset[str | None]]:
+        """Return the queues that events of each topic make tasks on, of any known plan.
+
+        None stands for the service's task queue.
+        """
+        plans = self._known.plans.values()
+        return {
+            topic: frozenset(route.queue for plan in plans for route in self.routes(plan, topic))
+            for topic in self.topics
+        }
+
     def find(self, plan_id: str | None) -> JobPlan | None:
         """Return the plan with this id, if it is known."""
         return self._known.plans.get(plan_id) if plan_id else None

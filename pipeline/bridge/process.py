@@ -62,7 +62,7 @@ def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
                 '"celery -A pipeline bridge", or call pipeline.inline.run: both run the stages themselves.'
             )
         with checked(settings), periodic_sweep(settings, REGISTRY), agreed(settings) as (plans, topics):
-            Bridge(settings, plans, topics, SqsDelivery.make(settings, REGISTRY, plans)).run(stop)
+            Bridge(settings, plans, topics, SqsDelivery.make(settings, plans)).run(stop)
 
     run_process(app, send, stop)
 

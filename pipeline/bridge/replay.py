@@ -19,7 +19,7 @@ import structlog
 from pipeline.author.registry import Registry
 from pipeline.author.stages import Stage
 from pipeline.bridge.knownplans import KnownPlans
-from pipeline.bridge.throttle import MAX_DEPTH
+from pipeline.bridge.queuedepths import MAX_DEPTH
 from pipeline.bridge.translator import Translator, event_of
 from pipeline.errors import (
     ConfigurationError,

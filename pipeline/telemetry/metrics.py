@@ -121,6 +121,13 @@ PARTITION_LAG = Gauge(
     registry=REGISTRY,
 )
 
+TOPIC_PAUSED = Gauge(
+    "pipeline_topic_paused",
+    "1 while a bridge reads nothing of a topic, because a queue that it feeds is too deep.",
+    ["topic"],
+    registry=REGISTRY,
+)
+
 # ─── Dependencies: read when the metrics are read ───
 DEPENDENCY = Gauge(
     "pipeline_dependency",

@@ -121,7 +121,7 @@ class World:
     def make_bridge(self) -> Bridge:
         """A bridge of these stages, which asks no other for its deployment."""
         plans = KnownPlans(self.registry.routes)
-        delivery = SqsDelivery.make(self.settings, self.registry, plans)
+        delivery = SqsDelivery.make(self.settings, plans)
         return Bridge(self.settings, plans, plans.topics, delivery)
 
     @contextlib.contextmanager

@@ -132,6 +132,16 @@ class FakeProducer:
     def close(self, timeout: float) -> None: ...
 
 
+class FakeDepths:
+    """No queue is deep."""
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 class World:
     """A delivery to SQS around fakes."""
 
@@ -145,9 +155,10 @@ class World:
         ledger = Ledger(nothing, store, producer, Patience())
         plans = KnownPlans([READ.route])
         rejects: Any = self.rejects
+        depths: Any = FakeDepths()
         queue_named: Any = lambda _: self.queue  # noqa: E731 - the type is what is wanted
         self.delivery = SqsDelivery(
-            queue_named, Outbox(), ledger, rejects, Patience(), producer, plans, "tasks.fifo"
+            queue_named, Outbox(), ledger, rejects, Patience(), producer, plans, "tasks.fifo", depths
         )
         self.delivery.tracker.assign([P])
         self.delivery.start()

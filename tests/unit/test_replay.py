@@ -10,13 +10,13 @@ import pytest
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
+from pipeline.bridge.queuedepths import MAX_DEPTH
 from pipeline.bridge.replay import (
     Replay,
     Replayed,
     ReplayId,
     Window,
 )
-from pipeline.bridge.throttle import MAX_DEPTH
 from pipeline.cli.options import Moment
 from pipeline.errors import ServiceError, ServiceRefusedError
 from pipeline.jobs import NewJob, Opened

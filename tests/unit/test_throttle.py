@@ -1,4 +1,4 @@
-"""Reading pauses when too much is held, too much would be repeated, or queues are too deep."""
+"""Reading pauses when too much is held, too much would be repeated, or a topic's queue is too deep."""
 
 from typing import Any
 
@@ -7,13 +7,9 @@ import pytest
 from pipeline.bridge import throttle
 from pipeline.bridge.offsets import OffsetTracker, Ticket
 from pipeline.bridge.throttle import BufferUsage, Throttle
-from pipeline.errors import ServiceUnavailableError
 from pipeline.kafka import Partition
-from pipeline.sqs import QueueDepth
-from tests.loglines import log_lines
-from tests.processes import wait_until
 
-P, Q = Partition("letters", 0), Partition("letters", 1)
+P, Q = Partition("letters", 0), Partition("parcels", 0)
 
 
 class FakeConsumer:
@@ -33,22 +29,6 @@ class FakeConsumer:
         self.paused -= partitions
 
 
-class FakeQueue:
-    """As deep as told."""
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.away = False
-        self.broken = False
-
-    def depth(self) -> QueueDepth:
-        if self.away:
-            raise ServiceUnavailableError("away")
-        if self.broken:
-            raise KeyError("nobody expected it")
-        return QueueDepth(available=self.messages, in_flight=0, delayed=0)
-
-
 class World:
     """A throttle, and what it looks at."""
 
@@ -57,10 +37,9 @@ class World:
         self.tracker = OffsetTracker(clock=lambda: self.now)
         self.tracker.assign([P, Q])
         self.usage = BufferUsage()
-        self.queue = FakeQueue()
+        self.deep: set[str] = set()
         self.consumer = FakeConsumer()
-        queues: Any = [self.queue]
-        self.throttle = Throttle(queues, self.tracker, self.usage, clock=lambda: self.now)
+        self.throttle = Throttle(lambda: self.deep, self.tracker, self.usage, clock=lambda: self.now)
 
     def take(self, partition: Partition, count: int) -> list[Ticket]:
         tickets = [self.tracker.take(partition, n) for n in range(count)]
@@ -146,37 +125,26 @@ def test_all_pause_when_too_much_is_held(world: World, size: int) -> None:
     assert world.paused() == set()
 
 
-def test_all_pause_when_a_queue_is_deep(world: World) -> None:
-    """Above 120,000 messages in flight SQS shows no other group."""
-    world.queue.messages = throttle.MAX_DEPTH
-    world.throttle.measure_depth()
-    assert world.paused() == {P, Q}
-    world.queue.away = True
-    world.throttle.measure_depth()
-    assert world.paused() == {P, Q}
-    world.queue.away = False
-    world.queue.messages = throttle.MAX_DEPTH // 3
-    world.throttle.measure_depth()
+def test_a_topic_pauses_at_once_when_a_queue_that_it_feeds_is_deep(world: World) -> None:
+    """The other topics are read on, without a moment in which nothing is polled."""
+    world.deep = {"letters"}
+    assert not world.full()
+    assert world.consumer.paused == {P}
+    assert not world.full()
+    world.deep = set()
+    assert not world.full()
+    assert world.consumer.paused == set()
+
+
+def test_a_topic_of_a_deep_queue_stays_paused_though_its_span_is_short(world: World) -> None:
+    """Each limit holds by itself."""
+    tickets = world.take(P, throttle.MAX_SPAN)
+    assert world.paused() == {P}
+    world.deep = {"letters"}
+    world.settle(tickets)
+    assert world.paused() == {P}
+    world.deep = set()
     assert world.paused() == set()
-
-
-def test_what_nobody_expected_is_said_and_the_next_look_is_made(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A queue that was deep when the looking ended unseen would pause the bridge for as long as it lives."""
-    monkeypatch.setattr(throttle, "DEPTH_EVERY", 0.01)
-    world.queue.messages = throttle.MAX_DEPTH
-    world.throttle.measure_depth()
-    world.queue.broken = True
-    with log_lines(throttle) as lines:
-        world.throttle.start()
-        try:
-            wait_until(lambda: lines, "it is said")
-            world.queue.messages, world.queue.broken = 0, False
-            wait_until(lambda: not world.paused(), "the queue is found empty")
-        finally:
-            world.throttle.close()
-    assert lines[0]["event"] == "bridge.depth_failed"
 
 
 def test_a_partition_that_comes_back_is_not_taken_for_paused(world: World) -> None:
