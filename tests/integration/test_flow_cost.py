@@ -49,8 +49,7 @@ SPLIT_OF_FOUR = {
 }
 
 #: CPU of one of many split jobs, of bridge and worker with its children, as a multiple of the yardstick's: 7
-#: on a machine that does nothing else. Other tests at work on the same caches make it up to 1.8 times as
-#: much.
+#: on a machine that does nothing else. Other tests at work on the same caches make it 1.8 times as much.
 CPU_LIMIT = 2.5 * 7.0
 
 #: Jobs of a round that measures it; those before the first, which warm up; and rounds, of which one must do.
