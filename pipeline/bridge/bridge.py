@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import structlog
 
@@ -17,6 +17,7 @@ from pipeline.bridge.delivery import Delivery
 from pipeline.bridge.gauges import Gauges
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.outbox import entries_of
+from pipeline.bridge.pulse import Pulse
 from pipeline.bridge.throttle import MAX_AGE, Throttle
 from pipeline.bridge.translator import Translator
 from pipeline.errors import ServiceError, ServiceRefusedError
@@ -35,6 +36,9 @@ FULL_SECONDS = 0.05
 
 #: Seconds between commits, and where a partition is half way to its span (``throttle.MAX_SPAN``).
 COMMIT_EVERY, COMMIT_SOON = 1.0, 0.1
+
+#: Seconds to wait for the answer to the last commit; it takes milliseconds, or a coordinator's move.
+COMMIT_TIMEOUT = 10.0
 
 #: Seconds that a rebalance waits for what is in flight. What is not delivered then is repeated.
 REVOKE_WAIT = 10.0
@@ -57,7 +61,12 @@ class Bridge:
     """One member of the service's consumer group, from its start until it is stopped."""
 
     def __init__(
-        self, settings: Settings, plans: KnownPlans, topics: Iterable[str], delivery: Delivery
+        self,
+        settings: Settings,
+        plans: KnownPlans,
+        topics: Iterable[str],
+        delivery: Delivery,
+        pulse: Pulse,
     ) -> None:
         """``topics``: the logical names of those to consume. The bridge starts and closes ``delivery``."""
         self._settings = settings
@@ -68,8 +77,9 @@ class Bridge:
             delivery.deep_topics, self._tracker, self._usage, max_age=MAX_AGE if delivery.quick else math.inf
         )
         self._gauges = Gauges(self._tracker, self._usage, self._translator.topics, ages=delivery.quick)
+        self._pulse = pulse
         self._stop = threading.Event()
-        self._committed_at = 0.0
+        self._asked_at = 0.0
         self._next_report = 0.0
 
     def run(self, stop: threading.Event) -> None:
@@ -83,6 +93,7 @@ class Bridge:
         try:
             self._consume_with_patience(time.monotonic() + GRACE)
         finally:
+            self._pulse.stop()
             self._delivery.close()
         if self._delivery.failure:
             raise self._delivery.failure
@@ -109,6 +120,7 @@ class Bridge:
             on_revoked=self._on_revoked,
             on_lost=self._on_lost,
             on_restarted=self._on_restarted,
+            on_committed=self._on_committed,
         )
         log.info("bridge.started", topics=sorted(self._translator.topics))
         try:
@@ -116,11 +128,14 @@ class Bridge:
                 self._throttle.apply(self._consumer)
                 if self._throttle.full:
                     time.sleep(FULL_SECONDS)
+                    # The answer to a commit, which may make room, comes in a poll.
+                    self._take_all(self._consumer.poll(1, 0))
                 else:
                     self._take_all(self._consumer.poll(POLL_RECORDS, POLL_SECONDS))
                 self._delivery.tick()
                 self._commit_when_due()
                 self._report_when_due()
+                self._pulse.beat(self._consumer.unanswered())
             self._finish()
         finally:
             # Before closing: the callback inside would wait for a delivery that may have ended.
@@ -156,28 +171,34 @@ class Bridge:
             self._usage.remove(size)
 
     def _commit_when_due(self) -> None:
-        since = time.monotonic() - self._committed_at
-        if since >= (COMMIT_SOON if self._throttle.wants_commit() else COMMIT_EVERY):
-            self._committed_at = time.monotonic()
-            self._gauges.note(self._consumer.unread())
+        since = time.monotonic() - self._asked_at
+        if since < (COMMIT_SOON if self._throttle.wants_commit() else COMMIT_EVERY):
+            return
+        self._asked_at = time.monotonic()
+        self._gauges.note(self._consumer.unread())
+        unanswered = self._consumer.unanswered()
+        if not unanswered:
             self._commit(self._tracker.partitions())
+        elif unanswered > COMMIT_TIMEOUT:
+            log.warning("bridge.commit_failed", error=f"No answer in {COMMIT_TIMEOUT:g} s, still waiting")
 
     def _commit(self, partitions: Iterable[Partition]) -> None:
         committable = self._tracker.committable()
-        offsets = {partition: committable[partition] for partition in partitions if partition in committable}
-        try:
-            self._consumer.commit(offsets)
-        except ServiceError as error:
+        self._consumer.commit({each: committable[each] for each in partitions if each in committable})
+
+    def _on_committed(self, offsets: Mapping[Partition, int], error: ServiceError | None) -> None:
+        self._tracker.committed(offsets)
+        if error:
             # Later; what is not committed is repeated, never lost.
             log.warning("bridge.commit_failed", error=str(error))
-        else:
-            self._tracker.committed(offsets)
 
     def _finish(self) -> None:
         partitions = self._tracker.partitions()
         if self._delivery.failure is None and not self._delivery.drain(partitions, self._delivery.stop_wait):
             log.warning("bridge.unfinished", repeated=sum(map(self._tracker.span, partitions)))
         self._commit(partitions)
+        if not self._consumer.flush(COMMIT_TIMEOUT):
+            log.warning("bridge.commit_failed", error=f"No answer in {COMMIT_TIMEOUT:g} s")
         self._delivery.stop()
 
     def _on_assigned(self, partitions: list[Partition]) -> None:

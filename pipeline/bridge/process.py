@@ -18,6 +18,7 @@ from pipeline.bridge.agreement import Agreement
 from pipeline.bridge.bridge import Bridge
 from pipeline.bridge.delivery import SqsDelivery
 from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.pulse import Pulse
 from pipeline.deadletters.periodicsweep import periodic_sweep
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.infra.startchecks import check_start
@@ -61,8 +62,13 @@ def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
                 "USE_SQS_TASK_PROCESSING=false: this bridge sends tasks to SQS. Start "
                 '"celery -A pipeline bridge", or call pipeline.inline.run: both run the stages themselves.'
             )
-        with checked(settings), periodic_sweep(settings, REGISTRY), agreed(settings) as (plans, topics):
-            Bridge(settings, plans, topics, SqsDelivery.make(settings, plans)).run(stop)
+        pulse = Pulse()
+        with (
+            checked(settings, pulse),
+            periodic_sweep(settings, REGISTRY),
+            agreed(settings) as (plans, topics),
+        ):
+            Bridge(settings, plans, topics, SqsDelivery.make(settings, plans), pulse).run(stop)
 
     run_process(app, send, stop)
 
@@ -88,13 +94,13 @@ def run_process(
 
 
 @contextmanager
-def checked(settings: Settings) -> Iterator[None]:
-    """Serve health, and refuse to start where events or tasks would be lost."""
+def checked(settings: Settings, pulse: Pulse) -> Iterator[None]:
+    """Serve health, and refuse to start where events or tasks would be lost. ``pulse``: of the bridge."""
     if not REGISTRY.consumed_topics:
         raise ConfigurationError(
             f"No stage in TASK_MODULES ({', '.join(settings.task_modules)}): there is nothing to consume."
         )
-    with serve_health(settings, REGISTRY):
+    with serve_health(settings, REGISTRY, pulse.stuck):
         check_start(settings, REGISTRY)
         yield
 
@@ -127,7 +133,7 @@ def _set_up(app: "Celery") -> Iterator[Settings]:
 def _wait(settings: Settings, stop: threading.Event) -> None:
     effect = "nothing is taken from Kafka, nothing is committed"
     log.warning("bridge.off", switches=["KAFKA_ENABLED"], effect=effect)
-    with serve_health(settings, REGISTRY):
+    with serve_health(settings, REGISTRY, Pulse().stuck):
         while not stop.is_set():
             # Not stop.wait: the signal handler, on this same thread, would wait for the lock inside.
             time.sleep(0.2)

@@ -8,6 +8,7 @@ from pipeline.author.registry import REGISTRY
 from pipeline.bridge.bridge import Bridge
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.process import checked, run_process
+from pipeline.bridge.pulse import Pulse
 from pipeline.inline.children import Children
 from pipeline.inline.delivery import InlineDelivery
 from pipeline.settings import Settings
@@ -29,11 +30,12 @@ def run(app: "Celery", *, processes: int | None = None, stop: threading.Event | 
         children = Children(app, processes or os.cpu_count() or 1)
         children.start()
         try:
-            with checked(settings):
+            pulse = Pulse()
+            with checked(settings, pulse):
                 # It can run the stages of its own code only, so it follows no other deployment.
                 plans = KnownPlans(REGISTRY.routes)
                 delivery = InlineDelivery.make(settings, REGISTRY, children, plans)
-                Bridge(settings, plans, plans.topics, delivery).run(stop)
+                Bridge(settings, plans, plans.topics, delivery, pulse).run(stop)
         finally:
             children.end()
 

@@ -1,8 +1,8 @@
 """A member of a consumer group: batches, pause and resume, manual commits, partitions that come and go."""
 
-import threading
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from operator import methodcaller
 from typing import Any
 
@@ -10,7 +10,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
-from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import ServiceError, ServiceRefusedError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.positions import Partition, Positions, Restart
@@ -29,16 +29,18 @@ MAX_POLL_INTERVAL = 600
 #: Kafka's default is 45. Heartbeats come from a thread of librdkafka, however busy the loop is.
 SESSION_TIMEOUT = 15
 
-#: Seconds to wait for the answer to a commit; it takes milliseconds, or a coordinator's move.
-COMMIT_TIMEOUT = 10.0
-
+#: Seconds until librdkafka (default: 60) asks again where a broker does not answer a request, on another
+#: connection. It sends a commit three times at most, and reads no new partition before it is answered.
+ANSWER_TIMEOUT = 15
 
 #: The mend for one of two members with one name (static membership).
 SHARED_NAME = "another member of the group has this KAFKA_GROUP_INSTANCE_ID; give each bridge its own"
 
 
 OnPartitions = Callable[[list[Partition]], None]
-OnVendorPartitions = Callable[[list[TopicPartition]], None]
+#: Called with the offsets that are committed, and the error of those that are not.
+OnCommitted = Callable[[Mapping[Partition, int], ServiceError | None], None]
+OnVendorPartitions = Callable[[Consumer, list[TopicPartition]], None]
 
 #: ``answer.headers()``. The client (2.16) answers with an exception set where a name is not UTF-8. Python
 #: sees that in a call from C; in one that it has specialised (PEP 659) it raises the exception later and
@@ -58,6 +60,7 @@ def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
         # The end of a partition is reached without a record where transaction markers come last.
         "enable.partition.eof": True,
         "max.poll.interval.ms": MAX_POLL_INTERVAL * 1000,
+        "socket.timeout.ms": ANSWER_TIMEOUT * 1000,
         # Memory for events fetched ahead, per process.
         "queued.max.messages.kbytes": 32_768,
         "fetch.queue.backoff.ms": 50,
@@ -72,11 +75,11 @@ def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
 
 
 class EventConsumer:
-    """A member of a consumer group. One thread calls it.
+    """A member of a consumer group. One thread calls it: a call waits for that of another thread to return.
 
-    Nothing is committed by itself, and new partitions are not paused. The callbacks run inside ``poll`` and
-    ``close``. While ``on_revoked`` runs the partitions are still held: commit there. After ``on_lost``
-    another member has them: their offsets must not be committed.
+    Nothing is committed by itself, and new partitions are not paused. The callbacks run inside ``poll``,
+    ``flush`` and ``close``. While ``on_revoked`` runs the partitions are still held: commit there. After
+    ``on_lost`` another member has them: their offsets must not be committed.
     """
 
     def __init__(
@@ -89,20 +92,24 @@ class EventConsumer:
         on_revoked: OnPartitions,
         on_lost: OnPartitions,
         on_restarted: Callable[[Restart], None] = lambda _: None,
+        on_committed: OnCommitted = lambda *_: None,
     ) -> None:
-        self._consumer = make_client(Consumer, consumer_configuration(settings, group))
-        self._positions = Positions(self._consumer, settings, on_restarted)
+        configuration = consumer_configuration(settings, group) | {"on_commit": self._answer}
+        self._consumer = make_client(Consumer, configuration)
+        self._positions = Positions(self._consumer, settings, self._restarting(on_restarted))
         #: Of each partition whose end was reached since ``take_ends``, that end.
         self._ends: dict[Partition, int] = {}
         self._failure: ServiceError | None = None
-        #: The answer of the last commit. Not its thread, which ends later than it answers.
-        self._committing: Future[list[TopicPartition]] | None = None
-        self._in_callback = False
+        self._on_committed = on_committed
+        #: The last offset asked to be committed, of each partition as it is held now.
+        self._asked: dict[Partition, int] = {}
+        #: When each commit without an answer was asked for, oldest first.
+        self._unanswered: deque[float] = deque()
         self._consumer.subscribe(
             list(topics),
-            on_assign=self._calling(self._starting(on_assigned)),
-            on_revoke=self._calling(self._leaving(on_revoked)),
-            on_lost=self._calling(self._leaving(on_lost)),
+            on_assign=self._starting(on_assigned),
+            on_revoke=self._leaving(on_revoked),
+            on_lost=self._leaving(on_lost),
         )
 
     def poll(self, max_messages: int, timeout: float) -> list[ReceivedRecord]:
@@ -153,84 +160,94 @@ class EventConsumer:
         return found
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit the next offset to read of each partition; waits ``COMMIT_TIMEOUT`` s at most.
+        """Ask Kafka to commit the next offset to read of each partition; ``on_committed`` has the answer.
 
-        After a ServiceError none, some or all are committed: committing again does no harm.
+        In ``on_revoked`` it is sent before the partitions are given away, and they wait for the answer. What
+        is asked before they go is not told afterwards.
         """
         if not offsets:
             return
-        if self._is_committing():
-            raise ServiceUnavailableError("Could not commit offsets: the last commit has no answer yet")
         asked = [
             TopicPartition(*partition, offset, metadata=self._positions.note(partition.topic))
             for partition, offset in offsets.items()
         ]
+        self._asked |= offsets
+        self._unanswered.append(time.monotonic())
         try:
-            answers = self._commit(asked) if self._in_callback else self._commit_within(asked)
-        except TimeoutError as error:
-            raise ServiceUnavailableError(f"Could not commit offsets in {COMMIT_TIMEOUT:g} s") from error
+            # Not one that waits for the answer: without brokers it takes minutes, in which no call returns.
+            self._consumer.commit(offsets=asked, asynchronous=True)
         except KafkaException as error:
-            raise kafka_error(error, "commit offsets") from error
-        for at in answers:
-            if at.error is not None:
-                raise kafka_error(at.error, f"commit offsets of {at.topic} [{at.partition}]")
+            self._unanswered.pop()
+            self._on_committed({}, kafka_error(error, "commit offsets"))
+
+    def unanswered(self) -> float:
+        """Return the seconds since the oldest commit without an answer was asked for; 0 if there is none."""
+        return time.monotonic() - self._unanswered[0] if self._unanswered else 0.0
+
+    def flush(self, timeout: float) -> bool:
+        """Wait up to ``timeout`` seconds until every commit is answered; return whether all are.
+
+        Only to be followed by ``close``: records that come meanwhile are dropped.
+        """
+        deadline = time.monotonic() + timeout
+        while self._unanswered and (left := deadline - time.monotonic()) > 0:
+            self._consumer.poll(min(left, 0.1))
+        return not self._unanswered
 
     def close(self) -> None:
         """Leave the group, so that its partitions move at once; commits nothing by itself.
 
-        While a commit still waits for an answer the client cannot be closed; then no broker answers, and
-        the group drops this member when its session ends.
+        With a commit unanswered no broker answers, and leaving would wait for one: the group drops this
+        member when its session ends.
         """
-        if not self._is_committing():
+        if self._unanswered:
+            # The client ends with its last reference.
+            del self._consumer, self._positions
+        else:
             self._consumer.close()
 
-    def _is_committing(self) -> bool:
-        return self._committing is not None and not self._committing.done()
-
-    def _commit_within(self, asked: list[TopicPartition]) -> list[TopicPartition]:
-        """On a thread of its own: with no broker left the call lasts as long as the session."""
-        answer: Future[list[TopicPartition]] = Future()
-
-        def commit() -> None:
-            try:
-                answer.set_result(self._commit(asked))
-            except BaseException as error:  # noqa: BLE001 - goes to the caller
-                answer.set_exception(error)
-
-        self._committing = answer
-        threading.Thread(target=commit, name="kafka-commit", daemon=True).start()
-        return answer.result(COMMIT_TIMEOUT)
-
-    def _commit(self, asked: list[TopicPartition]) -> list[TopicPartition]:
-        return self._consumer.commit(offsets=asked, asynchronous=False)
+    def _answer(self, error: KafkaError | None, answers: list[TopicPartition]) -> None:
+        """Tell what a commit did. An earlier assignment's offsets are not those of the present one."""
+        if self._unanswered:
+            self._unanswered.popleft()
+        committed = {}
+        failure = kafka_error(error, "commit offsets") if error else None
+        for at in answers:
+            partition = Partition(at.topic, at.partition)
+            if at.error is not None:
+                failure = kafka_error(at.error, f"commit offsets of {at.topic} [{at.partition}]")
+            elif error is None and self._asked.get(partition) == at.offset:
+                committed[partition] = at.offset
+        self._on_committed(committed, failure)
 
     def _starting(self, on_assigned: OnPartitions) -> OnVendorPartitions:
-        def call(assigned: list[TopicPartition]) -> None:
+        def call(_: Consumer, assigned: list[TopicPartition]) -> None:
             # librdkafka (2.16) keeps the pause of a partition that goes: it would come back paused.
             self._consumer.resume(assigned)
+            self._forget(_ours(assigned))
             on_assigned(_ours(assigned))
             self._consumer.incremental_assign(self._positions.start(assigned))
 
         return call
 
     def _leaving(self, callback: OnPartitions) -> OnVendorPartitions:
-        def call(partitions: list[TopicPartition]) -> None:
+        def call(_: Consumer, partitions: list[TopicPartition]) -> None:
             callback(_ours(partitions))
             self._positions.forget(_ours(partitions))
+            self._forget(_ours(partitions))
 
         return call
 
-    def _calling(self, callback: OnVendorPartitions) -> Callable[[Consumer, list[TopicPartition]], None]:
-        """While a callback runs, the client answers no other thread: it must commit on its own."""
-
-        def call(_: Consumer, partitions: list[TopicPartition]) -> None:
-            self._in_callback = True
-            try:
-                callback(partitions)
-            finally:
-                self._in_callback = False
+    def _restarting(self, on_restarted: Callable[[Restart], None]) -> Callable[[Restart], None]:
+        def call(restart: Restart) -> None:
+            self._forget([restart.partition])
+            on_restarted(restart)
 
         return call
+
+    def _forget(self, partitions: Iterable[Partition]) -> None:
+        for partition in partitions:
+            self._asked.pop(partition, None)
 
     def _is_message(self, answer: VendorMessage) -> bool:
         error = answer.error()

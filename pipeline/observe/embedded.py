@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 
 def health_server(
-    settings: Settings, registry: Registry, stuck: Callable[[], str | None] = lambda: None
+    settings: Settings, registry: Registry, stuck: Callable[[], str | None]
 ) -> "WebServer | None":
     """Return the server, not started; None if there is none. ``stuck`` as for ``health_router``."""
     if settings.health_port is None:
@@ -42,9 +42,9 @@ def health_server(
 
 
 @contextlib.contextmanager
-def serve_health(settings: Settings, registry: Registry) -> Iterator[None]:
-    """Serve health while the block runs."""
-    server = health_server(settings, registry)
+def serve_health(settings: Settings, registry: Registry, stuck: Callable[[], str | None]) -> Iterator[None]:
+    """Serve health while the block runs. ``stuck`` as for ``health_router``."""
+    server = health_server(settings, registry, stuck)
     if server is None:
         yield
         return

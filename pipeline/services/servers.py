@@ -68,7 +68,7 @@ class Kafka(Server):
 
     name = "kafka"
     title = "Apache Kafka"
-    port_names = ("kafka", "controller")
+    port_names: ClassVar[tuple[str, ...]] = ("kafka", "controller")
 
     def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
         """Write server.properties; format the data folder the first time."""

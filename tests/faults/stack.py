@@ -11,7 +11,8 @@ from pipeline.errors import ServiceUnavailableError
 from pipeline.services.environment import Services
 from pipeline.services.local import LocalStack, keeping
 from pipeline.services.process import stop
-from pipeline.services.servers import DynamoDb, ElasticMq, Kafka
+from pipeline.services.servers import HOST, DynamoDb, ElasticMq, Kafka
+from tests.faults.kafkawire import KafkaWire
 
 #: Seconds without a heartbeat until a member of a group is taken for dead; Kafka's own minimum is 45.
 SESSION = 6
@@ -24,10 +25,29 @@ def _silent(_line: str) -> None:
 
 
 class WatchfulKafka(Kafka):
-    """A broker with short sessions (KIP-848), so that a killed bridge's partitions move soon."""
+    """A broker with short sessions (KIP-848), so that a killed bridge's partitions move soon.
+
+    Clients that ask it through the wire are told to go on through the wire.
+    """
+
+    port_names = (*Kafka.port_names, "kafka-wired")
+
+    def __init__(self, wire: KafkaWire, *, folder: Path, keep: bool) -> None:
+        super().__init__(folder=folder, keep=keep)
+        self._wire = wire
+
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """Point the wire to the broker, too."""
+        self._wire.target = (HOST, ports["kafka-wired"])
+        return super().prepare(jars, ports)
 
     def _properties(self, ports: Mapping[str, int]) -> str:
+        direct = f"PLAINTEXT://{HOST}:{ports['kafka']}"
         lines = {
+            "listeners": f"{direct},WIRED://{HOST}:{ports['kafka-wired']},"
+            f"CONTROLLER://{HOST}:{ports['controller']}",
+            "advertised.listeners": f"{direct},WIRED://{self._wire.address}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,WIRED:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "group.consumer.min.session.timeout.ms": SESSION * 1000,
             "group.consumer.session.timeout.ms": SESSION * 1000,
             "group.consumer.min.heartbeat.interval.ms": 500,
@@ -41,7 +61,8 @@ class FaultStack(LocalStack):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, keep=False)
-        self._kafka = WatchfulKafka(folder=self.folder, keep=False)
+        self.kafka_wire = KafkaWire()
+        self._kafka = WatchfulKafka(self.kafka_wire, folder=self.folder, keep=False)
         self._servers = (
             ElasticMq(folder=self.folder, keep=False),
             DynamoDb(folder=self.folder, keep=False),
@@ -78,5 +99,5 @@ class FaultStack(LocalStack):
 def running_stack() -> Iterator[tuple[FaultStack, Services]]:
     """Run the services in a temporary folder; ended and removed after the block, or after kill -9."""
     stack = FaultStack(Path(tempfile.mkdtemp(prefix="pipeline-faults-")))
-    with keeping(stack.folder, remove=True):
+    with stack.kafka_wire.running(), keeping(stack.folder, remove=True):
         yield stack, stack.up()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.kafka.consumer import ANSWER_TIMEOUT
+from tests.faults.kafkawire import OFFSET_COMMIT
 from tests.faults.marks import long_only
 from tests.faults.world import World
 
@@ -32,6 +34,22 @@ def test_the_broker_is_frozen(world: World) -> None:
         world.pass_time(8)
     world.load.send()
     world.verify()
+
+
+def test_commits_are_never_answered(world: World) -> None:
+    """The bridge goes on with new events meanwhile, and commits when answers come again."""
+    world.stop(world.bridge)
+    wire = world.stack.kafka_wire
+    bridge = world.start("bridge", KAFKA_BOOTSTRAP_SERVERS=wire.address)
+    world.wait(lambda: bridge.at_work, "at work")
+    with wire.losing(OFFSET_COMMIT):
+        world.load.send_one("arrivals")
+        world.wait(lambda: wire.lost > 0, "an answer is lost")
+        sent = world.load.send_one("arrivals")
+        # Long before the client gives up its request.
+        world.wait_effect("end", sent, timeout=ANSWER_TIMEOUT * 2 / 3)
+    world.verify()
+    world.stop(bridge)
 
 
 def test_the_producers_queue_is_full(world: World) -> None:

@@ -23,6 +23,7 @@ from pipeline.bridge import bridge, throttle
 from pipeline.bridge.bridge import Bridge
 from pipeline.bridge.delivery import SqsDelivery
 from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.pulse import Pulse
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.infra.provision import provision
 from pipeline.jobs import JobState, JobStore, NewJob
@@ -122,7 +123,7 @@ class World:
         """A bridge of these stages, which asks no other for its deployment."""
         plans = KnownPlans(self.registry.routes)
         delivery = SqsDelivery.make(self.settings, plans)
-        return Bridge(self.settings, plans, plans.topics, delivery)
+        return Bridge(self.settings, plans, plans.topics, delivery, Pulse())
 
     @contextlib.contextmanager
     def bridge(self) -> Iterator[None]:

@@ -248,8 +248,8 @@ def test_a_taken_port_costs_the_endpoint_and_not_the_process(
     with served(settings, registry) as server:
         port = int(server.url.rsplit(":", 1)[1])
         shared = settings.model_copy(update={"health_port": port})
-        assert health_server(shared, registry) is None
-        with serve_health(shared, registry):
+        assert health_server(shared, registry, lambda: None) is None
+        with serve_health(shared, registry, lambda: None):
             assert ask(server, "/live")[0] == 200
 
 

@@ -82,8 +82,14 @@ def _every_client_works(settings: Settings) -> None:
 
 
 def _consumed(settings: Settings, topic: str) -> list[ReceivedRecord]:
-    ignore = {name: lambda _: None for name in ("on_assigned", "on_revoked", "on_lost")}
-    consumer = EventConsumer(settings, [topic], settings.kafka_consumer_group, **ignore)
+    consumer = EventConsumer(
+        settings,
+        [topic],
+        settings.kafka_consumer_group,
+        on_assigned=lambda _: None,
+        on_revoked=lambda _: None,
+        on_lost=lambda _: None,
+    )
     try:
         return _until(lambda: consumer.poll(10, 1))
     finally:

@@ -82,6 +82,7 @@ def consume(settings: Settings, topic: str, count: int) -> EventConsumer:
         found += consumer.poll(10, 0.2)
     first = found[0]
     consumer.commit({Partition(first.topic, first.partition): first.offset + 1})
+    assert consumer.flush(20)
     return consumer
 
 
