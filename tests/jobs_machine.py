@@ -114,7 +114,7 @@ class JobsMachine(RuleBasedStateMachine):
         return self.time
 
     def watch(self) -> None:
-        """After each request: what was complete stays complete, and what was cancelled cancelled."""
+        """After each write: what was complete stays complete, and what was cancelled cancelled."""
         job = self.inside.records.get(JOB)
         if job is None:
             return

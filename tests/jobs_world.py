@@ -167,8 +167,12 @@ def take_step(
     return worker.take(kind, call, refused) if worker else call()
 
 
+#: Requests that change nothing, after which all is as it was before.
+READS = ("get_item", "batch_get_item", "query")
+
+
 class Wire:
-    """A DynamoDB client that stops before each request."""
+    """A DynamoDB client that stops before each request, and is watched after each write."""
 
     def __init__(self, client: Any, watch: Callable[[], None]) -> None:
         self._client = client
@@ -182,7 +186,8 @@ class Wire:
                 try:
                     return method(**fields)
                 finally:
-                    self._watch()
+                    if operation not in READS:
+                        self._watch()
 
             return take_step(call, operation, lambda: EndpointConnectionError(endpoint_url="here"))
 

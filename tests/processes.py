@@ -5,8 +5,12 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
+#: Seconds that a test waits for what must happen. A busy machine takes ten times as long as a quiet one; only
+#: a test that fails waits this long.
+PATIENCE = 60.0
 
-def wait_until(condition: Callable[[], object], what: str, timeout: float = 20.0) -> None:
+
+def wait_until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Return once ``condition`` is true; fail with ``what`` was awaited after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 #: The key under which the protocol gives an element (WebDriver, section 12.2).
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
@@ -73,7 +73,7 @@ class Browser:
         """The text of the first element that matches, as a person sees it; empty when there is none."""
         return str(self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
-    def wait_for(self, text: str, selector: str = "body", timeout: float = 30) -> None:
+    def wait_for(self, text: str, selector: str = "body", timeout: float = PATIENCE) -> None:
         """Return once an element shows the text."""
         wait_until(lambda: text in self.text(selector), f"{text!r} in {selector}", timeout)
 

@@ -156,7 +156,6 @@ def test_the_report_for_a_person(demo: Callable[..., Demo], documents: Path) -> 
     assert "Verified" in output
 
 
-@pytest.mark.timeout(300)
 def test_killed_processes_change_no_count(demo: Callable[..., Demo], local_programs: None) -> None:
     """kill -9 of worker and bridge while they work: every document is still counted right, once."""
     run = demo("--services", "local", "--json")
@@ -189,7 +188,7 @@ def test_the_jobs_page_is_there_until_ctrl_c(demo: Callable[..., Demo], tmp_path
     code, output = run.end()
     assert code == 0
     assert result(output)["verified"] is True
-    wait_until(lambda: not running(run.below), f"the end of {running(run.below)}", 40)
+    wait_until(lambda: not running(run.below), f"the end of {running(run.below)}")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +206,7 @@ def test_ending_it_leaves_no_process(demo: Callable[..., Demo], number: signal.S
         assert re.search(r"Interrupted: \d+ of \d+ documents are done, \d+ are left\.", remarks)
         assert "All processes are stopped" in remarks
     assert code == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
-    wait_until(lambda: not running(run.below), f"the end of {running(run.below)}", 40)
+    wait_until(lambda: not running(run.below), f"the end of {running(run.below)}")
 
 
 @pytest.mark.parametrize("name", ["missing", "empty folder"])
@@ -218,7 +217,7 @@ def test_bad_paths_are_refused_in_one_line(tmp_path: Path, name: str) -> None:
         [PIPELINE, "demo", tmp_path / name],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 2

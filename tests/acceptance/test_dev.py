@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import running, wait_until
+from tests.processes import PATIENCE, running, wait_until
 
 PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_everything(start: Start, tmp_path: Path) -> None:
     processes = _processes(dev, "one", "two")
     assert (tmp_path / ".pipeline" / "dev.env").exists()
     os.killpg(dev.pid, signal.SIGINT)
-    output, _ = dev.communicate(timeout=30)
+    output, _ = dev.communicate(timeout=PATIENCE)
     assert dev.returncode == 130
     assert "one ended with exit code 0" in output
     assert running(processes) == []
@@ -92,13 +92,13 @@ def test_another_terminal_knows_the_same_stages_and_topics(start: Start, tmp_pat
     assert "export KAFKA_TOPIC_ORDERS='my orders'" in file
     assert "export TOPIC_REPLICATION_FACTOR=1" in file
     os.killpg(dev.pid, signal.SIGINT)
-    dev.communicate(timeout=30)
+    dev.communicate(timeout=PATIENCE)
 
 
 def test_process_that_ends_is_named_and_stops_the_rest(start: Start) -> None:
     """Nothing is restarted silently: the process that ended is named with its exit code, dev exits with 1."""
     dev = start(steady=STEADY, brief="raise SystemExit(7)")
-    output, _ = dev.communicate(timeout=30)
+    output, _ = dev.communicate(timeout=PATIENCE)
     assert dev.returncode == 1
     assert "brief ended with exit code 7" in output
     assert "steady ended" in output
@@ -109,7 +109,7 @@ def test_worker_killed_leaves_no_child(start: Start) -> None:
     dev = start(one=STEADY)
     processes = _processes(dev, "one")
     processes[0].kill()
-    output, _ = dev.communicate(timeout=30)
+    output, _ = dev.communicate(timeout=PATIENCE)
     assert dev.returncode == 1
     assert "one ended by SIGKILL" in output
     assert running(processes) == []
@@ -123,7 +123,7 @@ def test_second_ctrl_c_kills(start: Start) -> None:
     _read_until(dev, "stopping one")
     assert running(processes) == processes
     os.killpg(dev.pid, signal.SIGINT)
-    dev.communicate(timeout=30)
+    dev.communicate(timeout=PATIENCE)
     assert dev.returncode == 130
     assert running(processes) == []
 
@@ -135,7 +135,7 @@ def test_kill_of_dev_leaves_no_process(start: Start) -> None:
     services = psutil.Process(dev.pid).children()
     assert len(services) >= 2, "the process, the services and the keeper"
     dev.kill()
-    dev.wait(timeout=10)
+    dev.wait(timeout=PATIENCE)
     wait_until(lambda: not running(processes + services), "the processes of a killed dev end")
 
 
@@ -144,7 +144,7 @@ def test_environment_that_names_kafka_is_used_as_it_is(start: Start) -> None:
     dev = start(environment={"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092"}, one=STEADY)
     assert _read_until(dev, "pids").split()[-1] == "kafka.example:9092"
     dev.send_signal(signal.SIGTERM)
-    dev.communicate(timeout=30)
+    dev.communicate(timeout=PATIENCE)
     assert dev.returncode == 143
 
 
@@ -154,7 +154,7 @@ def test_on_a_terminal_logs_are_laid_out(start: Start) -> None:
     environment = {"KAFKA_BOOTSTRAP_SERVERS": "kafka.example:9092"}
     dev = start(environment=environment, one=program)
     assert "{" in _read_until(dev, "task.done")
-    dev.communicate(timeout=30)
+    dev.communicate(timeout=PATIENCE)
     reading, terminal = pty.openpty()
     dev = start(environment=environment, output=terminal, one=program)
     os.close(terminal)
@@ -162,7 +162,7 @@ def test_on_a_terminal_logs_are_laid_out(start: Start) -> None:
     with contextlib.suppress(OSError), open(reading, "rb", buffering=0) as shown:  # which ends with an error
         while more := shown.read(1_000):
             seen += more
-    assert dev.wait(timeout=30) == 1
+    assert dev.wait(timeout=PATIENCE) == 1
     lines = seen.decode().splitlines()
     assert any("task.done" in line and "{" not in line for line in lines)
     assert any(line.endswith("  No") for line in lines)
@@ -175,7 +175,7 @@ def test_services_asked_for_win_over_the_environment(start: Start) -> None:
     )
     assert _read_until(dev, "pids").split()[-1].startswith("127.0.0.1:")
     os.killpg(dev.pid, signal.SIGINT)
-    dev.communicate(timeout=30)
+    dev.communicate(timeout=PATIENCE)
 
 
 @pytest.mark.usefixtures("local_programs")
@@ -188,8 +188,8 @@ def test_local_services_are_stopped_with_dev(start: Start, tmp_path: Path) -> No
     ]
     assert len(running(servers)) == 3
     dev.kill()
-    dev.wait(timeout=10)
-    wait_until(lambda: not running(servers), "the servers of a killed dev end", timeout=40)
+    dev.wait(timeout=PATIENCE)
+    wait_until(lambda: not running(servers), "the servers of a killed dev end")
 
 
 @pytest.mark.parametrize("token", [None, "own"])
@@ -201,13 +201,13 @@ def test_the_address_of_the_jobs_page_is_printed(start: Start, token: str | None
     port, made = _read_until(dev, "web has").split()[-2:]
     assert address == (f"http://127.0.0.1:{port}" if token else f"http://me:{made}@127.0.0.1:{port}")
     assert made == (token or made)
-    dev.communicate(timeout=30)
+    dev.communicate(timeout=PATIENCE)
 
 
 def test_no_procfile_is_one_line(tmp_path: Path) -> None:
     """Without a Procfile, dev says where it looked and what belongs in it, and exits with 2."""
     dev = subprocess.run(
-        [PIPELINE, "dev"], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+        [PIPELINE, "dev"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert dev.returncode == 2
     [line] = dev.stderr.splitlines()

@@ -19,7 +19,7 @@ import pytest
 from pipeline.observe.probe import LIFETIME
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -56,7 +56,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     try:
-        process.wait(30)
+        process.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -65,7 +65,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def ask(port: int, path: str) -> dict[str, Any] | None:
     """The body of an answer; None while nobody listens."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=6) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20) as response:
             answer: dict[str, Any] = json.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -89,13 +89,13 @@ def test_web_serves_health_and_ends_on_a_signal(
         env=make_environment(embedded_services),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE,
         check=False,
     )
     assert taken.returncode == 2
     assert f"port {port}: Address already in use. Choose another port." in taken.stderr
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) in (0, -signal.SIGTERM)
+    assert process.wait(PATIENCE) in (0, -signal.SIGTERM)
     assert "Traceback" not in (tmp_path / "pipeline.log").read_text()
 
 
@@ -108,12 +108,12 @@ def test_a_worker_serves_its_health(
     )
     command = ("celery", "-A", "pipeline", "worker", "--concurrency", "1")
     process = start(*command, env=environment)
-    wait_until(lambda: (ask(port, "/ready") or {}).get("status") == "ready", "the worker is ready", 40)
+    wait_until(lambda: (ask(port, "/ready") or {}).get("status") == "ready", "the worker is ready")
     health = ask(port, "/health")
     assert health is not None
     assert health["dependencies"]["sqs"]["messages_available"] == 0
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(PATIENCE) == 0
     assert ask(port, "/live") is None
     log = (tmp_path / "celery.log").read_text()
     assert "Traceback" not in log
@@ -128,7 +128,7 @@ def test_strangers_on_the_health_port_take_no_descriptor_of_the_worker(
     )
     process = start("celery", "-A", "pipeline", "worker", "--concurrency", "1", env=environment)
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (256, 256))
-    wait_until(lambda: (ask(port, "/ready") or {}).get("status") == "ready", "the worker is ready", 40)
+    wait_until(lambda: (ask(port, "/ready") or {}).get("status") == "ready", "the worker is ready")
     with ExitStack() as strangers:
         for _ in range(1_100):
             stranger = strangers.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))

@@ -100,7 +100,7 @@ def start(started: Children, folder: Path, environment: dict[str, str], name: st
 def start_page(started: Children, folder: Path, environment: dict[str, str], name: str = "web") -> str:
     """Start a jobs page on a free port; its address."""
     log = start(started, folder, environment, name, str(PIPELINE), "web", "--port", "0")
-    wait_until(lambda: "Serving http" in log.read_text(), f"{name} listens", 60)
+    wait_until(lambda: "Serving http" in log.read_text(), f"{name} listens")
     return log.read_text().split("Serving ")[1].split()[0]
 
 
@@ -141,7 +141,7 @@ def test_a_job_submitted_in_the_browser_completes_live(shop: Shop, browser: Brow
     browser.click("main button[type=submit]")
     browser.wait_for("Submitted")
     browser.run("window.same = true")
-    browser.wait_for("complete", "#job .head", 60)
+    browser.wait_for("complete", "#job .head")
     assert browser.run("return window.same"), "the page was loaded anew"
     assert "3 of 3 done" in browser.text(".timeline")
     browser.click("#parts-pack")
@@ -161,7 +161,7 @@ def test_a_failed_job_is_found_read_redriven_and_completes(
     """From the list to the reason and the data that caused it, and with a button to the job's end."""
     needed = tmp_path / "paper"
     job_id = shop.order("a book", needs=needed)
-    wait_until(lambda: _has_failed(shop, job_id), "the job fails", 60)
+    wait_until(lambda: _has_failed(shop, job_id), "the job fails")
     shop.open("/jobs?state=failed")
     browser.click(f"#job-{job_id}")
     browser.wait_for("Failures")
@@ -178,20 +178,20 @@ def test_a_failed_job_is_found_read_redriven_and_completes(
     browser.click("#act-redrive")
     browser.click("details[open] .sheet button")
     browser.wait_for("1 redriven")
-    browser.wait_for("complete", "#job .head", 60)
+    browser.wait_for("complete", "#job .head")
 
 
 def test_a_job_is_replayed_and_another_cancelled(shop: Shop, browser: Browser) -> None:
     """A replay that runs what is done leads to the new job; a job that runs is cancelled, and says so."""
     shop.open(f"/jobs/{shop.order('two words')}")
-    browser.wait_for("complete", "#job .head", 60)
+    browser.wait_for("complete", "#job .head")
     address = browser.url
     browser.click("#act-replay")
     browser.click("details[open] [name=again]")
     browser.click("details[open] .sheet button")
     browser.wait_for("was sent again")
     assert browser.url.split("?")[0] != address
-    browser.wait_for("complete", "#job .head", 60)
+    browser.wait_for("complete", "#job .head")
     shop.open(f"/jobs/{shop.order('slow ' * 20)}")
     browser.click("#act-cancel")
     browser.click("details[open] .sheet button")
@@ -205,7 +205,7 @@ def test_dead_letters_are_chosen_and_redriven_and_the_rest_is_purged_by_name(
     """Those that are ticked go back; a purge does nothing until the queue's name was typed."""
     needed = tmp_path / "paper"
     jobs = [shop.order(f"number {at}", needs=needed) for at in range(2)]
-    wait_until(lambda: all(_has_failed(shop, job_id) for job_id in jobs), "the jobs fail", 60)
+    wait_until(lambda: all(_has_failed(shop, job_id) for job_id in jobs), "the jobs fail")
     needed.touch()
     wait_until(lambda: _letters(shop, jobs[0]) == 1, "the dead letter is seen")
     browser.click("input[name=ids]")
@@ -213,7 +213,7 @@ def test_dead_letters_are_chosen_and_redriven_and_the_rest_is_purged_by_name(
     browser.click("[data-needs-chosen]")
     browser.wait_for("1 redriven")
     shop.open(f"/jobs/{jobs[0]}")
-    browser.wait_for("complete", "#job .head", 60)
+    browser.wait_for("complete", "#job .head")
     wait_until(lambda: _letters(shop, jobs[1]) == 1, "the other dead letter is seen")
     queue = shop.environment["SQS_DLQ_URL"].rsplit("/", 1)[1]
     for typed, said in (("another", "Nothing was purged"), (queue, "1 purged")):
@@ -227,7 +227,7 @@ def test_dead_letters_are_chosen_and_redriven_and_the_rest_is_purged_by_name(
 def test_hostile_data_is_shown_as_text(shop: Shop, browser: Browser, tmp_path: Path) -> None:
     """HTML or a script in a job's data, entity or error is shown as text on every page."""
     job_id = shop.order(HOSTILE, entity=HOSTILE, needs=tmp_path / HOSTILE.replace("/", "-"))
-    wait_until(lambda: _has_failed(shop, job_id), "the job fails", 60)
+    wait_until(lambda: _has_failed(shop, job_id), "the job fails")
     wait_until(lambda: _letters(shop, job_id) == 1, "the dead letter is seen")
     letter = browser.run("return document.querySelector('input[name=ids]').value")
     data = json.dumps(HOSTILE)
@@ -241,7 +241,7 @@ def test_hostile_data_is_shown_as_text(shop: Shop, browser: Browser, tmp_path: P
 def test_every_page_can_be_used_by_everybody(shop: Shop, browser: Browser, tmp_path: Path) -> None:
     """axe-core finds nothing in light and dark, and at 360 pixels nothing is wider than the screen."""
     job_id = shop.order("one two", needs=tmp_path / "paper")
-    wait_until(lambda: _has_failed(shop, job_id), "the job fails", 60)
+    wait_until(lambda: _has_failed(shop, job_id), "the job fails")
     assert _letters(shop, job_id) == 1
     letter = browser.run("return document.querySelector('input[name=ids]').value")
     found = []

@@ -82,14 +82,14 @@ def free_port() -> int:
 
 def ready(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=6) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=60) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False
 
 
 def read_metrics(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=6) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 
@@ -132,7 +132,7 @@ def test_a_task_can_be_followed_through_the_logs(
                     output=log,
                     folder=tmp_path,
                 )
-        wait_until(lambda: all(map(ready, ports.values())), "bridge and worker are ready", 60)
+        wait_until(lambda: all(map(ready, ports.values())), "bridge and worker are ready")
         # Prometheus sees no increase in what begins with the first one.
         for name, counted in COUNTED_FROM_0.items():
             for series in counted:

@@ -251,7 +251,7 @@ def test_without_the_extra_a_job_runs_and_its_trace_is_handed_on(
             assert producer.emit([record], 30) == [None]
         finally:
             producer.close(5)
-        wait_until(lambda: '"ship"' in worker.read_text(), "the last task is done", 60)
+        wait_until(lambda: '"ship"' in worker.read_text(), "the last task is done")
     lines = [json.loads(line) for line in worker.read_text().splitlines() if line.startswith("{")]
     assert "tracing.off" in {line["event"] for line in lines}
     done = [line for line in lines if line["event"] == "task.done"]

@@ -211,7 +211,6 @@ def test_the_service_of_this_repository_can_be_forked(
     }
 
 
-@pytest.mark.timeout(300)
 def test_stages_are_type_checked_against_the_installed_package(installed: Installed, tmp_path: Path) -> None:
     """``mypy --strict`` knows the types of stages, and finds what does not fit."""
     shutil.copy(ROOT / "tests" / "typing" / "api.py", tmp_path / "stages.py")

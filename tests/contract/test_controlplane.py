@@ -22,10 +22,10 @@ from pipeline.services.environment import Services
 from pipeline.settings import Settings
 from pipeline.transport.wakeup import WakeupPipe
 from tests.conftest import MakeSettings
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 #: Seconds that who asks waits for answers that do not come.
-ASK_FOR = 5.0
+ASK_FOR = 20.0
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def producer(settings: Settings) -> Iterator[EventProducer]:
 
 def emit(producer: EventProducer, topic: str, *values: bytes) -> None:
     records = [OutgoingRecord(topic=topic, key=b"same", value=value) for value in values]
-    assert producer.emit(records, 10) == [None] * len(records)
+    assert producer.emit(records, PATIENCE) == [None] * len(records)
 
 
 @contextmanager
@@ -172,7 +172,7 @@ def listening(app: PipelineApp, name: str) -> Iterator[list[dict[str, Any]]]:
 
     thread = threading.Thread(target=listen)
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE)
     try:
         yield heard
     finally:
@@ -216,7 +216,7 @@ def test_clients_hear_their_own_answers(app: PipelineApp) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
+            thread.join(PATIENCE)
     assert answers == {number: {"a": {"n": number}} for number in range(5)}
 
 
@@ -257,7 +257,7 @@ def test_events_come_with_their_past(app: PipelineApp) -> None:
 
         with app.connection_for_read() as reading_connection:
             receiver = EventReceiver(reading_connection, handlers={"task-received": hear}, app=app)
-            receiver.capture(limit=None, timeout=20, wakeup=False)
+            receiver.capture(limit=None, timeout=PATIENCE, wakeup=False)
     assert heard == ["before", "after"]
 
 
@@ -327,7 +327,7 @@ def test_events_to_nowhere_are_dropped_and_counted(nowhere: Settings) -> None:
     began = time.monotonic()
     for _ in range(12_000):
         plane.publish(EVENTS, "task.multi", {"body": "x" * 100})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert plane.reachability.dropped_events >= 2_000
     plane.close()
     assert plane.reachability.dropped_events == 12_000
@@ -338,10 +338,10 @@ def test_a_worker_does_not_wait_for_nowhere(nowhere: Settings) -> None:
     app = make_client(nowhere)
     began = time.monotonic()
     with listening(app, "a"):
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15
         with pytest.raises(OperationalError, match=r"out of reach at Kafka \(127\.0\.0\.1:1\)"):
             echo(app, "a")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
     close_control_plane()
 
 

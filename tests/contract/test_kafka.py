@@ -30,6 +30,7 @@ from pipeline.services.environment import Services
 from pipeline.settings import Settings
 from pipeline.wire.events import UNREADABLE
 from tests.conftest import MakeSettings
+from tests.processes import PATIENCE, wait_until
 
 TOPIC_CONFIG = {"retention.ms": "3600000"}
 
@@ -100,7 +101,7 @@ class Member:
         self.consumer.commit(offsets)
         self.poll_until(lambda: not self.consumer.unanswered())
 
-    def poll_until(self, condition: Callable[[], bool], timeout: float = 20) -> None:
+    def poll_until(self, condition: Callable[[], bool], timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"read {len(self.read)}, assigned {self.assigned}"
@@ -112,13 +113,6 @@ class Member:
 
     def __exit__(self, *_: object) -> None:
         self.consumer.close()
-
-
-def _wait(condition: Callable[[], bool], timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def _records(topic: str, count: int, key: bytes | None = None) -> list[OutgoingRecord]:
@@ -133,7 +127,7 @@ def _records(topic: str, count: int, key: bytes | None = None) -> list[OutgoingR
 def test_a_record_arrives_as_it_was_sent(settings: Settings, topic: str, producer: EventProducer) -> None:
     """Key, value, headers (in order, a name twice) and the time of production come through."""
     before = time.time() * 1000
-    assert producer.emit(_records(topic, 1), 10) == [None]
+    assert producer.emit(_records(topic, 1), PATIENCE) == [None]
     with Member(settings, topic) as member:
         member.poll_until(lambda: bool(member.read))
     [message] = member.read
@@ -151,7 +145,7 @@ def test_empty_keys_and_values_are_told_from_none(
         OutgoingRecord(topic=topic, key=None, value=b""),
         OutgoingRecord(topic=topic, key=b"", value=None),
     ]
-    assert producer.emit(sent, 10) == [None, None]
+    assert producer.emit(sent, PATIENCE) == [None, None]
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) == 2)
     assert {(m.key, m.value) for m in member.read} == {(None, b""), (b"", None)}
@@ -159,7 +153,7 @@ def test_empty_keys_and_values_are_told_from_none(
 
 def test_records_of_one_key_keep_their_order(settings: Settings, topic: str, producer: EventProducer) -> None:
     """One key is one partition, read in the order it was written."""
-    assert producer.emit(_records(topic, 200, key=b"same"), 10) == [None] * 200
+    assert producer.emit(_records(topic, 200, key=b"same"), PATIENCE) == [None] * 200
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) == 200)
     assert len({message.partition for message in member.read}) == 1
@@ -176,7 +170,7 @@ def test_keys_go_where_the_java_clients_put_them(
         b"a-little-bit-long-string",
         b"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8",
     ]
-    producer.emit([OutgoingRecord(topic=topic, key=key, value=b"") for key in keys], 10)
+    producer.emit([OutgoingRecord(topic=topic, key=key, value=b"") for key in keys], PATIENCE)
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) == len(keys))
     assert {message.key: message.partition for message in member.read} == {
@@ -212,7 +206,7 @@ def test_a_record_too_large_is_refused_and_the_others_arrive(
     """One refusal does not touch its neighbours."""
     large = OutgoingRecord(topic=topic, key=b"k", value=os.urandom(9 * 1024 * 1024))
     small = OutgoingRecord(topic=topic, key=b"k", value=b"small")
-    first, second, third = producer.emit([small, large, small], 20)
+    first, second, third = producer.emit([small, large, small], PATIENCE)
     assert first is None
     assert isinstance(second, MessageRefusedError)
     assert third is None
@@ -230,7 +224,7 @@ def test_a_broker_that_is_away_is_unavailable_and_close_does_not_wait(
     assert isinstance(error, ServiceUnavailableError)
     started = time.monotonic()
     assert producer.close(0.2) == 2
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 15
     assert [type(answer) for answer in answers] == [ServiceUnavailableError]
 
 
@@ -243,10 +237,10 @@ def test_a_record_without_an_answer_is_waited_for_and_not_produced_again(
     answers = producer.emit(records, 0.0)
     late = [record for record, error in zip(records, answers, strict=True) if error is not None]
     assert late, "answered at once"
-    assert producer.emit(late, 30) == [None] * len(late)
+    assert producer.emit(late, PATIENCE) == [None] * len(late)
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) >= 50)
-        assert producer.emit(_records(topic, 1, key=b"last"), 30) == [None]
+        assert producer.emit(_records(topic, 1, key=b"last"), PATIENCE) == [None]
         member.poll_until(lambda: member.read[-1].key == b"last")
     producer.close(5)
     assert [message.value for message in member.read[:-1]] == [b"%d" % n for n in range(50)]
@@ -261,8 +255,8 @@ def test_a_callback_that_raises_does_not_stop_the_producer(topic: str, producer:
         raise RuntimeError("a bug of the caller")
 
     producer.produce(_records(topic, 1)[0], fail)
-    assert raised.wait(10)
-    assert producer.emit(_records(topic, 1), 10) == [None]
+    assert raised.wait(PATIENCE)
+    assert producer.emit(_records(topic, 1), PATIENCE) == [None]
 
 
 def test_many_threads_share_a_producer(
@@ -270,14 +264,14 @@ def test_many_threads_share_a_producer(
 ) -> None:
     """Each caller gets the answers of its own records."""
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda _: producer.emit(_records(topic, 250), 20), range(4)))
+        answers = list(pool.map(lambda _: producer.emit(_records(topic, 250), PATIENCE), range(4)))
     assert answers == [[None] * 250] * 4
     assert sum(high for _, high in offsets.watermarks([topic]).values()) == 1000
 
 
 def test_nothing_is_committed_by_itself(settings: Settings, topic: str, producer: EventProducer) -> None:
     """A member that read and left without committing leaves all to the next one."""
-    producer.emit(_records(topic, 10), 10)
+    producer.emit(_records(topic, 10), PATIENCE)
     for _ in range(2):
         with Member(settings, topic) as member:
             member.poll_until(lambda: len(member.read) >= 10)
@@ -288,7 +282,7 @@ def test_the_next_member_starts_at_the_committed_offsets(
     settings: Settings, topic: str, producer: EventProducer, offsets: GroupOffsets
 ) -> None:
     """Committed records are not read again, uncommitted ones are; lag counts them."""
-    producer.emit(_records(topic, 10, key=b"same"), 10)
+    producer.emit(_records(topic, 10, key=b"same"), PATIENCE)
     with Member(settings, topic) as first:
         first.poll_until(lambda: len(first.read) == 10)
         at = Partition(topic, first.read[0].partition)
@@ -304,12 +298,12 @@ def test_a_paused_partition_is_silent_until_it_is_resumed(
     settings: Settings, topic: str, producer: EventProducer
 ) -> None:
     """Polling goes on while a partition is paused; nothing is lost or twice after it."""
-    producer.emit(_records(topic, 5, key=b"same"), 10)
+    producer.emit(_records(topic, 5, key=b"same"), PATIENCE)
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) == 5)
         at = Partition(topic, member.read[0].partition)
         member.consumer.pause([at])
-        producer.emit(_records(topic, 5, key=b"same"), 10)
+        producer.emit(_records(topic, 5, key=b"same"), PATIENCE)
         assert [m for _ in range(10) for m in member.consumer.poll(10, 0.1)] == []
         member.consumer.resume([at])
         member.poll_until(lambda: len(member.read) == 10)
@@ -323,7 +317,7 @@ def test_two_members_share_and_commit_while_revoking(
 
     What the first had paused when it went is read again when it comes back.
     """
-    producer.emit(_records(topic, 40), 10)
+    producer.emit(_records(topic, 40), PATIENCE)
     with Member(settings, topic) as first:
         first.poll_until(lambda: len(first.read) == 40)
         first.consumer.pause(first.assigned)
@@ -334,17 +328,17 @@ def test_two_members_share_and_commit_while_revoking(
         stop = threading.Event()
         with Member(settings, topic) as second:
             with ThreadPoolExecutor(1) as pool:
-                reading = pool.submit(second.poll_until, stop.is_set, 60)
+                reading = pool.submit(second.poll_until, stop.is_set)
                 try:
-                    first.poll_until(lambda: bool(second.assigned) and len(first.assigned) < 4, 40)
+                    first.poll_until(lambda: bool(second.assigned) and len(first.assigned) < 4)
                     assert first.assigned.isdisjoint(second.assigned)
                 finally:
                     stop.set()
                 reading.result()
             taken = set(second.assigned)
         assert second.read == []
-        producer.emit(_records(topic, 40), 10)
-        first.poll_until(lambda: {Partition(m.topic, m.partition) for m in first.read[40:]} == taken, 40)
+        producer.emit(_records(topic, 40), PATIENCE)
+        first.poll_until(lambda: {Partition(m.topic, m.partition) for m in first.read[40:]} == taken)
     committed = offsets.committed(ends)
     assert {at: committed.get(at) for at in taken & ends.keys()} == {
         at: ends[at] for at in taken & ends.keys()
@@ -357,7 +351,7 @@ def test_a_consumer_without_brokers_closes_soon(services: Services, make_setting
     started = time.monotonic()
     with Member(settings, "t") as member:
         assert member.consumer.poll(10, 0.2) == []
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
 
 
 def test_creating_a_topic_twice_is_one_topic(settings: Settings, admin: KafkaAdmin) -> None:
@@ -378,17 +372,17 @@ def test_asking_for_topics_makes_none(settings: Settings, admin: KafkaAdmin, off
 
 def test_a_clients_fork_makes_its_own(settings: Settings, topic: str, producer: EventProducer) -> None:
     """A producer used before a fork emits in the child too, and the parent's goes on."""
-    assert producer.emit(_records(topic, 1), 10) == [None]
+    assert producer.emit(_records(topic, 1), PATIENCE) == [None]
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            status = 0 if producer.emit(_records(topic, 1), 10) == [None] else 1
+            status = 0 if producer.emit(_records(topic, 1), PATIENCE) == [None] else 1
             producer.close(5)
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert producer.emit(_records(topic, 1), 10) == [None]
+    assert producer.emit(_records(topic, 1), PATIENCE) == [None]
 
 
 class TestOnRealKafka:
@@ -416,14 +410,14 @@ class TestOnRealKafka:
         self, settings: Settings, admin: KafkaAdmin, producer: EventProducer
     ) -> None:
         """Emitting to it, and consuming it, says so and names the mend."""
-        [error] = producer.emit(_records(settings.topic("absent"), 1), 30)
+        [error] = producer.emit(_records(settings.topic("absent"), 1), PATIENCE)
         assert isinstance(error, ServiceRefusedError)
         assert "pipeline provision" in str(error)
         with (
             Member(settings, settings.topic("absent")) as member,
             pytest.raises(ServiceRefusedError, match="absent"),
         ):
-            member.poll_until(lambda: False, 30)
+            member.poll_until(lambda: False)
 
     def test_a_record_over_the_topics_own_limit_is_refused(
         self, topic: str, admin: KafkaAdmin, producer: EventProducer
@@ -431,7 +425,7 @@ class TestOnRealKafka:
         """The broker's refusal is permanent for that record only."""
         large = OutgoingRecord(topic=topic, key=b"k", value=os.urandom(3 * 1024 * 1024))
         small = OutgoingRecord(topic=topic, key=b"k", value=b"small")
-        assert [type(e) for e in producer.emit([small, large, small], 20)] == [
+        assert [type(e) for e in producer.emit([small, large, small], PATIENCE)] == [
             type(None),
             MessageRefusedError,
             type(None),
@@ -464,7 +458,7 @@ class TestOnRealKafka:
         self, settings: Settings, topic: str, producer: EventProducer
     ) -> None:
         """The next member has its partitions long before the session ends."""
-        producer.emit(_records(topic, 3, key=b"same"), 10)
+        producer.emit(_records(topic, 3, key=b"same"), PATIENCE)
         with Member(settings, topic) as first:
             first.poll_until(lambda: len(first.read) == 3)
             first.commit({Partition(topic, first.read[0].partition): 3})
@@ -475,14 +469,14 @@ class TestOnRealKafka:
         self, settings: Settings, topic: str, producer: EventProducer
     ) -> None:
         """The member goes on with the first record that is left, and reports how many are not."""
-        producer.emit(_records(topic, 20, key=b"same"), 10)
+        producer.emit(_records(topic, 20, key=b"same"), PATIENCE)
         with Member(settings, topic) as first:
             first.poll_until(lambda: len(first.read) == 20)
             at = Partition(topic, first.read[0].partition)
             first.commit({at: 5})
         vendor = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
         for deleted in vendor.delete_records([TopicPartition(*at, 12)]).values():
-            deleted.result(20)
+            deleted.result(PATIENCE)
         with Member(settings, topic) as second:
             second.poll_until(lambda: len(second.read) == 8)
         assert [record.offset for record in second.read] == list(range(12, 20))
@@ -492,21 +486,21 @@ class TestOnRealKafka:
         self, settings: Settings, topic: str, admin: KafkaAdmin, producer: EventProducer
     ) -> None:
         """While a member reads it, and when the offset that the group has is an earlier topic's."""
-        producer.emit(_records(topic, 10, key=b"same"), 10)
+        producer.emit(_records(topic, 10, key=b"same"), PATIENCE)
         with Member(settings, topic) as first:
             first.poll_until(lambda: len(first.read) == 10)
             at = Partition(topic, first.read[0].partition)
             _make_again(settings, admin, topic)
-            producer.emit(_records(topic, 15, key=b"same"), 30)
-            first.poll_until(lambda: {record.offset for record in first.read[10:]} == set(range(15)), 40)
+            producer.emit(_records(topic, 15, key=b"same"), PATIENCE)
+            first.poll_until(lambda: {record.offset for record in first.read[10:]} == set(range(15)))
             assert Restart(partition=at, reason="replaced") in first.restarts
             first.commit({at: 15})
             _make_again(settings, admin, topic)
             # As a bridge does whose last events were settled only now.
             first.commit({at: 15})
-        producer.emit(_records(topic, 20, key=b"same"), 30)
+        producer.emit(_records(topic, 20, key=b"same"), PATIENCE)
         with Member(settings, topic) as second:
-            second.poll_until(lambda: {record.offset for record in second.read} == set(range(20)), 40)
+            second.poll_until(lambda: {record.offset for record in second.read} == set(range(20)))
             second.commit({at: 20})
         with Member(settings, topic) as third:
             third.poll_until(lambda: at in third.ends)
@@ -516,11 +510,8 @@ class TestOnRealKafka:
 def _make_again(settings: Settings, admin: KafkaAdmin, topic: str) -> None:
     """Delete a topic and create it at once under its name."""
     vendor = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
-    vendor.delete_topics([topic])[topic].result(20)
-    deadline = time.monotonic() + 20
-    while not admin.create(topic, partitions=4, replication=1, config=TOPIC_CONFIG):
-        assert time.monotonic() < deadline, "it is not deleted"
-        time.sleep(0.05)
+    vendor.delete_topics([topic])[topic].result(PATIENCE)
+    wait_until(lambda: admin.create(topic, partitions=4, replication=1, config=TOPIC_CONFIG), "its deletion")
 
 
 def _produce_with_header(settings: Settings, topic: str, name: bytes, values: list[bytes]) -> None:
@@ -553,7 +544,7 @@ def test_a_header_that_the_client_cannot_read_stops_no_reader(
     """
     odd = [b"odd %d" % n for n in range(100)]
     _produce_with_header(settings, topic, b"caf\xe9", odd)
-    assert producer.emit(_records(topic, 100), 30) == [None] * 100
+    assert producer.emit(_records(topic, 100), PATIENCE) == [None] * 100
     with Member(settings, topic) as member:
         member.poll_until(lambda: len(member.read) == 200)
     read = {message.value: message.headers for message in member.read}

@@ -3,7 +3,7 @@
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,7 @@ from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
 from pipeline.sqs.queues import queue_attributes
 from tests.conftest import MakeSettings
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType
@@ -55,15 +56,8 @@ def _receive(queue: SqsQueue, max_messages: int = 10, visibility: int = 30) -> l
 
 def _drain(queue: SqsQueue, count: int) -> list[ReceivedMessage]:
     received: list[ReceivedMessage] = []
-    _wait(lambda: len(received.extend(_receive(queue)) or received) >= count)  # type: ignore[func-returns-value]
+    wait_until(lambda: len(received.extend(_receive(queue)) or received) >= count, "the messages")  # type: ignore[func-returns-value]
     return received
-
-
-def _wait(condition: Callable[[], bool], timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_message_arrives_as_it_was_sent(queue: SqsQueue) -> None:
@@ -164,7 +158,7 @@ def test_a_message_not_deleted_comes_back(queue: SqsQueue) -> None:
     [first] = _receive(queue, visibility=1)
     assert _receive(queue) == []
     again: list[ReceivedMessage] = []
-    _wait(lambda: bool(again.extend(_receive(queue)) or again))  # type: ignore[func-returns-value]
+    wait_until(lambda: bool(again.extend(_receive(queue)) or again), "the message again")  # type: ignore[func-returns-value]
     assert again[0].receive_count == 2
     assert again[0].message_id == first.message_id
     assert again[0].receipt_handle != first.receipt_handle
@@ -201,7 +195,7 @@ def test_a_receive_repeated_with_its_attempt_id_is_accepted(queue: SqsQueue) -> 
     first = queue.receive(10, wait_seconds=0, visibility_seconds=1, attempt_id=attempt)
     queue.receive(10, wait_seconds=0, visibility_seconds=1, attempt_id=attempt)
     assert len(first) == 1
-    _wait(lambda: bool(_receive(queue)))
+    wait_until(lambda: bool(_receive(queue)), "the message again")
 
 
 def test_a_receive_waits_for_a_message(queue: SqsQueue) -> None:
@@ -215,7 +209,7 @@ def test_depth_counts_what_waits_and_what_is_in_flight(queue: SqsQueue) -> None:
     """Waiting and received messages are counted apart."""
     queue.send(_messages(5))
     _receive(queue, 2)
-    _wait(lambda: (queue.depth().available, queue.depth().in_flight) == (3, 2))
+    wait_until(lambda: (queue.depth().available, queue.depth().in_flight) == (3, 2), "the depth")
     assert queue.depth().delayed == 0
 
 
@@ -245,7 +239,7 @@ def test_an_endpoint_that_is_away_is_unavailable(settings: Settings, monkeypatch
     assert [type(answer) for answer in queue.send(_messages(2))] == [ServiceUnavailableError] * 2
     with pytest.raises(ServiceUnavailableError):
         _receive(queue)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
 
 
 def test_a_forked_child_has_a_client_of_its_own(queue: SqsQueue, settings: Settings) -> None:

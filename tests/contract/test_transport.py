@@ -27,7 +27,7 @@ from pipeline.transport.lease import Lease
 from pipeline.transport.source import TaskSource, close_task_source, task_source
 from tests.conftest import MakeSettings
 from tests.loglines import log_lines
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.proxies import Proxy
 
 LEASE = 3
@@ -73,7 +73,7 @@ class Broker:
         consumer.consume()
         return consumer
 
-    def drain(self, until: Callable[[], object], timeout: float = 15) -> None:
+    def drain(self, until: Callable[[], object], timeout: float = PATIENCE) -> None:
         """Deliver until the condition holds."""
         deadline = time.monotonic() + timeout
         while not until():
@@ -81,7 +81,7 @@ class Broker:
             with suppress(TimeoutError):
                 self.connection.drain_events(timeout=0.1)
 
-    def drain_to(self, count: int, timeout: float = 15) -> None:
+    def drain_to(self, count: int, timeout: float = PATIENCE) -> None:
         """Deliver until so many came in all."""
         self.drain(lambda: len(self.got) >= count, timeout)
         assert len(self.got) == count
@@ -89,13 +89,13 @@ class Broker:
     def idle(self, seconds: float) -> None:
         """Deliver what comes for so long."""
         end = time.monotonic() + seconds
-        self.drain(lambda: time.monotonic() > end, seconds + 5)
+        self.drain(lambda: time.monotonic() > end)
 
     def wait_nothing_held(self) -> None:
         """SQS has done it when its depth says so; its answer may still be on its way."""
-        wait_until(lambda: not any(self.source.intake.counts().values()), "nothing is held", 5)
+        wait_until(lambda: not any(self.source.intake.counts().values()), "nothing is held")
 
-    def wait_depth(self, available: int, in_flight: int, timeout: float = 10) -> None:
+    def wait_depth(self, available: int, in_flight: int, timeout: float = PATIENCE) -> None:
         expected = QueueDepth(available=available, in_flight=in_flight, delayed=0)
         wait_until(lambda: self.queue.depth() == expected, f"{expected}, not {self.queue.depth()}", timeout)
 
@@ -297,11 +297,9 @@ def test_a_wedged_event_loop_lets_its_messages_go(broker: Broker) -> None:
     broker.source.heartbeat._sign_of_life -= 4 * LEASE
     # Received again here, it would be held again.
     assert broker.source.stuck() is None
-    wait_until(lambda: broker.source.intake.paused, "nothing more is asked for", LEASE)
+    wait_until(lambda: broker.source.intake.paused, "nothing more is asked for")
     assert "event loop" in (broker.source.stuck() or "")
-    wait_until(
-        lambda: broker.queue.receive(wait_seconds=0, visibility_seconds=1), "free for others", 3 * LEASE
-    )
+    wait_until(lambda: broker.queue.receive(wait_seconds=0, visibility_seconds=1), "free for others")
     broker.idle(LEASE)
     assert not broker.source.intake.paused
     assert broker.source.stuck() is None
@@ -481,7 +479,7 @@ def test_while_sqs_is_away_what_is_held_stays_and_what_is_done_is_deleted_later(
             broker.idle(2)
             proxy.restore()
             broker.publish(3)
-            broker.drain_to(3, 30)
+            broker.drain_to(3)
             for message in broker.got[1:]:
                 message.ack()
             broker.wait_depth(0, 0)

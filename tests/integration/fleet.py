@@ -148,14 +148,14 @@ class Fleet:
         command = ("flower", "--address=127.0.0.1", f"--port={port}", *options)
         process = self.start(name, *command, FLOWER_BASIC_AUTH=AUTH, **variables)
         flower = Flower(process, port, self.folder / f"{name}.log")
-        wait_until(lambda: _answers(flower), "Flower", 60)
+        wait_until(lambda: _answers(flower), "Flower")
         return flower
 
     def log(self, *names: str) -> str:
         return "".join((self.folder / f"{name}.log").read_text() for name in names)
 
     def ask(
-        self, command: str, *, destination: list[str] | None = None, timeout: float = 5, **arguments: object
+        self, command: str, *, destination: list[str] | None = None, timeout: float = 20, **arguments: object
     ) -> dict[str, Any]:
         """The answers to an inspect or control command by worker; of all three unless told otherwise."""
         destination = destination or [f"{name}@test" for name in WORKERS]

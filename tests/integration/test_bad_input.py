@@ -156,7 +156,7 @@ def letters(
             found[:] = told(shop, "dlq", "export")
             return len(found) >= count
 
-        shop.wait(all_there, f"{count} dead letters", 60)
+        shop.wait(all_there, f"{count} dead letters")
         shop.wait_empty()
         for letter in found:
             assert told(shop, "dlq", "show", letter["id"], "--json") == [letter]

@@ -98,7 +98,7 @@ class World:
             received.extend(batch)
             return len(received) >= count
 
-        wait_until(take, f"{count} tasks", 60)
+        wait_until(take, f"{count} tasks")
         assert self.queue.receive(10, wait_seconds=0, visibility_seconds=60) == []
         return received
 
@@ -142,7 +142,7 @@ class World:
             yield
         finally:
             stop.set()
-            thread.join(40)
+            thread.join(60)
         assert not thread.is_alive()
         assert failed == []
 
@@ -190,7 +190,7 @@ def test_each_step_is_measured(world: World) -> None:
     world.emit([world.letter(n, entity=f"entity-{n % 7}") for n in range(30)])
     with world.bridge():
         world.receive(30)
-        wait_until(lambda: world.lag() == 0, "all committed", 30)
+        wait_until(lambda: world.lag() == 0, "all committed")
         text = metrics.exposition().decode()
     assert counted("pipeline_events_polled_total", topic=world.topic) == 30
     assert counted("pipeline_tasks_sent_total", queue=queue) == 30
@@ -218,7 +218,7 @@ def test_a_tombstone_is_a_task_only_of_stages_that_ask_for_it(world: World, regi
     world.emit([tombstone, world.letter(1)])
     with world.bridge():
         assert [_data(task) for task in world.receive(1)] == [1]
-        wait_until(lambda: world.lag() == 0, "all committed", 30)
+        wait_until(lambda: world.lag() == 0, "all committed")
     assert metrics.REGISTRY.get_sample_value("pipeline_tombstones_total", {"topic": world.topic}) == 1
 
     @stage(consumes="letters", tombstones=True, registry=registry)
@@ -325,9 +325,9 @@ def test_a_backlog_is_taken_without_a_pause(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(EventConsumer, "pause", lambda _, partitions: paused.extend(partitions))
     world.emit([world.letter(n, entity=f"entity-{n}") for n in range(1000)])
     with world.bridge():
-        wait_until(lambda: held() >= throttle.MAX_EVENTS, "more than it may hold", 30)
+        wait_until(lambda: held() >= throttle.MAX_EVENTS, "more than it may hold")
         sending.set()
-        wait_until(lambda: world.lag() == 0, "all committed", 60)
+        wait_until(lambda: world.lag() == 0, "all committed")
     assert paused == []
 
 
@@ -418,7 +418,7 @@ def _while_alive(process: subprocess.Popen[str], condition: Callable[[], bool], 
 
 def _stop(process: subprocess.Popen[str]) -> str:
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=40)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     return errors
 
@@ -459,8 +459,8 @@ def test_a_second_bridge_takes_its_share(service: World, processes: Processes) -
 
     feeder = threading.Thread(target=feed_slowly)
     feeder.start()
-    wait_until(lambda: len(members(service.settings)) == 2, "two members", 60)
-    wait_until(done.is_set, "all emitted", 60)
+    wait_until(lambda: len(members(service.settings)) == 2, "two members")
+    wait_until(done.is_set, "all emitted")
     feeder.join()
     said = _stop(first)
     _while_alive(second, lambda: service.lag() == 0, "all committed")
@@ -490,7 +490,7 @@ def test_a_bridge_with_a_name_comes_back_to_its_partitions(
             return False  # the group's coordinator is not there yet
 
     one, other = start("one"), start("other")
-    wait_until(shared, "both have their share", 60)
+    wait_until(shared, "both have their share")
     service.emit([service.letter(n, entity=f"entity-{n}") for n in range(40)])
     _while_alive(other, lambda: service.lag() == 0, "both have read from their share, so both know it")
     stopped_at = datetime.now(UTC)
@@ -529,11 +529,11 @@ def test_of_two_members_with_one_name_one_is_refused(
     with contextlib.ExitStack() as closing:
         members = [member()]
         closing.callback(members[0].close)
-        wait_until(lambda: members[0].poll(1, 0.1) or sum(assigned) == 4, "the first has all", 60)
+        wait_until(lambda: members[0].poll(1, 0.1) or sum(assigned) == 4, "the first has all")
         members.append(member())
         closing.callback(members[1].close)
         with pytest.raises(ServiceRefusedError, match="KAFKA_GROUP_INSTANCE_ID"):
-            wait_until(lambda: [each.poll(1, 0.1) for each in members] and False, "a refusal", 60)
+            wait_until(lambda: [each.poll(1, 0.1) for each in members] and False, "a refusal")
 
 
 def test_transactions_leave_no_lag(service: World) -> None:
@@ -553,7 +553,7 @@ def test_transactions_leave_no_lag(service: World) -> None:
         end(10)
     with service.bridge():
         service.receive(8)
-        wait_until(lambda: service.lag() == 0, "no lag", 30)
+        wait_until(lambda: service.lag() == 0, "no lag")
 
 
 def test_events_that_retention_deleted_are_counted(service: World) -> None:
@@ -578,7 +578,7 @@ def test_a_topic_made_again_loses_no_event(service: World) -> None:
     service.emit([service.letter(n) for n in range(10)])
     with service.bridge():
         service.receive(10)
-        wait_until(lambda: service.lag() == 0, "all committed", 30)
+        wait_until(lambda: service.lag() == 0, "all committed")
         vendor = AdminClient({"bootstrap.servers": service.settings.kafka_bootstrap_servers})
         topic = service.topic
         vendor.delete_topics([topic])[topic].result(20)

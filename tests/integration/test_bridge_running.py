@@ -25,6 +25,7 @@ from tests.conftest import MakeEnvironment
 from tests.integration.shop import Shop, open_shop
 from tests.integration.workshop import Batch, Order
 from tests.kafkagroups import lag, members
+from tests.processes import PATIENCE
 
 Bridge = subprocess.Popen[bytes]
 
@@ -93,11 +94,11 @@ class Mill:
             job = self.shop.store.records.get(job_id)
             return job is not None and job.state is state
 
-        self.shop.wait(reached, f"job {job_id} {state}", 60)
+        self.shop.wait(reached, f"job {job_id} {state}")
         return self.shop.job(job_id)
 
     def wait_committed(self) -> None:
-        self.shop.wait(lambda: self.lag() == 0, "all committed", 30)
+        self.shop.wait(lambda: self.lag() == 0, "all committed")
 
     def distinct(self, topic: str, key: str) -> int:
         """How many different events there are about ``key``."""
@@ -168,11 +169,12 @@ def test_events_run_to_their_end(mill: Mill, bridge: Bridge) -> None:
 
 def test_what_has_not_started_of_a_cancelled_job_never_runs(mill: Mill, bridge: Bridge) -> None:
     """A split in the middle: what runs is recorded, the rest is skipped, no gather, and the event is over."""
-    (job,) = mill.submit("batches", Batch(key="cancelled", parts=8, do="sleep", seconds=4))
+    (job,) = mill.submit("batches", Batch(key="cancelled", parts=8, do="hold"))
     mill.shop.wait(
         lambda: any(line["key"].startswith("cancelled/") for line in mill.shop.all_lines()), "a part runs"
     )
     mill.cli("jobs", "cancel", "--yes", job)
+    mill.shop.let_go(*(f"cancelled/{number}" for number in range(8)))
     mill.wait_committed()
     lines = [line for line in mill.shop.all_lines() if line["key"].startswith("cancelled/")]
     ran = sum(line["what"] == "end" for line in lines)
@@ -197,18 +199,15 @@ def test_nothing_behind_a_failing_head_runs_first(mill: Mill, bridge: Bridge) ->
 def test_a_dead_letter_is_an_event_and_its_redrive_runs_what_is_left(mill: Mill, bridge: Bridge) -> None:
     """It is on the DLQ topic with its stage and reason; redriven, parts that were done do not run again."""
     key = uuid.uuid4().hex
+    mill.shop.let_go(f"{key}/0")
     (job,) = mill.submit("batches", Batch(key=key, parts=3, do="need-key"))
-    log = mill.shop.environment["WORKSHOP_LOG"]
-    Path(f"{log}.{key}/0").parent.mkdir()
-    Path(f"{log}.{key}/0").touch()
     mill.wait_job(job, JobState.FAILED)
     (letter,) = mill.letters(job)
     assert letter["stage"] == "pack"
     assert "part" in letter["reason"]
     assert "no key" in letter["reason"]
     mill.wait_committed()
-    for part in range(3):
-        Path(f"{log}.{key}/{part}").touch()
+    mill.shop.let_go(*(f"{key}/{part}" for part in range(3)))
     done = {n for n in range(3) if mill.shop.lines(f"{key}/{n}", "end")}
     mill.cli("dlq", "redrive", "--job", job, "--yes")
     mill.wait_job(job)
@@ -273,7 +272,7 @@ def test_a_task_that_kills_the_bridge_is_found(mill: Mill, bridge: Bridge) -> No
     (job,) = mill.submit("orders", Order(key=key, do="kill-worker"))
     (beside,) = mill.submit("orders", Order(key=other, do="sleep", seconds=1))
     for _ in range(6):
-        bridge.wait(60)
+        bridge.wait(PATIENCE)
         mill.shop.kill(bridge)
         bridge = mill.start()
     mill.wait_job(job, JobState.FAILED)
@@ -297,7 +296,7 @@ def test_a_second_bridge_takes_its_share(mill: Mill) -> None:
             if turn == 4:
                 second = mill.start()
             if turn == 8:
-                mill.shop.wait(lambda: len(mill.members()) == 2, "two members", 60)
+                mill.shop.wait(lambda: len(mill.members()) == 2, "two members")
                 assert mill.shop.stop(first) == 0
         for job in jobs:
             mill.wait_job(job)
@@ -325,15 +324,15 @@ def test_what_a_bridge_keeps_goes_on_while_what_comes_waits(
             return [{each for each in member.partitions if each.topic in names} for member in mill.members()]
 
         mill.start()
-        shop.wait(lambda: len(shares()) == 1, "one bridge", 60)
+        shop.wait(lambda: len(shares()) == 1, "one bridge")
         second = mill.start()
-        shop.wait(lambda: [bool(share) for share in shares()] == [True, True], "two shares", 60)
+        shop.wait(lambda: [bool(share) for share in shares()] == [True, True], "two shares")
         (early,) = mill.submit("orders", Order(key="early"))
         mill.wait_job(early)
         before = shares()
         shop.send_raw("somebody's")
         assert shop.stop(second) == 0
-        shop.wait(lambda: len(shares()) == 1 and shares()[0] == set.union(*before), "all are the first's", 60)
+        shop.wait(lambda: len(shares()) == 1 and shares()[0] == set.union(*before), "all are the first's")
         late = [
             job
             for topic in topics
@@ -352,7 +351,7 @@ def test_what_a_bridge_keeps_goes_on_while_what_comes_waits(
             return {name for name, job in jobs.items() if job and job.state is JobState.COMPLETE}
 
         kept = [{job for job in late if whence[job] in share} for share in before]
-        shop.wait(lambda: done() in kept, "those that it had are done", 60)
+        shop.wait(lambda: done() in kept, "those that it had are done")
         shop.purge()
         for job in late:
             mill.wait_job(job)
@@ -375,12 +374,12 @@ def test_switching_back_and_forth(
 
         bridge = mill.start(USE_SQS_TASK_PROCESSING="true")
         send()
-        shop.wait(lambda: shop.queue.depth().available == 1, "it is sent", 60)
+        shop.wait(lambda: shop.queue.depth().available == 1, "it is sent")
         # Gone without a commit of it, perhaps: what was sent may come again.
         shop.kill(bridge)
         bridge = mill.start()
         send()
-        shop.wait(lambda: "bridge.waits_for_queues" in shop.log(), "it waits", 60)
+        shop.wait(lambda: "bridge.waits_for_queues" in shop.log(), "it waits")
         assert shop.all_lines() == []
         worker = shop.start()
         for job in jobs:

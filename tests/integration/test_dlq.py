@@ -64,7 +64,7 @@ from pipeline.worker.settle.deadletter import DeadLetters
 from pipeline.worker.settle.outgoingletter import OutgoingLetter
 from tests.conftest import MakeEnvironment
 from tests.integration import mending
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 MODULE = "tests.integration.mending"
 #: The trace of every event here.
@@ -411,7 +411,7 @@ def test_ctrl_c_in_the_middle_of_a_redrive_loses_nothing(world: World) -> None:
             process.send_signal(signal.SIGINT)
             told = [json.loads(line) for line in (first, *process.stdout)]
             said = process.stderr.read()
-            assert process.wait(30) == 130, said
+            assert process.wait(PATIENCE) == 130, said
         finally:
             process.kill()
     assert f"{len(told)} redriven" in said

@@ -94,7 +94,7 @@ class Counted:
 
     def wait(self, job_id: str) -> None:
         """Wait until a job is complete and its last message deleted."""
-        wait_until(lambda: self._complete(job_id), f"job {job_id} is complete", 60)
+        wait_until(lambda: self._complete(job_id), f"job {job_id} is complete")
 
     def left(self) -> int:
         """Return the number of messages on the queue, running ones included."""
@@ -137,7 +137,7 @@ def run_gated(counted: Counted, folder: Path) -> None:
     parts = [folder / str(number) for number in range(gatedparts.PARTS)]
     job_id = counted.start(gatedparts.gated_begin, b'"%s"' % str(folder).encode())
     for left in range(gatedparts.PARTS, 0, -1):
-        wait_until(partial(_one_runs, counted, parts, left), f"{left} parts are left, one runs", 60)
+        wait_until(partial(_one_runs, counted, parts, left), f"{left} parts are left, one runs")
         _running(parts)[0].with_suffix(".open").touch()
     counted.wait(job_id)
 

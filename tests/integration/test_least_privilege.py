@@ -122,7 +122,7 @@ class Office:
                 environment={**self.environments[role], "WEB_READ_ONLY": str(role == "web-read-only")},
                 output=output,
             )
-        wait_until(lambda: _SERVING.search(log.read_text()), f"the page of {role}", 60)
+        wait_until(lambda: _SERVING.search(log.read_text()), f"the page of {role}")
         found = _SERVING.search(log.read_text())
         assert found
         return Page(found.group(1))
@@ -301,12 +301,12 @@ def _works(office: Office, *pages: Page) -> None:
     job_id = json.loads(office.run("submit", "lists", "--data", data, "--json"))["job_id"]
     _spoil(office)
     wait_until(lambda: office.state(job_id) == "failed", "the job's failure", 90)
-    wait_until(lambda: len(office.run("dlq", "list", "--json").splitlines()) == 3, "dead letters", 30)
+    wait_until(lambda: len(office.run("dlq", "list", "--json").splitlines()) == 3, "dead letters")
     for page in pages:
-        wait_until(partial(_shows_the_failure, page, job_id), "a failure, its cause and its letter", 30)
+        wait_until(partial(_shows_the_failure, page, job_id), "a failure, its cause and its letter")
     (office.folder / "salt").touch()
     office.run("dlq", "redrive", "--job", job_id, "--yes")
-    wait_until(lambda: office.state(job_id) == "complete", "the job's end", 60)
+    wait_until(lambda: office.state(job_id) == "complete", "the job's end")
 
 
 def _shows_the_failure(page: Page, job_id: str) -> bool:
@@ -316,7 +316,7 @@ def _shows_the_failure(page: Page, job_id: str) -> bool:
 
 def _is_shown(page: Page) -> None:
     """All that the jobs page reads."""
-    wait_until(lambda: page.ask("/pipeline")["away"] == [], "every service to answer", 30)
+    wait_until(lambda: page.ask("/pipeline")["away"] == [], "every service to answer")
     assert page.ask("/dead-letters")["away"] == []
     assert page.ask("/dead-letters?place=errors")["away"] == []
     assert page.ask("/jobs?limit=5")["rows"]
@@ -329,8 +329,8 @@ def _is_acted_on(office: Office, page: Page) -> None:
     job_id = page.ask("/jobs", {"start": "lists", "data": ["cheese"], "entity_id": "k"})["job_id"]
     wait_until(lambda: office.state(job_id) == "failed", "the failure of a submitted job", 90)
     (office.folder / "cheese").touch()
-    wait_until(lambda: page.ask(f"/jobs/{job_id}/redrive", {})["counts"], "a redrive", 30)
-    wait_until(lambda: office.state(job_id) == "complete", "the end of a redriven job", 60)
+    wait_until(lambda: page.ask(f"/jobs/{job_id}/redrive", {})["counts"], "a redrive")
+    wait_until(lambda: office.state(job_id) == "complete", "the end of a redriven job")
     assert page.ask(f"/jobs/{job_id}/replay?stage=buy&again=true", {})["sent"] == 1
     waiting = page.ask("/jobs", {"start": "lists", "data": ["wine"], "entity_id": "k"})["job_id"]
     page.ask(f"/jobs/{waiting}/cancel", {})
@@ -359,7 +359,7 @@ def _spoil(office: Office) -> None:
         assert producer.emit(records, 30) == [None, None]
     finally:
         producer.close(5)
-    wait_until(lambda: office.state("waiting") == "failed", "the failure of the job that waits", 60)
+    wait_until(lambda: office.state("waiting") == "failed", "the failure of the job that waits")
 
 
 def _is_looked_at(office: Office) -> None:

@@ -69,7 +69,7 @@ class Post:
             received.extend(batch)
             return len(received) >= count
 
-        wait_until(take, f"{count} tasks", 60)
+        wait_until(take, f"{count} tasks")
         assert queue.receive(10, wait_seconds=0, visibility_seconds=60) == []
         return received
 

@@ -228,7 +228,7 @@ def test_a_job_that_kafka_cannot_take_leaves_no_record(
     result = CliRunner().invoke(main, submit, env={**environment, **change})
     assert result.exit_code == 1, result.output
     assert reason in result.stderr
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert run("jobs", "list", "--json").stdout == ""
 
 

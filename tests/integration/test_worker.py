@@ -48,12 +48,13 @@ def cancel(shop: Shop, *job_ids: str) -> Result:
 
 def test_what_has_not_started_of_a_cancelled_job_never_runs(shop: Shop) -> None:
     """A split in the middle: what runs is recorded, the rest is skipped and counted, no gather, one event."""
-    job_id = shop.submit(workshop.pack, Batch(key="cancelled", parts=8, do="sleep", seconds=3))
+    job_id = shop.submit(workshop.pack, Batch(key="cancelled", parts=8, do="hold"))
     shop.wait(lambda: any(line["key"].startswith("cancelled/") for line in shop.all_lines()), "a part runs")
     result = cancel(shop, job_id)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["state"] == "cancelled"
-    shop.wait_empty(40)
+    shop.let_go(*(f"cancelled/{number}" for number in range(8)))
+    shop.wait_empty()
     started = [line for line in shop.all_lines() if line["key"].startswith("cancelled/")]
     ran = sum(line["what"] == "start" for line in started)
     assert 0 < ran < 8
@@ -83,7 +84,7 @@ def test_those_behind_a_cancelled_job_in_its_group_go_on(shop: Shop) -> None:
     first, second, third = shop.submit_many(
         workshop.visit,
         [
-            Order(key="cancel-1", do="sleep", seconds=4),
+            Order(key="cancel-1", do="hold"),
             Order(key="cancel-2"),
             Order(key="cancel-3"),
         ],
@@ -91,6 +92,7 @@ def test_those_behind_a_cancelled_job_in_its_group_go_on(shop: Shop) -> None:
     )
     shop.wait_line("cancel-1", "start")
     assert cancel(shop, second).exit_code == 0
+    shop.let_go("cancel-1")
     shop.wait_job(third)
     assert shop.job(first).state is JobState.COMPLETE
     assert shop.lines("cancel-2") == []
@@ -255,14 +257,15 @@ def test_an_entitys_tasks_run_in_order_also_when_one_fails(shop: Shop) -> None:
 
 
 def test_entities_do_not_wait_for_each_other(shop: Shop) -> None:
-    """While one entity's task sleeps, another entity's run."""
+    """While one entity's task runs, another entity's run."""
     shop.submit_many(
-        workshop.visit, [Order(key="deep", do="sleep", seconds=3)] + [Order(key="behind")] * 9, entity="deep"
+        workshop.visit, [Order(key="deep", do="hold"), *[Order(key="behind")] * 9], entity="deep"
     )
     shop.wait_line("deep", "start")
     job_id = shop.submit(workshop.visit, Order(key="other"), entity="other")
     shop.wait_job(job_id)
-    assert not shop.lines("deep", "end")
+    assert not shop.lines("behind")
+    shop.let_go("deep")
     shop.wait_line("behind", "end", 9)
 
 
@@ -325,7 +328,7 @@ def test_a_countdown_longer_than_the_lease_is_kept(shop: Shop) -> None:
     due = time.time() + 7
     shop.delay("note", "countdown", countdown=7)
     (line,) = shop.wait_line("countdown", "note")
-    assert due - 0.5 <= line["at"] <= due + 4
+    assert due - 0.5 <= line["at"] <= due + 20
     shop.wait_empty()
     assert len(shop.lines("countdown", "note")) == 1
 

@@ -20,6 +20,9 @@ from pydantic import BaseModel
 
 from pipeline import PermanentError, Retry, current_task, stage
 
+#: Seconds that a held run waits for the test.
+HELD = 120.0
+
 
 class Order(BaseModel):
     """An instruction, and the name it is recorded under."""
@@ -61,6 +64,12 @@ def obey(order: Order) -> None:
     match order.do:
         case "sleep":
             time.sleep(order.seconds)
+        case "hold":  # until the test lets it go
+            deadline = time.monotonic() + HELD
+            while not os.path.exists(f"{os.environ['WORKSHOP_LOG']}.{order.key}"):
+                if time.monotonic() > deadline:
+                    raise TimeoutError("nobody let it go")
+                time.sleep(0.02)
         case "retry":
             raise Retry(order.seconds)
         case "celery-retry":

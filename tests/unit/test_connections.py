@@ -23,8 +23,8 @@ from pipeline.worker.celerychecks import HEALTH_FILES
 from tests.processes import wait_until
 
 GET = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
-#: Seconds that each timeout lasts here.
-SHORT = 0.4
+#: Seconds that a timeout lasts here: one that ends, and one that a client stays below on a busy machine.
+SHORT, PAUSE = 0.4, 2.0
 
 
 #: Released by each request that waits.
@@ -67,8 +67,7 @@ async def stream(_: Request) -> Response:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The port of a server with short timeouts."""
-    monkeypatch.setattr(connections, "SEND_TIMEOUTS", dict.fromkeys(connections.SEND_TIMEOUTS, SHORT))
+    """The port of a server."""
     routes = [
         Route("/live", live),
         Route("/slow", slow),
@@ -90,9 +89,15 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     assert not thread.is_alive()
 
 
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the timeouts for requests short."""
+    monkeypatch.setattr(connections, "SEND_TIMEOUTS", dict.fromkeys(connections.SEND_TIMEOUTS, SHORT))
+
+
 def connect(port: int, sent: bytes = b"", address: str = "127.0.0.1") -> socket.socket:
     """A client that has sent this."""
-    client = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(address, 0))
+    client = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=(address, 0))
     client.sendall(sent)
     return client
 
@@ -108,6 +113,7 @@ def answer(client: socket.socket) -> bytes:
     return received
 
 
+@pytest.mark.usefixtures("short")
 def test_idle_connections_take_few_descriptors_and_keep_no_probe_out(port: int) -> None:
     """Four hundred clients that never finish their headers: the limit holds, and a request is answered."""
     before, most = len(os.listdir("/proc/self/fd")), 0
@@ -135,7 +141,7 @@ def test_a_request_that_is_worked_on_keeps_its_place_in_a_flood(port: int) -> No
     """Connections that come faster than it is answered take the place of others that say nothing."""
     with connect(port, GET.replace(b"/live", b"/slow")) as asked:
         idle = [connect(port, b"GET /") for _ in range(4 * Connection.limit)]
-        assert answer(asked).startswith(b"HTTP/1.1 200")
+        assert asked.recv(100).startswith(b"HTTP/1.1 200")
     for each in idle:
         each.close()
 
@@ -145,7 +151,7 @@ def test_a_client_that_is_slow_to_ask_keeps_its_place_beside_a_flood_from_elsewh
     with connect(port) as asked:
         idle = [connect(port, b"GET /", "127.0.0.2") for _ in range(4 * Connection.limit)]
         asked.sendall(GET)
-        assert answer(asked).startswith(b"HTTP/1.1 200")
+        assert asked.recv(100).startswith(b"HTTP/1.1 200")
     for each in idle:
         each.close()
 
@@ -160,12 +166,11 @@ def test_a_client_that_is_slow_to_ask_keeps_its_place_beside_a_flood_from_elsewh
     ],
     ids=["nothing", "headers", "body", "second request"],
 )
+@pytest.mark.usefixtures("short")
 def test_a_client_that_sends_no_further_is_disconnected(port: int, sent: bytes) -> None:
     """Whatever of a request is missing."""
-    started = time.monotonic()
     with connect(port, sent) as client:
         answer(client)
-    assert time.monotonic() - started < 5
 
 
 def test_a_flood_is_ranked_for_many_connections_at_a_time(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,10 +190,11 @@ def test_a_flood_is_ranked_for_many_connections_at_a_time(port: int, monkeypatch
     "sent",
     [b"GET /live HTTP/1.1\r\nX: ", b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"],
 )
+@pytest.mark.usefixtures("short")
 def test_a_client_that_sends_a_byte_now_and_then_is_disconnected(port: int, sent: bytes) -> None:
     """The time for a request is not extended by pieces of it, nor by an answer that came before its end."""
     with connect(port, sent) as client:
-        wait_until(lambda: not _takes(client), "the server to end the connection", 5)
+        wait_until(lambda: not _takes(client), "the server to end the connection")
 
 
 def _takes(client: socket.socket) -> bool:
@@ -204,19 +210,21 @@ def test_a_client_that_does_not_read_is_disconnected(port: int, monkeypatch: pyt
     """An answer that nobody takes is not kept for ever."""
     monkeypatch.setattr(connections, "READ_TIMEOUT", SHORT)
     with connect(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n") as client:
-        time.sleep(3 * SHORT)
-        # What was under way comes, and then the end.
-        assert answer(client).startswith(b"HTTP/1.1 200")
+        assert client.recv(100).startswith(b"HTTP/1.1 200")
+        # The server's end of the connection is in this process, too.
+        during = len(os.listdir("/proc/self/fd"))
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) < during, "the server to close the connection")
+        answer(client)
 
 
 def test_a_client_that_reads_slowly_is_not_disconnected(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pause in its reading has a time of its own, not the answer as a whole."""
-    monkeypatch.setattr(connections, "READ_TIMEOUT", SHORT)
+    monkeypatch.setattr(connections, "READ_TIMEOUT", PAUSE)
     with connect(port, b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n") as client:
-        ends = time.monotonic() + 4 * SHORT
+        ends = time.monotonic() + 1.5 * PAUSE
         while time.monotonic() < ends:
             assert client.recv(1_000_000)
-            time.sleep(SHORT / 20)
+            time.sleep(PAUSE / 50)
 
 
 def test_an_answer_that_is_being_sent_is_not_cut_off(port: int) -> None:
@@ -231,15 +239,18 @@ def test_an_answer_that_is_being_sent_is_not_cut_off(port: int) -> None:
             client.close()
 
 
-def test_requests_on_one_connection_have_their_time_each(port: int) -> None:
+def test_requests_on_one_connection_have_their_time_each(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that keeps its connection is disconnected only when it pauses."""
+    monkeypatch.setattr(connections, "SEND_TIMEOUTS", dict.fromkeys(connections.SEND_TIMEOUTS, PAUSE))
     with connect(port) as client:
-        for _ in range(8):
-            time.sleep(SHORT / 3)
+        for _ in range(4):
+            time.sleep(PAUSE / 3)
             client.sendall(GET)
             received = b""
             while not received.endswith(b"live"):
-                received += client.recv(1_000)
+                piece = client.recv(1_000)
+                assert piece
+                received += piece
 
 
 def test_requests_that_are_answered_late_keep_no_probe_out(port: int) -> None:

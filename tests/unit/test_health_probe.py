@@ -37,7 +37,7 @@ def test_a_dependency_that_hangs_is_unhealthy_in_time() -> None:
     started = time.monotonic()
     answers = asyncio.run(ask_twice())
     release.set()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert len(calls) == 1
     assert {(each.status, each.error) for each in answers} == {
         ("unhealthy", "Kafka did not answer within 0.2 s")
@@ -47,20 +47,19 @@ def test_a_dependency_that_hangs_is_unhealthy_in_time() -> None:
 
 def test_the_loop_is_never_blocked() -> None:
     """While a report is made other requests are answered."""
+    others_answered = threading.Event()
 
     def slow() -> KafkaReport:
-        time.sleep(0.3)
-        return KafkaReport(status="healthy")
+        return KafkaReport(status="healthy" if others_answered.wait(20) else "unhealthy")
 
-    async def others_meanwhile() -> int:
-        report = asyncio.ensure_future(Probe("SQS", KafkaReport, slow).report())
-        turns = 0
-        while not report.done():
-            await asyncio.sleep(0.01)
-            turns += 1
-        return turns
+    async def others_meanwhile() -> KafkaReport:
+        report = asyncio.ensure_future(Probe("Kafka", KafkaReport, slow, timeout=30).report())
+        for _ in range(10):
+            await asyncio.sleep(0)
+        others_answered.set()
+        return await report
 
-    assert asyncio.run(others_meanwhile()) > 10
+    assert asyncio.run(others_meanwhile()).status == "healthy"
 
 
 def test_a_report_serves_all_who_ask_within_its_lifetime() -> None:
@@ -114,16 +113,21 @@ def test_the_worst_dependency_decides(kafka: Status, sqs: Status, worst: Status)
 def test_an_outage_that_nobody_asks_about_has_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server asks by itself: who comes later is told when it began, not when they came."""
     monkeypatch.setattr(probe, "WATCH", 0.02)
-    away = KafkaReport.unhealthy("away")
+    asked: list[float] = []
+
+    def away() -> KafkaReport:
+        asked.append(time.time())
+        return KafkaReport.unhealthy("away")
 
     async def come_late() -> tuple[float, float | None]:
         probes = Probes(
-            kafka=Probe("Kafka", KafkaReport, lambda: away, lifetime=0),
+            kafka=Probe("Kafka", KafkaReport, away, lifetime=0),
             sqs=Probe("SQS", SqsReport, SqsReport.off),
             dynamodb=Probe("DynamoDB", DynamodbReport, DynamodbReport.off),
         )
         watching = asyncio.create_task(probes.watch())
-        await asyncio.sleep(0.5)
+        while len(asked) < 2:  # by then, the first report has been taken
+            await asyncio.sleep(0.01)
         came_at = time.time()
         report = await probes.report()
         watching.cancel()
@@ -131,7 +135,7 @@ def test_an_outage_that_nobody_asks_about_has_its_beginning(monkeypatch: pytest.
 
     came_at, since = asyncio.run(come_late())
     assert since is not None
-    assert since < came_at - 0.3
+    assert since <= asked[0] < came_at
 
 
 def test_a_report_says_when_its_problem_began() -> None:

@@ -98,7 +98,7 @@ def test_a_service_that_is_away_costs_its_own_part() -> None:
     release = threading.Event()
 
     def hang() -> KafkaReport:
-        release.wait(20)
+        release.wait(60)
         return KafkaReport(status="healthy")
 
     async def look_twice() -> tuple[PipelineView, PipelineView]:
@@ -110,7 +110,7 @@ def test_a_service_that_is_away_costs_its_own_part() -> None:
     started = time.monotonic()
     first, second = asyncio.run(look_twice())
     release.set()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     assert len(second.queues) == 2
     (away,) = second.away
     assert (away.service, away.error) == ("Kafka", f"kafka did not answer within {TIMEOUT:g} s")

@@ -40,7 +40,7 @@ def test_a_closed_queue_drops_and_holds_nobody_up() -> None:
     reader = threading.Thread(target=buffer.put, args=("a", {}), daemon=True)
     reader.start()
     buffer.close("a")
-    wait_until(lambda: not reader.is_alive(), "the reader goes on", 5)
+    wait_until(lambda: not reader.is_alive(), "the reader goes on")
     buffer.put("a", {})
     assert [buffer.take(), buffer.take()] == [("kept", {}), None]
     buffer.open("a")

@@ -250,7 +250,7 @@ def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch)
 
     class Hanging(SpanExporter):
         def export(self, spans: object) -> SpanExportResult:
-            free.wait(20)
+            free.wait(60)
             return SpanExportResult.FAILURE
 
     monkeypatch.setattr(trace, "set_tracer_provider", lambda _: None)
@@ -260,7 +260,7 @@ def test_a_collector_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch)
     for _ in range(3_000):
         tracer.span("internal", "work", None, {}).end()
     tracer.stop()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
     free.set()
 
 
