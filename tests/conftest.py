@@ -25,6 +25,30 @@ hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of the long suite."""
+    parser.addoption("--both-sets", action="store_true", help="run the tests marked one_set on both sets")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark."""
+    config.addinivalue_line(
+        "markers",
+        "one_set: runs on the local services only, since the contracts show that both sets behave the same",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the embedded variant of tests that one set is enough for."""
+    if not config.getoption("both_sets"):
+        items[:] = [item for item in items if not (item.get_closest_marker("one_set") and _on_embedded(item))]
+
+
+def _on_embedded(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and callspec.params.get("services") == "embedded"
+
+
 class MakeEnvironment(Protocol):
     """The type of the ``make_environment`` fixture."""
 

@@ -39,6 +39,8 @@ from tests.kafkagroups import lag, members
 from tests.loglines import log_lines
 from tests.processes import wait_until
 
+pytestmark = pytest.mark.one_set
+
 SOURCE = "/tests"
 
 

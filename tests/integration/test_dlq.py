@@ -66,6 +66,8 @@ from tests.conftest import MakeEnvironment
 from tests.integration import mending
 from tests.processes import PATIENCE, wait_until
 
+pytestmark = pytest.mark.one_set
+
 MODULE = "tests.integration.mending"
 #: The trace of every event here.
 TRACE = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"

@@ -16,6 +16,8 @@ from pipeline.settings import Settings, load_settings
 from pipeline.wire.events import Coordinates, Event, decode
 from tests.conftest import MakeEnvironment
 
+pytestmark = pytest.mark.one_set
+
 Run = Callable[..., Result]
 
 
