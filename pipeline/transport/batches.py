@@ -24,8 +24,12 @@ class Batches(Generic[T]):
         self._most = most
         self._enough = enough
         self._linger = linger
-        self._gathering = threading.Lock()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        #: for threads without a batch: there are items, and none of them gathers
+        self._arrived = threading.Condition(self._lock)
+        #: for the thread that gathers: its batch may be due
+        self._due = threading.Condition(self._lock)
+        self._gathers = False
         self._items: deque[T] = deque()
         self._ended = False
         #: an item of the batch being gathered must not wait for more
@@ -45,36 +49,47 @@ class Batches(Generic[T]):
 
     def put_all(self, items: Sequence[T], *, hurry: bool = False, more: bool = False) -> None:
         """Add items that a batch should have together; see ``put``."""
-        with self._changed:
+        with self._lock:
             before = len(self._items)
             self._items.extend(items)
             self._hurry |= hurry
             self._more |= more
-            if hurry or not before or before < self._enough <= len(self._items):
-                self._changed.notify()
+            if self._gathers:
+                if hurry or before < self._enough <= len(self._items):
+                    self._due.notify()
+            elif not before:
+                self._arrived.notify()
 
     def hurry_up(self) -> None:
         """Let the batch being gathered wait for no more."""
-        with self._changed:
+        with self._lock:
             self._hurry = True
-            self._changed.notify()
+            self._due.notify()
 
     def end(self) -> None:
         """Accept no more items: ``take`` returns what is left, then nothing."""
-        with self._changed:
+        with self._lock:
             self._ended = True
-            self._changed.notify_all()
+            self._due.notify()
+            self._arrived.notify_all()
 
     def take(self) -> list[T]:
         """Wait for the next batch and return it; an empty one after ``end``, when nothing is left."""
-        with self._gathering, self._changed:
-            self._changed.wait_for(lambda: self._items or self._ended)
+        with self._lock:
+            self._arrived.wait_for(self._is_free)
             if self._more or self._rate * self._linger >= WORTH_WAITING:
-                self._changed.wait_for(self._is_due, self._linger)
+                self._gathers = True
+                self._due.wait_for(self._is_due, self._linger)
+                self._gathers = False
             self._hurry = self._more = False
             batch = [self._items.popleft() for _ in range(min(self._most, len(self._items)))]
             self._note(len(batch))
+            if self._items or self._ended:  # at the end each thread wakes the next
+                self._arrived.notify()
             return batch
+
+    def _is_free(self) -> bool:
+        return not self._gathers and bool(self._items or self._ended)
 
     def _is_due(self) -> bool:
         return len(self._items) >= self._enough or self._hurry or self._ended

@@ -127,3 +127,16 @@ def test_a_thread_that_waits_is_woken() -> None:
     batches.end()
     thread.join(10)
     assert taken == [[1]]
+
+
+def test_the_end_reaches_threads_that_wait_behind_one_that_gathers() -> None:
+    """The last batch is taken by one of them; the others have nothing left to wait for."""
+    batches: Batches[int] = Batches(most=10, enough=10, linger=60)
+    takers = [_take_in_thread(batches) for _ in range(4)]
+    batches.put(1, more=True)
+    wait_until(lambda: batches._gathers, "one of them gathers")
+    batches.end()
+    for thread, _ in takers:
+        thread.join(10)
+    assert not any(thread.is_alive() for thread, _ in takers)
+    assert [batch for _, taken in takers for batch in taken] == [[1]]
