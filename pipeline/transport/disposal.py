@@ -12,7 +12,7 @@ from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.sqs import SqsQueue
 from pipeline.transport.batches import Batches
 from pipeline.transport.intake import Intake
-from pipeline.transport.lease import LONGEST_HOLD, Lease, LeaseLocks, Phase
+from pipeline.transport.lease import LONGEST_HOLD, Lease, LeaseLocks
 
 log = structlog.get_logger(__name__)
 
@@ -50,12 +50,12 @@ class Disposal:
             thread.start()
 
     def delete(self, leases: Sequence[Lease], *, hurry: bool = False) -> None:
-        """Delete messages whose effects are safe. Returns at once; the first order for a message counts.
+        """Delete messages whose effects are safe, and let the next of their groups start.
 
+        Returns at once; the first order for a message counts.
         With ``hurry`` the call does not wait until it is full: SQS delivers no more of their group before it.
         """
-        left = [each for lease in leases for each in self._intake.leave(lease, Phase.DELETING)]
-        self._orders.put_all([_Order(each, None) for each in left], hurry=hurry)
+        self._orders.put_all([_Order(each, None) for each in self._intake.delete(leases)], hurry=hurry)
 
     def give_back(self, lease: Lease, delay: float = 0) -> None:
         """Give a message back for ``delay`` seconds, and those waiting behind it at once.
@@ -63,7 +63,7 @@ class Disposal:
         Returns at once; the first order for a message counts.
         """
         seconds = min(max(0, math.ceil(delay)), int(LONGEST_HOLD))
-        for each in self._intake.leave(lease, Phase.RETURNING):
+        for each in self._intake.give_back(lease):
             self._orders.put(_Order(each, seconds if each is lease else 0))
 
     def give_back_waiting(self, queue_name: str | None = None) -> None:
@@ -90,8 +90,7 @@ class Disposal:
             except Exception:
                 # Forgotten, so that the heartbeat lets it come again by itself.
                 log.exception("disposal.failed", messages=len(batch))
-                for each in batch:
-                    self._intake.forget(each.lease)
+                self._intake.forget(order.lease for order in batch)
 
     def _carry_out(self, batch: Sequence[_Order]) -> None:
         for name in {order.lease.queue for order in batch}:
@@ -126,7 +125,7 @@ class Disposal:
         A refusal is no error: the lease was lost, so the message comes again, and a done task is recognised
         then. If it came again meanwhile, it has a new handle.
         """
-        again = []
+        again, over = [], []
         for lease, handle, error in zip(leases, handles, answers, strict=True):
             unanswered = isinstance(error, ServiceUnavailableError) and not self._stopping.is_set()
             if unanswered or (error is not None and handle != lease.message.receipt_handle):
@@ -134,7 +133,8 @@ class Disposal:
                 continue
             if error is not None:
                 log.info(refused, queue=lease.queue, message_id=lease.message_id, error=str(error))
-            self._intake.forget(lease)
+            over.append(lease)
+        self._intake.forget(over)
         return again
 
     def _pause_before_again(self, leases: list[Lease]) -> None:

@@ -278,21 +278,41 @@ class Intake:
 
     # ─── Letting go ───
 
-    def leave(self, lease: Lease, phase: Phase) -> list[Lease]:
-        """Mark a message to be deleted or given back: the first call wins. Return all that go, itself last.
+    def delete(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Mark settled messages to be deleted, and let the next of their groups start.
 
-        Those behind one that is given back go back as well: SQS keeps them behind it until it is deleted, and
-        another worker may take them with it. One of them that is running goes back when its run is over.
+        Return them without those that were marked to be deleted or given back before.
         """
         with self._lock:
-            if not self.is_held(lease) or lease.phase in (Phase.DELETING, Phase.RETURNING):
+            for lease in leases:
+                self._lanes.advance(lease)
+            left = [lease for lease in leases if self._stays(lease)]
+            for lease in left:
+                self._move(lease, Phase.DELETING)
+            self._tell()
+            ready = self._can_take()
+        self._wake(ready)
+        return left
+
+    def give_back(self, lease: Lease) -> list[Lease]:
+        """Mark a message to be given back, unless it was marked before. Return all that go, itself last.
+
+        Those behind it go back as well: SQS keeps them behind it until it is deleted, and another worker may
+        take them with it. One of them that is running goes back when its run is over.
+        """
+        with self._lock:
+            if not self._stays(lease):
                 return []
-            left = [] if phase is Phase.DELETING else self._cut_behind(lease)
+            left = self._cut_behind(lease)
             if lease not in left:
-                self._move(lease, phase)
+                self._move(lease, Phase.RETURNING)
                 left.append(lease)
             self._tell()
         return left
+
+    def _stays(self, lease: Lease) -> bool:
+        """Whether a message is held and not marked to be deleted or given back."""
+        return self.is_held(lease) and lease.phase not in (Phase.DELETING, Phase.RETURNING)
 
     def cut(self, key: Key) -> list[Lease]:
         """Remove all waiting messages of a lane and return them; the caller gives them back."""
@@ -307,12 +327,13 @@ class Intake:
             keys = {lease.lane for lease in self._held.values() if queue in (None, lease.queue)}
             return [lease for key in keys for lease in self._cut(key)]
 
-    def forget(self, lease: Lease) -> None:
-        """Stop holding a message that was deleted or given back."""
+    def forget(self, leases: Iterable[Lease]) -> None:
+        """Stop holding messages that were deleted or given back."""
         with self._lock:
-            if self.is_held(lease):
-                self._drop(lease)
-                self._tell()
+            for lease in leases:
+                if self.is_held(lease):
+                    self._drop(lease)
+            self._tell()
             ready = self._can_take()
         self._wake(ready)
 

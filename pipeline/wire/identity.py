@@ -10,6 +10,7 @@ deployment would count as new ones, and run again.
 import hashlib
 import json
 import re
+from functools import lru_cache
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -24,6 +25,12 @@ Part = int | str | None
 _SQS_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
+#: Encodes what is hashed. Made once: ``json.dumps`` makes one for each call with these separators.
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+# A worker asks for a task's id at its receive, when it looks it up, and when it emits and records it.
+@lru_cache(maxsize=4_096)
 def task_id(source: str, event_id: str, stage: str, part: Part) -> str:
     """Return the id of the task that an event makes in a stage.
 
@@ -103,4 +110,4 @@ def publish_deduplication_id(task_id: str, retries: int, nesting: int, eta: str 
 
 
 def _uuid(*parts: str | int | None) -> str:
-    return str(uuid5(NAMESPACE, json.dumps(parts, separators=(",", ":"))))
+    return str(uuid5(NAMESPACE, _encode(parts)))

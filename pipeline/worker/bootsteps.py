@@ -20,7 +20,7 @@ from pipeline.worker.celerychecks import (
     report_queues,
     start_refused,
 )
-from pipeline.worker.consumer import EVENTS_EVERY, TIMERS_EVERY, drop_cancelled_timers
+from pipeline.worker.consumer import EVENTS_EVERY, EVENTS_TOGETHER, TIMERS_EVERY, drop_cancelled_timers
 from pipeline.worker.runtime import WorkerRuntime
 
 
@@ -97,6 +97,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
     def start(self, consumer: Any) -> None:
         """Start the timers, which end with each connection."""
         consumer.runtime.watch_loop(True)
+        consumer.event_dispatcher.buffer_limit = EVENTS_TOGETHER
         consumer.hub.call_repeatedly(EVENTS_EVERY, consumer.flush_events)
         consumer.hub.call_repeatedly(TIMERS_EVERY, drop_cancelled_timers, consumer.hub.timer)
 

@@ -25,6 +25,9 @@ log = structlog.get_logger(__name__)
 CELERYS_REQUEST = "celery.worker.request:Request"
 #: How late a task's events may be sent (seconds): soon enough for a person who looks on.
 EVENTS_EVERY = 0.2
+#: The most task events in one message. Celery's 24 are those of eight tasks. A third of the events may have a
+#: traceback of 8,000 characters, and a message has room for 1 MB.
+EVENTS_TOGETHER = 60
 #: Seconds between two removals of cancelled timers.
 TIMERS_EVERY = 10.0
 

@@ -64,12 +64,12 @@ class Worker:
             self.delete(lease)
 
     def give_back(self, lease: Lease, delay: float) -> list[Lease]:
-        left = self.intake.leave(lease, Phase.RETURNING)
+        left = self.intake.give_back(lease)
         self.orders += [(each, delay if each is lease else 0) for each in left]
         return left
 
     def delete(self, lease: Lease) -> None:
-        self.orders += [(each, None) for each in self.intake.leave(lease, Phase.DELETING)]
+        self.orders += [(each, None) for each in self.intake.delete([lease])]
 
     def release(self, leases: object) -> None:
         assert isinstance(leases, list)
@@ -80,10 +80,10 @@ class Worker:
         handle = lease.message.receipt_handle
         if delay is None:
             self.queue.delete(handle)
-            self.intake.forget(lease)
+            self.intake.forget([lease])
         elif self.intake.is_held(lease):
             self.queue.change_visibility(handle, delay)
-            self.intake.forget(lease)
+            self.intake.forget([lease])
 
     def beat(self, lost: frozenset[int]) -> None:
         for position, lease in enumerate(self.intake.due(self.queue.now + LEASE * 2 / 3)):
@@ -400,7 +400,7 @@ def test_a_message_given_back_and_here_again_is_a_new_lease(queue: FifoQueue) ->
     worker.give_back(first, 0)
     queue.change_visibility(first.message.receipt_handle, 0)  # SQS has done it, the answer is on its way
     worker.receive(1)
-    worker.intake.forget(first)
+    worker.intake.forget([first])
     again = worker.intake.take()
     assert again is not None
     assert again.message.receive_count == 2
@@ -686,7 +686,7 @@ def test_unsettled_results_pause_receiving(queue: FifoQueue) -> None:
         leases.append(lease)
         worker.finish(lease.tag)
     assert _room(worker.intake) == 0
-    worker.intake.forget(leases[0])
+    worker.intake.forget([leases[0]])
     assert 0 < _room(worker.intake) <= HELD_LIMIT
 
 

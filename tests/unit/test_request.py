@@ -176,7 +176,7 @@ def test_a_revoked_task_is_not_started_and_deleted(worker: Worker) -> None:
         with pytest.raises(TaskRevokedError):
             worker.request().execute_using_pool(worker.pool)
         assert worker.outcome == Discarded(reason="revoked")
-        worker.intake.forget(worker.lease)
+        worker.intake.forget([worker.lease])
         worker.settled.clear()
         with pytest.raises(TaskRevokedError):
             worker.request({HEADER: {}}).execute_using_pool(worker.pool)

@@ -23,7 +23,7 @@ from pipeline.jobs.errors import table_error
 from pipeline.patience import Patience
 from pipeline.sqs import QUEUE_RETENTION
 from pipeline.transport.intake import Intake
-from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
+from pipeline.transport.lease import LONGEST_HOLD, Lease
 from pipeline.wire import identity
 from pipeline.wire.taskmessage import HEADER, TaskHeader
 from pipeline.worker.child.outcome import (
@@ -102,13 +102,12 @@ class Shelf:
         return [Work(lease=each, outcome=SUCCESS) for each in leases]
 
     def _delete(self, leases: Sequence[Lease], *, hurry: bool = False) -> None:
-        for each in leases:
-            if self.intake.leave(each, Phase.DELETING):
-                self.deleted.append(each.message_id)
-                self.log.append("delete")
+        for each in self.intake.delete(leases):
+            self.deleted.append(each.message_id)
+            self.log.append("delete")
 
     def _give_back(self, lease: Lease, delay: float = 0) -> None:
-        for each in self.intake.leave(lease, Phase.RETURNING):
+        for each in self.intake.give_back(lease):
             self.returned[each.message_id] = delay if each is lease else 0
 
 
@@ -422,7 +421,7 @@ def test_attempts_are_counted_by_what_was_received(desk: Desk) -> None:
         work = desk.shelf.work("a", failed(ValueError()))
         work.lease.message = replace(work.lease.message, receive_count=count)
         desk.settle(work)
-        desk.shelf.intake.forget(work.lease)
+        desk.shelf.intake.forget([work.lease])
     assert desk.buried == ["a"]
     assert desk.attempts["t-a", "a"] == {1, 2, 5}
 

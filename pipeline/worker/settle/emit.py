@@ -101,7 +101,7 @@ class Emitter:
         if topic is None:
             return None
         return Event(
-            id=identity.emitted_event_id(header.task_id),
+            id=identity.emitted_event_id(work.task_id),
             source=source_of(self._settings.service_name, header.stage),
             type=topic,
             time=datetime.now(UTC),

@@ -184,7 +184,5 @@ class Settlement:
 
     def _delete(self, works: Sequence[Work]) -> None:
         leases = [work.lease for work in works]
-        for lease in leases:
-            self.intake.advance(lease)
         # Of a lane several at once, so that SQS delivers the next ones soon.
         self._disposal.delete(leases, hurry=len({lease.lane for lease in leases}) < len(leases))
