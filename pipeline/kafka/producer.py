@@ -129,7 +129,11 @@ class OrderedProducer(EventProducer):
     and a record that is emitted again without an answer is waited for, not produced again.
     """
 
-    _differences = {"delivery.timeout.ms": 0}
+    _differences = {
+        "delivery.timeout.ms": 0,
+        # Callers emit a batch and wait for it. Measured: an emit takes 1.7 ms, with 5 ms it took 5.8.
+        "linger.ms": 1,
+    }
 
     def __init__(self, settings: Settings, name: str) -> None:
         super().__init__(settings, name)
