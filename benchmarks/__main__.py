@@ -25,6 +25,7 @@ Examples:
   python -m benchmarks units                       what a job costs in DynamoDB
   python -m benchmarks split --parts 100000        one job with a large split
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
+  python -m benchmarks entity                      a stage beside 150,000 tasks of one entity
   python -m benchmarks outage                      the bridge while SQS is away for a minute
   python -m benchmarks soak                        memory over 200,000 tasks
   python -m benchmarks wire                        CPU of one AWS call, lean and botocore's own
@@ -235,6 +236,29 @@ def latency(rate: float, events: int, rtts: Sequence[float], services_name: str,
     with running_services(services_name) as services:
         for rtt in rtts:
             show(benchmark.run(services, rate, events, rtt), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option(
+    "--tasks", type=click.IntRange(min=1), default=150_000, show_default=True, help="Of the entity."
+)
+@click.option("--rate", type=click.FloatRange(min=1), default=50.0, show_default=True, help="Events/s.")
+@click.option("--events", type=click.IntRange(min=2), default=2000, show_default=True, help="Measured.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=100_000,
+    show_default=True,
+    help="The depth at which the bridge pauses topics; the tasks must be more.",
+)
+@local_option
+@json_option
+def entity(tasks: int, rate: float, events: int, limit: int, services_name: str, as_json: bool) -> None:
+    """Measure the latency of one stage while another's queue is too deep with the tasks of one entity."""
+    from benchmarks import entity as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, tasks, rate, events, limit), as_json)
 
 
 @main.command(epilog=EXAMPLES)

@@ -26,7 +26,7 @@ def run(
     """Return, for each round trip, the rows of all peers that can run."""
     peers = able([PEERS[name] for name in names])
     # Else the first peer would wait for a server that has compiled nothing yet.
-    send_all(make_ground(services), stage_messages(WARM_UP))
+    send_all(make_ground(services).queue, stage_messages(WARM_UP))
     for rtt in rtts:
         yield rounds(
             rtt,

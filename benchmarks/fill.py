@@ -13,7 +13,7 @@ from benchmarks.stages import double, halve
 from pipeline.author.registry import REGISTRY
 from pipeline.author.stages import Stage
 from pipeline.kafka import EventProducer, OutgoingRecord
-from pipeline.sqs import OutgoingMessage
+from pipeline.sqs import OutgoingMessage, SqsQueue
 from pipeline.wire import events, identity, taskmessage
 from pipeline.wire.events import Coordinates, Event, source_of
 
@@ -24,9 +24,8 @@ BATCH = 10
 EMIT_TIMEOUT = 120.0
 
 
-def send_all(ground: Ground, messages: Sequence[OutgoingMessage]) -> None:
+def send_all(queue: SqsQueue, messages: Sequence[OutgoingMessage]) -> None:
     """Send messages; raise the first error."""
-    queue = ground.queue
     batches = [messages[at : at + BATCH] for at in range(0, len(messages), BATCH)]
     with ThreadPoolExecutor(THREADS) as pool:
         for answers in pool.map(queue.send, batches):
@@ -37,15 +36,16 @@ def send_all(ground: Ground, messages: Sequence[OutgoingMessage]) -> None:
 
 def stage_messages(count: int) -> list[OutgoingMessage]:
     """Return tasks of the stage ``double``, each of its own job, as a bridge makes them."""
-    return [_message(double, str(number).encode()) for number in range(count)]
+    return [message_of(double, str(number).encode()) for number in range(count)]
 
 
 def group_messages(count: int) -> list[OutgoingMessage]:
     """Return tasks of the stage ``halve``, all of one entity and so of one group."""
-    return [_message(halve, str(number).encode(), entity_id="one") for number in range(count)]
+    return [message_of(halve, str(number).encode(), entity_id="one") for number in range(count)]
 
 
-def _message(stage: Stage[Any, Any], data: bytes, entity_id: str | None = None) -> OutgoingMessage:
+def message_of(stage: Stage[Any, Any], data: bytes, entity_id: str | None = None) -> OutgoingMessage:
+    """Return the task of a stage, of its own job, as a bridge makes it."""
     event = first_event(stage.consumes, data)
     event = replace(event, entity_id=entity_id or event.entity_id)
     assert event.job_id is not None

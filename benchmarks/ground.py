@@ -27,6 +27,16 @@ TASKS = "benchmarks.stages,benchmarks.waiting"
 #: Above the receive count of any benchmark's message, so that none moves to the dead-letter queue.
 MAX_RECEIVES = 1000
 
+#: Of every queue.
+ATTRIBUTES: dict[Any, str] = {
+    "FifoQueue": "true",
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+    "VisibilityTimeout": "300",
+    "MessageRetentionPeriod": "1209600",
+    "MaximumMessageSize": "1048576",
+}
+
 _SETTINGS = {field.upper() for field in Settings.model_fields}
 
 
@@ -80,17 +90,18 @@ def running_services(name: str) -> Iterator[Services]:
             os.environ.update(before)
 
 
-def make_ground(services: Services) -> Ground:
-    """Create the names, and everything that a worker needs under them."""
-    environment = _environment(services)
+def make_ground(services: Services, modules: str = TASKS) -> Ground:
+    """Create the names, and everything that a worker of ``modules`` needs under them."""
+    environment = _environment(services, modules)
     ground = Ground(services=services.name, environment=environment, settings=load_settings(environment))
-    _make_queues(ground)
+    ground.client.create_queue(QueueName=ground.settings.sqs_dlq_url.rsplit("/", 1)[1], Attributes=ATTRIBUTES)
+    make_queue(ground, ground.settings.task_queue)
     JobStore(ground.settings).schema.provision()
     _make_topics(ground.settings)
     return ground
 
 
-def _environment(services: Services) -> dict[str, str]:
+def _environment(services: Services, modules: str) -> dict[str, str]:
     name = f"bench-{uuid.uuid4().hex[:12]}"
     queues = services.environment["SQS_TASK_QUEUE_URL"].rsplit("/", 1)[0]
     inherited = {
@@ -100,7 +111,7 @@ def _environment(services: Services) -> dict[str, str]:
     }
     own = {
         "SERVICE_NAME": name,
-        "TASK_MODULES": TASKS,
+        "TASK_MODULES": modules,
         "TOPIC_PREFIX": f"{name}-",
         "KAFKA_CONSUMER_GROUP": name,
         "SQS_TASK_QUEUE_URL": f"{queues}/{name}-tasks.fifo",
@@ -112,22 +123,12 @@ def _environment(services: Services) -> dict[str, str]:
     return {**inherited, **services.environment, **own}
 
 
-def _make_queues(ground: Ground) -> None:
-    attributes: dict[Any, str] = {
-        "FifoQueue": "true",
-        "DeduplicationScope": "messageGroup",
-        "FifoThroughputLimit": "perMessageGroupId",
-        "VisibilityTimeout": "300",
-        "MessageRetentionPeriod": "1209600",
-        "MaximumMessageSize": "1048576",
-    }
+def make_queue(ground: Ground, name: str) -> None:
+    """Create a queue of tasks, whose dead letters go where those of the others do."""
     client, settings = ground.client, ground.settings
-    dead = client.create_queue(QueueName=settings.sqs_dlq_url.rsplit("/", 1)[1], Attributes=attributes)
-    arn = client.get_queue_attributes(QueueUrl=dead["QueueUrl"], AttributeNames=["QueueArn"])
+    arn = client.get_queue_attributes(QueueUrl=settings.sqs_dlq_url, AttributeNames=["QueueArn"])
     policy = {"deadLetterTargetArn": arn["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVES}
-    client.create_queue(
-        QueueName=settings.task_queue, Attributes=attributes | {"RedrivePolicy": json.dumps(policy)}
-    )
+    client.create_queue(QueueName=name, Attributes=ATTRIBUTES | {"RedrivePolicy": json.dumps(policy)})
 
 
 def _make_topics(settings: Settings) -> None:

@@ -35,25 +35,24 @@ def run(services: Services, rate: float, events: int, rtt: float) -> list[dict[s
             spawn(WORKER, environment, log) as worker,
         ):
             processes = {bridge_log: bridge, log: worker}
-            waits = _Waits(ground, processes)
+            waits = Waits(ground, processes)
             # One producer for both: a new one sends nothing for a second, until it has an id of the broker.
             producer = EventProducer(ground.settings, "benchmark")
-            _emit(ground, producer, rate, WARM_UP)
+            emit(ground, producer, rate, WARM_UP)
             waits.read(WARM_UP)
-            emitting = threading.Thread(target=_emit, args=(ground, producer, rate, events))
+            emitting = threading.Thread(target=emit, args=(ground, producer, rate, events))
             emitting.start()
             seconds = waits.read(events)
             emitting.join()
             producer.close(10.0)
             waits.close()
-    return [_row(services, rtt, rate, seconds)]
+    return [{"benchmark": "latency", "peer": "ours", **row_of(services, rtt, rate, seconds)}]
 
 
-def _row(services: Services, rtt: float, rate: float, seconds: Sequence[float]) -> dict[str, Any]:
+def row_of(services: Services, rtt: float, rate: float, seconds: Sequence[float]) -> dict[str, Any]:
+    """Return the figures of a measurement."""
     hundredths = statistics.quantiles(seconds, n=100)
     return {
-        "benchmark": "latency",
-        "peer": "ours",
         "services": SQS_SERVERS[services.name],
         "rtt_ms": rtt,
         "events": len(seconds),
@@ -64,7 +63,7 @@ def _row(services: Services, rtt: float, rate: float, seconds: Sequence[float]) 
     }
 
 
-def _emit(ground: Ground, producer: EventProducer, rate: float, count: int) -> None:
+def emit(ground: Ground, producer: EventProducer, rate: float, count: int) -> None:
     """Send events at a steady rate, in the middle of their jobs, each with the time of its making."""
     began = time.monotonic()
     for number in range(count):
@@ -78,7 +77,7 @@ def _raise(error: Exception | None) -> None:
         raise error
 
 
-class _Waits:
+class Waits:
     """A reader of the events that the stage emits."""
 
     def __init__(self, ground: Ground, processes: Mapping[Path, Process]) -> None:

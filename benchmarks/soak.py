@@ -28,7 +28,7 @@ def run(services: Services, tasks: int) -> list[dict[str, Any]]:
     with log_file() as log, spawn(WORKER, ground.environment, log) as process:
         watched = Watched([process.pid])
         for done in range(0, tasks, WAVE):
-            send_all(ground, stage_messages(min(WAVE, tasks - done)))
+            send_all(ground.queue, stage_messages(min(WAVE, tasks - done)))
             _wait_empty(ground, lambda: process.poll() is not None, log)
             memory.append((min(done + WAVE, tasks), watched.memory()))
             click.echo(f"{memory[-1][0]:,} tasks, {memory[-1][1]:.1f} MB", err=True)

@@ -19,5 +19,5 @@ def missing() -> str | None:
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """Prepare tasks of an ordered stage and one entity."""
-    send_all(ground, group_messages(tasks))
+    send_all(ground.queue, group_messages(tasks))
     yield on_sqs(ground, WORKER, ("sqs", "dynamodb"), worked_off(ground, tasks))

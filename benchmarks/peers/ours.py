@@ -26,7 +26,7 @@ def missing() -> str | None:
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """Prepare tasks as a bridge makes them, each of its own job."""
-    send_all(ground, stage_messages(tasks))
+    send_all(ground.queue, stage_messages(tasks))
     yield on_sqs(ground, WORKER, ("sqs", "dynamodb"), worked_off(ground, tasks))
 
 

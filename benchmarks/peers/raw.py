@@ -35,7 +35,7 @@ def missing() -> str | None:
 @contextmanager
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """Prepare the messages of ours."""
-    send_all(ground, stage_messages(tasks))
+    send_all(ground.queue, stage_messages(tasks))
     yield on_sqs(ground, (*COMMAND, "receive"), ("sqs",), worked_off(ground, tasks))
 
 

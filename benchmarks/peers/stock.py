@@ -47,7 +47,7 @@ def missing() -> str | None:
 def working(ground: Ground, tasks: int) -> Iterator[Ready]:
     """Prepare messages as ``apply_async`` writes them, each in a group of its own."""
     queue = ground.settings.task_queue
-    send_all(ground, [outgoing(canvas.message(queue, ["double"], number)) for number in range(tasks)])
+    send_all(ground.queue, [outgoing(canvas.message(queue, ["double"], number)) for number in range(tasks)])
     yield on_sqs(ground, WORKER, ("sqs",), worked_off(ground, tasks))
 
 

@@ -28,7 +28,7 @@ def flowing(ground: Ground, shape: Shape) -> Iterator[Flow]:
     def submit(jobs: int) -> None:
         queue = ground.settings.task_queue
         send_all(
-            ground,
+            ground.queue,
             [stock.outgoing(canvas.message(queue, shape.chain, number)) for number in range(jobs)],
         )
 
