@@ -227,6 +227,7 @@ class Replay:
     def _as_new(self, found: Found, event: Event, again: ReplayId) -> Found:
         """Return the event as a new one, with a job of its own."""
         job_id = self._replayed(event.job_in(self._settings.service_name, self._stage.consumes)[0])
+        event_id = identity.replayed_event_id(again.text, event.source, event.id)
         job = NewJob(
             job_id=job_id,
             entity_id=event.entity_id,
@@ -234,10 +235,11 @@ class Replay:
             plan=self._plan,
             # The same when the replay is resumed: how late a task comes in its job tells that it may be done.
             submitted_at=again.began_at,
+            event=(event.source, event_id),
         )
         event = replace(
             event,
-            id=identity.replayed_event_id(again.text, event.source, event.id),
+            id=event_id,
             job_id=job_id,
             generation=0,
         )

@@ -146,6 +146,7 @@ class Translator:
         job_id, begins = event.job_in(self._settings.service_name, self.topics[record.topic])
         submitted_at = self._submitted_at(record, event.submitted_at)
         job = self._new_job(record, job_id, event.entity_id, submitted_at, event.plan_id) if begins else None
+        job = replace(job, event=(event.source, event.id)) if job else None
         return job_id, submitted_at, job
 
     def _tasks(self, record: ReceivedRecord, event: Event) -> EventTasks:

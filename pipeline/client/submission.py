@@ -137,6 +137,7 @@ class Submitter:
             topic=self.topic,
             plan=plan,
             submitted_at=job.submitted_at,
+            event=(self._source, job.event_id),
         )
 
     def _event(self, job: SubmittedJob, plan: JobPlan, data: bytes) -> Event:

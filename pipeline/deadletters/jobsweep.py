@@ -3,19 +3,23 @@
 Every step may be repeated, and run by several processes at once.
 """
 
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Self
 
 import structlog
 
 from pipeline.author.registry import Registry
+from pipeline.deadletters.awaited import UnknownTasksError, find_awaited
 from pipeline.deadletters.explain import Explainer
 from pipeline.deadletters.letter import DeadLetter, Filter
 from pipeline.deadletters.listing import Listing
+from pipeline.deadletters.probes import Probes
 from pipeline.deadletters.traffic import Traffic, read_traffic
 from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.jobs import Closing, FailedTask, Job, JobState, JobStore, SplitFilled, StageProgress
@@ -77,15 +81,17 @@ class JobSweep:
         self._patience = Patience()
         self._stop = threading.Event()
         client = sqs_client(settings)
-        dispatch = Dispatch(
-            settings, registry, lambda name: SqsQueue(client, settings.queue_url(name)), self._patience
-        )
+        queue_named = cache(lambda name: SqsQueue(client, settings.queue_url(name)))
+        dispatch = Dispatch(settings, registry, queue_named, self._patience)
+        self._probes = Probes(queue_named=queue_named, are_received=self._store.markers.received)
         self._ledger = Ledger(settings, self._store, self._producer, self._patience, dispatch)
         self._explainer = Explainer(self._store, DeadLetters(settings, self._ledger, self._patience))
         #: Dead letters of jobs that were open at the last scan of the queue.
         self._letters: dict[str, list[FailedTask]] = {}
         #: The number of letters at that scan; 0 once none was visible any more.
         self._scanned: int | None = None
+        #: When that scan began, or the queue was last seen empty (seconds, monotonic).
+        self._looked_at = -math.inf
         #: When the queue is scanned again although that number is the same (seconds, monotonic).
         self._scan_again = 0.0
         #: No scan before then: people who list the queue must not always find it held by sweeps.
@@ -114,6 +120,7 @@ class JobSweep:
         ``idle``: seconds since its submission and its last change, before a job is examined.
         """
         yield from self._explain()
+        self._forget_probes()
         traffic: list[Traffic] = []
 
         def traffic_now() -> Traffic:
@@ -142,6 +149,7 @@ class JobSweep:
             depth = listing.queue.depth().available
             if depth in (0, self._scanned) and time.monotonic() < self._scan_again:
                 self._scanned = depth
+                self._looked_at = self._looked_at if depth else started
                 return
             letters: defaultdict[str, list[FailedTask]] = defaultdict(list)
             count = 0
@@ -154,7 +162,7 @@ class JobSweep:
                     yield Finding(kind="explained", job_id=letter.job_id, text=_describe(letter))
                 for failed in self._of_open_jobs(batch):
                     letters[failed.ref.job_id].append(failed)
-            self._letters, self._scanned = dict(letters), count
+            self._letters, self._scanned, self._looked_at = dict(letters), count, started
             self._scan_again = started + SCAN_EVERY
         self._rest_until = time.monotonic() + RESTS * (time.monotonic() - started)
 
@@ -192,7 +200,7 @@ class JobSweep:
         unfinished = [stage for stage in found[1] if stage.state != "done"]
         words = traffic_now().of(self._settings, self._registry, (stage.stage for stage in unfinished))
         where = _progress(unfinished)
-        if words:
+        if words and not self._is_gone(*found, traffic_now()):
             return Finding(kind="waiting", job_id=job.job_id, text=f"{where}; {words}")
         if self._has_letters(job.job_id):
             repeat = f"pipeline dlq redrive --job {job.job_id}"
@@ -203,6 +211,33 @@ class JobSweep:
             return Finding(kind="waiting", job_id=job.job_id, text=text)
         text = f"{where}; nothing of it is on a queue, on a topic or a dead letter"
         return Finding(kind="lost", job_id=job.job_id, text=text)
+
+    def _is_gone(self, job: Job, progress: Sequence[StageProgress], traffic: Traffic) -> bool:
+        """Whether no task of a job is left among the others on its queues, and the dead letters are known."""
+        try:
+            since = self._probes.look(
+                job,
+                progress,
+                traffic,
+                lambda: find_awaited(self._settings, self._registry, self._store, job, progress),
+            )
+        except UnknownTasksError as error:
+            log.debug("sweep.not_probed", job_id=job.job_id, why=str(error))
+            return False
+        if since is None:
+            return False
+        if self._looked_at < since:
+            # What SQS or a worker moved away meanwhile must be seen.
+            self._scan_again = 0.0
+            return False
+        self._probes.forget(job.job_id)
+        return True
+
+    def _forget_probes(self) -> None:
+        probed = self._probes.probed
+        if probed:
+            jobs = self._store.records.get_many(probed)
+            self._probes.keep([job.job_id for job in jobs if job.state is JobState.RUNNING])
 
     def _close(self, job: Job, closings: Sequence[Closing]) -> Finding:
         splits = [closing.split for closing in closings if isinstance(closing, SplitFilled)]

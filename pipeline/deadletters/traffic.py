@@ -1,11 +1,12 @@
 """Traffic: the tasks on the queues and the events on the topics of a service."""
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.author.registry import Registry
-from pipeline.kafka import GroupOffsets
+from pipeline.kafka import GroupOffsets, Partition
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
 
@@ -18,6 +19,10 @@ class Traffic:
     tasks: Mapping[str, int]
     #: Events that the bridge has not committed, by Kafka topic.
     events: Mapping[str, int]
+    #: By partition, the next offset that the bridges will read, and the next one to be written.
+    positions: Mapping[Partition, tuple[int, int]]
+    #: No position is older (seconds, monotonic).
+    read_at: float
 
     def of(self, settings: Settings, registry: Registry, stages: Iterable[str]) -> str:
         """Describe the tasks and events that may be of some stages; empty without any."""
@@ -30,13 +35,26 @@ class Traffic:
         ]
         return ", ".join(words)
 
+    def ends(self) -> Mapping[Partition, int]:
+        """Return the next offset to be written, by partition."""
+        return {partition: end for partition, (_, end) in self.positions.items()}
+
+    def is_past(self, ends: Mapping[Partition, int], topics: Collection[str]) -> bool:
+        """Whether the bridges have made tasks of all events before ``ends`` of these topics."""
+        return all(
+            partition in self.positions and self.positions[partition][0] >= end
+            for partition, end in ends.items()
+            if partition.topic in topics
+        )
+
 
 def read_traffic(settings: Settings, registry: Registry) -> Traffic:
     """Read topics, queues, then topics again: an entry that moves in between is counted at least once."""
-    before = _events(settings, registry)
+    before = _lag(_positions(settings, registry))
     tasks = _tasks(settings, registry)
-    after = _events(settings, registry)
-    return Traffic(tasks=tasks, events=before | after)
+    read_at = time.monotonic()
+    positions = _positions(settings, registry)
+    return Traffic(tasks=tasks, events=before | _lag(positions), positions=positions, read_at=read_at)
 
 
 def _tasks(settings: Settings, registry: Registry) -> Mapping[str, int]:
@@ -46,13 +64,17 @@ def _tasks(settings: Settings, registry: Registry) -> Mapping[str, int]:
     return {name: depth.available + depth.in_flight + depth.delayed for name, depth in depths.items()}
 
 
-def _events(settings: Settings, registry: Registry) -> Counter[str]:
+def _positions(settings: Settings, registry: Registry) -> Mapping[Partition, tuple[int, int]]:
     topics = [settings.topic(name) for name in registry.consumed_topics]
-    counts: Counter[str] = Counter()
     offsets = GroupOffsets(settings, settings.kafka_consumer_group)
     try:
-        for partition, lag in offsets.lag(topics).items():
-            counts[partition.topic] += lag
+        return offsets.positions(topics)
     finally:
         offsets.close()
+
+
+def _lag(positions: Mapping[Partition, tuple[int, int]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for partition, (committed, end) in positions.items():
+        counts[partition.topic] += max(0, end - committed)
     return counts

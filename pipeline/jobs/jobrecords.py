@@ -79,6 +79,7 @@ class JobRecords:
             "submitted_at": job.submitted_at,
             "redrives": 0,
             "layout": LAYOUT,
+            **({"event": list(job.event)} if job.event else {}),
             **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
             **self._stamp(),
         }
@@ -274,6 +275,7 @@ def read_job(item: Item) -> Job:
         failed=frozenset(_failed_stages(item)),
         redrives=item["redrives"],
         ends=ends_of(item),
+        event=(event[0], event[1]) if (event := item.get("event")) else None,
     )
 
 

@@ -3,6 +3,7 @@
     pk                                  sk                     holds
     J#job                               META                   the job; its keys in the index; stages that are
                                                                done and end a path (ADR 23)
+    J#job                               M#marker               a marker of the sweep, received (ADR 26)
     J#job                               S#stage                another unsplit stage or gather that is done
     J#job                               P#stage                the seal of the stage's first split
     J#job                               P#stage#split          the seal of another split of the stage (ADR 18)
@@ -72,6 +73,10 @@ class Keys:
     def further_seal(self, split: SplitRef) -> Key:
         """Return the key of the seal of a split whose stage has sealed another split in the same job."""
         return self.job(split.job_id), f"P#{split.stage}#{split.split_id}"
+
+    def marker(self, job_id: str, marker_id: str) -> Key:
+        """Return the key of the record that a worker received a marker."""
+        return self.job(job_id), f"M#{marker_id}"
 
     def failure(self, ref: Ref) -> Key:
         """Return the key of the reason why a task is a dead letter."""

@@ -31,6 +31,8 @@ class NewJob:
     plan: JobPlan
     #: Seconds since the epoch.
     submitted_at: float
+    #: Source and id of that event: the ids of the job's tasks follow from them. None for no event.
+    event: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Job:
     redrives: int = 0
     #: By stage, the records of those that ended a path, where the job's record holds them (ADR 23).
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: As in ``NewJob``; None where an earlier version opened the job, too.
+    event: tuple[str, str] | None = None
 
     @property
     def closed_at(self) -> float | None:

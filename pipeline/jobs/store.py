@@ -15,6 +15,7 @@ from pipeline.jobs.expressions import Item, outside
 from pipeline.jobs.jobrecords import JobRecords
 from pipeline.jobs.keys import Key, Keys
 from pipeline.jobs.listing import JobListing
+from pipeline.jobs.markers import Markers
 from pipeline.jobs.model import Filled, Job, JobFilled, JobState, SplitFilled
 from pipeline.jobs.partlist import PartList
 from pipeline.jobs.resumption import Resumption
@@ -55,6 +56,8 @@ class JobStore:
         self.listing = JobListing(table, keys, self.records, counter, clock, days)
         #: the parts of one split, for people
         self.parts = PartList(table, keys, counter)
+        #: the markers of the sweep that workers received
+        self.markers = Markers(table, keys, self._expiry)
         #: the versions of the service's stages that have a live bridge
         self.deployments = Deployments(table, keys, self._expiry, clock)
 

@@ -68,10 +68,15 @@ class GroupOffsets:
 
     def lag(self, topics: Collection[str]) -> dict[Partition, int]:
         """Return the events of each partition that are not committed; all that is kept without a commit."""
+        positions = self.positions(topics)
+        return {partition: max(0, end - committed) for partition, (committed, end) in positions.items()}
+
+    def positions(self, topics: Collection[str]) -> dict[Partition, tuple[int, int]]:
+        """Return the next offset that the group will read, and the next one to be written, by partition."""
         marks = self.watermarks(topics)
         committed = self.committed(marks)
         return {
-            partition: max(0, high - max(committed.get(partition, low), low))
+            partition: (max(committed.get(partition, low), low), high)
             for partition, (low, high) in marks.items()
         }
 

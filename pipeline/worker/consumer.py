@@ -10,11 +10,12 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.utils.imports import symbol_by_name
 
 from pipeline.author.registry import REGISTRY
-from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.errors import ConfigurationError, InvalidInputError, ServiceError
 from pipeline.infra.startchecks import check_added_queue
 from pipeline.transport.lease import Lease
+from pipeline.wire.marker import MARKER, Marker
 from pipeline.worker.builtintasks import FOR_PLAIN_TASKS, refused_builtins
-from pipeline.worker.child.outcome import Failed, Outcome, failed
+from pipeline.worker.child.outcome import Failed, Marked, Outcome, failed
 from pipeline.worker.request import Request, request_class
 from pipeline.worker.runtime import WorkerRuntime
 from pipeline.worker.versions import other_version
@@ -75,6 +76,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Give back a task that this worker does not define: another one may; else it is a dead letter."""
         name, task_id = message.headers.get("task"), message.headers.get("id")
+        if name == MARKER:
+            self._mark(message)
+            return
         # A worker of another version may have plain tasks.
         if name in self.app.tasks and name not in FOR_PLAIN_TASKS:
             self._dead_letter(message, ValueError(f"nothing of this service sends Celery's own task {name}"))
@@ -112,6 +116,15 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             log.error("queue.not_added", queue=queue, error=str(error))
         else:
             super().add_task_queue(queue, *args, **kwargs)
+
+    def _mark(self, message: Any) -> None:
+        """Record a marker of the sweep: the messages before it in its group are gone (ADR 26)."""
+        try:
+            marker = Marker.read(message.headers)
+        except InvalidInputError as error:
+            self._dead_letter(message, error)
+        else:
+            self.runtime.end(message.delivery_tag, lambda _: Marked(marker=marker), known=False)
 
     def _unknown(self, lease: Lease) -> Outcome:
         settings = self.app.settings

@@ -85,6 +85,7 @@ class WorkerRuntime:
             self._dead_letters,
             patience,
             on_dead_letter=publish_errbacks,
+            record_markers=store.markers.record,
             is_strict=partial(is_strict, registry),
         )
         #: the ids of jobs of which no task is started any more

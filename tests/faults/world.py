@@ -384,7 +384,7 @@ def running_world(
         "TASK_TIME_LIMIT": "60",
     }
     settings = load_settings(environment)
-    list(provision(settings, _registry()))
+    list(provision(settings, faults_registry()))
     servers = {name: environment[f"AWS_ENDPOINT_URL_{name.upper()}"] for name in ("sqs", "dynamodb")}
     keys = {"region_name": "us-east-1", "aws_access_key_id": "local", "aws_secret_access_key": "local"}
     observer = Observer(
@@ -418,7 +418,8 @@ def running_world(
                 world.kill(process)
 
 
-def _registry() -> Registry:
+def faults_registry() -> Registry:
+    """Return the stages of the load."""
     registry = Registry()
     for stage in (stages.admit, stages.weigh, stages.ship, stages.count_crate):
         registry.add(stage)

@@ -20,6 +20,7 @@ def test_keys_stay_as_they_are() -> None:
     assert KEYS.meta("j") == ("orders/J#j", "META")
     assert KEYS.stage("j", "b") == ("orders/J#j", "S#b")
     assert KEYS.seal(SPLIT) == ("orders/J#j", "P#b")
+    assert KEYS.marker("j", "m") == ("orders/J#j", "M#m")
     assert KEYS.failure(StageRef(job_id="j", stage="b")) == ("orders/J#j", "F#b#run")
     assert KEYS.failure(StageRef(job_id="j", stage="b", gather=True)) == ("orders/J#j", "F#b#gather")
     assert KEYS.failure(SPLIT) == ("orders/J#j", "F#b#split")

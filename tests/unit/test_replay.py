@@ -166,6 +166,8 @@ def test_again_every_job_is_a_new_one_that_begins_here(world: World) -> None:
     assert (replayed.found.job_id, job.submitted_at) == (job.job_id, AGAIN.began_at)
     assert job.job_id == identity.replayed_job_id(AGAIN.text, "job-1")
     assert job.plan.stages == {"read": ("count",), "count": ("count",)}
+    assert replayed.found.event
+    assert job.event == (replayed.found.event.source, replayed.found.event.id)
     (task,) = world.queue.sent
     assert task.attributes == {}
     assert task.deduplication_id != identity.task_id("/tests", "e-1", "read", None)

@@ -25,12 +25,14 @@ from pipeline.sqs import QUEUE_RETENTION
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease
 from pipeline.wire import identity
+from pipeline.wire.marker import Marker
 from pipeline.wire.taskmessage import HEADER, TaskHeader
 from pipeline.worker.child.outcome import (
     AlreadyDone,
     Cancelled,
     Discarded,
     Failed,
+    Marked,
     Outcome,
     Returned,
     Succeeded,
@@ -158,6 +160,7 @@ class Desk:
             cast(Any, SimpleNamespace(dead_letter=self._bury)),
             patience,
             on_dead_letter=publish_errbacks,
+            record_markers=lambda markers: self.shelf.log.append(f"markers {[m.job_id for m in markers]}"),
             is_strict=lambda lease: lease.message_id in self.strict,
         )
 
@@ -212,6 +215,31 @@ def test_the_order_is_emit_record_close_delete(desk: Desk) -> None:
     """Recorded implies emitted, deleted implies recorded and closed: a crash anywhere is repaired."""
     desk.settle(desk.shelf.work("a"))
     assert desk.shelf.log == ["emit", "record", "close", "delete"]
+
+
+def test_a_marker_is_recorded_when_all_before_it_are_and_then_deleted(desk: Desk) -> None:
+    """It says that what was before it in its group is gone."""
+    works = desk.shelf.lane("a", "b", "c")
+    works[2].outcome = Marked(marker=Marker.new("j"))
+    desk.settle(*works)
+    assert desk.shelf.log == ["emit", "record", "close", "delete", "delete", "markers ['j']", "delete"]
+
+
+def test_a_marker_behind_one_that_goes_back_goes_back(desk: Desk) -> None:
+    """It says nothing: what is before it comes again."""
+    works = desk.shelf.lane("a", "b")
+    works[0].outcome, works[1].outcome = Returned(), Marked(marker=Marker.new("j"))
+    desk.settle(*works)
+    assert (desk.shelf.log, set(desk.shelf.returned)) == ([], {"a", "b"})
+
+
+def test_a_marker_whose_lane_went_back_while_it_was_settled_goes_back(desk: Desk) -> None:
+    """The one before it was recorded by a batch that broke."""
+    (before,), marker = desk.shelf.lane("a"), desk.shelf.work("m", Marked(marker=Marker.new("j")))
+    desk.effects.on_emit = lambda _: setattr(marker.lease, "void", True)
+    desk.settle(before, marker)
+    assert not [line for line in desk.shelf.log if line.startswith("markers")]
+    assert "m" in desk.shelf.returned
 
 
 def test_a_dead_letter_is_buried_before_it_is_deleted(desk: Desk) -> None:

@@ -108,6 +108,8 @@ def test_the_record_is_written_before_the_event() -> None:
     opened, record = wires.of("open")[0], wires.of("emit")[0]
     assert (opened.job_id, opened.entity_id, opened.topic) == (job.job_id, "customer-7", "order-placed")
     assert opened.plan.terminals == {"audit", "bill"}
+    named = dict(record.headers)
+    assert opened.event == (named["ce_source"].decode(), named["ce_id"].decode())
     assert record.topic == "test-order-placed"
 
 

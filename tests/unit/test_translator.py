@@ -126,7 +126,7 @@ def test_a_first_event_opens_its_job(translator: Translator) -> None:
     job = _tasks(translator, _event()).job
     assert job
     assert job.job_id == identity.job_id("/submit", "e-1")
-    assert (job.topic, job.entity_id) == ("letters", "ada")
+    assert (job.topic, job.entity_id, job.event) == ("letters", "ada", ("/submit", "e-1"))
     assert job.plan.terminals == {"count", "archive"}
 
 

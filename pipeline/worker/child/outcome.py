@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import Closing
+from pipeline.wire.marker import Marker
 from pipeline.wire.redaction import LIMIT, redact
 
 #: Characters of a traceback that are kept, from its end, where the cause is. Error events must stay
@@ -71,13 +72,20 @@ class Cancelled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Marked:
+    """A marker of the sweep was received: record it, then delete the message."""
+
+    marker: Marker
+
+
+@dataclass(frozen=True, kw_only=True)
 class Returned:
     """The task did not run, or a shutdown cut it off: it goes back to the queue, no attempt is counted."""
 
     delay: float = 0.0
 
 
-Outcome = Succeeded | Failed | AlreadyDone | Discarded | Cancelled | Returned
+Outcome = Succeeded | Failed | AlreadyDone | Discarded | Cancelled | Marked | Returned
 
 
 def failed(error: BaseException, seconds: float = 0.0, *, permanent: bool | None = None) -> Failed:

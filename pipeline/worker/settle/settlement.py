@@ -14,11 +14,13 @@ import structlog
 from pipeline.patience import Abandoned, Patience
 from pipeline.transport.lease import Lease, Phase
 from pipeline.transport.source import TaskSource
+from pipeline.wire.marker import Marker
 from pipeline.worker.child.outcome import (
     AlreadyDone,
     Cancelled,
     Discarded,
     Failed,
+    Marked,
     Returned,
     Succeeded,
 )
@@ -46,13 +48,17 @@ class Settlement:
         patience: Patience,
         *,
         on_dead_letter: Callable[[Work], None],
+        record_markers: Callable[[Sequence[Marker]], None],
         is_strict: Callable[[Lease], bool],
     ) -> None:
         """``on_dead_letter`` is called once a task is a dead letter, before its message is deleted.
 
+        ``record_markers`` records markers of the sweep, before their messages are deleted.
+
         ``is_strict``: whether the next task of a group starts only when this one is recorded.
         """
         self._on_dead_letter = on_dead_letter
+        self._record_markers = record_markers
         self._is_strict = is_strict
         self.intake = source.intake
         self._disposal = source.disposal
@@ -125,6 +131,7 @@ class Settlement:
         done: list[Work] = []
         splits: list[Work] = []
         unsuccessful: list[Work] = []
+        marked: list[Work] = []
         # One that is not finished was settled when the batch was settled as a whole, or went back.
         for work in (work for work in batch if work.lease.phase is Phase.FINISHED):
             match work.outcome:
@@ -138,6 +145,8 @@ class Settlement:
                     count(work)
                 case Failed():
                     unsuccessful.append(work)
+                case Marked():
+                    marked.append(work)
                 case Succeeded() if work.role == "split":
                     splits.append(work)
                 case Succeeded() | AlreadyDone():
@@ -146,6 +155,21 @@ class Settlement:
         for split in splits:
             # Sending many parts takes long: nothing else waits for it.
             self._settle_in_order([split], [])
+        self._settle_markers(marked)
+
+    def _settle_markers(self, works: Sequence[Work]) -> None:
+        """Record markers, after all that ran before them in their lanes: a batch has a lane's works in order.
+
+        Those behind a work that went back to the queue go back, too.
+        """
+        for work in works:
+            if work.lease.void:
+                self._disposal.give_back(work.lease)
+        left = [work for work in works if work.lease.phase is Phase.FINISHED and not work.lease.void]
+        markers = [work.outcome.marker for work in left if isinstance(work.outcome, Marked)]
+        if markers:
+            self._patience.one("record markers", partial(self._record_markers, markers))
+            self._delete(left)
 
     def _settle_in_order(self, done: Sequence[Work], failed: Sequence[Work]) -> None:
         """Complete those done, then end the failed, which are the last of their lanes.
