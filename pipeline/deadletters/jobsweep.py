@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal, Self
@@ -19,6 +19,7 @@ from pipeline.deadletters.awaited import UnknownTasksError, find_awaited
 from pipeline.deadletters.explain import Explainer
 from pipeline.deadletters.letter import DeadLetter, Filter
 from pipeline.deadletters.listing import Listing
+from pipeline.deadletters.openjobs import OpenJobs
 from pipeline.deadletters.probes import Probes
 from pipeline.deadletters.traffic import Traffic, read_traffic
 from pipeline.errors import ConfigurationError, PipelineError
@@ -39,8 +40,6 @@ IDLE = 300.0
 SCAN_EVERY = 900.0
 #: After a scan the queue rests for this many times the duration of the scan.
 RESTS = 10
-#: Jobs read at once.
-PAGE = 100
 #: Seconds to wait at the end for records on their way to Kafka.
 CLOSING = 5.0
 
@@ -96,8 +95,7 @@ class JobSweep:
         self._scan_again = 0.0
         #: No scan before then: people who list the queue must not always find it held by sweeps.
         self._rest_until = 0.0
-        #: Where the next pass over the open jobs begins.
-        self._after: str | None = None
+        self._open_jobs = OpenJobs(self._store.listing)
 
     def __enter__(self) -> Self:
         return self
@@ -114,10 +112,11 @@ class JobSweep:
         """Close the clients."""
         self._producer.close(CLOSING)
 
-    def run(self, idle: float = IDLE, most: int | None = None) -> Iterator[Finding]:
-        """Yield the findings. At most ``most`` open jobs are examined; the next run begins after them.
+    def run(self, idle: float = IDLE, seconds: float | None = None) -> Iterator[Finding]:
+        """Yield the findings.
 
-        ``idle``: seconds since its submission and its last change, before a job is examined.
+        ``idle``: seconds since its submission and its last change, before a job is examined. ``seconds``: how
+        long to examine open jobs; the next run continues after them. None: all of them.
         """
         yield from self._explain()
         self._forget_probes()
@@ -128,15 +127,18 @@ class JobSweep:
                 traffic.append(read_traffic(self._settings, self._registry))
             return traffic[0]
 
-        for job in self._idle_jobs(time.time() - idle, most):
+        missing: dict[str, str] = {}
+        for job in self._open_jobs.idle(time.time() - idle, seconds):
             if self._stop.is_set():
                 return
             try:
-                finding = self._examine(job, traffic_now)
+                finding = self._examine(job, traffic_now, missing)
             except PipelineError as error:
                 finding = Finding(kind="failed", job_id=job.job_id, text=str(error))
             if finding is not None:
                 yield finding
+        if missing and not self._stop.is_set():
+            yield from self._judge(missing)
 
     # ─── The dead-letter queue ───
 
@@ -175,19 +177,14 @@ class JobSweep:
 
     # ─── Open jobs ───
 
-    def _idle_jobs(self, since: float, most: int | None) -> Iterator[Job]:
-        examined = 0
-        while most is None or examined < most:
-            limit = PAGE if most is None else min(PAGE, most - examined)
-            page = self._store.listing.open_before(since, limit=limit, after=self._after)
-            yield from (job for job in page.jobs if job.updated_at < since)
-            examined += limit
-            self._after = page.next
-            if page.next is None:
-                return
+    def _examine(
+        self, job: Job, traffic_now: Callable[[], Traffic], missing: dict[str, str]
+    ) -> Finding | None:
+        """Return the finding about a job; None for one that ended by itself meanwhile.
 
-    def _examine(self, job: Job, traffic_now: Callable[[], Traffic]) -> Finding | None:
-        """Return the finding about a job; None for one that ended by itself meanwhile."""
+        None also for a job of which nothing is on a queue or topic: it is put into ``missing`` with its
+        progress.
+        """
         closings = self._store.resumption.resume(job.job_id)
         if closings:
             return self._close(job, closings)
@@ -202,15 +199,28 @@ class JobSweep:
         where = _progress(unfinished)
         if words and not self._is_gone(*found, traffic_now()):
             return Finding(kind="waiting", job_id=job.job_id, text=f"{where}; {words}")
-        if self._has_letters(job.job_id):
-            repeat = f"pipeline dlq redrive --job {job.job_id}"
-            text = f"{where}; a redrive of its dead letters was cut short: {repeat}"
-            return Finding(kind="redrive", job_id=job.job_id, text=text)
-        if unseen := self._unseen():
-            text = f"{where}; {unseen:,} dead letters are being read by another process, or are new"
-            return Finding(kind="waiting", job_id=job.job_id, text=text)
-        text = f"{where}; nothing of it is on a queue, on a topic or a dead letter"
-        return Finding(kind="lost", job_id=job.job_id, text=text)
+        missing[job.job_id] = where
+        return None
+
+    def _judge(self, missing: Mapping[str, str]) -> Iterator[Finding]:
+        """Find out which of these jobs have dead letters; the others are lost, if all letters can be seen."""
+        with Listing(self._settings, Filter(place="kafka")) as listing:
+            rejected = listing.jobs_with_events(missing)
+        unseen = self._unseen()
+        jobs = self._store.records.get_now(missing)
+        for job_id, where in missing.items():
+            if job_id not in jobs or jobs[job_id].state is not JobState.RUNNING:
+                continue
+            if job_id in rejected or job_id in self._letters:
+                repeat = f"pipeline dlq redrive --job {job_id}"
+                text = f"{where}; a redrive of its dead letters was cut short: {repeat}"
+                yield Finding(kind="redrive", job_id=job_id, text=text)
+            elif unseen:
+                text = f"{where}; {unseen:,} dead letters are being read by another process, or are new"
+                yield Finding(kind="waiting", job_id=job_id, text=text)
+            else:
+                text = f"{where}; nothing of it is on a queue, on a topic or a dead letter"
+                yield Finding(kind="lost", job_id=job_id, text=text)
 
     def _is_gone(self, job: Job, progress: Sequence[StageProgress], traffic: Traffic) -> bool:
         """Whether no task of a job is left among the others on its queues, and the dead letters are known."""
@@ -269,12 +279,6 @@ class JobSweep:
             return None
         text = f"{len(failed)} dead letters are recorded, and it is {after.state.value}"
         return Finding(kind="recorded", job_id=job.job_id, text=text)
-
-    def _has_letters(self, job_id: str) -> bool:
-        if job_id in self._letters:
-            return True
-        with Listing(self._settings, Filter(job_id=job_id, place="kafka")) as listing:
-            return next(listing.letters(), None) is not None
 
     def _unseen(self) -> int:
         """Return about how many letters were not scanned: any of them may be of any job."""

@@ -3,7 +3,7 @@
 The errors topic is read only when it is asked for: most of its failures were repaired long ago.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
@@ -78,6 +78,17 @@ class Listing:
             name = letter_id("kafka", record.partition, record.offset)
             if not _mark_of(record) and name not in handled:
                 yield from self._filter([read_event(self._settings, record)])
+
+    def jobs_with_events(self, job_ids: Collection[str]) -> set[str]:
+        """Return those of the jobs that have an unhandled event on the DLQ topic, which is read once."""
+        handled: set[str] = set()
+        found: dict[str, str] = {}
+        for record in self._records(self._settings.topic(DLQ_TOPIC)):
+            if name := _mark_of(record):
+                handled.add(name)
+            elif (job_id := read_event(self._settings, record).job_id) in job_ids and job_id is not None:
+                found[letter_id("kafka", record.partition, record.offset)] = job_id
+        return {job_id for name, job_id in found.items() if name not in handled}
 
     def _errors(self) -> Iterator[DeadLetter]:
         """Yield the last failure of each task on the errors topic."""

@@ -18,8 +18,8 @@ from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between sweeps, over all processes; and the open jobs examined in one.
-EVERY, MOST = 60.0, 500
+#: Seconds between sweeps, over all processes; and the share of them in which open jobs are examined.
+EVERY, SHARE = 60.0, 0.5
 #: Seconds that the end of the block waits for a sweep in progress.
 ENDING = 10.0
 
@@ -51,7 +51,7 @@ def _run(sweep: JobSweep, store: JobStore, stop: threading.Event, every: float, 
     while not stop.wait(every * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter, not a secret
         try:
             if store.take_turn("sweep", every):
-                _sweep(sweep, idle)
+                _sweep(sweep, idle, every * SHARE)
         except Abandoned:
             return
         except PipelineError as error:
@@ -62,8 +62,8 @@ def _run(sweep: JobSweep, store: JobStore, stop: threading.Event, every: float, 
             log.exception("sweep.failed")
 
 
-def _sweep(sweep: JobSweep, idle: float) -> None:
-    for finding in sweep.run(idle, MOST):
+def _sweep(sweep: JobSweep, idle: float, seconds: float) -> None:
+    for finding in sweep.run(idle, seconds):
         metrics.SWEEP_FINDINGS.labels(finding.kind).inc()
         if finding.kind != "waiting":
             log.warning(f"sweep.{finding.kind}", job_id=finding.job_id, text=finding.text)

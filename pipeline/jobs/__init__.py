@@ -3,6 +3,7 @@
 from pipeline.jobs.attempts import Attempts, PastAttempts, Verdict
 from pipeline.jobs.errors import TaskOverError
 from pipeline.jobs.keys import moment
+from pipeline.jobs.listing import JobListing
 from pipeline.jobs.model import (
     Closing,
     Done,
@@ -44,6 +45,7 @@ __all__ = [
     "Job",
     "JobFailed",
     "JobFilled",
+    "JobListing",
     "JobPage",
     "JobPlan",
     "JobState",

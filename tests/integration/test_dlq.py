@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -658,6 +658,22 @@ def rejected(world: World, source: OutgoingRecord, **changes: object) -> None:
     assert world.producer.emit([record], 20) == [None]
 
 
+def event_of_job(world: World, job_id: str) -> OutgoingRecord:
+    """Return an event of a job, as the stage before emits it."""
+    event = Event(
+        id="e",
+        source=source_of(world.settings.service_name, "before"),
+        type="broken",
+        time=datetime.now(UTC),
+        entity_id="ada",
+        data=b"1",
+        job_id=job_id,
+        stage="before",
+    )
+    key, value, headers = encode(event)
+    return OutgoingRecord(topic=world.settings.topic("broken"), key=key, value=value, headers=headers)
+
+
 def test_an_event_is_listed_and_redriven_with_its_key_and_headers(world: World) -> None:
     """To the topic it came from; then it is no dead letter any more, and its plain id is the one it was."""
     topic = world.settings.topic("broken")
@@ -685,24 +701,12 @@ def test_an_event_is_listed_and_redriven_with_its_key_and_headers(world: World) 
 def test_a_redriven_event_takes_its_job_as_running(world: World) -> None:
     """Its job failed with it; and an event of a topic that no stage consumes stays where it is."""
     job_id = world.give_up(mending.mend)
-    event = Event(
-        id="e",
-        source=source_of(world.settings.service_name, "before"),
-        type="broken",
-        time=datetime.now(UTC),
-        entity_id="ada",
-        data=b"1",
-        job_id=job_id,
-        stage="before",
-    )
-    key, value, headers = encode(event)
-    rejected(
-        world, OutgoingRecord(topic=world.settings.topic("broken"), key=key, value=value, headers=headers)
-    )
-    rejected(world, OutgoingRecord(topic="elsewhere", key=key, value=value, headers=headers))
+    event = event_of_job(world, job_id)
+    rejected(world, event)
+    rejected(world, replace(event, topic="elsewhere"))
     letters = world.listed("--only", "kafka")
     # A job that an event names is believed only on the topic that its stage emits to.
-    begun = identity.job_id(event.source, event.id)
+    begun = identity.job_id(source_of(world.settings.service_name, "before"), "e")
     jobs = {letter["source"]: letter["job_id"] for letter in letters}
     assert jobs == {world.settings.topic("broken"): job_id, "elsewhere": begun}
     text = world.run("dlq", "redrive", "--all", "--yes", code=1).stderr
@@ -824,6 +828,21 @@ def test_a_redrive_that_was_cut_short_is_named(world: World, monkeypatch: pytest
         patch.setattr("pipeline.deadletters.redrive.Redriver._send_tasks", _raising(KeyboardInterrupt))
         world.run("dlq", "redrive", "--all", "--yes", code=130)
     assert world.swept() == [("redrive", job_id)]
+
+
+def test_the_dlq_topic_is_read_once_a_sweep(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many jobs are lost; one of which an event was rejected is none of them."""
+    scanned: list[str] = []
+
+    def counting(settings: Settings, topic: str) -> Iterator[ReceivedRecord]:
+        scanned.append(topic)
+        return scan(settings, topic)
+
+    first, *lost = (world.open(mending.mend, f"job-{uuid.uuid4().hex[:12]}").job_id for _ in range(4))
+    rejected(world, event_of_job(world, first))
+    monkeypatch.setattr("pipeline.deadletters.listing.scan", counting)
+    assert set(world.swept()) == {("redrive", first), *(("lost", job_id) for job_id in lost)}
+    assert scanned == [world.settings.topic(DLQ_TOPIC)]
 
 
 def test_a_job_whose_dead_letter_somebody_looks_at_is_not_lost(
