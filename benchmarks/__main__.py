@@ -123,7 +123,11 @@ def worker(
 
 @main.command(epilog=EXAMPLES)
 @click.option(
-    "--peer", "peers", type=click.Choice(["ours", "ours-2", "raw", "raw-8", "stock"]), multiple=True
+    "--peer",
+    "peers",
+    type=click.Choice(["ours", "first", "ours-2", "raw", "raw-8", "stock"]),
+    multiple=True,
+    help="first: ours with the first events of jobs, which it opens.",
 )
 @click.option(
     "--events",

@@ -1,4 +1,8 @@
-"""The order in which entries leave the bridge: of an ordered group one at a time, all others at once."""
+"""The order in which entries leave the bridge: of an ordered group one at a time, all others at once.
+
+An entry whose event begins a job is first given to the threads that open jobs, then to those that send tasks:
+those never wait for the table.
+"""
 
 import threading
 import time
@@ -10,6 +14,7 @@ from pipeline.bridge.offsets import Ticket
 from pipeline.bridge.translator import EventTasks, Rejection
 from pipeline.telemetry import tracing
 from pipeline.telemetry.spans import Span, Untraced
+from pipeline.transport.batches import Batches
 from pipeline.wire.taskmessage import TaskMessage
 
 #: The destination of rejections, beside the names of queues.
@@ -21,6 +26,9 @@ UNPLANNED = "?"
 #: bill and on this processor. Measured at 1,000 events/s on a stand-in of SQS that answers in 3 ms: 307
 #: requests for 2,000 instead of 1,151. Nothing waits that another of its group waits for.
 LINGER = 0.005
+
+#: Entries whose jobs are opened together: what one DynamoDB request takes.
+OPEN_BATCH = 25
 
 
 class HeldEvent:
@@ -60,6 +68,14 @@ class Entry:
     task: TaskMessage | None = None
     #: Whether the tasks of its group are sent one after the other.
     ordered: bool = False
+    #: Whether the job that its event begins was opened, and whether it was open before.
+    opened: bool = False
+    existed: bool = False
+
+    @property
+    def begins_job(self) -> bool:
+        """Whether its job is to be opened before it may go."""
+        return self.content.job is not None and not self.opened
 
 
 def entries_of(
@@ -97,19 +113,23 @@ def task_entries(held: HeldEvent, content: EventTasks, queue: str) -> list[Entry
 
 
 class Outbox:
-    """Entries by destination. Threads take batches and report each entry that is out.
+    """Entries by destination. Threads take batches, open jobs first, and report each entry that is out.
 
     Of an ordered group one entry is given out at a time, the next only after it: SQS may fail the first of
     two in one request and accept the second. An entity's events wait behind one of them that has no plan yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int) -> None:
+        """``batch``: the most entries that are given out at once."""
+        self._batch = batch
         self._changed = threading.Condition()
         self._ready: dict[str, deque[Entry]] = {}
         #: When the oldest of each destination became ready, long ago where another waits for one of them.
         self._since: dict[str, float] = {}
         #: Followers of each group that has an entry ready or out.
         self._followers: dict[tuple[str, str], deque[Entry]] = {}
+        #: Entries that would be ready if their job were open.
+        self._unopened: Batches[Entry] = Batches(most=OPEN_BATCH, enough=OPEN_BATCH, linger=LINGER)
         self._closed = False
 
     def put(self, entry: Entry) -> None:
@@ -125,15 +145,28 @@ class Outbox:
                 self._followers[lane] = deque()
             self._offer(entry)
 
-    def take(self, limit: int) -> list[Entry]:
-        """Return up to ``limit`` entries of one destination, waiting for the first; empty when closed."""
+    def take(self) -> list[Entry]:
+        """Return a batch of one destination, waiting for its first entry; empty when closed."""
         with self._changed:
             while not self._closed:
-                destination, wait = self._next(limit)
+                destination, wait = self._next()
                 if destination is not None:
-                    return self._take(destination, limit)
+                    return self._take(destination)
                 self._changed.wait(wait)
             return []
+
+    def take_unopened(self) -> list[Entry]:
+        """Return entries whose job is to be opened, waiting for the first; empty when closed."""
+        batch = self._unopened.take()
+        return [] if self._closed else batch
+
+    def opened(self, entries: Sequence[Entry]) -> None:
+        """Let entries go whose job is open now. They have waited for more already."""
+        with self._changed:
+            for entry in entries:
+                entry.opened = True
+                self._offer(entry)
+                self._hurry(entry.destination)
 
     def out(self, entries: Sequence[Entry]) -> None:
         """Mark entries as out (sent, rejected or lost): the next of their groups may go."""
@@ -164,6 +197,7 @@ class Outbox:
         """Give out nothing more; what is inside is read from Kafka again."""
         with self._changed:
             self._closed = True
+            self._unopened.end()
             self._changed.notify_all()
 
     def _lane(self, entry: Entry) -> tuple[str, str] | None:
@@ -172,33 +206,41 @@ class Outbox:
             return _unplanned_lane(entry)
         return (entry.destination, entry.task.group_id) if entry.task and entry.ordered else None
 
-    def _next(self, limit: int) -> tuple[str | None, float | None]:
+    def _next(self) -> tuple[str | None, float | None]:
         """Return the destination that is due and waits longest, or the seconds until one is due."""
         now = time.monotonic()
         soonest = None
         # Dicts keep their order of insertion.
         for destination, waiting in self._ready.items():
             left = self._since[destination] + LINGER - now
-            if left <= 0 or len(waiting) >= limit:
+            if left <= 0 or len(waiting) >= self._batch:
                 return destination, None
             soonest = left if soonest is None else min(soonest, left)
         return None, soonest
 
-    def _take(self, destination: str, limit: int) -> list[Entry]:
+    def _take(self, destination: str) -> list[Entry]:
         waiting = self._ready.pop(destination)
-        batch = [waiting.popleft() for _ in range(min(limit, len(waiting)))]
+        batch = [waiting.popleft() for _ in range(min(self._batch, len(waiting)))]
         if waiting:
             # The rest waited as long.
             self._ready[destination] = waiting
-            self._changed.notify()
         else:
             del self._since[destination]
+        # This thread may have been the one that watches when the next is due.
+        self._changed.notify()
         return batch
 
     def _offer(self, entry: Entry) -> None:
-        self._ready.setdefault(entry.destination, deque()).append(entry)
+        if entry.begins_job:
+            self._unopened.put(entry)
+            return
+        waiting = self._ready.setdefault(entry.destination, deque())
+        waiting.append(entry)
         self._since.setdefault(entry.destination, time.monotonic())
-        self._changed.notify()
+        if len(waiting) % self._batch in (0, 1):
+            # The first of a batch, for a thread to watch when it is due; the last, which makes it due. Waking
+            # a thread costs more than all else that is done with an entry here.
+            self._changed.notify()
 
     def _hurry(self, destination: str) -> None:
         if destination in self._since:

@@ -67,7 +67,7 @@ class EventTasks:
     #: One for each stage of the plan that reads the topic.
     tasks: tuple[tuple[Route, TaskMessage], ...]
 
-    def under(self, plan: JobPlan, routes: Iterable[Route]) -> Self:
+    def under(self, plan: JobPlan, routes: Iterable[Route], *, is_certain: bool = True) -> Self:
         """Return the event with the tasks of ``routes``, the stages of ``plan`` that read its topic.
 
         A tombstone makes those of the stages that ask for it.
@@ -77,7 +77,7 @@ class EventTasks:
             for route in routes
             if self.record.value is not None or route.tombstones
         )
-        return replace(self, plan=plan, is_certain=True, tasks=tuple(tasks))
+        return replace(self, plan=plan, is_certain=is_certain, tasks=tuple(tasks))
 
     def apart(self) -> Self:
         """Return the event with a job of its own on this topic: on another one it began the same job."""
@@ -166,7 +166,7 @@ class Translator:
         )
         if plan is None:
             return tasks
-        return replace(tasks.under(plan, self._plans.routes(plan, tasks.topic)), is_certain=tasks.is_certain)
+        return tasks.under(plan, self._plans.routes(plan, tasks.topic), is_certain=tasks.is_certain)
 
     def _submitted_at(self, record: ReceivedRecord, claimed: float | None = None) -> float:
         """Return when the job was submitted, never later than its event was written.

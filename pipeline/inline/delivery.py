@@ -56,7 +56,6 @@ class InlineDelivery(Delivery):
             plans,
             runtime.settings.task_queue,
             threads=runtime.children.processes,
-            batch=1,
         )
         self._run_queue = run_queue
         self._runtime = runtime

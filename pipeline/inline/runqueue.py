@@ -13,7 +13,7 @@ class RunQueue(Outbox):
     """Gives out one entry of a group at a time, also of an unordered one: copies of a task are one group."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(batch=1)
         #: Entries to retry: when (``time.monotonic``) each is ready again, and a number that keeps the order.
         self._later: list[tuple[float, int, Entry]] = []
         self._numbers = itertools.count()
@@ -90,20 +90,20 @@ class RunQueue(Outbox):
     def _lane(self, entry: Entry) -> tuple[str, str] | None:
         return (entry.destination, entry.task.group_id) if entry.task else super()._lane(entry)
 
-    def _next(self, limit: int) -> tuple[str | None, float | None]:
+    def _next(self) -> tuple[str | None, float | None]:
         if self._held:
             return None, None
         now = time.monotonic()
         while self._later and self._later[0][0] <= now:
             self._offer(heapq.heappop(self._later)[2])
-        destination, wait = super()._next(limit)
+        destination, wait = super()._next()
         if destination is None and self._later:
             due = self._later[0][0] - now
             wait = due if wait is None else min(wait, due)
         return destination, wait
 
-    def _take(self, destination: str, limit: int) -> list[Entry]:
-        batch = super()._take(destination, limit)
+    def _take(self, destination: str) -> list[Entry]:
+        batch = super()._take(destination)
         self._running.update(batch)
         return batch
 

@@ -12,9 +12,12 @@ import json
 import re
 from functools import lru_cache
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
 NAMESPACE: Final = UUID("5a4ad0a6-9d0e-4c55-8a32-0f6d5f3c7f11")
+
+#: The variant of RFC 9562 in place of the highest two bits of a digit.
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
 
 #: The purpose of a task: an event (None), one part of a split (its ordinal), the gather of its results
 #: ("gather"), or the sending of its parts from a page on ("page-8").
@@ -110,4 +113,8 @@ def publish_deduplication_id(task_id: str, retries: int, nesting: int, eta: str 
 
 
 def _uuid(*parts: str | int | None) -> str:
-    return str(uuid5(NAMESPACE, _encode(parts)))
+    """Return ``uuid5(NAMESPACE, …)`` of the array, at half its cost: each event has several ids."""
+    digits = hashlib.sha1(NAMESPACE.bytes + _encode(parts).encode(), usedforsecurity=False).hexdigest()
+    return (
+        f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:32]}"
+    )

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
-from pipeline.bridge.delivery import SqsDelivery
+from pipeline.bridge.delivery import SEND_BATCH, SqsDelivery
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.outbox import Outbox, entries_of
 from pipeline.bridge.translator import EventTasks, Rejection
@@ -91,9 +91,13 @@ class FakeStore:
         self.opened: list[str] = []
         #: the topics of jobs that begin on another topic than "letters"
         self.topics: dict[str, str] = {}
+        #: Whether it answers.
+        self.answers = threading.Event()
+        self.answers.set()
         self._failures = 3
 
     def open(self, jobs: Sequence[NewJob]) -> Opened:
+        self.answers.wait(60)
         if self._failures:
             self._failures -= 1
             errors = [ServiceUnavailableError("throttled")] * len(jobs)
@@ -158,7 +162,15 @@ class World:
         depths: Any = FakeDepths()
         queue_named: Any = lambda _: self.queue  # noqa: E731 - the type is what is wanted
         self.delivery = SqsDelivery(
-            queue_named, Outbox(), ledger, rejects, Patience(), producer, plans, "tasks.fifo", depths
+            queue_named,
+            Outbox(SEND_BATCH),
+            ledger,
+            rejects,
+            Patience(),
+            producer,
+            plans,
+            "tasks.fifo",
+            depths,
         )
         self.delivery.tracker.assign([P])
         self.delivery.start()
@@ -234,6 +246,25 @@ def test_a_job_is_open_before_its_task_is_sent(worlds: list[World]) -> None:
     world.put(0, "a", job=job)
     wait_until(lambda: world.queue.taken, "sent")
     assert world.store.opened == ["j"]
+
+
+def test_opening_jobs_does_not_keep_the_events_of_later_stages(worlds: list[World]) -> None:
+    """All that wait for the table are first events, and what comes after one of them in its group."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    world.store.answers.clear()
+    job = NewJob(job_id="j", entity_id="ada", topic="letters", plan=PLAN, submitted_at=1)
+    for n in range(200):
+        world.put(n, f"first-{n}", job=job)
+    for n in range(200, 300):
+        world.put(n, f"later-{n}")
+    world.put(300, "first-0")
+    wait_until(lambda: len(world.queue.taken) == 100, "the later ones are sent")
+    assert {message.group_id for message in world.queue.taken} == {f"later-{n}" for n in range(200, 300)}
+    assert world.settled() == 0
+    world.store.answers.set()
+    wait_until(lambda: world.settled() == 301, "all settled")
+    assert _data([m for m in world.queue.taken if m.group_id == "first-0"]) == ["0", "300"]
 
 
 def test_an_event_whose_job_the_table_refuses_is_rejected_and_passed(worlds: list[World]) -> None:

@@ -1,7 +1,9 @@
 """The ids: the same for the same input, for ever, and different for different input."""
 
+import json
 import re
 import string
+import uuid
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,13 @@ def test_ids_are_pinned() -> None:
 def test_different_inputs_give_different_tasks(one: tuple[str, str, str], two: tuple[str, str, str]) -> None:
     """No two of source, event and stage are joined so that another three look the same."""
     assert (identity.task_id(*one, None) == identity.task_id(*two, None)) == (one == two)
+
+
+@given(st.text(), st.text(), st.text(), st.integers())
+def test_an_id_is_a_version_5_uuid(source: str, event_id: str, stage: str, part: int) -> None:
+    """Whoever knows the namespace can compute it."""
+    array = json.dumps([source, event_id, stage, part], separators=(",", ":"))
+    assert identity.task_id(source, event_id, stage, part) == str(uuid.uuid5(identity.NAMESPACE, array))
 
 
 def test_parts_of_one_event_are_told_apart() -> None:

@@ -205,7 +205,9 @@ class Process:
         for offset in range(self._world.committed, len(self._world.log)):
             self._take(offset)
         while not self._tracker.wait_settled([P], 0):
-            self._delivery._handle(self._run_queue.take(1))
+            while self._run_queue._unopened._items:
+                self._delivery._open(self._run_queue.take_unopened())
+            self._delivery._handle(self._run_queue.take())
             self._commit()
         self._commit()
 

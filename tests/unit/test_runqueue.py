@@ -13,12 +13,12 @@ def test_what_is_put_back_comes_when_it_is_due_and_its_group_behind_it() -> None
     queue = RunQueue()
     for name, group in (("a1", "a"), ("a2", "a"), ("b1", "b")):
         queue.put(entry_named(name, group, ordered=True))
-    (first,) = queue.take(1)
+    (first,) = queue.take()
     queue.retry(first, 0.05)
-    assert bodies(queue.take(1)) == ["b1"]
-    assert queue.take(1) == [first]
+    assert bodies(queue.take()) == ["b1"]
+    assert queue.take() == [first]
     queue.out([first])
-    assert bodies(queue.take(1)) == ["a2"]
+    assert bodies(queue.take()) == ["a2"]
 
 
 def test_two_copies_of_a_task_go_one_by_one() -> None:
@@ -27,9 +27,9 @@ def test_two_copies_of_a_task_go_one_by_one() -> None:
     copies = [entry_named("a"), entry_named("a")]
     for entry in (*copies, entry_named("b")):
         queue.put(entry)
-    assert bodies(queue.take(10)) == ["a", "b"]
+    assert bodies(queue.take() + queue.take()) == ["a", "b"]
     queue.out(copies[:1])
-    assert queue.take(10) == copies[1:]
+    assert queue.take() == copies[1:]
 
 
 def test_while_it_is_held_nothing_is_given_out() -> None:
@@ -38,12 +38,12 @@ def test_while_it_is_held_nothing_is_given_out() -> None:
     entries = [entry_named("a"), entry_named("b"), entry_named("c")]
     for entry in entries[:2]:
         queue.put(entry)
-    queue.take(2)
+    assert queue.take() + queue.take() == entries[:2]
     queue.hold()
     queue.put(entries[2])
     assert not queue.wait_returned([P], 0)
     taken: list[list[Entry]] = []
-    taker = threading.Thread(target=lambda: taken.append(queue.take(1)))
+    taker = threading.Thread(target=lambda: taken.append(queue.take()))
     taker.start()
     queue.out(entries[:1])
     assert not queue.wait_returned([P], 0.05)
@@ -65,12 +65,12 @@ def test_what_comes_of_a_parked_partition_waits_and_all_else_goes() -> None:
     for name in ("a1", "a2"):
         queue.put(entry_named(name, "a", ordered=True))
     queue.put(entry_named("other", partition=Partition("letters", 1)))
-    first = queue.take(10)
+    first = queue.take() + queue.take()
     assert bodies(first) == ["early", "other"]
     queue.out(first)
     queue.unpark()
     assert not queue.parked
-    second = queue.take(10)
+    second = queue.take()
     assert bodies(second) == ["a1"]
     queue.out(second)
-    assert bodies(queue.take(10)) == ["a2"]
+    assert bodies(queue.take()) == ["a2"]
