@@ -33,6 +33,12 @@ SESSION_TIMEOUT = 15
 #: connection. It sends a commit three times at most, and reads no new partition before it is answered.
 ANSWER_TIMEOUT = 15
 
+#: The group changes its members just now. Partitions that stay are committed by the next commit, those that
+#: go by that of ``on_revoked``.
+_REBALANCING = frozenset(
+    {KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH}
+)
+
 #: The mend for one of two members with one name (static membership).
 SHARED_NAME = "another member of the group has this KAFKA_GROUP_INSTANCE_ID; give each bridge its own"
 
@@ -211,12 +217,12 @@ class EventConsumer:
         if self._unanswered:
             self._unanswered.popleft()
         committed = {}
-        failure = kafka_error(error, "commit offsets") if error else None
+        failure = kafka_error(error, "commit offsets") if error and error.code() not in _REBALANCING else None
         for at in answers:
             partition = Partition(at.topic, at.partition)
-            if at.error is not None:
+            if at.error is not None and at.error.code() not in _REBALANCING:
                 failure = kafka_error(at.error, f"commit offsets of {at.topic} [{at.partition}]")
-            elif error is None and self._asked.get(partition) == at.offset:
+            elif not at.error and not error and self._asked.get(partition) == at.offset:
                 committed[partition] = at.offset
         self._on_committed(committed, failure)
 

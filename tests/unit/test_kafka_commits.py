@@ -88,6 +88,16 @@ def test_a_failed_commit_tells_its_error(member: Member) -> None:
     assert member.consumer.unanswered() == 0
 
 
+@pytest.mark.parametrize(
+    "code", [KafkaError.ILLEGAL_GENERATION, KafkaError.REBALANCE_IN_PROGRESS, KafkaError.STALE_MEMBER_EPOCH]
+)
+def test_a_commit_in_a_rebalance_is_no_failure(member: Member, code: int) -> None:
+    """Nothing is committed; the next commit, or that of the partitions that go, does it."""
+    member.consumer.commit({P: 7})
+    member.client.answer(KafkaError(code))
+    assert member.told == [({}, None)]
+
+
 def test_a_partition_of_its_own_error_is_not_committed(member: Member) -> None:
     """The others of the same commit are."""
     other = Partition("t", 1)
