@@ -14,6 +14,8 @@ log = structlog.get_logger(__name__)
 EVERY = 2.0
 #: Jobs cancelled so long before the last read (seconds) are read again: clocks may differ by as much.
 CLOCKS_DIFFER = 300.0
+#: Ids in the log line of newly known jobs. Of a worker that starts they may be thousands.
+IDS_LOGGED = 20
 
 
 class CancelledJobs:
@@ -58,5 +60,7 @@ class CancelledJobs:
             # Settlement waits for DynamoDB; here only time is lost.
             log.warning("cancelled_jobs.unknown", error=str(error))
             return
+        if new := found - self._known:
+            log.info("cancelled_jobs.known", jobs=len(new), ids=sorted(new)[:IDS_LOGGED])
         self._known |= found
         self._read_at = now
