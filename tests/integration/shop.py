@@ -149,6 +149,14 @@ class Shop:
         )
         return answer["MessageId"]
 
+    def wait_cancelled(self, job_id: str) -> None:
+        """Wait until what runs stages here has read that a job is cancelled."""
+
+        def is_known() -> bool:
+            return any("cancelled_jobs.known" in line and job_id in line for line in self.log().splitlines())
+
+        self.wait(is_known, f"job {job_id} is known to be cancelled")
+
     def let_go(self, *keys: str) -> None:
         """Let held runs go on."""
         for key in keys:

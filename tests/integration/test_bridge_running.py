@@ -174,6 +174,7 @@ def test_what_has_not_started_of_a_cancelled_job_never_runs(mill: Mill, bridge: 
         lambda: any(line["key"].startswith("cancelled/") for line in mill.shop.all_lines()), "a part runs"
     )
     mill.cli("jobs", "cancel", "--yes", job)
+    mill.shop.wait_cancelled(job)
     mill.shop.let_go(*(f"cancelled/{number}" for number in range(8)))
     mill.wait_committed()
     lines = [line for line in mill.shop.all_lines() if line["key"].startswith("cancelled/")]

@@ -46,14 +46,6 @@ def cancel(shop: Shop, *job_ids: str) -> Result:
     return CliRunner().invoke(main, ["jobs", "cancel", "--yes", "--json", *job_ids], env=shop.environment)
 
 
-def wait_known(shop: Shop, job_id: str) -> None:
-    """Wait until the worker has read that a job is cancelled."""
-    shop.wait(
-        lambda: any("cancelled_jobs.known" in line and job_id in line for line in shop.log().splitlines()),
-        "the worker knows of the cancelled job",
-    )
-
-
 def test_what_has_not_started_of_a_cancelled_job_never_runs(shop: Shop) -> None:
     """A split in the middle: what runs is recorded, the rest is skipped and counted, no gather, one event."""
     job_id = shop.submit(workshop.pack, Batch(key="cancelled", parts=8, do="hold"))
@@ -61,7 +53,7 @@ def test_what_has_not_started_of_a_cancelled_job_never_runs(shop: Shop) -> None:
     result = cancel(shop, job_id)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["state"] == "cancelled"
-    wait_known(shop, job_id)
+    shop.wait_cancelled(job_id)
     shop.let_go(*(f"cancelled/{number}" for number in range(8)))
     shop.wait_empty()
     started = [line for line in shop.all_lines() if line["key"].startswith("cancelled/")]
@@ -101,7 +93,7 @@ def test_those_behind_a_cancelled_job_in_its_group_go_on(shop: Shop) -> None:
     )
     shop.wait_line("cancel-1", "start")
     assert cancel(shop, second).exit_code == 0
-    wait_known(shop, second)
+    shop.wait_cancelled(second)
     shop.let_go("cancel-1")
     shop.wait_job(third)
     assert shop.job(first).state is JobState.COMPLETE
