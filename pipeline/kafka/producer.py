@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -37,6 +37,9 @@ EMIT_TIMEOUT = DELIVERY_TIMEOUT + 5.0
 #: The same for a LossyProducer. Its records fit a topic's default max.message.bytes.
 MAX_LOSSY_BYTES = 1_000_000
 LOSSY_TIMEOUT = 10
+
+#: Seconds in which a broker must say who leads a topic for a client to be taken for stuck.
+LEADER_TIMEOUT = 5.0
 
 #: Seconds one poll of the delivery reports lasts: how late a closed producer's thread ends.
 _POLL = 0.1
@@ -92,7 +95,7 @@ class EventProducer:
 
         A record without an answer in ``timeout`` seconds is a ServiceUnavailableError; it may still arrive.
         """
-        return _Emission(self, records).wait(range(len(records)), timeout)
+        return self._wait(_Emission(self, records), range(len(records)), timeout)
 
     def check_topic(self, topic: str, timeout: float) -> None:
         """Raise a ServiceError unless Kafka answers within ``timeout`` seconds and has the topic."""
@@ -107,6 +110,16 @@ class EventProducer:
         with self._lock:
             client, self._client = self._client, None
         return client.close(timeout) if client and client.pid == os.getpid() else 0
+
+    def _wait(
+        self, emission: "_Emission", positions: Sequence[int], timeout: float
+    ) -> list[ServiceError | None]:
+        client, began = self._client_of_process(), time.monotonic()
+        answers = emission.wait(positions, timeout)
+        failed = {emission.records[at].topic for at, error in zip(positions, answers, strict=True) if error}
+        if failed and time.monotonic() - began >= DELIVERY_TIMEOUT:
+            client.end_if_stuck(failed)
+        return answers
 
     def _client_of_process(self) -> "_Client":
         client = self._client
@@ -148,7 +161,7 @@ class OrderedProducer(EventProducer):
         earlier = [self._late.pop(id(record)) for record in records if id(record) in self._late]
         emission = earlier[0] if earlier else _Emission(self, records)
         positions = emission.positions_of(records)
-        answers = emission.wait(positions, timeout)
+        answers = self._wait(emission, positions, timeout)
         self._late |= {id(emission.records[at]): emission for at in emission.unheard}
         return answers
 
@@ -325,9 +338,34 @@ class _Client:
     def _on_error(self, error: KafkaError) -> None:
         self._end_if_fatal(error)
 
+    def end_if_stuck(self, topics: Collection[str]) -> None:
+        """End if brokers answer and lead all of ``topics``, whose records were not acknowledged.
+
+        Seen after a broker was killed and came back: librdkafka keeps records for partitions that had no
+        leader for a moment (its issue 5430, open in 2.16). What is held fails, so that callers emit it again,
+        with a new client.
+        """
+        if self.ended:
+            return
+        try:
+            found = [
+                self._producer.list_topics(topic, timeout=LEADER_TIMEOUT).topics[topic] for topic in topics
+            ]
+        except KafkaException:
+            return
+        if all(
+            topic.error is None and all(each.leader >= 0 for each in topic.partitions.values())
+            for topic in found
+        ):
+            self._end("no acknowledgement, though brokers answer", 0.0)
+
     def _end_if_fatal(self, error: KafkaError) -> None:
-        if (error.fatal() or error.code() == KafkaError._FATAL) and not self.ended:
-            self.ended = True
+        if error.fatal() or error.code() == KafkaError._FATAL:
             # librdkafka fails what it holds by itself; this lets the poll thread end when it has.
-            log.error("kafka.producer_ended", reason=error.str())
-            threading.Thread(target=self.close, args=(DELIVERY_TIMEOUT,), daemon=True).start()
+            self._end(error.str(), DELIVERY_TIMEOUT)
+
+    def _end(self, reason: str, timeout: float) -> None:
+        if not self.ended:
+            self.ended = True
+            log.error("kafka.producer_ended", reason=reason)
+            threading.Thread(target=self.close, args=(timeout,), daemon=True).start()
