@@ -15,7 +15,7 @@ from pipeline.worker.settle.parts import page_tasks
 
 @dataclass(frozen=True, kw_only=True)
 class Awaited:
-    """What a job waits for: it is lost if its groups have no message and its topics no event."""
+    """The tasks of a job that must come. Without a message or an event for any of them it is lost."""
 
     #: Queue and message group of each task.
     groups: frozenset[tuple[str, str]]

@@ -32,7 +32,7 @@ MOST_WATCHED = 20_000
 
 @dataclass(kw_only=True)
 class _Watch:
-    """What is known of one job since it was seen as it is."""
+    """One job, since it was seen in its present state."""
 
     state: Hashable
     seen_at: float

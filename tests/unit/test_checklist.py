@@ -89,7 +89,7 @@ def test_where_credentials_come_from(source: str | None, status: str) -> None:
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
 def test_any_access_key_fails(name: str) -> None:
-    """Whatever else gives credentials; and its value is not repeated."""
+    """Other sources of credentials do not matter; and its value is not repeated."""
     found = CHECKS["sqs.iam-role"](facts(environ={name: "hunter2"}, credentials="iam-role"))
     assert found.status is Status.FAIL
     assert name in found.evidence

@@ -39,7 +39,7 @@ CHANGES = (
 
 
 def state(processes: int = 2, concurrency: int = 2, max_concurrency: int | None = None) -> Any:
-    """What Celery gives a command, of a worker with such a pool."""
+    """The state that Celery gives a command, of a worker with such a pool."""
     worker = SimpleNamespace(concurrency=concurrency, max_concurrency=max_concurrency)
     return SimpleNamespace(
         consumer=SimpleNamespace(pool=SimpleNamespace(num_processes=processes), controller=worker)
@@ -53,7 +53,7 @@ def test_every_command_of_celery_is_known() -> None:
 
 
 def test_flower_reads_without_a_setting() -> None:
-    """What its pages ask is always answered."""
+    """Commands of its pages are always answered."""
     assert set(Inspector.inspect_methods) <= ALWAYS
 
 
@@ -120,7 +120,7 @@ VALUE = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_si
 
 @given(st.dictionaries(st.sampled_from(["n", "max", "min"]), VALUE))
 def test_no_arguments_grow_a_pool_beyond_its_bound(arguments: dict[str, Any]) -> None:
-    """Whatever the arguments are, what is obeyed keeps a pool within twice its size at start."""
+    """Commands that are obeyed keep a pool within twice its size at start, with any arguments."""
     if refusal("pool_grow", arguments, ("pool_grow",), state()) is None:
         assert 3 <= 2 + arguments.get("n", 1) <= 4
     if refusal("autoscale", arguments, ("autoscale",), state()) is None:

@@ -168,7 +168,7 @@ def test_a_client_that_is_slow_to_ask_keeps_its_place_beside_a_flood_from_elsewh
 )
 @pytest.mark.usefixtures("short")
 def test_a_client_that_sends_no_further_is_disconnected(port: int, sent: bytes) -> None:
-    """Whatever of a request is missing."""
+    """A request may miss any of its parts."""
     with connect(port, sent) as client:
         answer(client)
 

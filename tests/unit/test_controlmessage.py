@@ -113,7 +113,7 @@ def test_what_would_trip_celery_is_refused(exchange: str, body: object) -> None:
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_no_bytes_raise_anything_else(value: bytes) -> None:
-    """Whatever a record holds, it is a message or an InvalidInputError."""
+    """A record with any content is a message or an InvalidInputError."""
     with pytest.raises(InvalidInputError):
         decode(value)
 
@@ -134,7 +134,7 @@ def test_no_bytes_raise_anything_else(value: bytes) -> None:
     )
 )
 def test_no_body_raises_anything_else(body: object) -> None:
-    """Whatever a body holds, it passes or is an InvalidInputError, for each exchange."""
+    """A body with any content passes or is an InvalidInputError, for each exchange."""
     try:
         message = received(body)
         for check in CHECKS.values():
