@@ -59,14 +59,22 @@ ROUND, WARM_UP, ROUNDS = 40, 20, 3
 class Bill(Counter[str]):
     """Requests by operation, and write units, of processes that run jobs."""
 
+    #: Requests on their way, not added yet: a server shows what one did before its answer has passed.
+    under_way = 0
+
     async def add(self, passage: Passage) -> Answer | None:
         """Add a request that passes."""
-        answer = await passage.forward()
-        if _of_a_job(passage):
+        if not _of_a_job(passage):
+            return await passage.forward()
+        self.under_way += 1
+        try:
+            answer = await passage.forward()
             self[passage.action] += 1
             units = write_units(passage.action, passage.text.encode(), answer.body)
             self["write units"] += int(sum(units.values()))
-        return answer
+            return answer
+        finally:
+            self.under_way -= 1
 
 
 def _of_a_job(passage: Passage) -> bool:
@@ -93,8 +101,10 @@ class Counted:
         return str(event.job_id)
 
     def wait(self, job_id: str) -> None:
-        """Wait until a job is complete and its last message deleted."""
-        wait_until(lambda: self._complete(job_id), f"job {job_id} is complete")
+        """Wait until a job is complete, its last message deleted, and all of that on the bill."""
+        wait_until(
+            lambda: self._complete(job_id) and not self.bill.under_way, f"job {job_id} is complete and billed"
+        )
 
     def left(self) -> int:
         """Return the number of messages on the queue, running ones included."""
