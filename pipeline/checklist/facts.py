@@ -28,6 +28,7 @@ from pipeline.sqs.queues import queue_attributes
 from pipeline.wire import taskmessage
 from pipeline.wire.events import Event
 from pipeline.wire.taskmessage import TaskMessage
+from pipeline.worker.cancelled import CLOCKS_DIFFER
 
 #: Seconds one request to Kafka may take.
 TIMEOUT = 5.0
@@ -167,6 +168,11 @@ class Facts:
     def recovery(self) -> bool | None:
         """Whether point-in-time recovery of the table is on; None from an emulator that does not know it."""
         return JobStore(self.settings).schema.recovers()
+
+    @once
+    def cancelled(self) -> int:
+        """The number of jobs cancelled in as long a time as workers read back."""
+        return len(JobStore(self.settings).cancelled_since(time.time() - CLOCKS_DIFFER))
 
     @once
     def endpoints(self) -> dict[str, str]:

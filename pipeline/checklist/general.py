@@ -17,8 +17,12 @@ from pipeline.loopback import is_loopback
 from pipeline.observe.topics import KafkaMonitor
 from pipeline.telemetry import logs
 from pipeline.wire import events
+from pipeline.worker.cancelled import KEY_UNITS, units_a_second
 
 _UPDATE = 'Run "pipeline provision --update".'
+
+#: Workers that the list of cancelled jobs must have room for.
+WORKERS = 1000
 
 #: Fields that every log line about a task has.
 LOG_FIELDS = {"entity_id": "order-7", "stage": "extract", "duration_ms": 12.5}
@@ -91,6 +95,20 @@ def _recovery(facts: Facts) -> Finding:
             return warn(f"table {facts.table.name}: point-in-time recovery is off", _UPDATE)
 
 
+def _cancelled(facts: Facts) -> Finding:
+    units = units_a_second(facts.cancelled)
+    workers = int(KEY_UNITS / units)
+    evidence = (
+        f"{facts.cancelled} jobs cancelled in five minutes: each worker reads {units:.2f} units a second "
+        f"of their list, one key of table {facts.table.name}, which serves {workers:,} workers"
+    )
+    if workers >= WORKERS:
+        return ok(evidence)
+    return warn(
+        evidence, "Cancel fewer jobs at a time: a worker that is refused runs tasks of cancelled jobs."
+    )
+
+
 def _endpoints(facts: Facts) -> Finding:
     plain = {name: url for name, url in facts.endpoints.items() if url.startswith("http://")}
     # The names only: a DSN holds a key.
@@ -155,6 +173,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.tracing", section="General", title="Distributed tracing headers", check=_tracing),
     Item(id="general.job-tracking", section="General", title="Job tracking", check=_jobs),
     Item(id="general.recovery", section="General", title="Point-in-time recovery", check=_recovery),
+    Item(id="general.cancelled-jobs", section="General", title="List of cancelled jobs", check=_cancelled),
     Item(id="general.tls", section="General", title="TLS endpoints", check=_endpoints),
     Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),
     Item(id="general.graceful-shutdown", section="General", title="Graceful shutdown", check=_shutdown),

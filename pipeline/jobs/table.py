@@ -1,6 +1,6 @@
 """The table: the few DynamoDB calls this package is made of, with errors converted and batches finished.
 
-Every read is strongly consistent unless it goes through the index.
+Every read is strongly consistent unless it goes through the index or is asked for otherwise.
 """
 
 import os
@@ -247,6 +247,7 @@ class Table:
         since: str | None = None,
         until: str | None = None,
         attributes: Sequence[str] = (),
+        consistent: bool = True,
     ) -> Iterator[Item]:
         """Yield the items under a pk in order of sk, from ``since`` to before ``until``, page by page."""
         request = Expression()
@@ -262,7 +263,7 @@ class Table:
                 "query",
                 f"query {pk}",
                 KeyConditionExpression=condition,
-                ConsistentRead=True,
+                ConsistentRead=consistent,
                 **fields,
                 **request.fields(),
             )

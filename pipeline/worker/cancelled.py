@@ -1,5 +1,11 @@
-"""The cancelled jobs that this worker knows of, read in intervals instead of once for each task."""
+"""The cancelled jobs that this worker knows of, read in intervals instead of once for each task.
 
+All workers of a service read one list (ADR 14), so what each of them reads is bounded: mostly what was added
+since its last read, and only now and then as much as clocks may differ.
+"""
+
+import math
+import random
 import threading
 import time
 
@@ -12,10 +18,19 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two reads: a worker begins to skip at most so late.
 EVERY = 2.0
-#: Jobs cancelled so long before the last read (seconds) are read again: clocks may differ by as much.
-CLOCKS_DIFFER = 300.0
+#: A read begins so long before the last one (seconds): replicas lag, and a write may take a while.
+OVERLAP = 10.0
+#: One read in 15 to 30 goes further back, to this long before the last such one (seconds): the clock of a
+#: process that cancels may be behind by as much.
+CLOCKS_DIFFER, FAR_LEAST, FAR_MOST = 300.0, 15, 30
 #: Ids in the log line of newly known jobs. Of a worker that starts they may be thousands.
 IDS_LOGGED = 20
+
+#: Read units a second of one partition key (DynamoDB developer guide, "Best practices for designing and using
+#: partition keys").
+KEY_UNITS = 3000
+#: Bytes of an entry of the list: its two keys, with a job id of 36 characters, and its expiry.
+ENTRY_BYTES = 90
 
 
 class CancelledJobs:
@@ -26,14 +41,16 @@ class CancelledJobs:
         self._store = store
         self._every = every
         self._known: set[str] = set()
-        #: When they were read last (seconds since 1970); 0: never, so that all are read.
-        self._read_at = 0.0
+        #: When they were read last, and last read far back (seconds since 1970); 0: never, so all are read.
+        self._read_at = self._far_read_at = 0.0
+        #: Reads until one goes far back.
+        self._near_left = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="cancelled-jobs", daemon=True)
 
     def start(self) -> None:
         """Read for the first time, then continue in a thread."""
-        self._read()
+        self.read()
         self._thread.start()
 
     def close(self) -> None:
@@ -44,18 +61,13 @@ class CancelledJobs:
         """Whether this worker knows that a job is cancelled."""
         return job_id in self._known
 
-    def _work(self) -> None:
-        while not self._stop.wait(self._every):
-            try:
-                self._read()
-            except Exception:
-                # The thread must go on reading: without it the worker looks healthy.
-                log.exception("cancelled_jobs.failed")
-
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read what may be new. Without an answer, what is known stays, and the next read asks again."""
         now = time.time()
+        is_far = self._near_left == 0
+        since = self._far_read_at - CLOCKS_DIFFER if is_far else self._read_at - OVERLAP
         try:
-            found = self._store.cancelled_since(max(0.0, self._read_at - CLOCKS_DIFFER))
+            found = self._store.cancelled_since(max(0.0, since))
         except ServiceError as error:
             # Settlement waits for DynamoDB; here only time is lost.
             log.warning("cancelled_jobs.unknown", error=str(error))
@@ -64,3 +76,30 @@ class CancelledJobs:
             log.info("cancelled_jobs.known", jobs=len(new), ids=sorted(new)[:IDS_LOGGED])
         self._known |= found
         self._read_at = now
+        if is_far:
+            self._far_read_at = now
+            # Not the same for all: workers that start together must not read far back together for ever.
+            self._near_left = random.randint(FAR_LEAST, FAR_MOST) - 1  # noqa: S311 - no secret
+        else:
+            self._near_left -= 1
+
+    def _work(self) -> None:
+        while not self._stop.wait(self._every):
+            try:
+                self.read()
+            except Exception:
+                # The thread must go on reading: without it the worker looks healthy.
+                log.exception("cancelled_jobs.failed")
+
+
+def units_a_second(cancelled: int) -> float:
+    """Return the read units that a worker needs a second where ``cancelled`` jobs are in five minutes."""
+    rate = cancelled / CLOCKS_DIFFER
+    far_every = (FAR_LEAST + FAR_MOST) / 2 * EVERY
+    near, far = (_units(rate * seconds) for seconds in (EVERY + OVERLAP, far_every + CLOCKS_DIFFER))
+    return near / EVERY + far / far_every
+
+
+def _units(entries: float) -> float:
+    """Return the units of one eventually consistent query: half a unit for each started 4 KB."""
+    return max(1, math.ceil(entries * ENTRY_BYTES / 4096)) / 2

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -564,6 +565,29 @@ def test_cancelled_jobs_are_found_by_when_they_were(store: JobStore) -> None:
         store.cancel(job_id)
     assert store.cancelled_since(0) == store.cancelled_since(before - 1) == jobs
     assert store.cancelled_since(time.time() + 1) == set()
+
+
+def test_cancelled_jobs_are_found_as_earlier_versions_wrote_them(
+    services: Services, make_settings: MakeSettings
+) -> None:
+    """The entries of the list outlive a deployment: key, order and expiry."""
+    settings = make_settings(services)
+    store = JobStore(settings)
+    store.schema.provision()
+    client, name = dynamodb_client(), settings.dynamodb_table
+    pk = {"S": f"{settings.service_name}/C"}
+    entry = {"pk": pk, "sk": {"S": "1700000000.000#j1"}, "exp": {"N": "1703888000"}}
+    client.put_item(TableName=name, Item=entry)
+    assert store.cancelled_since(1_699_999_999) == {"j1"}
+    assert store.cancelled_since(1_700_000_001) == set()
+    client.delete_item(TableName=name, Key={"pk": pk, "sk": entry["sk"]})
+    job_id = opened(store)
+    store.cancel(job_id)
+    (written,) = client.query(
+        TableName=name, KeyConditionExpression="pk = :pk", ExpressionAttributeValues={":pk": pk}
+    )["Items"]
+    assert written.keys() == {"pk", "sk", "exp"}
+    assert re.fullmatch(rf"\d{{10}}\.\d{{3}}#{job_id}", written["sk"]["S"])
 
 
 # ─── Lists ───

@@ -65,9 +65,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Thirteen, twelve and nine, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 12, 34]
-    assert len({item.id for item in ITEMS}) == 34
+    """Thirteen, twelve and ten, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 12, 35]
+    assert len({item.id for item in ITEMS}) == 35
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,23 @@ def test_recovery_of_the_table(recovers: bool | None, status: str) -> None:
     """On, off, or not told by an emulator."""
     table = TableReport(name="jobs", outcome="present")
     assert CHECKS["general.recovery"](facts(recovery=recovers, table=table)).status == status
+
+
+@pytest.mark.parametrize(
+    ("cancelled", "status", "said"),
+    [
+        (0, "PASS", "each worker reads 0.26 units a second"),
+        (0, "PASS", "serves 11,489 workers"),
+        (1_000, "PASS", "serves 5,567 workers"),
+        (10_000, "WARN", "serves 592 workers"),
+    ],
+)
+def test_the_list_of_cancelled_jobs_has_room_for_many_workers(cancelled: int, status: str, said: str) -> None:
+    """It says how many workers one key serves, and warns before a large fleet is refused."""
+    table = TableReport(name="jobs", outcome="present")
+    found = CHECKS["general.cancelled-jobs"](facts(cancelled=cancelled, table=table))
+    assert found.status == status
+    assert said in found.evidence
 
 
 @pytest.mark.parametrize(
