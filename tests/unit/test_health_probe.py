@@ -71,10 +71,10 @@ def test_a_report_serves_all_who_ask_within_its_lifetime() -> None:
         return KafkaReport(status="healthy")
 
     async def ask() -> None:
-        probe = Probe("SQS", KafkaReport, count, lifetime=0.2)
+        probe = Probe("SQS", KafkaReport, count, lifetime=1)
         await asyncio.gather(*(probe.report() for _ in range(100)))
         assert len(calls) == 1
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(1.05)
         await probe.report()
 
     asyncio.run(ask())

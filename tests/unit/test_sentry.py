@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from pipeline.settings import Settings
+from pipeline.telemetry import sentry as module
 from pipeline.telemetry.sentry import Sentry
 from tests import builders
+from tests.processes import PATIENCE
 
 SETTINGS = builders.settings(service_name="orders")
 
@@ -52,8 +54,11 @@ def report(sentry: Sentry, message: str) -> None:
     )
 
 
-def test_a_failure_is_an_event_with_its_job(server: tuple[str, list[dict[str, Any]]]) -> None:
+def test_a_failure_is_an_event_with_its_job(
+    server: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Class, message, traceback and tags; failures of one kind in one stage are one issue."""
+    monkeypatch.setattr(module, "FLUSH", PATIENCE)
     dsn, events = server
     sentry = Sentry(Settings.model_validate({**SETTINGS.model_dump(), "sentry_dsn": dsn}))
     report(sentry, "page 3 is torn")

@@ -140,11 +140,11 @@ def test_a_message_that_cannot_be_handled_is_passed_over(monkeypatch: pytest.Mon
     reader = TopicReader(SETTINGS, EVENTS, "e", Past(seconds=0, records=0), Reachability())
     fragile = Fragile()
     reader.subscribe("fragile", "#", fragile)
-    reader.start()
-    try:
-        with log_lines(topicreader) as lines:
+    with log_lines(topicreader) as lines:
+        reader.start()
+        try:
             wait_until(lambda: len(fragile.taken) == 2)
-    finally:
-        reader.close()
+        finally:
+            reader.close()
     assert fragile.taken == ["second", "third"]
     assert [line["event"] for line in lines] == ["control.message_failed"]
