@@ -1,14 +1,15 @@
-"""DynamoDB write units, computed from a request and its answer: emulators do not count them as AWS does.
+"""DynamoDB units, computed from a request and its answer: emulators do not count them as AWS does.
 
 Rules from the DynamoDB developer guide ("Read/write capacity: write request units" and "Item sizes and
 formats"): one unit for each started KB of the item, the larger of before and after; a condition that fails
 costs the same; an index costs one unit for a new entry and two for one that moves, and nothing when its part
-of an item does not change (its entries are smaller than a KB).
+of an item does not change (its entries are smaller than a KB). A strongly consistent read costs one unit for
+each started 4 KB of an item, and one where there is none; a query, of all items together; another read half.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 #: The purpose of a write: the result of a part, which the gather reads; or the records that count.
@@ -35,6 +36,32 @@ def write_units(target: str, request: bytes, answer: bytes) -> dict[Kind, float]
             kind: Kind = "result" if RESULT_KEY in key["S"] else "record"
             units[kind] = units.get(kind, 0) + cost
     return units
+
+
+def read_units(target: str, request: bytes, answer: bytes) -> float:
+    """Return the read units of one request that is not through the index; none for a write."""
+    fields, answered = json.loads(request), json.loads(answer)
+    match target.rpartition(".")[2]:
+        case "GetItem":
+            return _read_cost(fields, [item_size(answered.get("Item", {}))])
+        case "BatchGetItem":
+            return sum(
+                _read_cost(asked, _sizes_found(asked["Keys"], answered["Responses"].get(table, ())))
+                for table, asked in fields["RequestItems"].items()
+            )
+        case "Query":
+            return _read_cost(fields, [sum(map(item_size, answered["Items"]))])
+    return 0
+
+
+def _sizes_found(keys: Sequence[Mapping[str, Any]], items: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the sizes of the items found, and 0 for each key that has none."""
+    return [*map(item_size, items), *[0] * (len(keys) - len(items))]
+
+
+def _read_cost(asked: Mapping[str, Any], sizes: Iterable[int]) -> float:
+    share = 1 if asked.get("ConsistentRead") else 0.5
+    return share * sum(max(1, -(-size // 4096)) for size in sizes)
 
 
 def item_size(item: Mapping[str, Any]) -> int:

@@ -1,4 +1,4 @@
-"""The cost of a whole job: AWS requests and write units exactly, CPU within a bound."""
+"""The cost of a whole job: AWS requests and units exactly those of the ledger, CPU within a bound."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,37 +16,19 @@ from benchmarks.ground import Ground, make_ground
 from benchmarks.measure import spawn
 from benchmarks.peers import ours
 from benchmarks.stages import double
-from benchmarks.units import write_units
+from benchmarks.units import read_units, write_units
 from benchmarks.yardstick import yardstick
 from pipeline.author.stages import Stage
+from pipeline.capacity import Shape, bill, steps_of
+from pipeline.celery import make_app
 from pipeline.jobs import JobState, JobStore
 from pipeline.services.environment import Services
 from tests.faults.wire import Answer, Passage, Wire
 from tests.integration import gatedparts
 from tests.processes import wait_until
 
-#: The cost of one job, one at a time: requests by AWS operation, and DynamoDB write units. Not counted are
-#: receives and queue depths, whose number depends on time, and what a service asks without a job.
-THREE_STAGES = {
-    "SendMessageBatch": 3,
-    "DeleteMessageBatch": 3,
-    "BatchExecuteStatement": 2,
-    "BatchWriteItem": 2,
-    "UpdateItem": 1,
-    "write units": 8,
-}
-#: The parts one by one; of parts that end together, several are recorded in one write.
-SPLIT_OF_FOUR = {
-    "SendMessageBatch": 5,
-    "DeleteMessageBatch": 8,
-    "BatchExecuteStatement": 3,
-    "BatchGetItem": 3,
-    "BatchWriteItem": 2,
-    "GetItem": 1,
-    "PutItem": 1,
-    "UpdateItem": 5,
-    "write units": 14,
-}
+#: Modules with tasks of the worker.
+MODULES = "benchmarks.stages,tests.integration.gatedparts,tests.integration.chores"
 
 #: CPU of one of many split jobs, of bridge and worker with its children, as a multiple of the yardstick's: 7
 #: on a machine that does nothing else. Other tests at work on the same caches make it 1.8 times as much.
@@ -57,7 +39,11 @@ ROUND, WARM_UP, ROUNDS = 40, 20, 3
 
 
 class Bill(Counter[str]):
-    """Requests by operation, and write units, of processes that run jobs."""
+    """Requests by operation, and units, of processes that run jobs.
+
+    Not counted are receives and queue depths, whose number depends on time, and what a service asks without a
+    job.
+    """
 
     #: Requests on their way, not added yet: a server shows what one did before its answer has passed.
     under_way = 0
@@ -70,8 +56,9 @@ class Bill(Counter[str]):
         try:
             answer = await passage.forward()
             self[passage.action] += 1
-            units = write_units(passage.action, passage.text.encode(), answer.body)
-            self["write units"] += int(sum(units.values()))
+            asked = passage.action, passage.text.encode(), answer.body
+            self["write units"] += int(sum(write_units(*asked).values()))
+            self["read units"] += int(read_units(*asked))
             return answer
         finally:
             self.under_way -= 1
@@ -133,7 +120,7 @@ def counted(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with Wire(ground.servers).running() as wire, ExitStack() as stack:
         stack.enter_context(wire.rule(bill.add))
         # A lease so long that nothing extends it while a test waits.
-        own = {"TASK_MODULES": "benchmarks.stages,tests.integration.gatedparts", "SQS_LEASE_SECONDS": "600"}
+        own = {"TASK_MODULES": MODULES, "SQS_LEASE_SECONDS": "600"}
         for name, command in (("bridge", ours.BRIDGE), ("worker", (*ours.WORKER, "-c", "1"))):
             environment = ground.environment_through(wire.open(name)) | own
             stack.enter_context(spawn(command, environment, folder / name))
@@ -169,14 +156,25 @@ def test_a_job_of_three_stages(counted: Counted) -> None:
     """Each of its three tasks is sent, recorded and deleted; the job is opened and closed."""
     counted.bill.clear()
     counted.wait(counted.start(double, b"1"))
-    assert counted.bill == THREE_STAGES
+    assert counted.bill == bill(steps_of(Shape(stages=3)))
 
 
 def test_a_split_job(counted: Counted, tmp_path: Path) -> None:
     """A stage, a split, four parts that are settled one by one, a gather, a stage."""
     counted.bill.clear()
     run_gated(counted, tmp_path)
-    assert counted.bill == SPLIT_OF_FOUR
+    assert counted.bill == bill(steps_of(Shape(stages=3, parts=gatedparts.PARTS, size=1)))
+
+
+def test_a_plain_task(counted: Counted) -> None:
+    """It is sent and deleted, and DynamoDB is not asked for anything."""
+    counted.bill.clear()
+    app = make_app()
+    app.__dict__["settings"] = counted.ground.settings
+    app.signature("tests.integration.chores.add", args=(1, 2)).apply_async()
+    wait_until(lambda: counted.left() == 0 and not counted.bill.under_way, "the task is deleted and billed")
+    # This process sent it, past what counts.
+    assert counted.bill + Counter({"SendMessageBatch": 1}) == bill(steps_of(Shape(stages=0)))
 
 
 def test_the_cpu_of_a_split_job(services: Services) -> None:

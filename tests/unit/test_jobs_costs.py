@@ -1,12 +1,16 @@
-"""The cost of a job in the table: its requests, and the write units by AWS's rules, counted exactly."""
+"""The cost of a job in the table: its requests, and the units by AWS's rules, exactly those of the ledger."""
 
 import base64
 import json
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.units import write_units
+import pytest
+
+from benchmarks.units import read_units, write_units
+from pipeline.capacity import Shape, bill, steps_of
 from pipeline.jobs import (
     JobFilled,
     JobPlan,
@@ -21,6 +25,7 @@ from pipeline.jobs import (
     StageRef,
 )
 from pipeline.jobs.dynamodb import FREQUENT
+from pipeline.jobs.keys import FAN_OUT
 from pipeline.jobs.table import Table
 from tests import builders
 from tests.fakes.dynamodb import FakeDynamoDB
@@ -29,12 +34,15 @@ PLAN = JobPlan(stages={"a": ("c",), "b": ("c",), "c": ("c",)})
 
 
 class Meter(FakeDynamoDB):
-    """A table that counts requests by operation, and write units."""
+    """A table that counts requests by operation, and units."""
 
     def __init__(self) -> None:
         super().__init__()
         self.requests: Counter[str] = Counter()
         self.units = 0.0
+        self.reads = 0.0
+        # Large batches are asked for on several threads.
+        self.lock = threading.Lock()
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
@@ -43,10 +51,12 @@ class Meter(FakeDynamoDB):
             return value
 
         def counted(**fields: Any) -> Any:
-            answer = value(**fields)
-            self.requests[operation] += 1
-            units = write_units(f"DynamoDB_20120810.{operation}", _json(fields), _json(answer))
-            self.units += sum(units.values())
+            with self.lock:
+                answer = value(**fields)
+                asked = operation, _json(fields), _json(answer)
+                self.requests[operation] += 1
+                self.units += sum(write_units(*asked).values())
+                self.reads += read_units(*asked)
             return answer
 
         return counted
@@ -77,6 +87,23 @@ def close(store: JobStore, closings: Sequence[object]) -> None:
     assert store.close(filled) == [None]
 
 
+#: As long as those of real splits: reads cost by bytes.
+SPLIT_ID = "0b2c2ef6-6b7e-5f0a-8d66-1f3c3d0a4c11"
+
+#: Steps of the ledger that the processes make, not the store alone.
+ELSEWHERE = ("send tasks", "send parts", "delete tasks", "read the seal")
+
+
+def ledger(shape: Shape, leaf_writes: float | None = None) -> dict[str, float]:
+    """What the ledger says that the store asks for."""
+    return bill(step for step in steps_of(shape, leaf_writes) if step.name not in ELSEWHERE)
+
+
+def measured(meter: Meter) -> Counter[str]:
+    """The same, as it was asked for."""
+    return meter.requests + Counter({"write units": int(meter.units), "read units": int(meter.reads)})
+
+
 def test_a_job_of_three_stages_costs_eight_units() -> None:
     """Opened with its entry in the index 2, a record a stage 3, closed with the entry moved 3."""
     meter = Meter()
@@ -85,7 +112,7 @@ def test_a_job_of_three_stages_costs_eight_units() -> None:
         assert store.tasks.record([done(stage)]).closings == []
     close(store, store.tasks.record([done("c")]).closings)
     assert meter.units == 8
-    assert meter.requests == {"BatchExecuteStatement": 2, "BatchWriteItem": 2, "UpdateItem": 1}
+    assert measured(meter) == ledger(Shape(stages=3))
 
 
 def test_a_split_of_four_small_parts_costs_fourteen_units_at_most() -> None:
@@ -93,27 +120,58 @@ def test_a_split_of_four_small_parts_costs_fourteen_units_at_most() -> None:
     meter = Meter()
     store = store_on(meter)
     store.tasks.record([done("a")])
-    split = SplitRef(job_id="j", stage="b", split_id="s")
-    layout = store.splits.unsealed(split)
-    assert layout is not None
-    sealed = store.splits.seal(split, "{}", "{}", map(str, range(4)), layout=layout)
-    for ordinal in range(4):
-        ref = PartRef(job_id="j", stage="b", split_id="s", ordinal=ordinal, total=4)
-        result = PartResult(ref=ref, result=str(ordinal), run_seconds=0.1, attempts=1)
-        closings = store.tasks.record([PartDone(ref=ref, result=result)]).closings
-    close(store, closings)
-    assert list(store.splits.results(sealed.split, sealed.total)) == ["0", "1", "2", "3"]
+    run_split(store, parts=4, together=1)
     store.tasks.record([done("b", gather=True)])
     close(store, store.tasks.record([done("c")]).closings)
     assert meter.units == 14
-    assert meter.requests == {
-        "BatchExecuteStatement": 3,
-        "BatchGetItem": 1,
-        "BatchWriteItem": 2,
-        "GetItem": 1,
-        "PutItem": 1,
-        "UpdateItem": 5,
-    }
+    assert measured(meter) == ledger(Shape(stages=3, parts=4, size=1))
+
+
+@pytest.mark.parametrize("parts", [9, 400, 2_000])
+def test_a_split_with_results_of_their_own_costs_what_the_ledger_says(parts: int) -> None:
+    """A write a part for its result; 100 parts that end together are counted in one write, or two."""
+    meter = Meter()
+    store = store_on(meter)
+    run_split(store, parts=parts, together=100)
+    store.tasks.record([done("b", gather=True)])
+    close(store, store.tasks.record([done("c")]).closings)
+    leaf_writes = len({(ordinal // 100, ordinal // FAN_OUT) for ordinal in range(parts)})
+    expected = ledger(Shape(stages=2, parts=parts, size=len(str(parts))), leaf_writes)
+    # 25 results are stored in one request.
+    expected["BatchExecuteStatement"] += sum(-(-len(each) // 25) for each in batched(parts, 100)) - parts
+    assert measured(meter) == expected
+
+
+def batched(parts: int, together: int) -> list[range]:
+    """Ordinals that are recorded together."""
+    return [range(at, min(parts, at + together)) for at in range(0, parts, together)]
+
+
+def run_split(store: JobStore, parts: int, together: int) -> None:
+    """Split stage b, run the parts, and gather their results, each its ordinal."""
+    split = SplitRef(job_id="j", stage="b", split_id=SPLIT_ID)
+    layout = store.splits.unsealed(split)
+    assert layout is not None
+    sealed = store.splits.seal(split, "{}", "{}", map(str, range(parts)), layout=layout)
+    sent = [ordinal for page in range(sealed.pages) for ordinal, _ in store.splits.page(sealed, page)]
+    assert len(sent) + len(sealed.inline) == parts
+    closings: list[object] = []
+    for ordinals in batched(parts, together):
+        ended = [part(split, ordinal, parts) for ordinal in ordinals]
+        if not sealed.keeps:
+            assert not any(store.splits.put_results(ended))
+        kept = [PartDone(ref=each.ref, result=each if sealed.keeps else None) for each in ended]
+        closings += store.tasks.record(kept).closings
+    close(store, closings)
+    assert list(store.splits.results(sealed.split, sealed.total)) == list(map(str, range(parts)))
+
+
+def part(split: SplitRef, ordinal: int, total: int) -> PartResult:
+    """A part that is done."""
+    ref = PartRef(
+        job_id=split.job_id, stage=split.stage, split_id=split.split_id, ordinal=ordinal, total=total
+    )
+    return PartResult(ref=ref, result=str(ordinal), run_seconds=0.1, attempts=1)
 
 
 def test_many_jobs_are_opened_and_closed_in_few_requests() -> None:
