@@ -21,8 +21,8 @@ PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 STEADY = """\
 import os, signal, subprocess, sys, time
 helper = subprocess.Popen(["sleep", "1000"])
-print("pids", os.getpid(), helper.pid, os.environ["KAFKA_BOOTSTRAP_SERVERS"])
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("pids", os.getpid(), helper.pid, os.environ["KAFKA_BOOTSTRAP_SERVERS"])
 time.sleep(1000)
 """
 
