@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 
 import psutil
 
+from pipeline.services import local
+
 #: Seconds that a test waits for what must happen. A busy machine takes ten times as long as a quiet one; only
 #: a test that fails waits this long.
 PATIENCE = 60.0
@@ -16,6 +18,11 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = PATI
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
         time.sleep(0.05)
+
+
+def free_port() -> int:
+    """Return a port that nothing listens at, below those that the system gives to connections meanwhile."""
+    return local._free_port(())
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -19,7 +19,7 @@ import pytest
 from pipeline.observe.probe import LIFETIME
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
-from tests.processes import PATIENCE, wait_until
+from tests.processes import PATIENCE, free_port, wait_until
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -28,9 +28,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        number: int = free.getsockname()[1]
-        return number
+    return free_port()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """``pipeline check``: every line of the production checklist, and each fault found by its line."""
 
 import json
-import socket
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from pipeline.kafka import KafkaAdmin
 from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from tests.conftest import MakeEnvironment
+from tests.processes import free_port
 
 Lines = dict[str, dict[str, Any]]
 Check = Callable[..., Lines]
@@ -151,8 +151,7 @@ def test_missing_things_fail(check: Check) -> None:
 
 def test_no_service_at_all_fails_in_time(check: Check) -> None:
     """Brokers and SQS away: the lines that ask them say so; the others are checked as ever."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     lines = check(KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{port}", AWS_ENDPOINT_URL_SQS=url)
     assert lines["kafka.error-topic"]["status"] == "FAIL"
