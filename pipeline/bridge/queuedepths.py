@@ -53,10 +53,14 @@ class QueueDepths:
     def measure(self) -> None:
         """Ask every queue how deep it is."""
         feeds = self._feeds()
-        self._deep = frozenset(name for name in set().union(*feeds.values()) if self._is_deep(name, feeds))
+        new: dict[str, int] = {}
+        self._deep = frozenset(name for name in set().union(*feeds.values()) if self._is_deep(name, new))
         self.deep_topics = frozenset(topic for topic, queues in feeds.items() if queues & self._deep)
         for topic in feeds:
             metrics.TOPIC_PAUSED.labels(topic).set(topic in self.deep_topics)
+        for name, messages in new.items():
+            topics = sorted(topic for topic, queues in feeds.items() if name in queues)
+            log.warning("bridge.queue_deep", queue=name, messages=messages, topics=topics)
 
     def _feeds(self) -> Mapping[str, frozenset[str]]:
         """Return the names of the queues that each Kafka topic feeds."""
@@ -66,7 +70,8 @@ class QueueDepths:
             for topic, names in queues.items()
         }
 
-    def _is_deep(self, name: str, feeds: Mapping[str, frozenset[str]]) -> bool:
+    def _is_deep(self, name: str, new: dict[str, int]) -> bool:
+        """Whether a queue is too deep; add its messages to ``new`` if it was not before."""
         was = name in self._deep
         try:
             depth = self._queue_named(name).depth()
@@ -77,10 +82,10 @@ class QueueDepths:
         messages = depth.available + depth.in_flight
         if was:
             return messages > MAX_DEPTH * SHALLOW_AT
-        if messages >= MAX_DEPTH:
-            topics = sorted(topic for topic, queues in feeds.items() if name in queues)
-            log.warning("bridge.queue_deep", queue=name, messages=messages, topics=topics)
-        return messages >= MAX_DEPTH
+        if messages < MAX_DEPTH:
+            return False
+        new[name] = messages
+        return True
 
     def _watch(self) -> None:
         while not self._closed.is_set():
