@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.processes import running, wait_until
+from tests.processes import PATIENCE, running, wait_until
 
 PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 
@@ -39,7 +39,7 @@ class Demo:
         self._reader.start()
         self.below: set[psutil.Process] = set()
 
-    def wait_for(self, pattern: str, times: int = 1, timeout: float = 60) -> list[str]:
+    def wait_for(self, pattern: str, times: int = 1, timeout: float = 3 * PATIENCE) -> list[str]:
         """Return the match of the ``times``-th line with the pattern, and the lines before it."""
         expression = re.compile(pattern)
 
