@@ -138,7 +138,10 @@ class Positions:
             log.warning("kafka.positions_unknown", topic=partition.topic, error=str(error))
             return
         del self._out_of_range[partition]
-        if not self._restart(partition, position if low <= position <= high else low):
+        if low <= position <= high:
+            self._assign_again(partition, position)
+            return
+        if not self._restart(partition, low):
             return
         if 0 <= position < low:
             self._on_restarted(Restart(partition=partition, reason="expired", lost=low - position))
@@ -157,7 +160,11 @@ class Positions:
                 self._on_restarted(Restart(partition=partition, reason="replaced"))
 
     def _restart(self, partition: Partition, offset: int) -> bool:
-        """Read on from ``offset``; False for a partition that is being given away."""
+        """Read from ``offset``, not paused any more; False for a partition that is being given away."""
+        self._consumer.resume([TopicPartition(*partition)])
+        return self._assign_again(partition, offset)
+
+    def _assign_again(self, partition: Partition, offset: int) -> bool:
         at = [TopicPartition(*partition, offset)]
         try:
             # A seek is refused where the client has stopped to fetch.

@@ -506,6 +506,19 @@ class TestOnRealKafka:
             third.poll_until(lambda: at in third.ends)
             assert third.read == []
 
+    def test_a_paused_partition_of_a_topic_made_again_is_read(
+        self, settings: Settings, topic: str, admin: KafkaAdmin, producer: EventProducer
+    ) -> None:
+        """A restart ends the pause: the one that paused it begins anew with it."""
+        producer.emit(_records(topic, 10, key=b"same"), PATIENCE)
+        with Member(settings, topic) as member:
+            member.poll_until(lambda: len(member.read) == 10)
+            at = Partition(topic, member.read[0].partition)
+            member.consumer.pause([at])
+            _make_again(settings, admin, topic)
+            producer.emit(_records(topic, 15, key=b"same"), PATIENCE)
+            member.poll_until(lambda: {record.offset for record in member.read[10:]} == set(range(15)))
+
 
 def _make_again(settings: Settings, admin: KafkaAdmin, topic: str) -> None:
     """Delete a topic and create it at once under its name."""
