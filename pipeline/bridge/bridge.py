@@ -99,10 +99,9 @@ class Bridge:
             raise self._delivery.failure
 
     def _consume_with_patience(self, graceful_until: float) -> None:
-        while not self._stop.is_set():
+        while not self._stop.is_set() and self._delivery.failure is None:
             try:
                 self._consume()
-                return
             except ServiceRefusedError as error:
                 if time.monotonic() > graceful_until:
                     raise
@@ -111,7 +110,7 @@ class Bridge:
                 time.sleep(GRACE_PAUSE)
 
     def _consume(self) -> None:
-        """Consume as one member of the group, until stopped or something fails."""
+        """Consume as one member of the group, until stopped, stuck, or something fails."""
         self._consumer = EventConsumer(
             self._settings,
             list(self._translator.topics),
@@ -136,6 +135,9 @@ class Bridge:
                 self._commit_when_due()
                 self._report_when_due()
                 self._pulse.beat(self._consumer.unanswered())
+                if stuck := self._consumer.stuck():
+                    self._leave(stuck)
+                    return
             self._finish()
         finally:
             # Before closing: the callback inside would wait for a delivery that may have ended.
@@ -200,6 +202,14 @@ class Bridge:
         if not self._consumer.flush(COMMIT_TIMEOUT):
             log.warning("bridge.commit_failed", error=f"No answer in {COMMIT_TIMEOUT:g} s")
         self._delivery.stop()
+
+    def _leave(self, stuck: Sequence[Partition]) -> None:
+        """Give all partitions away, as in a rebalance: another client gets the records of those stuck."""
+        log.error("bridge.partitions_stuck", partitions=_names(stuck))
+        for partition in stuck:
+            metrics.PARTITIONS_STUCK.labels(partition.topic).inc()
+        self._on_revoked(self._tracker.partitions())
+        self._consumer.flush(COMMIT_TIMEOUT)
 
     def _on_assigned(self, partitions: list[Partition]) -> None:
         log.info("bridge.assigned", partitions=_names(partitions))

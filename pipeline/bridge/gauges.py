@@ -24,6 +24,7 @@ class Gauges:
             metrics.EVENTS_POLLED.labels(topic)
             metrics.EVENTS_REJECTED.labels(topic)
             metrics.EVENTS_EXPIRED.labels(topic)
+            metrics.PARTITIONS_STUCK.labels(topic)
             metrics.TOMBSTONES.labels(topic)
 
     def note(self, lag: Mapping[Partition, int]) -> None:

@@ -16,6 +16,7 @@ from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.positions import Partition, Positions, Restart
 from pipeline.kafka.records import ReceivedRecord
 from pipeline.kafka.security import make_client
+from pipeline.kafka.stuck import StuckPartitions
 from pipeline.settings import Settings
 from pipeline.wire.events import UNREADABLE
 
@@ -103,6 +104,7 @@ class EventConsumer:
         configuration = consumer_configuration(settings, group) | {"on_commit": self._answer}
         self._consumer = make_client(Consumer, configuration)
         self._positions = Positions(self._consumer, settings, self._restarting(on_restarted))
+        self._stuck = StuckPartitions(self._consumer, self._positions.admin)
         #: Of each partition whose end was reached since ``take_ends``, that end.
         self._ends: dict[Partition, int] = {}
         self._failure: ServiceError | None = None
@@ -135,15 +137,19 @@ class EventConsumer:
                 answers += self._consumer.consume(max_messages - 1, 0)
         except KafkaException as error:
             raise kafka_error(error, "consume") from error
+        if len(answers) < max_messages:
+            self._stuck.run_dry()
         return [record_of(answer) for answer in answers if self._is_message(answer)]
 
     def pause(self, partitions: Collection[Partition]) -> None:
         """Fetch no more of ``partitions``; polling goes on, so the member stays in its group."""
         self._consumer.pause(_theirs(partitions))
+        self._stuck.pause(partitions)
 
     def resume(self, partitions: Collection[Partition]) -> None:
         """Fetch ``partitions`` again."""
         self._consumer.resume(_theirs(partitions))
+        self._stuck.resume(partitions)
 
     def take_ends(self) -> dict[Partition, int]:
         """Return the partitions whose end was reached since the last call, each with that end.
@@ -164,6 +170,14 @@ class EventConsumer:
             if marks and at.offset >= 0 and marks[1] >= 0:
                 found[Partition(at.topic, at.partition)] = max(0, marks[1] - at.offset)
         return found
+
+    def stuck(self) -> list[Partition]:
+        """Return the partitions whose records this client does not get, for at least a minute.
+
+        Brokers have them, and answer. Close this consumer then, and make another one. Call it often; it never
+        waits for a broker.
+        """
+        return self._stuck.find()
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Ask Kafka to commit the next offset to read of each partition; ``on_committed`` has the answer.
@@ -208,7 +222,7 @@ class EventConsumer:
         """
         if self._unanswered:
             # The client ends with its last reference.
-            del self._consumer, self._positions
+            del self._consumer, self._positions, self._stuck
         else:
             self._consumer.close()
 
@@ -251,7 +265,8 @@ class EventConsumer:
 
         return call
 
-    def _forget(self, partitions: Iterable[Partition]) -> None:
+    def _forget(self, partitions: Collection[Partition]) -> None:
+        self._stuck.forget(partitions)
         for partition in partitions:
             self._asked.pop(partition, None)
 
@@ -262,6 +277,9 @@ class EventConsumer:
         if error.code() == KafkaError._PARTITION_EOF:
             self._set_end(answer)
             return False
+        topic, number = answer.topic(), answer.partition()
+        if topic is not None and number is not None:
+            self._stuck.excuse([Partition(topic, number)])
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
             self._positions.set_out_of_range(answer)
             return False
@@ -280,6 +298,7 @@ class EventConsumer:
         topic, number, offset = answer.topic(), answer.partition(), answer.offset()
         if topic is not None and number is not None and offset is not None:
             self._ends[Partition(topic, number)] = offset
+            self._stuck.reach(Partition(topic, number), offset)
 
 
 def record_of(answer: VendorMessage) -> ReceivedRecord:

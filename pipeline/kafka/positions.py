@@ -72,6 +72,12 @@ class Positions:
         self._out_of_range: dict[Partition, int] = {}
         self._next_restart = 0.0
 
+    def admin(self) -> AdminClient:
+        """Return the client that asks about topics: requests of the consumer itself would stop its polls."""
+        if self._admin is None:
+            self._admin = make_client(AdminClient, client_configuration(self._settings, "topics"))
+        return self._admin
+
     def note(self, topic: str) -> str:
         """Return the metadata of a commit: it tells positions of this topic from those of another one."""
         return _NOTE + self._ids[topic] if topic in self._ids else ""
@@ -178,9 +184,7 @@ class Positions:
     def _ask(self, topics: set[str]) -> None:
         """Request the ids of topics; their futures are done later."""
         if topics:
-            if self._admin is None:
-                self._admin = make_client(AdminClient, client_configuration(self._settings, "topics"))
-            self._asked = self._admin.describe_topics(TopicCollection(list(topics)), request_timeout=TIMEOUT)
+            self._asked = self.admin().describe_topics(TopicCollection(list(topics)), request_timeout=TIMEOUT)
 
     def _wait_for_ids(self, topics: set[str]) -> dict[str, str]:
         self._ask(topics)

@@ -84,6 +84,12 @@ EVENTS_EXPIRED = Counter(
     ["topic"],
     registry=REGISTRY,
 )
+PARTITIONS_STUCK = Counter(
+    "pipeline_partitions_stuck",
+    "Partitions whose events the Kafka client did not get, so that it was replaced.",
+    ["topic"],
+    registry=REGISTRY,
+)
 TASKS_SENT = Counter(
     "pipeline_tasks_sent", "Tasks that SQS took from a bridge.", ["queue"], registry=REGISTRY
 )

@@ -1,4 +1,4 @@
-"""A wire between a client and Kafka that loses answers to chosen requests; all else passes."""
+"""A wire between a client and Kafka that loses answers to requests, or what these ask; all else passes."""
 
 import contextlib
 import socket
@@ -6,8 +6,8 @@ import struct
 import threading
 from collections.abc import Iterator
 
-#: Kafka's number of the request OffsetCommit.
-OFFSET_COMMIT = 8
+#: Kafka's numbers of requests.
+FETCH, OFFSET_COMMIT = 1, 8
 
 
 class KafkaWire:
@@ -22,7 +22,11 @@ class KafkaWire:
         self.target: tuple[str, int] = ("", 0)
         #: How many answers were lost.
         self.lost = 0
+        #: How many fetches asked less than the client did.
+        self.withheld = 0
         self._losing: int | None = None
+        #: The id of a topic, and the connections on which it is not fetched.
+        self._unfetched: tuple[bytes, frozenset[socket.socket]] = b"", frozenset()
         self._connections: set[socket.socket] = set()
 
     @contextlib.contextmanager
@@ -48,6 +52,18 @@ class KafkaWire:
             yield
         finally:
             self._losing = None
+
+    @contextlib.contextmanager
+    def unfetched(self, topic_id: bytes) -> Iterator[None]:
+        """Fetch nothing of a topic while the block runs, on the connections that there are at its start.
+
+        The client sees no error, and gets all else: as if it had forgotten who leads the topic's partitions.
+        """
+        self._unfetched = topic_id, frozenset(self._connections)
+        try:
+            yield
+        finally:
+            self._unfetched = b"", frozenset()
 
     def _accept(self) -> None:
         while True:
@@ -75,6 +91,11 @@ class KafkaWire:
                 message = _read(client)
                 request, _, number = struct.unpack_from(">hhi", message, 4)
                 asked[number] = request
+                topic_id, connections = self._unfetched
+                if request == FETCH and client in connections:
+                    less = _without(topic_id, message)
+                    self.withheld += less != message
+                    message = less
                 broker.sendall(message)
 
     def _answers(self, broker: socket.socket, client: socket.socket, asked: dict[int, int]) -> None:
@@ -98,6 +119,38 @@ def _ending(*sockets: socket.socket) -> Iterator[None]:
         for each in sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+
+def _without(topic_id: bytes, fetch: bytes) -> bytes:
+    """Return a Fetch request, size in front, that does not ask for one topic."""
+    version, client_id = struct.unpack_from(">h4xh", fetch, 6)
+    # Topics have ids from 13 on; 17 adds fields to their partitions.
+    assert 13 <= version < 17, version
+    # Before the topics: size, number, version, correlation, client id, no tags; then limits and a session.
+    begin = 14 + client_id + 1 + (21 if version >= 15 else 25)
+    count, at = _compact(fetch, begin)
+    kept = []
+    for _ in range(count):
+        partitions, end = _compact(fetch, at + len(topic_id))
+        # Of a partition: number, epoch, offset, epoch, offset, limit, no tags; then no tags of the topic.
+        end += partitions * 33 + 1
+        if not fetch.startswith(topic_id, at):
+            kept.append(fetch[at:end])
+        at = end
+    assert len(kept) < 127
+    message = fetch[4:begin] + bytes([len(kept) + 1]) + b"".join(kept) + fetch[at:]
+    return struct.pack(">i", len(message)) + message
+
+
+def _compact(message: bytes, at: int) -> tuple[int, int]:
+    """Return the length of a compact array, which is stored as one more, and where its items begin."""
+    number = shift = 0
+    while True:
+        byte = message[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 0x80:
+            return number - 1, at
 
 
 def _read(source: socket.socket) -> bytes:

@@ -52,6 +52,24 @@ def test_commits_are_never_answered(world: World) -> None:
     world.stop(bridge)
 
 
+def test_a_partition_is_not_fetched_any_more(world: World) -> None:
+    """The bridge takes another client when its own gets no event of a partition, though brokers answer."""
+    world.stop(world.bridge)
+    wire = world.stack.kafka_wire
+    bridge = world.start("bridge", KAFKA_BOOTSTRAP_SERVERS=wire.address)
+    world.wait(lambda: bridge.at_work, "at work")
+    # Its client has fetched the topic.
+    world.wait_effect("end", world.load.send_one("arrivals"))
+    with wire.unfetched(world.topic_id("arrivals")):
+        world.wait(lambda: wire.withheld > 0, "a fetch that asks less")
+        deaf = world.load.send_one("arrivals")
+        world.wait_effect("end", world.load.send_one("parcels"), count=2)
+        world.wait_effect("end", deaf)
+    world.verify(runs=1)
+    assert "bridge.partitions_stuck" in bridge.log
+    world.stop(bridge)
+
+
 def test_the_producers_queue_is_full(world: World) -> None:
     """More tasks have ended than a producer's queue holds: the rest waits, and none runs again."""
     for worker in world.of("worker"):

@@ -1,5 +1,6 @@
 """The world of a fault: one service's bridges and workers behind the wire, with load and observer."""
 
+import base64
 import contextlib
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from confluent_kafka import TopicCollection
+from confluent_kafka.admin import AdminClient
 
 from pipeline.author.registry import Registry
 from pipeline.infra.provision import provision
@@ -263,6 +266,15 @@ class World:
     def pass_time(seconds: float) -> None:
         """Wait for a service's time limit, which has no visible sign."""
         time.sleep(seconds)
+
+    # ─── Kafka ───
+
+    def topic_id(self, topic: str) -> bytes:
+        """Return the id of a logical topic, as requests carry it."""
+        name = self.environment["TOPIC_PREFIX"] + topic
+        admin = AdminClient({"bootstrap.servers": self.environment["KAFKA_BOOTSTRAP_SERVERS"]})
+        topic_id = admin.describe_topics(TopicCollection([name]))[name].result().topic_id
+        return base64.urlsafe_b64decode(f"{topic_id}==")
 
     # ─── The control plane ───
 
