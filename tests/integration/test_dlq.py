@@ -398,7 +398,7 @@ def test_ctrl_c_in_the_middle_of_a_redrive_loses_nothing(world: World) -> None:
     """A real process: exit code 130, it says how far it came; the others are there, and it goes on again."""
     jobs = {world.give_up(mending.mend, f"x{n}") for n in range(20)}
     pipeline = str(Path(sys.executable).with_name("pipeline"))
-    command = [pipeline, "dlq", "redrive", "--all", "--yes", "--rate", "4", "--json"]
+    command = [pipeline, "dlq", "redrive", "--all", "--yes", "--rate", "1", "--json"]
     with subprocess.Popen(
         command,
         env={**os.environ, **world.environment},
@@ -419,8 +419,9 @@ def test_ctrl_c_in_the_middle_of_a_redrive_loses_nothing(world: World) -> None:
     assert f"{len(told)} redriven" in said
     assert "Run the same command again" in said
     assert "Traceback" not in said
-    # Four go together at this rate.
-    assert len(jobs) - 8 <= len(world.listed()) < len(jobs)
+    # It may have redriven one more, which it could not say.
+    assert 0 <= len(jobs) - len(told) - len(world.listed()) <= 1
+    assert world.listed()
     world.run("dlq", "redrive", "--all", "--yes")
     assert world.listed() == []
     assert sorted(_drained_jobs(world)) == sorted(jobs)
