@@ -3,14 +3,20 @@
 from collections.abc import Collection
 from contextlib import closing
 
+from pipeline.errors import ServiceUnavailableError
 from pipeline.kafka import Group, GroupOffsets, Member, describe_groups
 from pipeline.settings import Settings
 
 
 def members(settings: Settings) -> list[Member]:
-    """Return the members of the service's group."""
+    """Return the members of the service's group; none while its coordinator is not there yet."""
     name = settings.kafka_consumer_group
-    found = describe_groups(settings, [name])[name]
+    try:
+        found = describe_groups(settings, [name])[name]
+    except ServiceUnavailableError:
+        return []
+    if isinstance(found, ServiceUnavailableError):
+        return []
     if not isinstance(found, Group):
         raise found
     return list(found.members)

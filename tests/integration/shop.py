@@ -240,7 +240,7 @@ class Shop:
 
     def events(self, topic: str) -> list[tuple[ReceivedRecord, Any]]:
         """The events of a logical topic with their data, oldest first."""
-        found = newest_records(self.settings, self.settings.topic(topic), 10_000)
+        found = newest_records(self.settings, self.settings.topic(topic), 10_000, PATIENCE)
         return [(message, json.loads(message.value or b"null")) for message in found]
 
     def wait(self, condition: Any, what: str, timeout: float = PATIENCE) -> None:

@@ -29,11 +29,22 @@ from tests.processes import PATIENCE
 
 Bridge = subprocess.Popen[bytes]
 
+#: Printed by a bridge that begins nothing more.
+HOLDS = "the run queue holds"
+
 #: A bridge whose queues are seen empty soon, so that a test of a switch need not wait a minute.
-BRIDGE = (
-    "import sys, pipeline.inline.queuedrain as e; e.CHECK_EVERY, e.EMPTY_FOR = 0.2, 1.0; "
-    "from celery.__main__ import main; sys.argv = ['celery', '-A', 'pipeline', 'bridge', '-c', '2']; main()"
-)
+BRIDGE = f"""
+import sys
+from celery.__main__ import main
+from pipeline.inline import queuedrain
+from pipeline.inline.runqueue import RunQueue
+
+queuedrain.CHECK_EVERY, queuedrain.EMPTY_FOR = 0.2, 1.0
+hold = RunQueue.hold
+RunQueue.hold = lambda queue: (hold(queue), print("{HOLDS}", file=sys.stderr))
+sys.argv = ["celery", "-A", "pipeline", "bridge", "-c", "2"]
+main()
+"""
 
 
 @dataclass
@@ -154,6 +165,36 @@ def bridge(mill: Mill) -> Iterator[Bridge]:
     mill.kill_all()
 
 
+# The first test: a bridge with a name that a test killed is a member until its session is over.
+def test_a_second_bridge_takes_its_share(mill: Mill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Joining and leaving while events flow: each runs to its end, an entity's in order."""
+    monkeypatch.delitem(mill.shop.environment, "KAFKA_GROUP_INSTANCE_ID")
+    entities = [uuid.uuid4().hex for _ in range(8)]
+    first = mill.start()
+    with contextlib.ExitStack() as ending:
+        ending.callback(mill.kill_all)
+        jobs = []
+        for turn in range(12):
+            for entity in entities:
+                jobs += mill.submit("visits", Order(key=f"{entity}.{turn:02}"), entity=entity)
+            if turn == 4:
+                second = mill.start()
+            if turn == 8:
+                mill.shop.wait(lambda: len(mill.members()) == 2, "two members")
+                assert mill.shop.stop(first) == 0
+        for job in jobs:
+            mill.wait_job(job)
+        mill.wait_committed()
+        assert mill.shop.stop(second) == 0
+    for entity in entities:
+        ends = [
+            line["key"]
+            for line in mill.shop.all_lines()
+            if line["key"].startswith(entity) and line["what"] == "end"
+        ]
+        assert ends == [f"{entity}.{turn:02}" for turn in range(12)]
+
+
 def test_events_run_to_their_end(mill: Mill, bridge: Bridge) -> None:
     """A run, a retry, a split with its gather: their jobs complete, what they emit is there once."""
     one, tried = mill.submit("orders", Order(key="one"), Order(key="tried", do="fail", times=1))
@@ -236,9 +277,14 @@ def test_a_child_that_ends_is_an_attempt(mill: Mill, bridge: Bridge) -> None:
 def test_a_stopped_bridge_lets_its_tasks_end(mill: Mill, bridge: Bridge) -> None:
     """Running tasks end and are committed; waiting ones run once, at the next start."""
     keys = [uuid.uuid4().hex for _ in range(6)]
-    jobs = mill.submit("orders", *(Order(key=key, do="sleep", seconds=2) for key in keys))
+    jobs = mill.submit("orders", *(Order(key=key, do="hold") for key in keys))
     mill.shop.wait(lambda: any(mill.shop.lines(key, "start") for key in keys), "a run")
-    assert mill.shop.stop(bridge) == 0
+    held = mill.shop.log().count(HOLDS)
+    bridge.terminate()
+    mill.shop.wait(lambda: mill.shop.log().count(HOLDS) > held, "it begins nothing more")
+    mill.shop.let_go(*keys)
+    assert bridge.wait(PATIENCE) == 0
+    mill.shop.kill(bridge)
     started = [key for key in keys if mill.shop.lines(key, "start")]
     assert 1 <= len(started) <= 2
     assert all(mill.shop.lines(key, "end") for key in started)
@@ -281,35 +327,6 @@ def test_a_task_that_kills_the_bridge_is_found(mill: Mill, bridge: Bridge) -> No
     assert [line["attempt"] for line in mill.shop.lines(key, "start")] == [1, 1, 1, 1, 2, 3]
     mill.wait_committed()
     assert bridge.poll() is None
-
-
-def test_a_second_bridge_takes_its_share(mill: Mill) -> None:
-    """Joining and leaving while events flow: each runs to its end, an entity's in order."""
-    mill.shop.environment.pop("KAFKA_GROUP_INSTANCE_ID")
-    entities = [uuid.uuid4().hex for _ in range(8)]
-    first = mill.start()
-    with contextlib.ExitStack() as ending:
-        ending.callback(mill.kill_all)
-        jobs = []
-        for turn in range(12):
-            for entity in entities:
-                jobs += mill.submit("visits", Order(key=f"{entity}.{turn:02}"), entity=entity)
-            if turn == 4:
-                second = mill.start()
-            if turn == 8:
-                mill.shop.wait(lambda: len(mill.members()) == 2, "two members")
-                assert mill.shop.stop(first) == 0
-        for job in jobs:
-            mill.wait_job(job)
-        mill.wait_committed()
-        assert mill.shop.stop(second) == 0
-    for entity in entities:
-        ends = [
-            line["key"]
-            for line in mill.shop.all_lines()
-            if line["key"].startswith(entity) and line["what"] == "end"
-        ]
-        assert ends == [f"{entity}.{turn:02}" for turn in range(12)]
 
 
 def test_what_a_bridge_keeps_goes_on_while_what_comes_waits(
