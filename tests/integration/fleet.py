@@ -2,7 +2,6 @@
 
 import base64
 import json
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
@@ -25,7 +25,7 @@ from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from tests.conftest import MakeEnvironment
-from tests.processes import wait_until
+from tests.processes import PATIENCE, free_port, wait_until
 
 CELERY = (sys.executable, "-m", "celery", "-A", "pipeline")
 AUTH = "ada:secret"
@@ -83,11 +83,12 @@ class Flower:
             try:
                 answers.append(self.post(path, **form))
             except urllib.error.HTTPError as error:
-                if error.code != 403:
-                    raise
+                with error:
+                    if error.code != 403:
+                        raise
             return bool(answers)
 
-        wait_until(answered, path, 30)
+        wait_until(answered, path)
         return answers[0]
 
     def task(self, task_id: str) -> dict[str, Any]:
@@ -95,8 +96,9 @@ class Flower:
         try:
             found: dict[str, Any] = self.json(f"/api/task/info/{task_id}")
         except urllib.error.HTTPError as error:
-            if error.code != 404:
-                raise
+            with error:
+                if error.code != 404:
+                    raise
             return {}
         return found
 
@@ -136,15 +138,18 @@ class Fleet:
     def wait_for(self, *names: str) -> None:
         """Wait until these workers answer."""
         expected = {f"{name}@test" for name in names}
-        wait_until(
-            lambda: expected <= set(self.ask("ping", destination=sorted(expected), timeout=2)),
-            f"workers {names}: {self.log(*names)}",
-            90,
-        )
+
+        def answered() -> bool:
+            try:
+                return expected <= set(self.ask("ping", destination=sorted(expected), timeout=2))
+            except OperationalError:
+                return False  # Kafka does not answer a client in time
+
+        wait_until(answered, f"workers {names}: {self.log(*names)}", 90)
 
     def start_flower(self, name: str = "flower", *options: str, **variables: str) -> Flower:
         """Start a Flower and wait for it."""
-        port = _free_port()
+        port = free_port()
         command = ("flower", "--address=127.0.0.1", f"--port={port}", *options)
         process = self.start(name, *command, FLOWER_BASIC_AUTH=AUTH, **variables)
         flower = Flower(process, port, self.folder / f"{name}.log")
@@ -155,7 +160,12 @@ class Fleet:
         return "".join((self.folder / f"{name}.log").read_text() for name in names)
 
     def ask(
-        self, command: str, *, destination: list[str] | None = None, timeout: float = 20, **arguments: object
+        self,
+        command: str,
+        *,
+        destination: list[str] | None = None,
+        timeout: float = PATIENCE,
+        **arguments: object,
     ) -> dict[str, Any]:
         """The answers to an inspect or control command by worker; of all three unless told otherwise."""
         destination = destination or [f"{name}@test" for name in WORKERS]
@@ -163,6 +173,12 @@ class Fleet:
             command, arguments=arguments, destination=destination, reply=True, timeout=timeout
         )
         return {name: answer for reply in replies or [] for name, answer in reply.items()}
+
+    def queues(self, name: str) -> list[str]:
+        """Return the queues that a worker takes tasks from."""
+        worker = f"{name}@test"
+        answer = self.ask("active_queues", destination=[worker])[worker]
+        return [each["name"] for each in answer or []]
 
     def cli(
         self, *arguments: str, environment: Mapping[str, str] | None = None, **options: Any
@@ -177,12 +193,6 @@ class Fleet:
             check=False,
             **options,
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _answers(flower: Flower) -> bool:

@@ -19,7 +19,7 @@ from pipeline.control.transport import MessageBuffer
 from pipeline.kafka import KafkaAdmin
 from pipeline.kafka.configuration import client_configuration
 from pipeline.settings import Settings, load_settings
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.securekafka import PASSWORD, USER, SecureKafka, secure_kafka
 
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
@@ -85,8 +85,10 @@ class Party:
         self.buffer = MessageBuffer(lambda: None)
 
     def hears(self, exchange: str) -> None:
+        """Hear what is said from now on. A worker, which waits for no broker, is waited for here."""
         self.buffer.open(exchange)
         self.plane.subscribe(exchange, exchange, "#" if exchange == EVENTS else "key", self.buffer)
+        assert self.plane._readers[exchange].wait_opened(PATIENCE)
 
     def says(self, exchange: str, body: str) -> None:
         self.plane.publish(exchange, "key", message(body))
