@@ -1,5 +1,6 @@
 """Helpers for tests of whole processes: wait for a condition, find running processes."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -10,6 +11,15 @@ from pipeline.services import local
 #: Seconds that a test waits for what must happen. A busy machine takes ten times as long as a quiet one; only
 #: a test that fails waits this long.
 PATIENCE = 60.0
+
+#: The command of a bridge that does not sweep: a sweep holds the dead letters for a second, and nobody else
+#: sees them meanwhile.
+UNSWEPT_BRIDGE = (
+    sys.executable,
+    "-c",
+    "import sys; from pipeline.deadletters import periodicsweep; periodicsweep._run = lambda *_: None; "
+    "from celery.__main__ import main; sys.argv = ['celery', '-A', 'pipeline', 'bridge']; main()",
+)
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:

@@ -1,7 +1,6 @@
 """Bad input on a real bridge and worker, and the output of ``pipeline dlq`` for each."""
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ from pipeline.wire import identity
 from tests.conftest import MakeEnvironment
 from tests.integration import workshop
 from tests.integration.shop import Shop, open_shop
+from tests.processes import UNSWEPT_BRIDGE
 
-BRIDGE = (sys.executable, "-m", "celery", "-A", "pipeline", "bridge")
 #: The headers of a good event.
 GOOD = {"ce_specversion": b"1.0", "ce_id": b"e-1", "ce_source": b"/test", "ce_type": b"orders"}
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -138,7 +137,7 @@ def letters(
     folder = tmp_path_factory.mktemp("bad")
     with open_shop(embedded_services, make_environment, folder, UNKNOWN_TASK_SECONDS="1") as shop:
         with shop.log_file.open("ab") as log:
-            bridge = shop.children.start(BRIDGE, environment=shop.environment, output=log)
+            bridge = shop.children.start(UNSWEPT_BRIDGE, environment=shop.environment, output=log)
         worker = shop.start()
         emit(shop, [*EVENTS.values(), *UNFIT.values()])
         for number, bad in enumerate(MESSAGES.values()):
