@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from tests.processes import running
+from tests.processes import PATIENCE, running, wait_until
 
 PIPELINE = Path(sysconfig.get_path("scripts")) / "pipeline"
 
@@ -77,6 +77,7 @@ def test_one_server_that_died_is_started_again(run: Run) -> None:
     assert run("up").returncode == 0
     dynamodb, *others = _servers(run)
     dynamodb.kill()
+    wait_until(lambda: not running([dynamodb]), "its end")
     status = run("status", "--json")
     assert status.returncode == 1
     assert not json.loads(status.stdout)["dynamodb"]["ready"]
@@ -151,10 +152,10 @@ def _write(environment: dict[str, str]) -> None:
         "bootstrap.servers": environment["KAFKA_BOOTSTRAP_SERVERS"]
     }
     admin = AdminClient(bootstrap)
-    admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(10)
+    admin.create_topics([NewTopic("kept", 1, 1)])["kept"].result(PATIENCE)
     producer = Producer(bootstrap)
     producer.produce("kept", b"value")
-    assert producer.flush(10) == 0
+    assert producer.flush(PATIENCE) == 0
     sqs = boto3.client("sqs")
     queue = environment["SQS_TASK_QUEUE_URL"]
     sqs.create_queue(QueueName=queue.rsplit("/", 1)[1], Attributes={"FifoQueue": "true"})
@@ -173,7 +174,7 @@ def _check(environment: dict[str, str]) -> None:
     consumer = Consumer({"bootstrap.servers": environment["KAFKA_BOOTSTRAP_SERVERS"], "group.id": "unused"})
     consumer.assign([TopicPartition("kept", 0, 0)])
     try:
-        message = consumer.poll(15)
+        message = consumer.poll(PATIENCE)
         assert message is not None
         assert message.value() == b"value"
     finally:
