@@ -72,9 +72,10 @@ class CancelledJobs:
             # Settlement waits for DynamoDB; here only time is lost.
             log.warning("cancelled_jobs.unknown", error=str(error))
             return
-        if new := found - self._known:
-            log.info("cancelled_jobs.known", jobs=len(new), ids=sorted(new)[:IDS_LOGGED])
+        new = found - self._known
         self._known |= found
+        if new:
+            log.info("cancelled_jobs.known", jobs=len(new), ids=sorted(new)[:IDS_LOGGED])
         self._read_at = now
         if is_far:
             self._far_read_at = now
