@@ -112,6 +112,9 @@ def run(
         within = SHORT if script[0].silent else READ_TIMEOUT
         client = make(server.url, service, lean=lean, attempts=3 if call is send else 4, within=within)
         results = [_result(lambda: call(client), server.url) for _ in range(calls)]
+        tries = calls + len(waits)
+        # The server may read a request after its client has given up.
+        wait_until(lambda: len(server.asked) >= tries, "every request")
         asked = [
             (
                 {name: text for name, text in each.headers.items() if name not in (*VOLATILE, "host")},
@@ -119,7 +122,7 @@ def run(
             )
             for each in server.asked
         ]
-    return Seen(results=results, requests=asked, waits=len(waits))
+    return Seen(results=results, requests=asked, waits=tries - calls)
 
 
 def _result(call: Callable[[], Any], url: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from celery.events.receiver import EventReceiver
+from confluent_kafka import Producer
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
@@ -105,15 +106,15 @@ def test_a_past_of_seconds(
     """Records older than the given age are not read."""
     if services.name == "embedded":
         request.applymarker(pytest.mark.xfail(strict=True, reason="librdkafka's mock cluster knows no times"))
-    emit(producer, topic, b"old")
-    time.sleep(1.5)  # it must be this old
+    vendor = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    vendor.produce(topic, b"old", timestamp=int((time.time() - 3600) * 1000))
+    assert vendor.flush(PATIENCE) == 0
+    with reading(settings, topic, seconds=1800, records=100) as reader:
+        assert reader.has_caught_up()
     emit(producer, topic, b"young")
-    with reading(settings, topic, seconds=1, records=100) as reader:
+    with reading(settings, topic, seconds=1800, records=100) as reader:
         [message] = read(reader, 1)
     assert message.value == b"young"
-    time.sleep(1.1)  # nothing is this young
-    with reading(settings, topic, seconds=1, records=100) as reader:
-        assert reader.has_caught_up()
 
 
 def test_a_missing_topic_is_refused(settings: Settings) -> None:
@@ -180,6 +181,11 @@ def listening(app: PipelineApp, name: str) -> Iterator[list[dict[str, Any]]]:
         thread.join(10)
 
 
+def wait_hearing(app: PipelineApp, *names: str) -> None:
+    """Wait until all of these answer: they listen at once, and hear once they have found the topic's end."""
+    wait_until(lambda: len(ask(app, "hello", *names)) == len(names), f"{names} hear")
+
+
 def ask(app: PipelineApp, command: str, *destination: str, **arguments: object) -> dict[str, Any]:
     """The answers of those named, by name."""
     replies = app.control.broadcast(
@@ -195,8 +201,7 @@ def echo(app: PipelineApp, *destination: str, **arguments: object) -> dict[str, 
 def test_commands_reach_those_they_name(app: PipelineApp) -> None:
     """A command is carried out by those it names; who asked has its answers when the last has come."""
     with listening(app, "a") as at_a, listening(app, "b") as at_b:
-        # They listen at once, and hear once their readers have found the end of the topic.
-        wait_until(lambda: len(ask(app, "hello", "a", "b")) == 2, "both")
+        wait_hearing(app, "a", "b")
         began = time.monotonic()
         assert echo(app, "a", "b", n=1) == {"a": {"n": 1}, "b": {"n": 1}}
         assert time.monotonic() - began < ASK_FOR - 1
@@ -212,6 +217,7 @@ def test_clients_hear_their_own_answers(app: PipelineApp) -> None:
         answers[number] = echo(app, "a", n=number)
 
     with listening(app, "a"):
+        wait_hearing(app, "a")
         threads = [threading.Thread(target=ask, args=(number,)) for number in range(5)]
         for thread in threads:
             thread.start()
@@ -232,7 +238,7 @@ def test_waiting_costs_nothing(app: PipelineApp, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(WakeupPipe, "wait", counted)
     with listening(app, "a"), app.connection_for_read() as connection:
         connection.connect()
-        echo(app, "a")
+        wait_hearing(app, "a")
         waits.clear()
         began = time.monotonic()
         with pytest.raises(TimeoutError):
@@ -264,7 +270,7 @@ def test_events_come_with_their_past(app: PipelineApp) -> None:
 def test_a_forked_child_asks_for_itself(app: PipelineApp) -> None:
     """A child of a process that has a control plane makes its own, and is answered."""
     with listening(app, "a"):
-        assert echo(app, "a", n=1)
+        wait_hearing(app, "a")
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -281,7 +287,7 @@ def test_a_forked_child_asks_for_itself(app: PipelineApp) -> None:
 def test_a_command_that_is_not_allowed_is_refused_with_its_setting(app: PipelineApp) -> None:
     """It has no effect, and its sender is told which setting allows it."""
     with listening(app, "a"):
-        wait_until(lambda: ask(app, "hello", "a"), "it listens")
+        wait_hearing(app, "a")
         assert ask(app, "shutdown", "a") == {
             "a": {"error": "refused: CONTROL_COMMANDS of this worker does not allow shutdown"}
         }
@@ -293,7 +299,7 @@ def test_with_a_key_only_signed_commands_are_obeyed(settings: Settings, producer
     topic = settings.control_topics[1]
     try:
         with listening(app, "a") as heard, reading(settings, topic) as reader:
-            wait_until(lambda: ask(app, "hello", "a"), "it listens")
+            wait_hearing(app, "a")
             assert echo(app, "a", n=1) == {"a": {"n": 1}}
             sent: list[bytes] = []
 
