@@ -20,6 +20,7 @@ from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from tests.conftest import MakeEnvironment
+from tests.processes import PATIENCE
 
 Run = Callable[..., Result]
 
@@ -61,7 +62,7 @@ def emit(settings: Settings, topic: str, values: list[bytes]) -> None:
         OutgoingRecord(topic=topic, key=b"order-1", value=value, headers=(("ce_type", b"paid"),))
         for value in values
     ]
-    assert producer.emit(records, 20) == [None] * len(values)
+    assert producer.emit(records, PATIENCE) == [None] * len(values)
     producer.close(5)
 
 
@@ -76,13 +77,13 @@ def consume(settings: Settings, topic: str, count: int) -> EventConsumer:
         on_lost=lambda _: None,
     )
     found: list[ReceivedRecord] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     while len(found) < count:
         assert time.monotonic() < deadline
         found += consumer.poll(10, 0.2)
     first = found[0]
     consumer.commit({Partition(first.topic, first.partition): first.offset + 1})
-    assert consumer.flush(20)
+    assert consumer.flush(PATIENCE)
     return consumer
 
 

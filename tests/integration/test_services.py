@@ -22,7 +22,7 @@ from pipeline.services.embedded import embedded_services
 from pipeline.services.environment import Services
 from pipeline.services.process import ServerProcess, stop
 from tests.conftest import MakeSettings
-from tests.processes import running, wait_until
+from tests.processes import PATIENCE, running, wait_until
 
 
 def test_event_is_read_back(services: Services, make_settings: MakeSettings) -> None:
@@ -32,10 +32,10 @@ def test_event_is_read_back(services: Services, make_settings: MakeSettings) -> 
     topic = settings.topic("document-received")
     if services.name == "local":
         admin = AdminClient(bootstrap)
-        admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(10)
+        admin.create_topics([NewTopic(topic, 4, 1)])[topic].result(PATIENCE)
     producer = Producer(bootstrap)
     producer.produce(topic, b"value", b"key")
-    assert producer.flush(10) == 0
+    assert producer.flush(PATIENCE) == 0
     consumer = Consumer(
         bootstrap
         | {
@@ -46,7 +46,7 @@ def test_event_is_read_back(services: Services, make_settings: MakeSettings) -> 
     )
     consumer.subscribe([topic])
     try:
-        message = consumer.poll(15)
+        message = consumer.poll(PATIENCE)
         assert message is not None
         assert (message.error(), message.value(), message.key()) == (None, b"value", b"key")
     finally:

@@ -15,6 +15,7 @@ from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from pipeline.wire.events import Coordinates, Event, decode
 from tests.conftest import MakeEnvironment
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.one_set
 
@@ -64,7 +65,7 @@ def events_of(settings: Settings, count: int) -> list[Event]:
         on_lost=lambda _: None,
     )
     found: list[Event] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE
     try:
         while len(found) < count:
             assert time.monotonic() < deadline, f"{len(found)} events of {count}"
