@@ -24,6 +24,7 @@ COMMANDS = {
     "web": "pipeline.cli.web",
     "monitor": "pipeline.cli.monitor",
     "check": "pipeline.cli.check",
+    "capacity": "pipeline.cli.capacity",
 }
 
 #: The exit code that shells use for Ctrl-C.

@@ -36,7 +36,7 @@ REMARKS = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 RESULTS = Console(highlight=False, markup=False, soft_wrap=True)
 
 #: Columns that are aligned to the right.
-NUMBERS = ("seconds", "tasks")
+NUMBERS = ("seconds", "tasks", "number", "a second", "tasks a second", "US dollars")
 
 #: Between two columns.
 GAP = "  "
