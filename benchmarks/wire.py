@@ -56,7 +56,7 @@ DONE = {"Successful": [{"Id": str(n), "MessageId": "m" * 36} for n in range(10)]
 def run(rounds: int, calls: int) -> list[dict[str, Any]]:
     """Return a row for each call and number of threads: CPU by client, the medians of some rounds."""
     figures: defaultdict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    with _server() as url:
+    with answering_server() as url:
         clients = {"botocore": _calls(url, lean=False), "lean": _calls(url, lean=True)}
         for _ in range(rounds):
             for operation in clients["lean"]:
@@ -137,7 +137,8 @@ def _cost(call: Call, calls: int, threads: int) -> float:
 
 
 @contextlib.contextmanager
-def _server() -> Iterator[str]:
+def answering_server() -> Iterator[str]:
+    """Run the server for the block; return its URL."""
     command = [sys.executable, "-m", "benchmarks.wire"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

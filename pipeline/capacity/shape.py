@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.jobs.splits import INLINE_BYTES, PAGE_PARTS
+from pipeline.jobs.splits import INLINE_BYTES, PAGE_PARTS, window_of
 from pipeline.jobs.table import ITEM_BYTES
-from pipeline.worker.settle.parts import PAGES, PARTS, WINDOW
+from pipeline.worker.settle.parts import PAGES, PARTS
 
 #: What is left of the data of many parts once it is compressed. An assumption: those of one split look alike.
 COMPRESSED = 1 / 3
@@ -50,7 +50,7 @@ class Shape:
         if not self.pages:
             return 0
         step = max(1, min(PAGES, PARTS * self.pages // self.parts))
-        return math.ceil(self.pages / step) if self.pages > WINDOW * step else 0
+        return math.ceil(self.pages / step) if self.pages > window_of(self.parts) * step else 0
 
     @property
     def tasks(self) -> int:

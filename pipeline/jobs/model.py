@@ -220,6 +220,8 @@ class SealedSplit:
     tolerate: float = 0
     #: Whether small results are kept in its counter (ADR 23).
     keeps: bool = False
+    #: How many of its page tasks are open at a time (ADR 13).
+    window: int = 2
 
 
 # ─── For people ───

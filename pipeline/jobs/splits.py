@@ -38,6 +38,11 @@ PAGES_AT_ONCE = 8
 #: apart, smaller ones half, in half the requests.
 KEPT_PARTS, KEPT_BYTES = 8, 2_000
 
+#: Page tasks of a split that are open at a time: one for each so many parts (200 page tasks), at least and at
+#: most so many. The tasks of a small job wait behind their parts: half a percent of a large split. Pinned in
+#: the seal: each page task sends the one that comes so many later, so all must agree.
+PARTS_PER_OPEN, FEWEST_OPEN, MOST_OPEN = 51_200, 2, 16
+
 #: Of a part's result, for the gather: half its CPU for all of them.
 _RESULT = ("sk", "result")
 
@@ -118,6 +123,8 @@ class Splits:
             item["tolerate"] = tolerate
         if layout == LAYOUT and _may_keep(total):
             item["keeps"] = True
+        if layout == LAYOUT and (window := window_of(total)) > FEWEST_OPEN:
+            item["window"] = window
         if pages.count == 0 and len(packed_data) + len(packed_parts) + len(header) <= INLINE_BYTES:
             item |= {"pages": 0, "data": packed_data, "parts": packed_parts}
         else:
@@ -229,6 +236,7 @@ class Splits:
             pages=item["pages"],
             tolerate=float(item.get("tolerate", 0)),
             keeps=item.get("keeps", False),
+            window=item.get("window", FEWEST_OPEN),
             inline=tuple(_unpack(item["parts"])) if item.get("parts") else (),
         )
 
@@ -307,6 +315,11 @@ def is_small(result: PartResult) -> bool:
 def _may_keep(total: int) -> bool:
     """Whether a split of so many parts may keep results in its counter, which has one leaf then."""
     return 0 < total <= min(KEPT_PARTS, FAN_OUT)
+
+
+def window_of(total: int) -> int:
+    """Return how many page tasks of a new split are open at a time."""
+    return min(max(total // PARTS_PER_OPEN, FEWEST_OPEN), MOST_OPEN)
 
 
 def _gone(split: SplitRef, total: int, ordinal: int) -> PermanentError:

@@ -118,5 +118,22 @@ def pack(messages: Sequence[OutgoingMessage], *, one_per_group: bool = False) ->
     return requests
 
 
+def waves(messages: Sequence[OutgoingMessage], requests: Sequence[list[int]]) -> list[list[list[int]]]:
+    """Return packed requests in waves, in order: those of one wave share no message group.
+
+    So they may be sent at once: no message can overtake one of its own group.
+    """
+    found: list[list[list[int]]] = []
+    groups: set[str] = set()
+    for request in requests:
+        its = {messages[at].group_id for at in request}
+        if not found or not groups.isdisjoint(its):
+            found.append([])
+            groups = set()
+        found[-1].append(request)
+        groups |= its
+    return found
+
+
 def _fits(entries: int, size: int) -> bool:
     return entries < MAX_ENTRIES and size <= MAX_MESSAGE_BYTES

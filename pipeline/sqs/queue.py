@@ -1,6 +1,7 @@
 """FIFO queues: send, receive, delete, visibility and depth, in batches, with a result for each entry."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from pipeline.aws.errors import VENDOR_ERRORS
@@ -15,6 +16,7 @@ from pipeline.sqs.messages import (
     ReceivedMessage,
     pack,
     received_message,
+    waves,
 )
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ RECEIVED_ATTRIBUTES = (
     "MessageGroupId",
     "SentTimestamp",
 )
+
+#: Requests of one ``send`` that are under way at once. The 26 of 256 parts take 4 round trips, not 26.
+SENT_AT_ONCE = 8
 
 _DEPTH = {
     "available": "ApproximateNumberOfMessages",
@@ -51,23 +56,25 @@ class SqsQueue:
     def send(
         self, messages: Sequence[OutgoingMessage], *, one_per_group: bool = False
     ) -> list[ServiceError | None]:
-        """Send any number of messages, packed into requests by count and bytes.
+        """Send any number of messages, packed into requests by count and bytes; a few requests at once.
 
-        With ``one_per_group`` the messages of a group go in order, one a request, and after a failure the
+        Messages of a group go in order. With ``one_per_group`` also one a request, and after a failure the
         rest of its group is not sent (their results say so): sending the rest again keeps the order.
         """
         results: list[ServiceError | None] = [self._too_large(message) for message in messages]
         broken = {messages[at].group_id for at, error in enumerate(results) if error}
         sendable = [at for at, error in enumerate(results) if error is None]
-        for request in pack([messages[at] for at in sendable], one_per_group=one_per_group):
-            positions = [sendable[at] for at in request]
+        fitting = [messages[at] for at in sendable]
+        for wave in waves(fitting, pack(fitting, one_per_group=one_per_group)):
+            requests = [[sendable[at] for at in request] for request in wave]
             if one_per_group and broken:
-                positions = self._hold_back(positions, messages, broken, results)
-            answers = self._send_request([messages[at] for at in positions])
-            for at, error in zip(positions, answers, strict=True):
-                results[at] = error
-                if error:
-                    broken.add(messages[at].group_id)
+                requests = [self._hold_back(each, messages, broken, results) for each in requests]
+            answers = self._send_requests([[messages[at] for at in request] for request in requests])
+            for positions, errors in zip(requests, answers, strict=True):
+                for at, error in zip(positions, errors, strict=True):
+                    results[at] = error
+                    if error:
+                        broken.add(messages[at].group_id)
         return results
 
     def receive(
@@ -149,6 +156,12 @@ class SqsQueue:
                 f"Not sent: a message before it in group {messages[at].group_id} failed"
             )
         return going
+
+    def _send_requests(self, requests: list[list[OutgoingMessage]]) -> list[list[ServiceError | None]]:
+        if len(requests) == 1:
+            return [self._send_request(requests[0])]
+        with ThreadPoolExecutor(min(SENT_AT_ONCE, len(requests)), thread_name_prefix="send") as pool:
+            return list(pool.map(self._send_request, requests))
 
     def _send_request(self, messages: list[OutgoingMessage]) -> list[ServiceError | None]:
         entries = [_outgoing(message) for message in messages]

@@ -1,5 +1,8 @@
 """Requests to SQS are packed within its limits, and its answers are decisions."""
 
+import threading
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -20,6 +23,7 @@ from pipeline.errors import MessageRefusedError, ServiceRefusedError, ServiceUna
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue
 from pipeline.sqs.errors import entry_error, sqs_error
 from pipeline.sqs.messages import pack
+from pipeline.sqs.queue import SENT_AT_ONCE
 
 KIB = 1024
 
@@ -173,6 +177,73 @@ def test_after_a_failure_nothing_more_of_its_group_is_sent() -> None:
         type(None),
     ]
     assert client.requests == [["0", "1"], ["2"], ["4"]]
+
+
+class BusyClient(FakeClient):
+    """Answers no request before ``together`` are under way; notes the most at once, of all and of a group."""
+
+    def __init__(self, failing: dict[str, str], together: int = 1) -> None:
+        super().__init__(failing)
+        self.most = 0
+        self.most_of_a_group = 0
+        self._under_way: list[set[str]] = []
+        self._lock = threading.Lock()
+        self._together = threading.Barrier(together)
+
+    def send_message_batch(self, QueueUrl: str, Entries: list[dict[str, Any]]) -> Any:  # noqa: N803
+        groups = {entry["MessageGroupId"] for entry in Entries}
+        with self._lock:
+            self._under_way.append(groups)
+            self.most = max(self.most, len(self._under_way))
+            of_groups = Counter(group for request in self._under_way for group in request)
+            self.most_of_a_group = max(self.most_of_a_group, *of_groups.values())
+        self._together.wait(60)
+        with self._lock:
+            self._under_way.remove(groups)
+            return super().send_message_batch(QueueUrl, Entries)
+
+
+def test_requests_of_different_groups_go_at_once_but_only_so_many() -> None:
+    """The requests of a page's parts take a few round trips; no thread is left behind."""
+    before = set(threading.enumerate())
+    client = BusyClient({}, together=SENT_AT_ONCE)
+    answers = _queue(client).send([_message(group=str(n), n=n) for n in range(200 * SENT_AT_ONCE)])
+    assert answers == [None] * 200 * SENT_AT_ONCE
+    assert client.most == SENT_AT_ONCE
+    assert set(threading.enumerate()) <= before
+
+
+@given(
+    st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=40), st.sets(st.integers(0, 39)), st.booleans()
+)
+def test_a_group_goes_in_order_however_requests_are_sent(
+    groups: Sequence[str], failing: set[int], one_per_group: bool
+) -> None:
+    """No two requests of one group at once; with one_per_group nothing follows a failure of its group."""
+    client = BusyClient({str(n): "InternalError" for n in failing})
+    sent = [_message(group=group, n=n) for n, group in enumerate(groups)]
+    answers = _queue(client).send(sent, one_per_group=one_per_group)
+    assert client.most_of_a_group == 1
+    asked = [int(entry) for request in client.requests for entry in request]
+    for group in set(groups):
+        own = [n for n in range(len(groups)) if groups[n] == group]
+        failures = [n for n in own if n in failing]
+        last = failures[0] if failures and one_per_group else own[-1]
+        assert [n for n in asked if groups[n] == group] == [n for n in own if n <= last]
+        assert [answers[n] is None for n in own] == [n <= last and n not in failing for n in own]
+
+
+def test_a_request_that_fails_as_a_whole_fails_its_own_entries_only() -> None:
+    """The answers of requests that went at once are in the order of their messages."""
+
+    class Torn(FakeClient):
+        def send_message_batch(self, QueueUrl: str, Entries: list[dict[str, Any]]) -> Any:  # noqa: N803
+            if Entries[0]["MessageDeduplicationId"] == "20":
+                raise ReadTimeoutError(endpoint_url="https://sqs")
+            return super().send_message_batch(QueueUrl, Entries)
+
+    answers = _queue(Torn({"7": "InternalError"})).send([_message(group=str(n), n=n) for n in range(45)])
+    assert [n for n, answer in enumerate(answers) if answer is not None] == [7, *range(20, 30)]
 
 
 def test_an_entry_without_an_answer_is_not_taken_for_sent() -> None:

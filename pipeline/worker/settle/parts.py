@@ -1,7 +1,7 @@
 """Parts: the tasks of a sealed split, sent page by page; a large split sends a few pages at a time.
 
-A split of up to ``WINDOW * PARTS`` parts sends them itself. A larger one sends ``WINDOW`` page tasks. Each
-sends about ``PARTS`` parts and, behind them, the page task of the pages that come ``WINDOW`` steps later: the
+A split of up to ``window * PARTS`` parts sends them itself. A larger one sends ``window`` page tasks. Each
+sends about ``PARTS`` parts and, behind them, the page task of the pages that come ``window`` steps later: the
 queue delivers that after the parts before it. So the queue never holds more of one split, the tasks of a
 small job wait behind no more, and no settlement takes long. After a crash a page task is redelivered, and
 sends its pages again under the same ids.
@@ -19,14 +19,11 @@ from pipeline.wire import taskmessage
 from pipeline.wire.taskmessage import TaskHeader, TaskMessage
 from pipeline.worker.settle.work import Work
 
-#: Parts that one page task sends, about: 26 requests, a quarter of a second at 10 ms round trip. In an
-#: ordered stage 257: a request takes one message of a group.
+#: Parts that one page task sends, about: 26 requests, a few at once. In an ordered stage 257, one after the
+#: other: a request takes one message of a group.
 PARTS = 256
 #: Pages that one page task reads at most, of 390 KB each (large parts are few to a page).
 PAGES = 32
-#: Page tasks of a split that are open at a time. Measured with one worker of two children: two are as fast as
-#: eight (350 parts/s), and a small job that comes meanwhile takes 1 s at most, not 18.
-WINDOW = 2
 
 
 class PartTasks:
@@ -62,15 +59,15 @@ def pages_to_send(sealed: SealedSplit, page: int | None) -> range:
     """Return the pages whose parts a page task sends, or the split itself (None)."""
     if page is not None:
         return range(page, min(page + _step(sealed), sealed.pages))
-    return range(sealed.pages) if sealed.pages <= WINDOW * _step(sealed) else range(0)
+    return range(sealed.pages) if sealed.pages <= sealed.window * _step(sealed) else range(0)
 
 
 def page_tasks(sealed: SealedSplit, page: int | None) -> range:
     """Return the page tasks, by first page, that a page task sends, or the split itself (None)."""
     step = _step(sealed)
     if page is not None:
-        return range(page + WINDOW * step, sealed.pages)[:1]
-    return range(0, WINDOW * step, step) if sealed.pages > WINDOW * step else range(0)
+        return range(page + sealed.window * step, sealed.pages)[:1]
+    return range(0, sealed.window * step, step) if sealed.pages > sealed.window * step else range(0)
 
 
 def _step(sealed: SealedSplit) -> int:
