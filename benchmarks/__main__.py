@@ -24,7 +24,7 @@ Examples:
   python -m benchmarks flow --peer ours --job split --jobs 50 --rtt 0 --repeat 1
   python -m benchmarks units                       what a job costs in DynamoDB
   python -m benchmarks split --parts 100000        one job with a large split
-  python -m benchmarks parts                       how fast a large split sends its parts
+  python -m benchmarks parts                       a large split's parts sent, its results read
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
   python -m benchmarks entity                      a stage beside 150,000 tasks of one entity
   python -m benchmarks outage                      the bridge while SQS is away for a minute
@@ -223,7 +223,7 @@ def split(parts: int, ordered: int, services_name: str, as_json: bool) -> None:
 @local_option
 @json_option
 def parts(count: int, rtts: Sequence[float], repeat: int, services_name: str, as_json: bool) -> None:
-    """Measure how fast the page tasks of a large split send its parts, with no worker to run them."""
+    """Measure how fast a large split sends its parts and reads its results, with no worker to run them."""
     from benchmarks import parts as benchmark
 
     with running_services(services_name) as services:

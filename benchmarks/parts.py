@@ -1,8 +1,9 @@
-"""The parts benchmark: how fast the page tasks of a large split send its parts, with nothing behind them.
+"""The parts benchmark: how fast the page tasks of a large split send its parts, and its gather reads results.
 
 Emitting is measured, without the receive, the record and the delete of a page task: four settlement threads
 emit what page tasks leave, and each page task that was sent comes back at once. SQS is a server that answers
-at once: one that stores messages on the same cores would be measured instead.
+at once: one that stores messages on the same cores would be measured instead. The gather reads small results,
+and does nothing with them.
 """
 
 import contextlib
@@ -17,14 +18,15 @@ import click
 
 from benchmarks.fill import first_event
 from benchmarks.ground import make_ground
+from benchmarks.measure import BenchmarkError
 from benchmarks.proxy import run_proxy
 from benchmarks.stages import square
 from benchmarks.wire import answering_server
 from pipeline.author.registry import REGISTRY
-from pipeline.jobs import JobStore, SealedSplit, split_ref
+from pipeline.jobs import JobStore, PartRef, PartResult, SealedSplit, split_ref
 from pipeline.kafka import EventProducer
 from pipeline.ledger import Dispatch, Ledger
-from pipeline.patience import Patience
+from pipeline.patience import Patience, raise_first
 from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
@@ -53,14 +55,15 @@ def run(services: Services, parts: int, rtts: Sequence[float], repeat: int) -> l
 
 
 def _measure(services: Services, parts: int, rtt: float) -> dict[str, float]:
-    ground = make_ground(services)
+    ground, header = make_ground(services), _header()
+    _store_results(JobStore(ground.settings), header, parts)
     with (
         answering_server() as sqs,
         run_proxy({**ground.servers, "sqs": sqs}, rtt) as proxy,
         _reached_at(proxy.urls),
     ):
         settings = load_settings({**ground.environment_through(proxy.urls), "MAX_PARTS": str(parts)})
-        store, header = JobStore(settings), _header()
+        store = JobStore(settings)
         seal = store.splits.seal(
             split_ref(header), sealed_header(header, {}), str(parts), map(str, range(parts)), layout=2
         )
@@ -69,11 +72,16 @@ def _measure(services: Services, parts: int, rtt: float) -> dict[str, float]:
         _send(settings, store, header, seal)
         seconds, cpu = time.monotonic() - began, time.process_time() - cpu
         requests = proxy.counts()["sqs"].total - before
+        began = time.monotonic()
+        if sum(1 for _ in store.splits.results(split_ref(header), parts)) != parts:
+            raise BenchmarkError("The gather did not read the result of each part")
+        gathering = time.monotonic() - began
     return {
         "open": len(page_tasks(seal, None)),
         "parts_per_second": parts / seconds,
         "requests_per_part": requests / parts,
         "cpu_ms_per_part": 1000 * cpu / parts,
+        "gathered_per_second": parts / gathering,
     }
 
 
@@ -97,6 +105,19 @@ def _header() -> TaskHeader:
     header = TaskHeader.read(message.headers)
     assert header is not None
     return header
+
+
+def _store_results(store: JobStore, header: TaskHeader, parts: int) -> None:
+    """Store a small result of each part, as its workers do."""
+    for first in range(0, parts, 1_000):
+        refs = [_part(header, ordinal, parts) for ordinal in range(first, min(parts, first + 1_000))]
+        results = [PartResult(ref=ref, result=f'"{"x" * 98}"', run_seconds=0.1, attempts=1) for ref in refs]
+        raise_first(store.splits.put_results(results))
+
+
+def _part(header: TaskHeader, ordinal: int, parts: int) -> PartRef:
+    ref = split_ref(header)
+    return PartRef(job_id=ref.job_id, stage=ref.stage, split_id=ref.split_id, ordinal=ordinal, total=parts)
 
 
 def _send(settings: Settings, store: JobStore, header: TaskHeader, seal: SealedSplit) -> None:

@@ -203,6 +203,10 @@ class SequentialTable(Table):
             answer for argument in arguments for answer in super(SequentialTable, self).each(call, [argument])
         ]
 
+    def ahead(self, call: Any, arguments: Any) -> Any:
+        """None of them before the one before is used."""
+        return map(call, arguments)
+
 
 @dataclass(kw_only=True)
 class World:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.jobview import failure_fields, follow, in_order, job_fields
+from pipeline.cli.jobview import done_of, failure_fields, follow, in_order, job_fields
 from pipeline.cli.options import Duration
 from pipeline.cli.output import Lines, echo, moment, print_json
 from pipeline.cli.remote import Remote, url_option
@@ -276,7 +276,7 @@ def _stages(stages: list[StageProgress]) -> Lines:
     for each in stages:
         seconds = "" if each.run_seconds is None else f"{each.run_seconds:.3f}"
         tasks, failed, cancelled = (
-            f"{each.done}/{each.total}",
+            done_of(each),
             str(each.failed or ""),
             str(each.cancelled or ""),
         )

@@ -63,7 +63,12 @@ def in_order(stages: Iterable[StageProgress]) -> list[StageProgress]:
 def stage_line(stage: StageProgress) -> str:
     """Return the progress of one stage in a few words."""
     failed = f", {stage.failed} failed" if stage.failed else ""
-    return f"{stage.stage} {stage.state} {stage.done}/{stage.total}{failed}"
+    return f"{stage.stage} {stage.state} {done_of(stage)}{failed}"
+
+
+def done_of(stage: StageProgress) -> str:
+    """Return how many of a stage's tasks are done; "~" where not all of them were counted."""
+    return f"{'' if stage.exact else '~'}{stage.done}/{stage.total}"
 
 
 def _wait(store: JobStore, job_ids: Sequence[str], timeout: float | None, silent: bool) -> dict[str, Job]:

@@ -191,7 +191,7 @@ class JobSweep:
         recorded = self._record(job)
         if recorded is not None:
             return recorded
-        found = self._store.listing.progress(job.job_id)
+        found = self._store.listing.progress(job.job_id, exact=True)
         if found is None or found[0].state is not JobState.RUNNING:
             return None
         unfinished = [stage for stage in found[1] if stage.state != "done"]

@@ -257,6 +257,9 @@ class StageProgress:
     #: Parts that will not run, or whose result is not used, because the job was cancelled. What ran at that
     #: moment counts here until it ends.
     cancelled: int = 0
+    #: Whether all parts were counted. Of a very large split only some are: ``failed`` is too low then, and
+    #: ``done`` about right.
+    exact: bool = True
     #: Of the unsplit stage or the gather, once it is done.
     run_seconds: float | None = None
     finished_at: float | None = None

@@ -173,10 +173,11 @@ class Splits:
         if _may_keep(total):
             yield from self._few_results(split, total, missing)
             return
-        for leaf in range(-(-total // FAN_OUT)):
+        leaves = [self._keys.results(split.split_id, leaf) for leaf in range(-(-total // FAN_OUT))]
+        for leaf, items in enumerate(self._table.query_each(leaves, attributes=_RESULT)):
             last = min(total, (leaf + 1) * FAN_OUT)
             expected = [each for each in range(leaf * FAN_OUT, last) if each not in missing]
-            for item in self._table.query(self._keys.results(split.split_id, leaf), attributes=_RESULT):
+            for item in items:
                 ordinal = int(item["sk"])
                 if ordinal in missing:
                     continue

@@ -6,9 +6,11 @@ Every read is strongly consistent unless it goes through the index or is asked f
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import ClientError
@@ -42,6 +44,10 @@ GET_BATCH, WRITE_BATCH = 100, 25
 
 #: How often the unprocessed rest of a batch is sent again, and the longest first wait in seconds.
 BATCH_TRIES, BATCH_WAIT = 6, 0.05
+
+#: Calls of ``ahead`` that are made before their answers are wanted. An answer to a query has up to 1 MB. With
+#: a round trip of 10 ms four are as fast as Python reads 256 small results.
+AHEAD = 4
 
 #: The index: jobs by time of submission.
 INDEX = "jobs-by-time"
@@ -154,20 +160,26 @@ class Table:
 
     def get_many(self, keys: Iterable[Key], consistent: bool = True) -> dict[Key, Item]:
         """Return the items that exist, by key. A key may be given twice."""
-        wanted = iter(dict.fromkeys(keys))
+        wanted = list(dict.fromkeys(keys))
+        chunks = [wanted[at : at + GET_BATCH] for at in range(0, len(wanted), GET_BATCH)]
         found: dict[Key, Item] = {}
-        while chunk := list(islice(wanted, GET_BATCH)):
-            left: Any = {self.name: {"Keys": [_key(key) for key in chunk], "ConsistentRead": consistent}}
-            for _ in _tries(f"read {len(chunk)} items of table {self.name}"):
-                answer = self._ask(
-                    "batch_get_item", f"read {len(chunk)} items", table=False, RequestItems=left
-                )
-                for raw in answer["Responses"].get(self.name, ()):
-                    item = load_item(raw)
-                    found[item["pk"], item["sk"]] = item
-                left = answer.get("UnprocessedKeys")
-                if not left:
-                    break
+        for answer in self.each(lambda chunk: self._get_chunk(chunk, consistent), chunks):
+            if isinstance(answer, ServiceError):
+                raise answer
+            found |= answer
+        return found
+
+    def _get_chunk(self, keys: Sequence[Key], consistent: bool) -> dict[Key, Item]:
+        found: dict[Key, Item] = {}
+        left: Any = {self.name: {"Keys": [_key(key) for key in keys], "ConsistentRead": consistent}}
+        for _ in _tries(f"read {len(keys)} items of table {self.name}"):
+            answer = self._ask("batch_get_item", f"read {len(keys)} items", table=False, RequestItems=left)
+            for raw in answer["Responses"].get(self.name, ()):
+                item = load_item(raw)
+                found[item["pk"], item["sk"]] = item
+            left = answer.get("UnprocessedKeys")
+            if not left:
+                break
         return found
 
     def put_many(self, items: Mapping[Key, Item | None]) -> dict[Key, ServiceError]:
@@ -250,6 +262,23 @@ class Table:
         consistent: bool = True,
     ) -> Iterator[Item]:
         """Yield the items under a pk in order of sk, from ``since`` to before ``until``, page by page."""
+        for answer in self._answers(pk, since, until, attributes):
+            yield from map(load_item, answer)
+
+    def query_each(self, pks: Sequence[str], *, attributes: Sequence[str] = ()) -> Iterator[Iterator[Item]]:
+        """Yield the items under each pk, in order. The first answers of the next few are read meanwhile."""
+
+        def begin(pk: str) -> Iterator[list[Any]]:
+            answers = self._answers(pk, None, None, attributes)
+            return chain([next(answers)], answers)
+
+        for answers in self.ahead(begin, pks):
+            yield map(load_item, chain.from_iterable(answers))
+
+    def _answers(
+        self, pk: str, since: str | None, until: str | None, attributes: Sequence[str]
+    ) -> Iterator[list[Any]]:
+        """Yield the items of each answer to a query; at least one answer, which may be empty."""
         request = Expression()
         condition = f"{request.name('pk')} = {request.value(pk)}"
         if since is not None and until is not None:
@@ -263,11 +292,11 @@ class Table:
                 "query",
                 f"query {pk}",
                 KeyConditionExpression=condition,
-                ConsistentRead=consistent,
+                ConsistentRead=True,
                 **fields,
                 **request.fields(),
             )
-            yield from map(load_item, answer["Items"])
+            yield answer["Items"]
             if not answer.get("LastEvaluatedKey"):
                 return
             fields["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
@@ -330,6 +359,23 @@ class Table:
         if len(arguments) < 2:
             return [one(argument) for argument in arguments]
         return list(request_pool().map(one, arguments))
+
+    def ahead(self, call: Callable[[T], R], arguments: Sequence[T]) -> Iterator[R]:
+        """Yield the answers in order, or raise the first error; meanwhile make the next few calls."""
+        if len(arguments) < 2:
+            yield from map(call, arguments)
+            return
+        waiting: deque[Future[R]] = deque()
+        try:
+            for argument in arguments:
+                waiting.append(request_pool().submit(call, argument))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
 
     # ─── The door ───
 

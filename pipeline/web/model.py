@@ -98,6 +98,8 @@ class Progress:
     cancelled: int
     #: May grow: the number of parts is known once the split has run.
     total: int
+    #: Whether all parts were counted; of very large splits only some are.
+    exact: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -167,6 +167,7 @@ def sum_of(stages: list[StageProgress]) -> Progress:
         failed=sum(each.failed for each in stages),
         cancelled=sum(each.cancelled for each in stages),
         total=sum(each.total for each in stages),
+        exact=all(each.exact for each in stages),
     )
 
 

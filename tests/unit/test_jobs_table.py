@@ -1,5 +1,6 @@
 """The door to DynamoDB: batches that return incomplete, errors as decisions, unchanged values."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pipeline.errors import MessageRefusedError, ServiceRefusedError, ServiceUna
 from pipeline.jobs import table as table_module
 from pipeline.jobs.errors import table_error
 from pipeline.jobs.expressions import Item, dump_item, load_item
-from pipeline.jobs.table import BATCH_TRIES, Table
+from pipeline.jobs.table import AHEAD, BATCH_TRIES, Table
 from tests.fakes.dynamodb import FakeDynamoDB
 
 
@@ -197,3 +198,49 @@ def test_a_refusal_names_the_action_the_reason_and_the_mend() -> None:
     text = str(table_error(client_error("ResourceNotFoundException"), "read x in table jobs"))
     assert "Could not read x in table jobs: ResourceNotFoundException: no" in text
     assert "pipeline provision" in text
+
+
+# ─── Reading ahead ───
+
+
+def test_calls_are_made_ahead_and_answered_in_order() -> None:
+    """A few at once: none is answered before as many are under way."""
+    together = threading.Barrier(AHEAD)
+
+    def call(number: int) -> int:
+        together.wait(60)
+        return -number
+
+    answers = Table("jobs").ahead(call, range(5 * AHEAD))
+    assert list(answers) == [-number for number in range(5 * AHEAD)]
+
+
+def test_no_more_calls_are_made_than_a_few_ahead_of_the_reader() -> None:
+    """What is read waits in memory; a reader that stops, or that an error stops, leaves no call behind."""
+    begun: list[int] = []
+    all_begun = threading.Event()
+
+    def call(number: int) -> int:
+        begun.append(number)
+        if len(begun) == AHEAD + 1:
+            all_begun.set()
+        if number == 1:
+            raise ServiceUnavailableError("away")
+        return number
+
+    answers = Table("jobs").ahead(call, range(100))
+    assert next(answers) == 0
+    assert all_begun.wait(60)
+    with pytest.raises(ServiceUnavailableError):
+        next(answers)
+    assert list(answers) == []
+    assert sorted(begun) == list(range(AHEAD + 1))
+
+
+def test_the_items_of_many_keys_come_in_order_of_the_keys() -> None:
+    """Each key's own in order of sk, also those of a key that has none."""
+    client = FakeDynamoDB()
+    table = Table("jobs", lambda: client)  # type: ignore[arg-type,return-value]
+    table.put_many({(f"p{n}", f"{m}"): {"n": n} for n in range(9) for m in range(n)})
+    found = [[item["sk"] for item in own] for own in table.query_each([f"p{n}" for n in range(9)])]
+    assert found == [[f"{m}" for m in range(n)] for n in range(9)]
