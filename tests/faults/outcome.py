@@ -276,7 +276,8 @@ class Observer:
             return []
         with self.effects_file.open() as lines:
             lines.seek(self._effects_from)
-            return [json.loads(line) for line in lines]
+            # A line over the end of a memory page can be read when half of it is written.
+            return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _answer(call: Callable[[], T]) -> T:

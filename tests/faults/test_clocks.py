@@ -24,7 +24,8 @@ def test_an_hour_of_skew(world: World, bridge: float, worker: float) -> None:
         for kind, skew in (("bridge", bridge), ("worker", worker), ("worker", 0.0))
     ]
     world.wait(lambda: all(process.at_work for process in skewed), "at work")
-    world.load.send()
+    # Each of both workers has to take some of it.
+    world.load.send(seconds=0.1)
     world.load.send_one("arrivals", entity=0, seconds=3)
     world.load.send_one("arrivals", entity=1, do="early-fail-once")
     world.verify()

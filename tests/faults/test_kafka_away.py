@@ -77,7 +77,8 @@ def test_the_producers_queue_is_full(world: World) -> None:
     path = os.pathsep.join(filter(None, (str(NARROW), os.environ.get("PYTHONPATH"))))
     narrow = [world.start("worker", PYTHONPATH=path, FAULTS_QUEUE="5") for _ in range(2)]
     world.wait(lambda: all(process.at_work for process in narrow), "at work")
-    world.load.send(seconds=0.2)
+    # Long enough that most of it is still to be run when the last of it has been sent and committed.
+    world.load.send(seconds=0.5)
     world.wait(lambda: not any(world.observer.lag().values()), "all is on the queue")
     with world.stack.frozen_kafka():
         world.wait((world.folder / "queue-full").exists, "a full queue")

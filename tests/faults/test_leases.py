@@ -10,7 +10,7 @@ import pytest
 from tests.faults.marks import long_only
 from tests.faults.mishaps import answer_error, refuse
 from tests.faults.wire import Script
-from tests.faults.world import LEASE, World
+from tests.faults.world import LEASE, Process, World
 
 
 @pytest.mark.parametrize(
@@ -42,10 +42,10 @@ def test_a_worker_is_frozen_beyond_its_leases(world: World, topic: str) -> None:
     world.load.produce(held)
     # All are sent before the first is received, so the next one of its group comes with it and waits.
     world.wait(lambda: world.observer.depth()[0] == len(held), "all are on the queue")
-    world.load.send(seconds=0.05)
+    world.load.send(seconds=0.2)
     frozen = world.start("worker")
     world.wait_effect("start", held[0])
-    frozen.pause()
+    world.wait(lambda: is_frozen_in_runs(world, frozen), "a freeze in which no child is about to start a run")
     world.start("worker")
     for each in held:
         world.wait_effect("end", each)
@@ -72,6 +72,19 @@ def test_a_child_is_frozen_with_a_task_on_its_way(world: World) -> None:
     frozen.resume()
     world.load.send()
     world.verify(runs=1)
+
+
+def is_frozen_in_runs(world: World, worker: Process) -> bool:
+    """Freeze a worker in which user code runs in both children; resume it where one is between two runs.
+
+    There a child may have found its lease in time, and the start of its run not written yet.
+    """
+    worker.pause()
+    latest = {line["pid"]: line["what"] for line in world.observer.effects()}
+    if sum(latest.get(child.pid) == "start" for child in worker.children()) == 2:
+        return True
+    worker.resume()
+    return False
 
 
 def _task(line: Mapping[str, Any]) -> tuple[str, str, int | None]:

@@ -17,8 +17,10 @@ def test_a_second_bridge_comes_and_goes(world: World) -> None:
 def test_a_frozen_bridge_comes_back(world: World) -> None:
     """Its partitions move meanwhile; resumed, it sends the tasks that it holds again, and SQS drops them."""
     zombie = world.bridge
-    with world.wire.slow("bridge", 0.3):
+    with world.wire.slow("bridge", 0.3) as slowed:
+        before = slowed.hits
         world.load.send()
+        world.wait(lambda: slowed.hits > before, "the bridge is at work")
         world.pass_time(1.0)
         zombie.pause()
     heir = world.start("bridge", client="heir")

@@ -143,15 +143,15 @@ class Wire:
         assert rule.hits, f"no {' or '.join(actions) or 'request'} of {client or 'anybody'} came by"
 
     @contextlib.contextmanager
-    def slow(self, client: str, seconds: float) -> Iterator[None]:
+    def slow(self, client: str, seconds: float) -> Iterator[Rule]:
         """Delay every request of a kind of process while the block runs."""
 
         async def late(passage: Passage) -> Answer | None:
             await asyncio.sleep(seconds)
             return await passage.forward()
 
-        with self.rule(late, client=client):
-            yield
+        with self.rule(late, client=client) as rule:
+            yield rule
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Wire"]:

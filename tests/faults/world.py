@@ -102,7 +102,7 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         """Signal it and all its children."""
         for pid in (self.popen.pid, *(child.pid for child in self.children())):
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).send_signal(number)
 
     def pause_children(self) -> None:
