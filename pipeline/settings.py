@@ -89,6 +89,8 @@ class Settings(BaseModel):
 
     # ─── DynamoDB ───
     dynamodb_table: str = Field(default="pipeline-jobs", min_length=3)
+    #: Write units a second that table and index must take at once; None: what AWS gives, 4,000 to a new one.
+    dynamodb_warm_writes: int | None = Field(default=None, ge=4000)
     job_expiry_days: int = Field(default=45, ge=45)
 
     # ─── Processing ───

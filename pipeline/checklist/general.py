@@ -4,6 +4,7 @@ import json
 import logging
 from urllib.parse import urlsplit
 
+from pipeline.capacity import Shape, steps_of
 from pipeline.checklist.facts import TRACEPARENT, Facts, sample_event
 from pipeline.checklist.line import (
     Finding,
@@ -95,6 +96,26 @@ def _recovery(facts: Facts) -> Finding:
             return warn(f"table {facts.table.name}: point-in-time recovery is off", _UPDATE)
 
 
+def _write_capacity(facts: Facts) -> Finding:
+    name, wanted, found = facts.table.name, facts.settings.dynamodb_warm_writes, facts.write_capacity
+    if found is None:
+        return skip(f"the service of table {name} does not tell how many writes it takes at once")
+    steps = steps_of(Shape(stages=3))
+    jobs = min(
+        found.table / sum(step.writes for step in steps),
+        found.index / sum(step.index_writes for step in steps),
+    )
+    evidence = (
+        f"table {name}, {'provisioned' if found.provisioned else 'on demand'}, takes {found.table:,} write "
+        f"units a second at once, its index {found.index:,}: {int(jobs):,} jobs of three stages a second"
+    )
+    if wanted and found.rising:
+        return ok(f"{evidence}; DynamoDB is raising it to {wanted:,}")
+    if wanted and min(found.table, found.index) < wanted:
+        return warn(f"{evidence}; DYNAMODB_WARM_WRITES={wanted}", _UPDATE)
+    return ok(evidence)
+
+
 def _cancelled(facts: Facts) -> Finding:
     units = units_a_second(facts.cancelled)
     workers = int(KEY_UNITS / units)
@@ -173,6 +194,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.tracing", section="General", title="Distributed tracing headers", check=_tracing),
     Item(id="general.job-tracking", section="General", title="Job tracking", check=_jobs),
     Item(id="general.recovery", section="General", title="Point-in-time recovery", check=_recovery),
+    Item(id="general.write-capacity", section="General", title="Write capacity", check=_write_capacity),
     Item(id="general.cancelled-jobs", section="General", title="List of cancelled jobs", check=_cancelled),
     Item(id="general.tls", section="General", title="TLS endpoints", check=_endpoints),
     Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),

@@ -195,6 +195,7 @@ def _terraform_table(need: TableNeed) -> dict[str, Any]:
         "global_secondary_index": [_terraform_index(each) for each in definition["GlobalSecondaryIndexes"]],
         "ttl": {"attribute_name": need.expiry, "enabled": True},
         "point_in_time_recovery": {"enabled": True},
+        **_terraform_warm(definition),
         **encryption,
         **_PROTECTED,
     }
@@ -207,7 +208,13 @@ def _terraform_index(index: Mapping[str, Any]) -> dict[str, Any]:
         "range_key": _key(index["KeySchema"], "RANGE"),
         "projection_type": index["Projection"]["ProjectionType"],
         "non_key_attributes": index["Projection"]["NonKeyAttributes"],
+        **_terraform_warm(index),
     }
+
+
+def _terraform_warm(definition: Mapping[str, Any]) -> dict[str, Any]:
+    warm = definition.get("WarmThroughput")
+    return {"warm_throughput": {"write_units_per_second": warm["WriteUnitsPerSecond"]}} if warm else {}
 
 
 def _key(schema: list[dict[str, str]], kind: str) -> str:

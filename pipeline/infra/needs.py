@@ -170,7 +170,8 @@ def queue_needs(settings: Settings, registry: Registry) -> list[QueueNeed]:
 def table_need(settings: Settings) -> TableNeed:
     """Return the table of jobs."""
     name = settings.dynamodb_table
-    return TableNeed(name=name, definition=table_definition(name), expiry=TTL, key=settings.kms_key_arn)
+    definition = table_definition(name, settings.dynamodb_warm_writes)
+    return TableNeed(name=name, definition=definition, expiry=TTL, key=settings.kms_key_arn)
 
 
 def _stage_topic(settings: Settings, registry: Registry, name: str, retention_ms: int) -> TopicNeed:

@@ -29,7 +29,7 @@ from pipeline.jobs.model import (
     StageProgress,
 )
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef, ref_of, split_ref
-from pipeline.jobs.schema import TableReport
+from pipeline.jobs.schema import TableReport, WriteCapacity
 from pipeline.jobs.splits import is_small, tolerated_parts
 from pipeline.jobs.store import JobStore
 from pipeline.wire.plans import JobPlan
@@ -69,6 +69,7 @@ __all__ = [
     "TableReport",
     "TaskOverError",
     "Verdict",
+    "WriteCapacity",
     "is_small",
     "moment",
     "ref_of",

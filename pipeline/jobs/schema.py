@@ -1,4 +1,8 @@
-"""The schema of the table: on-demand billing, pk and sk, one sparse index, TTL on ``exp``."""
+"""The schema of the table: pk and sk, one sparse index, TTL on ``exp``.
+
+A table is made with on-demand billing. Provisioned capacity, and more warm throughput than is wanted, are no
+difference.
+"""
 
 import time
 from collections.abc import Callable
@@ -47,24 +51,48 @@ class TableReport:
     faults: tuple[str, ...] = ()
 
 
-def table_definition(name: str) -> dict[str, Any]:
-    """Return the request of CreateTable; time to live (``TTL``) is set after it."""
+@dataclass(frozen=True, kw_only=True)
+class WriteCapacity:
+    """The write units a second that a table and its index take at once."""
+
+    #: Whether the capacity is provisioned; else it is on demand and grows with use.
+    provisioned: bool
+    table: int
+    index: int
+    #: Whether DynamoDB is raising what they are warm for.
+    rising: bool
+
+
+def table_definition(name: str, warm_writes: int | None = None) -> dict[str, Any]:
+    """Return the request of CreateTable; time to live (``TTL``) is set after it.
+
+    ``warm_writes``: the write units a second that table and index take at once; None: DynamoDB's default.
+    """
     return {
         "TableName": name,
         "BillingMode": "PAY_PER_REQUEST",
         "KeySchema": _KEY,
         "AttributeDefinitions": _ATTRIBUTES,
-        "GlobalSecondaryIndexes": [_INDEX],
+        "GlobalSecondaryIndexes": [_INDEX | _warm(warm_writes)],
+        **_warm(warm_writes),
     }
+
+
+def _warm(writes: int | None) -> dict[str, Any]:
+    return {"WarmThroughput": {"WriteUnitsPerSecond": writes}} if writes else {}
 
 
 class Schema:
     """The table's definition: compared with the table in DynamoDB, and applied to it."""
 
-    def __init__(self, name: str, key: str | None = None) -> None:
-        """``key``: the ARN of the KMS key that encrypts the table; None: the key of DynamoDB itself."""
+    def __init__(self, name: str, key: str | None = None, warm_writes: int | None = None) -> None:
+        """``key``: the ARN of the KMS key that encrypts the table; None: the key of DynamoDB itself.
+
+        ``warm_writes``: the write units a second that table and index must take at once, at least.
+        """
         self._name = name
         self._key = key
+        self._warm_writes = warm_writes
 
     def inspect(self) -> TableReport:
         """Report what is there and what differs; change nothing.
@@ -110,6 +138,22 @@ class Schema:
         recovery = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
         return bool(recovery.get("PointInTimeRecoveryStatus") == "ENABLED")
 
+    def write_capacity(self) -> WriteCapacity | None:
+        """Return what table and index take at once; None where it is not told: no table, or an emulator."""
+        table = self._describe() or {}
+        index = _index_of(table) or {}
+        provisioned = _is_provisioned(table)
+        told = _provisioned_writes_of if provisioned else _warm_writes_of
+        table_units, index_units = told(table), told(index)
+        if not (table_units and index_units):
+            return None
+        return WriteCapacity(
+            provisioned=provisioned,
+            table=table_units,
+            index=index_units,
+            rising=any(map(_is_rising, (table, index))),
+        )
+
     def _with_recovery(self, report: TableReport) -> TableReport:
         if report.outcome == "missing" or self.recovers() is not False:
             return report
@@ -118,8 +162,6 @@ class Schema:
     def _differences(self, table: dict[str, Any]) -> list[str]:
         """Return the differences with which the table still works."""
         found = []
-        if table.get("BillingModeSummary", {}).get("BillingMode") != "PAY_PER_REQUEST":
-            found.append("billing is not on demand (PAY_PER_REQUEST)")
         index = _index_of(table)
         if index and set(index["Projection"].get("NonKeyAttributes", ())) != set(PROJECTED):
             projected = ", ".join(PROJECTED)
@@ -128,11 +170,18 @@ class Schema:
             found.append(f"time to live is not on for {TTL}: the items of old jobs would stay for ever")
         if not self._has_key(table):
             found.append(f"it is not encrypted with {self._key}")
+        for name, described in (("it", table), (f"index {INDEX}", index or {})):
+            if self._is_cold(described):
+                found.append(
+                    f"{name} is warm for {_warm_writes_of(described)} write units a second, "
+                    f"DYNAMODB_WARM_WRITES is {self._warm_writes}"
+                )
         return found
 
     def _make(self) -> None:
         try:
-            self._ask("create_table", **table_definition(self._name), **self._encryption())
+            definition = table_definition(self._name, self._warm_writes)
+            self._ask("create_table", **definition, **self._encryption())
         except ServiceUnavailableError as error:
             # Another process makes the same table at this moment.
             if "ResourceInUseException" not in str(error):
@@ -143,15 +192,14 @@ class Schema:
 
     def _change(self) -> None:
         table = self._describe() or {}
-        if table.get("BillingModeSummary", {}).get("BillingMode") != "PAY_PER_REQUEST":
-            self._ask("update_table", TableName=self._name, BillingMode="PAY_PER_REQUEST")
-            self._await(lambda table: table["TableStatus"] == "ACTIVE")
         if _index_of(table) is None:
             self._ask(
                 "update_table",
                 TableName=self._name,
                 AttributeDefinitions=_ATTRIBUTES,
-                GlobalSecondaryIndexUpdates=[{"Create": _INDEX}],
+                GlobalSecondaryIndexUpdates=[
+                    {"Create": _INDEX | _warm(self._warm_writes) | _provisioned_as(table)}
+                ],
             )
             self._await(lambda table: (_index_of(table) or {}).get("IndexStatus") == "ACTIVE")
         if not self._has_key(table):
@@ -161,6 +209,22 @@ class Schema:
             self._expire()
         if self.recovers() is False:
             self._recover()
+        self._raise_warm_writes()
+
+    def _raise_warm_writes(self) -> None:
+        """Raise what is too low. DynamoDB takes minutes to hours for it, while the table works as before."""
+        table, warm = self._describe() or {}, _warm(self._warm_writes)
+        fields = warm if self._is_cold(table) else {}
+        if self._is_cold(_index_of(table) or {}):
+            update = {"Update": {"IndexName": INDEX, **warm}}
+            fields = {**fields, "GlobalSecondaryIndexUpdates": [update]}
+        if fields:
+            self._ask("update_table", TableName=self._name, **fields)
+
+    def _is_cold(self, described: dict[str, Any]) -> bool:
+        """Whether a table or index is warm for less than is wanted, and does not rise already."""
+        writes = _warm_writes_of(described)
+        return 0 < writes < (self._warm_writes or 0) and not _is_rising(described)
 
     def _encryption(self) -> dict[str, Any]:
         if self._key is None:
@@ -240,6 +304,33 @@ def _faults(table: dict[str, Any]) -> list[str]:
     elif index["KeySchema"] != _INDEX["KeySchema"]:
         found.append(f"the key of index {INDEX} is not ipk, isk: delete it, and provision again")
     return found
+
+
+def _is_provisioned(table: dict[str, Any]) -> bool:
+    # A table that was never on demand may have no summary.
+    mode = table.get("BillingModeSummary", {}).get("BillingMode")
+    return mode == "PROVISIONED" or (mode is None and _provisioned_writes_of(table) > 0)
+
+
+def _provisioned_as(table: dict[str, Any]) -> dict[str, Any]:
+    """Return the capacity of a new index: that of its table, which must be provisioned if the table's is."""
+    if not _is_provisioned(table):
+        return {}
+    units = ("ReadCapacityUnits", "WriteCapacityUnits")
+    return {"ProvisionedThroughput": {each: table["ProvisionedThroughput"][each] for each in units}}
+
+
+def _provisioned_writes_of(described: dict[str, Any]) -> int:
+    return int(described.get("ProvisionedThroughput", {}).get("WriteCapacityUnits", 0))
+
+
+def _warm_writes_of(described: dict[str, Any]) -> int:
+    """Return the write units a second that a table or index is warm for; 0 from an emulator: not told."""
+    return int(described.get("WarmThroughput", {}).get("WriteUnitsPerSecond", 0))
+
+
+def _is_rising(described: dict[str, Any]) -> bool:
+    return bool(described.get("WarmThroughput", {}).get("Status") == "UPDATING")
 
 
 def _index_of(table: dict[str, Any]) -> dict[str, Any] | None:

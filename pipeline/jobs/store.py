@@ -41,7 +41,7 @@ class JobStore:
         self._expiry_days = days = settings.job_expiry_days
         self._counter = counter = Counter(table, keys, self._expiry)
         #: the table's definition
-        self.schema = Schema(table.name, settings.kms_key_arn)
+        self.schema = Schema(table.name, settings.kms_key_arn, settings.dynamodb_warm_writes)
         #: one record a job: its state, plan and end
         self.records = JobRecords(table, keys, self._expiry, clock)
         #: the parts of splits, and their results

@@ -106,6 +106,27 @@ def test_an_index_that_is_missing_is_made(embedded_services: Services, make_sett
     assert JobStore(settings).schema.inspect().outcome == "present"
 
 
+def test_the_index_of_a_provisioned_table_is_made(
+    embedded_services: Services, make_settings: MakeSettings
+) -> None:
+    """With the table's own capacity, which DynamoDB asks for."""
+    settings = make_settings(embedded_services)
+    definition = table_definition(settings.dynamodb_table)
+    keys = {part["AttributeName"] for part in definition["KeySchema"]}
+    units = {"ReadCapacityUnits": 50, "WriteCapacityUnits": 500}
+    dynamodb_client().create_table(
+        TableName=settings.dynamodb_table,
+        ProvisionedThroughput=units,  # type: ignore[arg-type]
+        KeySchema=definition["KeySchema"],
+        AttributeDefinitions=[x for x in definition["AttributeDefinitions"] if x["AttributeName"] in keys],
+    )
+    schema = JobStore(settings).schema
+    assert schema.provision(update=True).outcome == "changed"
+    found = schema.write_capacity()
+    assert found
+    assert (found.provisioned, found.index) == (True, 500)
+
+
 def test_looking_further_finds_every_job_once(store: JobStore) -> None:
     """A page looks at a few days: all pages together have every job, in order, though some are empty."""
     now, chance = time.time(), random.Random(7)

@@ -43,8 +43,10 @@ from pipeline.jobs import (
     StageRef,
     TaskOverError,
     Verdict,
+    WriteCapacity,
 )
 from pipeline.jobs.dynamodb import dynamodb_client
+from pipeline.jobs.schema import table_definition
 from pipeline.jobs.table import Table
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment, MakeSettings
@@ -151,6 +153,40 @@ def test_what_differs_is_said_and_changed_only_when_asked(
     assert "time to live" in report.differences[0]
     assert store.schema.provision(update=True).outcome == "changed"
     assert store.schema.provision().outcome == "present"
+
+
+def test_emulators_take_the_warm_throughput_and_tell_none(
+    services: Services, make_settings: MakeSettings
+) -> None:
+    """A table is made and updated with the setting; nothing differs, and its capacity is not known."""
+    settings = make_settings(services)
+    warm = JobStore(settings.model_copy(update={"dynamodb_warm_writes": 20_000})).schema
+    assert warm.provision().outcome == "made"
+    assert warm.provision(update=True).outcome == "present"
+    assert warm.write_capacity() is None
+    assert JobStore(settings).schema.provision().outcome == "present"
+
+
+def test_provisioned_capacity_stays(services: Services, make_settings: MakeSettings) -> None:
+    """A table that somebody made with provisioned capacity is no difference; update leaves its billing."""
+    settings = make_settings(services)
+    units = {"ReadCapacityUnits": 50, "WriteCapacityUnits": 500}
+    definition = table_definition(settings.dynamodb_table)
+    (index,) = definition["GlobalSecondaryIndexes"]
+    dynamodb_client().create_table(
+        **{
+            **definition,
+            "BillingMode": "PROVISIONED",
+            "ProvisionedThroughput": units,
+            "GlobalSecondaryIndexes": [{**index, "ProvisionedThroughput": units}],
+        }
+    )
+    schema = JobStore(settings).schema
+    differences = schema.provision().differences
+    assert [text for text in differences if "time to live" not in text and "recovery" not in text] == []
+    schema.provision(update=True)
+    assert schema.provision(update=True).outcome == "present"
+    assert schema.write_capacity() == WriteCapacity(provisioned=True, table=500, index=500, rising=False)
 
 
 def test_a_missing_table_is_a_refusal_that_names_the_mend(

@@ -17,7 +17,7 @@ from pipeline.checklist.run import ITEMS, find
 from pipeline.checklist.sqs import ITEMS as SQS
 from pipeline.infra.needs import queue_needs, topic_needs
 from pipeline.infra.queuepolicy import tls_only_policy
-from pipeline.jobs import TableReport
+from pipeline.jobs import TableReport, WriteCapacity
 from pipeline.kafka import Cluster, PartitionState, consumer_configuration, producer_configuration
 from pipeline.settings import Settings
 
@@ -65,9 +65,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Thirteen, twelve and ten, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 12, 35]
-    assert len({item.id for item in ITEMS}) == 35
+    """Thirteen, twelve and eleven, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 12, 36]
+    assert len({item.id for item in ITEMS}) == 36
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,34 @@ def test_recovery_of_the_table(recovers: bool | None, status: str) -> None:
     """On, off, or not told by an emulator."""
     table = TableReport(name="jobs", outcome="present")
     assert CHECKS["general.recovery"](facts(recovery=recovers, table=table)).status == status
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "status", "said"),
+    [
+        (
+            None,
+            (4_000, 4_000, False),
+            "PASS",
+            "takes 4,000 write units a second at once, its index 4,000: 800",
+        ),
+        (None, (20_000, 4_000, False), "PASS", "its index 4,000: 1,333 jobs of three stages a second"),
+        (20_000, (20_000, 40_000, False), "PASS", "4,000 jobs"),
+        (20_000, (20_000, 4_000, False), "WARN", "DYNAMODB_WARM_WRITES=20000"),
+        (20_000, (4_000, 4_000, True), "PASS", "raising it to 20,000"),
+        (20_000, None, "SKIP", "does not tell"),
+    ],
+)
+def test_the_writes_that_a_table_takes_are_told(
+    wanted: int | None, told: tuple[int, int, bool] | None, status: str, said: str
+) -> None:
+    """As jobs a second; a warning while they are fewer than the setting wants."""
+    capacity = told and WriteCapacity(provisioned=False, table=told[0], index=told[1], rising=told[2])
+    settings = SETTINGS.model_copy(update={"dynamodb_warm_writes": wanted})
+    table = TableReport(name="jobs", outcome="present")
+    found = CHECKS["general.write-capacity"](facts(settings, write_capacity=capacity, table=table))
+    assert found.status == status
+    assert said in found.evidence
 
 
 @pytest.mark.parametrize(

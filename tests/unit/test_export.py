@@ -93,6 +93,23 @@ def test_terraform_encrypts_denies_plaintext_and_recovers(registry: Registry) ->
     assert "server_side_encryption" not in plain["aws_dynamodb_table"]["jobs"]
 
 
+def test_the_table_is_as_warm_as_the_setting_says(registry: Registry) -> None:
+    """Table and index, in both forms; without the setting neither says anything."""
+    settings = _settings(DYNAMODB_WARM_WRITES="20000")
+    template = cloudformation(settings, registry)
+    assert [str(match) for match in lint(json.dumps(template), regions=["eu-west-1"])] == []
+    (table,) = _resources(template, "AWS::DynamoDB::Table").values()
+    for each in (table, *table["GlobalSecondaryIndexes"]):
+        assert each["WarmThroughput"] == {"WriteUnitsPerSecond": 20_000}
+    made = terraform(settings, registry)["resource"]["aws_dynamodb_table"]["jobs"]
+    arguments = {name: value for name, value in made.items() if name != "lifecycle"}
+    Draft202012Validator(SCHEMAS["aws_dynamodb_table"]).validate(arguments)
+    for each in (made, *made["global_secondary_index"]):
+        assert each["warm_throughput"] == {"write_units_per_second": 20_000}
+    assert "WarmThroughput" not in json.dumps(cloudformation(_settings(), registry))
+    assert "warm_throughput" not in json.dumps(terraform(_settings(), registry))
+
+
 def test_cfn_lint_would_find_a_fault(registry: Registry) -> None:
     """The check can fail: a property that SQS does not have is found."""
     template = cloudformation(_settings(), registry)
