@@ -69,7 +69,7 @@ def _share(shape: Shape, mix: Sequence[Shape]) -> float:
 
 def _table(use: Use, sizes: Sizes) -> Iterator[Load]:
     new, partition = quotas.NEW_TABLE_WRITES, quotas.PARTITION_WRITES
-    warm = "Raise its warm throughput before the load comes, or let the load grow over half an hour."
+    warm = "Set DYNAMODB_WARM_WRITES before the load comes, or let the load grow over half an hour."
     yield "a new table, until it has grown", use.writes, new.value, warm, new
     yield (
         "the new table's index, until it has grown",
