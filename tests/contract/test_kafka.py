@@ -1,6 +1,7 @@
 """The behaviour of Kafka that this project relies on, on the embedded and on the local services."""
 
 import ctypes
+import itertools
 import os
 import threading
 import time
@@ -30,6 +31,7 @@ from pipeline.services.environment import Services
 from pipeline.settings import Settings
 from pipeline.wire.events import UNREADABLE
 from tests.conftest import MakeSettings
+from tests.kafkagroups import members
 from tests.processes import PATIENCE, wait_until
 
 TOPIC_CONFIG = {"retention.ms": "3600000"}
@@ -223,7 +225,8 @@ def test_a_broker_that_is_away_is_unavailable_and_close_does_not_wait(
     [error] = producer.emit(_records("t", 1), 0.2)
     assert isinstance(error, ServiceUnavailableError)
     started = time.monotonic()
-    assert producer.close(0.2) == 2
+    # Errors that wait for their callback count, too: rd_kafka_outq_len, rdkafka.h.
+    assert producer.close(0.2) >= 2
     assert time.monotonic() - started < 15
     assert [type(answer) for answer in answers] == [ServiceUnavailableError]
 
@@ -233,17 +236,20 @@ def test_a_record_without_an_answer_is_waited_for_and_not_produced_again(
 ) -> None:
     """However often it is emitted: no second copy, and nothing of its key arrives before it."""
     producer = OrderedProducer(settings, "test")
-    records = _records(topic, 50, key=b"same")
-    answers = producer.emit(records, 0.0)
-    late = [record for record, error in zip(records, answers, strict=True) if error is not None]
-    assert late, "answered at once"
+    late: list[OutgoingRecord] = []
+    keys = (b"same %d" % n for n in itertools.count())
+    while not late:  # a thread that waited for its turn may find all of them answered
+        key = next(keys)
+        records = _records(topic, 50, key=key)
+        answers = producer.emit(records, 0.0)
+        late = [record for record, error in zip(records, answers, strict=True) if error is not None]
     assert producer.emit(late, PATIENCE) == [None] * len(late)
     with Member(settings, topic) as member:
-        member.poll_until(lambda: len(member.read) >= 50)
+        member.poll_until(lambda: sum(message.key == key for message in member.read) >= 50)
         assert producer.emit(_records(topic, 1, key=b"last"), PATIENCE) == [None]
         member.poll_until(lambda: member.read[-1].key == b"last")
     producer.close(5)
-    assert [message.value for message in member.read[:-1]] == [b"%d" % n for n in range(50)]
+    assert [message.value for message in member.read if message.key == key] == [b"%d" % n for n in range(50)]
 
 
 def test_a_callback_that_raises_does_not_stop_the_producer(topic: str, producer: EventProducer) -> None:
@@ -439,14 +445,15 @@ class TestOnRealKafka:
         producer = Producer(
             {"bootstrap.servers": settings.kafka_bootstrap_servers, "transactional.id": settings.service_name}
         )
-        producer.init_transactions(20)
+        producer.init_transactions(PATIENCE)
         for value, end in ((b"1", producer.commit_transaction), (b"2", producer.abort_transaction)):
             producer.begin_transaction()
             producer.produce(topic, value, partition=0)
-            producer.flush(10)
-            end(10)
-        high = offsets.watermarks([topic])[at][1]
-        assert high > 2
+            producer.flush(PATIENCE)
+            end(PATIENCE)
+        # Two records and two markers; the last one may be written after the answer to the transaction's end.
+        high = 4
+        wait_until(lambda: offsets.watermarks([topic])[at][1] == high, "the last marker")
         with Member(settings, topic) as member:
             member.poll_until(lambda: member.ends.get(at) == high)
             assert [record.value for record in member.read] == [b"1"]
@@ -462,8 +469,9 @@ class TestOnRealKafka:
         with Member(settings, topic) as first:
             first.poll_until(lambda: len(first.read) == 3)
             first.commit({Partition(topic, first.read[0].partition): 3})
+        wait_until(lambda: not members(settings), "the first has left", SESSION_TIMEOUT / 2)
         with Member(settings, topic) as second:
-            second.poll_until(lambda: bool(second.assigned), SESSION_TIMEOUT / 2)
+            second.poll_until(lambda: bool(second.assigned))
 
     def test_records_that_retention_deleted_before_they_were_read_are_counted(
         self, settings: Settings, topic: str, producer: EventProducer
