@@ -68,6 +68,8 @@ class Settings(BaseModel):
     topic_prefix: str = ""
     topics: dict[str, str] = Field(default_factory=dict)
     topic_partitions: int = Field(default=6, ge=1)
+    #: Of the topics that are no stage's: errors, DLQ, jobs. One is enough for a thousand records a second.
+    service_topic_partitions: int = Field(default=1, ge=1)
     topic_replication_factor: int = Field(default=3, ge=1)
     topic_retention_days: float = Field(default=7, gt=0)
 

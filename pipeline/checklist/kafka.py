@@ -1,6 +1,7 @@
 """Lines of the checklist about Kafka."""
 
 import socket
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from pipeline.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 
 _PROVISION = 'Run "pipeline provision --update".'
 _DOOR = "It is set in pipeline/kafka: undo what changed it."
+
+#: Replicas of partitions for a broker of up to four cores ("Right-size your cluster", MSK developer guide).
+BROKER_REPLICAS = 1000
 
 #: librdkafka's own default; a consumer that processes long needs more.
 DEFAULT_POLL_INTERVAL_MS = 300_000
@@ -158,6 +162,23 @@ def _creation(facts: Facts) -> Finding:
     return ok(f"AUTO_PROVISION=true; {evidence}")
 
 
+def _partitions(facts: Facts) -> Finding:
+    cluster = facts.cluster
+    mine = [at for need in facts.topic_needs for at in cluster.topics.get(need.name, ())]
+    held = Counter(broker for topic in cluster.topics.values() for at in topic for broker in at.replicas)
+    fullest = max(held.values(), default=0)
+    evidence = (
+        f"{len(mine)} partitions in {sum(len(at.replicas) for at in mine)} replicas; of all topics that this "
+        f"process sees, the fullest of {len(cluster.brokers)} brokers holds {fullest:,} replicas"
+    )
+    if fullest < BROKER_REPLICAS:
+        return ok(evidence)
+    return warn(
+        f"{evidence}; MSK's smaller brokers are made for {BROKER_REPLICAS:,}",
+        "Use more or larger brokers. New topics: TOPIC_PARTITIONS, SERVICE_TOPIC_PARTITIONS.",
+    )
+
+
 def _health(facts: Facts) -> Finding:
     code, report = facts.health["/kafka/health"]
     if report["status"] == "unhealthy":
@@ -235,6 +256,7 @@ ITEMS: tuple[Item, ...] = (
         check=_creation,
         asks="kafka",
     ),
+    Item(id="kafka.partitions", section="Kafka", title="Partitions", check=_partitions, asks="kafka"),
     Item(id="kafka.health", section="Kafka", title="Health check endpoint", check=_health, asks="kafka"),
     Item(id="kafka.snappy", section="Kafka", title="Snappy compression", check=_snappy),
     Item(id="kafka.graceful-shutdown", section="Kafka", title="Graceful shutdown", check=_shutdown),

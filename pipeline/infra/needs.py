@@ -120,14 +120,14 @@ def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
     retention = int(settings.topic_retention_days * DAY_MS)
     needs = [_stage_topic(settings, registry, name, retention) for name in registry.topics]
     needs += [
-        _topic(
+        _service_topic(
             settings,
             JOBS_TOPIC,
             retention,
             read_by=["operator"],
             written_by=["bridge", "worker", "web", "operator"],
         ),
-        _topic(
+        _service_topic(
             settings,
             ERRORS_TOPIC,
             ERRORS_RETENTION_MS,
@@ -136,7 +136,7 @@ def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
             written_by=["bridge", "worker", "operator"],
         ),
         # The bridge's sweep marks dead letters that were redriven.
-        _topic(
+        _service_topic(
             settings,
             DLQ_TOPIC,
             ERRORS_RETENTION_MS,
@@ -183,17 +183,18 @@ def _stage_topic(settings: Settings, registry: Registry, name: str, retention_ms
         ("web", is_consumed),
         ("operator", is_consumed),
     )
-    return _topic(
-        settings,
-        name,
-        retention_ms,
+    return TopicNeed(
+        name=settings.topic(name),
+        partitions=settings.topic_partitions,
+        replication=settings.topic_replication_factor,
+        config=_topic_config(settings, retention_ms) | {"max.message.bytes": str(EVENT_BYTES)},
         ordered=tuple(stage.name for stage in registry.consumers(name) if stage.ordered),
-        read_by=["bridge", "web", "operator"] if is_consumed else ["operator"],
-        written_by=[role for role, writes in writers if writes],
+        read_by=frozenset(["bridge", "web", "operator"] if is_consumed else ["operator"]),
+        written_by=frozenset(role for role, writes in writers if writes),
     )
 
 
-def _topic(
+def _service_topic(
     settings: Settings,
     name: str,
     retention_ms: int,
@@ -201,14 +202,13 @@ def _topic(
     read_by: Iterable[Role],
     written_by: Iterable[Role],
     largest: int = EVENT_BYTES,
-    ordered: tuple[str, ...] = (),
 ) -> TopicNeed:
+    """Few partitions: no group of bridges shares them, and every reader of this project reads all."""
     return TopicNeed(
         name=settings.topic(name),
-        partitions=settings.topic_partitions,
+        partitions=settings.service_topic_partitions,
         replication=settings.topic_replication_factor,
         config=_topic_config(settings, retention_ms) | {"max.message.bytes": str(largest)},
-        ordered=ordered,
         read_by=frozenset(read_by),
         written_by=frozenset(written_by),
     )

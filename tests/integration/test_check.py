@@ -20,7 +20,7 @@ from tests.processes import free_port
 Lines = dict[str, dict[str, Any]]
 Check = Callable[..., Lines]
 
-SECTIONS = {"Kafka": 13, "SQS": 12, "General": 11}
+SECTIONS = {"Kafka": 14, "SQS": 12, "General": 11}
 
 
 @pytest.fixture(scope="module")
@@ -176,4 +176,4 @@ def test_people_get_a_line_each(environment: dict[str, str]) -> None:
     assert result.exit_code == 0, result.output
     assert "PASS  Idempotent producer: the producer is made with enable.idempotence=True" in result.stdout
     assert "→ " in result.stdout
-    assert result.stdout.rstrip().endswith("28 PASS, 4 WARN, 0 FAIL, 4 SKIP")
+    assert result.stdout.rstrip().endswith("29 PASS, 4 WARN, 0 FAIL, 4 SKIP")

@@ -212,6 +212,20 @@ class TestTopicsOnRealKafka:
         assert result.outcome == ("differs" if ordered else "updated")
         assert ("read reads it in order" in str(result.differences)) is ordered
 
+    def test_topics_of_no_stage_are_made_with_one_partition(self, settings: Settings) -> None:
+        """Errors, dead letters, ends of jobs; those that exist with more are as good, with --update too."""
+        names = [settings.topic(name) for name in ("errors", "dlq", "jobs")]
+        before = settings.model_copy(update={"service_topic_partitions": 4})
+        _provision(before)
+        assert {_by_name(_provision(settings, update=True))[name].outcome for name in names} == {"present"}
+        topics = KafkaAdmin(settings).topics()
+        assert {topics[name].partitions for name in names} == {4}
+        young = settings.model_copy(update={"topic_prefix": f"{settings.topic_prefix}young-"})
+        _provision(young)
+        topics = KafkaAdmin(settings).topics()
+        assert {topics[young.topic(name)].partitions for name in ("errors", "dlq", "jobs")} == {1}
+        assert topics[young.topic("letters")].partitions == 4
+
     def test_more_than_is_needed_stays(self, settings: Settings) -> None:
         """A topic that keeps longer, takes larger records and has more partitions: --update takes nothing."""
         _provision(settings)

@@ -65,9 +65,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Thirteen, twelve and eleven, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [13, 12, 36]
-    assert len({item.id for item in ITEMS}) == 36
+    """Fourteen, twelve and eleven, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [14, 12, 37]
+    assert len({item.id for item in ITEMS}) == 37
 
 
 @pytest.mark.parametrize(
@@ -227,6 +227,18 @@ def test_a_topic_with_less_than_is_needed_fails(less: dict[str, str]) -> None:
     ((name, value),) = less.items()
     assert found.status is Status.FAIL
     assert f"orders-errors: {name} is {value}, should be" in found.evidence
+
+
+@pytest.mark.parametrize(("others", "status"), [(903, "PASS"), (904, "WARN")])
+def test_a_broker_with_very_many_replicas_is_told(others: int, status: str) -> None:
+    """Those of all topics on it count; a service without stages has six topics, 12 partitions each here."""
+    known = _topics(Registry())
+    state = PartitionState(number=0, leader=1, replicas=(1,), in_sync=(1,))
+    known["cluster"].topics["others"] = (state,) * (others + 24)
+    found = CHECKS["kafka.partitions"](facts(**known))
+    assert found.status == status
+    assert found.evidence.startswith("72 partitions in 216 replicas")
+    assert f"holds {others + 96:,} replicas" in found.evidence
 
 
 def _queues(**changes: str) -> dict[str, Any]:

@@ -93,6 +93,17 @@ def test_terraform_encrypts_denies_plaintext_and_recovers(registry: Registry) ->
     assert "server_side_encryption" not in plain["aws_dynamodb_table"]["jobs"]
 
 
+def test_topics_of_no_stage_have_few_partitions_in_both_forms(registry: Registry) -> None:
+    """As provision makes them; a service that has more of them sets the number."""
+    for number in (1, 6):
+        settings = _settings(MSK_CLUSTER_ARN=CLUSTER, SERVICE_TOPIC_PARTITIONS=str(number))
+        names = {settings.topic(name) for name in ("errors", "dlq", "jobs")}
+        topics = _resources(cloudformation(settings, registry), "AWS::MSK::Topic").values()
+        assert {each["PartitionCount"] for each in topics if each["TopicName"] in names} == {number}
+        made = terraform(settings, registry)["resource"]["kafka_topic"].values()
+        assert [each["partitions"] for each in made if each["name"] in names] == [number] * 3
+
+
 def test_the_table_is_as_warm_as_the_setting_says(registry: Registry) -> None:
     """Table and index, in both forms; without the setting neither says anything."""
     settings = _settings(DYNAMODB_WARM_WRITES="20000")

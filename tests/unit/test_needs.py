@@ -50,6 +50,18 @@ def test_two_topics_under_one_name_are_refused(
         assert all(each in str(caught.value) for each in named)
 
 
+def test_topics_of_no_stage_have_few_partitions(registry: Registry) -> None:
+    """One for errors, dead letters and ends of jobs; stages' topics have those of their own setting."""
+    variables = {**REQUIRED, "TOPIC_PARTITIONS": "12"}
+
+    def partitions(**more: str) -> list[int]:
+        needs = topic_needs(load_settings({**variables, **more}), registry)
+        return [need.partitions for need in needs]
+
+    assert partitions() == [12, 12, 1, 1, 1, 1, 1, 1]
+    assert partitions(SERVICE_TOPIC_PARTITIONS="3") == [12, 12, 3, 3, 3, 1, 1, 1]
+
+
 def test_a_topic_of_several_stages_is_one(registry: Registry) -> None:
     """A topic that one stage emits and the next consumes is no clash, nor is a variable with the default."""
     settings = load_settings({**REQUIRED, "KAFKA_TOPIC_WORDS": "words"})
