@@ -262,21 +262,26 @@ class Table:
         consistent: bool = True,
     ) -> Iterator[Item]:
         """Yield the items under a pk in order of sk, from ``since`` to before ``until``, page by page."""
-        for answer in self._answers(pk, since, until, attributes):
+        for answer in self._answers(pk, since, until, attributes, consistent):
             yield from map(load_item, answer)
 
     def query_each(self, pks: Sequence[str], *, attributes: Sequence[str] = ()) -> Iterator[Iterator[Item]]:
         """Yield the items under each pk, in order. The first answers of the next few are read meanwhile."""
 
         def begin(pk: str) -> Iterator[list[Any]]:
-            answers = self._answers(pk, None, None, attributes)
+            answers = self._answers(pk, None, None, attributes, consistent=True)
             return chain([next(answers)], answers)
 
         for answers in self.ahead(begin, pks):
             yield map(load_item, chain.from_iterable(answers))
 
     def _answers(
-        self, pk: str, since: str | None, until: str | None, attributes: Sequence[str]
+        self,
+        pk: str,
+        since: str | None,
+        until: str | None,
+        attributes: Sequence[str],
+        consistent: bool,
     ) -> Iterator[list[Any]]:
         """Yield the items of each answer to a query; at least one answer, which may be empty."""
         request = Expression()
@@ -292,7 +297,7 @@ class Table:
                 "query",
                 f"query {pk}",
                 KeyConditionExpression=condition,
-                ConsistentRead=True,
+                ConsistentRead=consistent,
                 **fields,
                 **request.fields(),
             )
