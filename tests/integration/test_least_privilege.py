@@ -35,6 +35,7 @@ from pipeline.infra.needs import ROLES, Role, topic_needs
 from pipeline.infra.startchecks import check_start
 from pipeline.jobs import JobStore, NewJob, StageDone, StageRef
 from pipeline.jobs.dynamodb import dynamodb_client
+from pipeline.jobs.table import INDEX
 from pipeline.kafka import EventProducer, KafkaAdmin, OutgoingRecord
 from pipeline.kafka.configuration import client_configuration
 from pipeline.services.children import Children, children
@@ -386,11 +387,6 @@ def _is_looked_at(office: Office) -> None:
     # A change made by hand.
     for url in queues:
         change_queue(sqs, url, {"VisibilityTimeout": "31"})
-    dynamodb_client().update_table(
-        TableName=settings.dynamodb_table,
-        BillingMode="PROVISIONED",
-        ProvisionedThroughput={"ReadCapacityUnits": 5, "WriteCapacityUnits": 5},
-    )
     office.celery("purge", "--force")
     office.run("replay", "buy", "--from", "1h")
     office.run("jobs", "list")
@@ -400,6 +396,10 @@ def _is_looked_at(office: Office) -> None:
     office.run("monitor", "kafka", "--topics", settings.topic_prefix, "--show-messages", "1")
     office.run("monitor", "sqs", "--live")
     office.run("check", codes=(0, 1))
+    dynamodb_client().update_table(
+        TableName=settings.dynamodb_table,
+        GlobalSecondaryIndexUpdates=[{"Delete": {"IndexName": INDEX}}],
+    )
     office.run("provision", "--update", codes=(0, 1))
 
 

@@ -132,7 +132,13 @@ def test_a_failed_job_is_shown_with_traceback_and_data(served: Served) -> None:
     job_id = served.world.give_up(mending.mend, {"what": "<script>"})
     detail = served.got(f"/jobs/{job_id}")
     assert detail["job"]["state"] == "failed"
-    assert detail["progress"] == {"done": 0, "failed": 1, "cancelled": 0, "total": 2}
+    assert detail["progress"] == {
+        "done": 0,
+        "failed": 1,
+        "cancelled": 0,
+        "total": 2,
+        "exact": True,
+    }
     (failure,) = detail["failures"]
     assert failure["failure"]["error"] == "builtins.ValueError"
     assert failure["event"]["traceback"] == "Traceback: here"
