@@ -20,7 +20,7 @@ from confluent_kafka.admin import (
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error, trust_error
-from pipeline.kafka.security import make_client
+from pipeline.kafka.security import make_client, weak_callback
 from pipeline.settings import Settings
 
 #: Seconds one request may take.
@@ -160,7 +160,9 @@ class KafkaAdmin:
     @property
     def _client(self) -> AdminClient:
         if self._made is None:
-            configuration = client_configuration(self._settings, "admin") | {"error_cb": self._on_error}
+            configuration = client_configuration(self._settings, "admin") | {
+                "error_cb": weak_callback(self._on_error)
+            }
             self._made = make_client(AdminClient, configuration)
         return self._made
 

@@ -15,7 +15,7 @@ from pipeline.kafka.configuration import client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.positions import Partition, Positions, Restart
 from pipeline.kafka.records import ReceivedRecord
-from pipeline.kafka.security import make_client
+from pipeline.kafka.security import make_client, weak_callback
 from pipeline.kafka.stuck import StuckPartitions
 from pipeline.settings import Settings
 from pipeline.wire.events import UNREADABLE
@@ -101,7 +101,7 @@ class EventConsumer:
         on_restarted: Callable[[Restart], None] = lambda _: None,
         on_committed: OnCommitted = lambda *_: None,
     ) -> None:
-        configuration = consumer_configuration(settings, group) | {"on_commit": self._answer}
+        configuration = consumer_configuration(settings, group) | {"on_commit": weak_callback(self._answer)}
         self._consumer = make_client(Consumer, configuration)
         self._positions = Positions(self._consumer, settings, self._restarting(on_restarted))
         self._stuck = StuckPartitions(self._consumer, self._positions.admin)

@@ -16,7 +16,7 @@ from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration, silent_log
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import OutgoingRecord
-from pipeline.kafka.security import make_client
+from pipeline.kafka.security import make_client, weak_callback
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
@@ -265,7 +265,12 @@ class _Client:
         self.ended = False
         self._stop = threading.Event()
         self._producer = make_client(
-            Producer, {**producer_configuration(settings, name), **differences, "error_cb": self._on_error}
+            Producer,
+            {
+                **producer_configuration(settings, name),
+                **differences,
+                "error_cb": weak_callback(self._on_error),
+            },
         )
         self._thread = threading.Thread(target=self._poll, name=f"kafka-producer-{name}", daemon=True)
         self._thread.start()

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
+from weakref import WeakMethod
 
 import structlog
 from confluent_kafka import KafkaException
@@ -62,6 +63,21 @@ def make_client(kind: Callable[[dict[str, Any]], Client], configuration: dict[st
         named = at.group().replace(".", "_").upper() if at else ""
         mend = f" (correct {named}={configuration.get(at.group())}{_ALSO.get(named, '')})" if at else ""
         raise ServiceRefusedError(f"Could not make a Kafka client: {error.args[0].str()}{mend}") from error
+
+
+def weak_callback(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a callback for a client that does not hold the client's owner, whose method it calls.
+
+    Else client and owner, in a cycle, become garbage that is collected on any thread, the client's own among
+    them, which signs tokens; librdkafka ends a process that destroys a client there [seen].
+    """
+    reference = WeakMethod(method)
+
+    def call(*arguments: Any) -> None:
+        if found := reference():
+            found(*arguments)
+
+    return call
 
 
 def _shown(secret: SecretStr | None) -> str | None:
