@@ -14,7 +14,7 @@ BILLED_BYTES = 65_536
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a mix of jobs takes a second."""
+    """The use of a mix of jobs, a second."""
 
     tasks: float
     jobs: float

@@ -220,11 +220,10 @@ class EventConsumer:
         With a commit unanswered no broker answers, and leaving would wait for one: the group drops this
         member when its session ends.
         """
-        if self._unanswered:
-            # The client ends with its last reference.
-            del self._consumer, self._positions, self._stuck
-        else:
+        if not self._unanswered:
             self._consumer.close()
+        # Its clients end with their last references, here and not in a collection (``weak_callback``).
+        del self._consumer, self._positions, self._stuck
 
     def _answer(self, error: KafkaError | None, answers: list[TopicPartition]) -> None:
         """Tell what a commit did. An earlier assignment's offsets are not those of the present one."""

@@ -143,7 +143,7 @@ def test_an_event_and_a_task_are_as_large_as_modelled() -> None:
 
 @pytest.mark.parametrize("parts", [4, 1_000])
 def test_items_are_as_large_as_modelled(parts: int) -> None:
-    """What a job keeps in the table, within 15 %."""
+    """The model has the bytes that a job keeps in the table, within 15 %."""
     table = FakeDynamoDB()
     run_job(JobStore(builders.settings(service_name="a-shop"), table=Table("jobs", lambda: table)), parts)  # type: ignore[arg-type,return-value]
     kept = sum(map(item_size, table.items.values()))
