@@ -132,7 +132,7 @@ def test_any_message_can_be_read(settings: Settings, body: str) -> None:
 
 
 def test_attributes_that_are_no_numbers_are_nothing(settings: Settings) -> None:
-    """Whoever sent it."""
+    """The letter is read without them, and the sender does not matter."""
     read = read_task(
         settings, message(reason="r", attempts="many", failed_at="nan", first_at="x", generation="-1")
     )

@@ -371,7 +371,7 @@ def test_an_event_gets_the_tasks_of_the_plan_that_its_job_pinned(worlds: list[Wo
 
 
 def test_an_event_without_a_plan_gets_its_jobs_and_keeps_its_entitys_order(worlds: list[World]) -> None:
-    """What comes after it of the same entity waits until the record was read."""
+    """The next events of its entity wait until the record was read."""
     world = World(FakeQueue())
     worlds.append(world)
     world.store.pinned["j"] = PLAN

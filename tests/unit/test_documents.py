@@ -234,7 +234,7 @@ def sibling(folder: Path, _secret: Path) -> Path:
 def test_an_event_cannot_name_a_file_that_was_not_given(
     folder: Path, secret: Path, way: Callable[[Path, Path], Path]
 ) -> None:
-    """Whatever the path looks like, each stage that reads refuses it, and shows nothing of the file."""
+    """Each stage that reads refuses such a path in all its forms, and shows nothing of the file."""
     path = str(way(folder, secret))
     text = Text(path=path, size=1, modified_ns=0, encoding="utf-8")
     for read in (lambda: extract(Document(path=path)), lambda: analyse(Chunk(text=text, start=0, end=1))):

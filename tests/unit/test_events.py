@@ -259,7 +259,7 @@ def test_broken_attributes_are_refused(headers: dict[str, bytes | None], reason:
 def test_nothing_on_a_topic_can_stop_the_reader(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
 ) -> None:
-    """Whatever bytes a record holds, it is an event or an InvalidEventError."""
+    """A record of any bytes is an event or an InvalidEventError."""
     with contextlib.suppress(InvalidEventError):
         decode(key=key, value=value, headers=headers, coordinates=AT)
 

@@ -188,7 +188,7 @@ ITEM_CALLS = [
 @given(names=st.lists(st.from_regex(NAME, fullmatch=True), min_size=2, max_size=2, unique=True))
 @pytest.mark.parametrize("role", ROLES)
 def test_items_of_another_service_in_the_same_table_are_denied(role: Role, names: list[str]) -> None:
-    """Whatever two services are called, each has its own items and never the other's."""
+    """Two services of any names have their own items each, and never the other's."""
     mine, other = (Keys(service=name) for name in names)
     document = _policy(role, SERVICE_NAME=names[0])
     granted = set(_grants(document))

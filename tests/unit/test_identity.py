@@ -36,7 +36,7 @@ def test_different_inputs_give_different_tasks(one: tuple[str, str, str], two: t
 
 @given(st.text(), st.text(), st.text(), st.integers())
 def test_an_id_is_a_version_5_uuid(source: str, event_id: str, stage: str, part: int) -> None:
-    """Whoever knows the namespace can compute it."""
+    """The namespace is enough to compute it."""
     array = json.dumps([source, event_id, stage, part], separators=(",", ":"))
     assert identity.task_id(source, event_id, stage, part) == str(uuid.uuid5(identity.NAMESPACE, array))
 
