@@ -65,7 +65,6 @@ def _close_consumer(settings: Settings) -> tuple[int, int]:
         "checklist-rehearsal",
         on_assigned=assigned.extend,
         on_revoked=revoked.extend,
-        on_lost=lambda _: None,
     )
     deadline = time.monotonic() + WITHIN
     while not assigned and time.monotonic() < deadline:

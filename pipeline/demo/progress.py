@@ -3,7 +3,6 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -155,9 +154,6 @@ class Watch:
             settings,
             topics,
             f"{settings.service_name}-demo",
-            on_assigned=_nothing,
-            on_revoked=_nothing,
-            on_lost=_nothing,
         )
 
     def look(self, seconds: float) -> None:
@@ -182,7 +178,3 @@ class Watch:
             # Not of this run: only the demo writes to these topics, in this format.
             return
         self.progress.take(event)
-
-
-def _nothing(_: Iterable[object]) -> None:
-    """Do nothing: it does not matter which partitions are assigned."""

@@ -95,9 +95,9 @@ class EventConsumer:
         topics: Sequence[str],
         group: str,
         *,
-        on_assigned: OnPartitions,
-        on_revoked: OnPartitions,
-        on_lost: OnPartitions,
+        on_assigned: OnPartitions = lambda _: None,
+        on_revoked: OnPartitions = lambda _: None,
+        on_lost: OnPartitions = lambda _: None,
         on_restarted: Callable[[Restart], None] = lambda _: None,
         on_committed: OnCommitted = lambda *_: None,
     ) -> None:

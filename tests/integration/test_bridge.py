@@ -114,9 +114,6 @@ class World:
             self.settings,
             [self.settings.topic(name)],
             f"{self.settings.kafka_consumer_group}-reader-{time.time_ns()}",
-            on_assigned=lambda _: None,
-            on_revoked=lambda _: None,
-            on_lost=lambda _: None,
         )
         try:
             wait_until(lambda: found.extend(consumer.poll(100, 0.2)) or len(found) >= count, name)  # type: ignore[func-returns-value]
@@ -539,8 +536,6 @@ def test_of_two_members_with_one_name_one_is_refused(
             [settings.topic("letters")],
             settings.kafka_consumer_group,
             on_assigned=lambda partitions: assigned.append(len(partitions)),
-            on_revoked=lambda _: None,
-            on_lost=lambda _: None,
         )
 
     with contextlib.ExitStack() as closing:

@@ -87,9 +87,6 @@ def _consumed(settings: Settings, topic: str) -> list[ReceivedRecord]:
         settings,
         [topic],
         settings.kafka_consumer_group,
-        on_assigned=lambda _: None,
-        on_revoked=lambda _: None,
-        on_lost=lambda _: None,
     )
     try:
         return _until(lambda: consumer.poll(10, 1))

@@ -72,9 +72,6 @@ def consume(settings: Settings, topic: str, count: int) -> EventConsumer:
         settings,
         [topic],
         settings.kafka_consumer_group,
-        on_assigned=lambda _: None,
-        on_revoked=lambda _: None,
-        on_lost=lambda _: None,
     )
     found: list[ReceivedRecord] = []
     deadline = time.monotonic() + PATIENCE

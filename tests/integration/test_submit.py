@@ -60,9 +60,6 @@ def events_of(settings: Settings, count: int) -> list[Event]:
         settings,
         [topic],
         settings.kafka_consumer_group,
-        on_assigned=lambda _: None,
-        on_revoked=lambda _: None,
-        on_lost=lambda _: None,
     )
     found: list[Event] = []
     deadline = time.monotonic() + PATIENCE

@@ -54,9 +54,6 @@ class Member:
             builders.settings(),
             ["t"],
             "group",
-            on_assigned=lambda _: None,
-            on_revoked=lambda _: None,
-            on_lost=lambda _: None,
             on_committed=lambda offsets, error: self.told.append((offsets, error)),
         )
         self.client: Client = self.consumer._consumer  # type: ignore[assignment]

@@ -46,9 +46,6 @@ def test_a_consumer_that_is_closed() -> None:
         SETTINGS,
         ["t"],
         "group",
-        on_assigned=lambda _: None,
-        on_revoked=lambda _: None,
-        on_lost=lambda _: None,
     )
     dropped = weakref.ref(consumer._positions.admin())
     consumer.close()

@@ -92,9 +92,6 @@ class Member:
             builders.settings(),
             ["t"],
             "group",
-            on_assigned=lambda _: None,
-            on_revoked=lambda _: None,
-            on_lost=lambda _: None,
         )
         self.consumer._stuck._clock = lambda: self.now
 
