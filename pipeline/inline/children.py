@@ -72,7 +72,8 @@ class Children:
 
     def _outcome(self, result: Any) -> Outcome:
         """Return the child's answer, or what ended the child as a failure of its task."""
-        while not result.ready() and not self._ended.is_set():
+        # In this order: a pool that was ended meanwhile takes no task, and its result is None.
+        while not self._ended.is_set() and not result.ready():
             result.wait(CHECK_EVERY)
         if self._ended.is_set():
             raise Abandoned
