@@ -24,6 +24,7 @@ Examples:
   python -m benchmarks flow --peer ours --job split --jobs 50 --rtt 0 --repeat 1
   python -m benchmarks units                       what a job costs in DynamoDB
   python -m benchmarks split --parts 100000        one job with a large split
+  python -m benchmarks hugesplit --parts 100000    memory of a split of millions of parts, without servers
   python -m benchmarks parts                       a large split's parts sent, its results read
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
   python -m benchmarks entity                      a stage beside 150,000 tasks of one entity
@@ -228,6 +229,22 @@ def parts(count: int, rtts: Sequence[float], repeat: int, services_name: str, as
 
     with running_services(services_name) as services:
         show(benchmark.run(services, count, rtts, repeat), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option(
+    "--parts",
+    type=click.IntRange(min=1_000, max=1_000_000_000),
+    default=10_000_000,
+    show_default=True,
+    help="10 million take about an hour of a core.",
+)
+@json_option
+def hugesplit(parts: int, as_json: bool) -> None:
+    """Run one job of millions of parts in this process, on services in memory; tell if memory is level."""
+    from benchmarks import hugesplit as benchmark
+
+    show(benchmark.run(parts), as_json)
 
 
 @main.command(epilog=EXAMPLES)

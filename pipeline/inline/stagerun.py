@@ -67,7 +67,7 @@ class StageRun:
         assert self._event.header is not None
         self._header: TaskHeader = self._event.header
         self._stage = runtime.registry.by_name[self._header.stage]
-        #: By message id, as far as they are known.
+        #: By message id, of tasks that are not done, as far as they are known.
         self._counts: dict[str, Counts] = {}
         #: By message id, the tasks that are not retried.
         self._given_up: dict[str, Work] = {}
@@ -212,6 +212,9 @@ class StageRun:
         done = [work for work in works if isinstance(work.outcome, Succeeded) and work.role != "split"]
         refused: list[Work] = []
         self._runtime.completion.complete(done, refused)
+        for work in done:
+            # Not started again here. Of a split with millions of parts, each would stay in memory.
+            del self._counts[work.lease.message_id]
         self._retries.retry(refused)
         count_failures(refused, refused)
         self._note_given_up(refused)

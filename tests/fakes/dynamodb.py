@@ -4,7 +4,7 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -18,7 +18,7 @@ class FakeDynamoDB:
     """One table's items in a dict; the method names and fields are those of boto3's client."""
 
     def __init__(self) -> None:
-        self.items: dict[tuple[str, str], Raw] = {}
+        self.items: MutableMapping[tuple[str, str], Raw] = {}
 
     def get_item(self, *, Key: Raw, **fields: Any) -> Raw:
         """One item; a projection is not applied, as nothing may depend on attributes being left out."""
@@ -61,7 +61,7 @@ class FakeDynamoDB:
         puts = [request["PutRequest"]["Item"] for request in requests if "PutRequest" in request]
         deletes = [request["DeleteRequest"]["Key"] for request in requests if "DeleteRequest" in request]
         _refuse_duplicates([_key(item) for item in puts + deletes])
-        self.items |= {_key(item): copy.deepcopy(item) for item in puts}
+        self.items.update({_key(item): copy.deepcopy(item) for item in puts})
         for key in deletes:
             self.items.pop(_key(key), None)
         return {"UnprocessedItems": {}}
