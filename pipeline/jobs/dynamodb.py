@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError
 
 from pipeline.aws.client import make_client
 from pipeline.jobs.errors import table_error
+from pipeline.jobs.throttling import watch
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -74,6 +75,7 @@ def _make_client() -> "DynamoDBClient":
         )
     except BotoCoreError as error:
         raise table_error(error, "make a DynamoDB client") from error
+    watch(client)
     return client
 
 

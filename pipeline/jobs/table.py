@@ -31,6 +31,7 @@ from pipeline.jobs.expressions import (
     update_statement,
 )
 from pipeline.jobs.keys import Key
+from pipeline.jobs.throttling import count_statements, count_unprocessed
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -208,6 +209,7 @@ class Table:
                 action = f"write {len(chunk)} items"
                 answer = self._ask("batch_write_item", action, table=False, RequestItems=left)
                 left = answer.get("UnprocessedItems")
+                count_unprocessed(left or {})
                 if not left:
                     break
         except ServiceError as error:
@@ -399,6 +401,7 @@ class Table:
         statements = [statement(key, item) for key, item in items.items()]
         action = f"write {len(items)} items"
         answer = self._ask("batch_execute_statement", action, table=False, Statements=statements)
+        count_statements(answer["Responses"])
         return {
             key: statement_answer(each.get("Error"), f"write {key} in table {self.name}")
             for key, each in zip(items, answer["Responses"], strict=True)

@@ -149,6 +149,16 @@ LAG = Gauge(
     "pipeline_consumer_lag", "Events the bridges' group has not committed.", ["topic"], registry=REGISTRY
 )
 
+# ─── DynamoDB: every process ───
+#: reason: DynamoDB's own, such as TableWriteKeyRangeThroughputExceeded; the error's code where it gives none;
+#: unprocessed: a batch that wrote a part of its items
+THROTTLED = Counter(
+    "pipeline_dynamodb_throttled",
+    "Requests that DynamoDB throttled, each try of one.",
+    ["operation", "reason"],
+    registry=REGISTRY,
+)
+
 # ─── The sweep: one bridge at a time ───
 #: kind: as ``pipeline.deadletters.jobsweep.Kind``
 SWEEP_FINDINGS = Counter(

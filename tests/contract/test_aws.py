@@ -28,7 +28,9 @@ from botocore.exceptions import (
 from pipeline.aws import connections
 from pipeline.aws.client import LeanClient, make_client
 from pipeline.jobs.dynamodb import FREQUENT as OF_DYNAMODB
+from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.sqs.client import FREQUENT as OF_SQS
+from pipeline.telemetry import metrics
 from tests.answering import AnsweringServer, Reply
 from tests.processes import wait_until
 
@@ -221,6 +223,49 @@ def test_retries_end_when_the_quota_is_used_up(call: Callable[[Any], Any], waits
     expected = run(script, call, waits, lean=False, calls=90)
     assert run(script, call, waits, lean=True, calls=90) == expected
     assert len(expected.requests) < 3 * 90
+
+
+def throttled() -> dict[tuple[str, str], float]:
+    """The count of throttled requests, by operation and reason."""
+    return {
+        (sample.labels["operation"], sample.labels["reason"]): sample.value
+        for family in metrics.THROTTLED.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+
+
+@pytest.mark.parametrize("path", ["", "/path"], ids=["lean", "botocore's own"])
+def test_throttled_tries_are_counted_by_their_reasons(
+    path: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each try, also one after which the next succeeds; without a reason the error's code is one."""
+    code, arn = "ProvisionedThroughputExceededException", "arn:aws:dynamodb:eu-west-1:1:table/jobs"
+    hot = [
+        {"reason": "IndexWriteKeyRangeThroughputExceeded", "resource": f"{arn}/index/jobs-by-time"},
+        {"reason": "TableWriteAccountLimitExceeded", "resource": arn},
+    ]
+    script = [
+        error(code, ThrottlingReasons=hot),
+        error("ThrottlingException", throttlingReasons=hot[:1]),
+        error("ConditionalCheckFailedException"),
+        error(code),
+        PAGE,
+        summed(ITEM),
+    ]
+    before = throttled()
+    with AnsweringServer(script).running() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", server.url + path)
+        client = dynamodb_client()
+        with pytest.raises(ClientError):
+            update(client)
+        update(client)
+    counted = {key: value - before.get(key, 0) for key, value in throttled().items()}
+    assert {key: value for key, value in counted.items() if value} == {
+        ("UpdateItem", "IndexWriteKeyRangeThroughputExceeded"): 2,
+        ("UpdateItem", "TableWriteAccountLimitExceeded"): 1,
+        ("UpdateItem", code): 1,
+    }
 
 
 def test_one_try_is_one_request(waits: list[float]) -> None:

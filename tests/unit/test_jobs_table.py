@@ -19,6 +19,7 @@ from pipeline.jobs import table as table_module
 from pipeline.jobs.errors import table_error
 from pipeline.jobs.expressions import Item, dump_item, load_item
 from pipeline.jobs.table import AHEAD, BATCH_TRIES, Table
+from pipeline.telemetry import metrics
 from tests.fakes.dynamodb import FakeDynamoDB
 
 
@@ -71,6 +72,38 @@ def test_what_a_batch_leaves_unprocessed_is_sent_again() -> None:
     assert {key: item["n"] for key, item in table.get_many([*written, *written]).items()} == {
         key: n for n, key in enumerate(written)
     }
+
+
+class Throttling(FakeDynamoDB):
+    """A DynamoDB that executes the first statement of a batch and throttles the others."""
+
+    def batch_execute_statement(self, *, Statements: Any) -> Any:  # noqa: N803 - the field's name
+        """Execute the first only."""
+        answer = super().batch_execute_statement(Statements=Statements[:1])
+        error = {"Code": "ThrottlingError", "Message": "slow down"}
+        return {"Responses": answer["Responses"] + [{"Error": error}] * (len(Statements) - 1)}
+
+
+def throttled(operation: str, reason: str) -> float:
+    """The count of throttled requests."""
+    labels = {"operation": operation, "reason": reason}
+    return metrics.REGISTRY.get_sample_value("pipeline_dynamodb_throttled_total", labels) or 0
+
+
+def test_what_is_throttled_within_a_batch_is_counted() -> None:
+    """Each statement; each request whose items were written in part. A duplicate is not throttled."""
+    statements = throttled("BatchExecuteStatement", "ThrottlingError")
+    writes, reads = throttled("BatchWriteItem", "unprocessed"), throttled("BatchGetItem", "unprocessed")
+    Table("jobs", Throttling).insert_many([((f"i{n}", "-"), {"n": n}) for n in range(4)])  # type: ignore[arg-type]
+    client = HalfDone(3)
+    table = Table("jobs", lambda: client)  # type: ignore[arg-type,return-value]
+    table.put_many(items(5))
+    client.times = 3
+    table.get_many(items(5))
+    table.insert_many([(("p0", "-"), {"n": 0})])
+    assert throttled("BatchExecuteStatement", "ThrottlingError") == statements + 3
+    assert throttled("BatchWriteItem", "unprocessed") == writes + 3
+    assert throttled("BatchGetItem", "unprocessed") == reads, "16 MB of an answer leave keys unprocessed, too"
 
 
 class Picky(FakeDynamoDB):
