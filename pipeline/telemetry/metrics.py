@@ -55,6 +55,11 @@ CONTROL_EVENTS_DROPPED = Counter(
 )
 HELD = Gauge("pipeline_held", "Messages held, by how far they are.", ["phase"], registry=REGISTRY)
 LANES = Gauge("pipeline_lanes", "Message groups of which messages are held.", registry=REGISTRY)
+CANCELLED_UNITS = Counter(
+    "pipeline_cancelled_jobs_read_units",
+    "About how many read units the list of cancelled jobs took, which is one key of the table.",
+    registry=REGISTRY,
+)
 #: state: complete, failed
 JOB_SECONDS = Histogram(
     "pipeline_job_seconds",

@@ -13,6 +13,7 @@ import structlog
 
 from pipeline.errors import ServiceError
 from pipeline.jobs import JobStore
+from pipeline.telemetry import metrics
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +73,7 @@ class CancelledJobs:
             # Settlement waits for DynamoDB; here only time is lost.
             log.warning("cancelled_jobs.unknown", error=str(error))
             return
+        metrics.CANCELLED_UNITS.inc(_units(len(found)))
         new = found - self._known
         self._known |= found
         if new:

@@ -12,6 +12,7 @@ from benchmarks.units import item_size
 from pipeline.errors import ServiceUnavailableError
 from pipeline.jobs import JobPlan, JobStore, NewJob
 from pipeline.jobs.table import Table
+from pipeline.telemetry import metrics
 from pipeline.worker import cancelled as cancelled_module
 from pipeline.worker.cancelled import CLOCKS_DIFFER, EVERY, FAR_MOST, CancelledJobs, units_a_second
 from tests import builders
@@ -184,17 +185,25 @@ def test_a_read_far_back_without_an_answer_is_made_again(monkeypatch: pytest.Mon
     assert job_id in service.worker
 
 
+def units_counted() -> float:
+    """The read units that the metric has."""
+    return metrics.REGISTRY.get_sample_value("pipeline_cancelled_jobs_read_units_total") or 0
+
+
 @pytest.mark.parametrize("jobs", [0, 600])
-def test_what_a_worker_reads_is_what_the_checklist_tells(monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+def test_what_a_worker_reads_is_what_checklist_and_metric_tell(
+    monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
     """A quarter of a unit a second where nobody cancels; each cancelled job is read about ten times."""
     random.seed(1)
-    service = Service(monkeypatch)
+    service, counted = Service(monkeypatch), 0.0
     for second in range(600):
         for _ in range(jobs // 300):
             service.cancel()
         service.now += 1
         if second == 300:  # five minutes are full now
-            service.table.units = 0.0
+            service.table.units, counted = 0.0, units_counted()
         if second % EVERY:
             service.worker.read()
     assert service.table.units / 300 == pytest.approx(units_a_second(jobs), rel=0.2)
+    assert units_counted() - counted == pytest.approx(service.table.units, rel=0.1)
