@@ -1,5 +1,6 @@
 """Lines of the checklist about SQS."""
 
+from pipeline.capacity import quotas
 from pipeline.checklist.facts import Facts
 from pipeline.checklist.line import (
     Finding,
@@ -19,6 +20,12 @@ _CODE = "It is set in pipeline/celery.py: undo what changed it."
 
 #: The value of WaitTimeSeconds in the checklist.
 LONG_POLL = 5
+
+#: The share of a quota from which on a line warns.
+NEAR = 0.8
+
+#: The attribute with the number of messages in flight.
+IN_FLIGHT = "ApproximateNumberOfMessagesNotVisible"
 
 #: Attributes of high-throughput FIFO queues ("High throughput for FIFO queues", SQS guide).
 THROUGHPUT = {"DeduplicationScope", "FifoThroughputLimit"}
@@ -190,6 +197,26 @@ def _status(facts: Facts) -> Finding:
     return ok(f'{"; ".join(depths)}; "pipeline monitor sqs --watch" and /sqs/health tell it')
 
 
+def _in_flight(facts: Facts) -> Finding:
+    most = int(quotas.IN_FLIGHT.value)
+    found = {
+        queue.need.name: int(queue.attributes[IN_FLIGHT])
+        for queue in facts.task_queues
+        if queue.attributes and IN_FLIGHT in queue.attributes
+    }
+    if not found:
+        return skip("no queue of tasks tells how many of its messages are in flight")
+    counts = ", ".join(f"{name} {messages:,}" for name, messages in found.items())
+    evidence = f"in flight: {counts}; at {most:,} SQS gives out no more messages of a queue, without an error"
+    if max(found.values()) < NEAR * most:
+        return ok(evidence)
+    return warn(
+        evidence,
+        "Give a stage that runs long or waits for retries a queue of its own (@stage(queue=…)): "
+        "docs/reference/limits.md#messages-in-flight.",
+    )
+
+
 def _dlq_inspection(facts: Facts) -> Finding:
     depth = facts.depths.dlq_depth
     looked_at = SqsMonitor(facts.settings).dead_letters(1)
@@ -228,6 +255,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="sqs.tls-only", section="SQS", title="TLS-only queue policies", check=_tls_only, asks="sqs"),
     Item(id="sqs.delete-on-success", section="SQS", title="Delete only on success", check=_delete_on_success),
     Item(id="sqs.status", section="SQS", title="Queue status monitoring", check=_status, asks="sqs"),
+    Item(id="sqs.in-flight", section="SQS", title="Messages in flight", check=_in_flight, asks="sqs"),
     Item(id="sqs.dlq-inspection", section="SQS", title="DLQ inspection", check=_dlq_inspection, asks="sqs"),
     Item(id="sqs.iam-role", section="SQS", title="IAM role-based access", check=_roles),
 )

@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.telemetry import metrics
 
-#: Codes of a throttled request ("Error handling with DynamoDB", developer guide), and of a throttled statement
-#: of a batch (BatchStatementError, API reference).
+#: Codes of a throttled request ("Error handling with DynamoDB", developer guide), and of a throttled
+#: statement of a batch (BatchStatementError, API reference).
 _REQUEST_CODES = frozenset(
     {
         "ProvisionedThroughputExceededException",

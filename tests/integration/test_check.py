@@ -20,7 +20,7 @@ from tests.processes import free_port
 Lines = dict[str, dict[str, Any]]
 Check = Callable[..., Lines]
 
-SECTIONS = {"Kafka": 14, "SQS": 12, "General": 11}
+SECTIONS = {"Kafka": 14, "SQS": 13, "General": 11}
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Fourteen, twelve and eleven, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [14, 12, 37]
-    assert len({item.id for item in ITEMS}) == 37
+    """Fourteen, thirteen and eleven, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [14, 13, 38]
+    assert len({item.id for item in ITEMS}) == 38
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,49 @@ def test_a_queues_attributes(changes: dict[str, str], status: str, said: str) ->
     assert found.status == status
     assert said in found.evidence
     assert bool(found.mend) is (status != "PASS")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "status", "said"),
+    [
+        ({"ApproximateNumberOfMessagesNotVisible": "0"}, "PASS", "in flight: orders.fifo 0;"),
+        ({"ApproximateNumberOfMessagesNotVisible": "95999"}, "PASS", "at 120,000"),
+        ({"ApproximateNumberOfMessagesNotVisible": "96000"}, "WARN", "orders.fifo 96,000"),
+        ({"ApproximateNumberOfMessages": "96000"}, "SKIP", "no queue of tasks tells"),
+    ],
+)
+def test_messages_in_flight_near_what_a_queue_may_have_are_told(
+    attributes: dict[str, str], status: str, said: str
+) -> None:
+    """From 80 % of the quota on; those of the dead-letter queue do not count, nor do waiting ones."""
+    known = _queues(**attributes)
+    known["queue_attributes"][SETTINGS.sqs_dlq_url]["ApproximateNumberOfMessagesNotVisible"] = "110000"
+    found = CHECKS["sqs.in-flight"](facts(**known))
+    assert found.status == status
+    assert said in found.evidence
+    assert ("queue of its own" in found.mend) is (status == "WARN")
+
+
+def test_the_fullest_of_several_queues_decides() -> None:
+    """The other is told, too."""
+    registry = Registry()
+
+    def slow(order: dict[str, int]) -> None: ...
+
+    stage(consumes="received", queue="slow.fifo", registry=registry)(slow)
+    needs = queue_needs(SETTINGS, registry)
+    counts = {"slow.fifo": "100000", "orders.fifo": "3"}
+    known = {
+        need.url: {
+            "QueueArn": f"arn:aws:sqs:eu-west-1:1:{need.name}",
+            "ApproximateNumberOfMessagesNotVisible": counts.get(need.name, "0"),
+        }
+        for need in needs
+    }
+    found = CHECKS["sqs.in-flight"](Facts(SETTINGS, registry, {}, queue_attributes=known))
+    assert found.status is Status.WARN
+    assert "orders.fifo 3" in found.evidence
+    assert "slow.fifo 100,000" in found.evidence
 
 
 def test_attributes_that_a_service_does_not_tell_are_not_judged() -> None:
