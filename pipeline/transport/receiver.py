@@ -46,7 +46,9 @@ class Receiver:
         self._take_in = take_in
         self._on_refused = on_refused
         self._stop = threading.Event()
+        #: Whether the last answer, of any thread, was none. The lock: one of them logs a change.
         self._unreachable = False
+        self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, name=f"receive-{queue.name}-{n}", daemon=True)
             for n in range(THREADS)
@@ -107,11 +109,15 @@ class Receiver:
         return Lease.of(message, self._queue.name, message.requested_at + self._lease_seconds)
 
     def _note_unreachable(self, error: ServiceError) -> None:
-        if not self._unreachable:
-            self._unreachable = True
+        if self._changes(unreachable=True):
             log.warning("queue.unreachable", queue=self._queue.name, error=str(error))
 
     def _note_reachable(self) -> None:
-        if self._unreachable:
-            self._unreachable = False
+        if self._changes(unreachable=False):
             log.info("queue.reachable_again", queue=self._queue.name)
+
+    def _changes(self, *, unreachable: bool) -> bool:
+        """Note whether the queue is unreachable; return whether that is new."""
+        with self._lock:
+            before, self._unreachable = self._unreachable, unreachable
+        return before is not unreachable
