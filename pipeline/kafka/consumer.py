@@ -162,13 +162,16 @@ class EventConsumer:
     def unread(self) -> dict[Partition, int]:
         """Return how many events of each assigned partition ``poll`` has not returned yet; asks no broker.
 
-        Counted to the end that the last fetch saw; partitions without a fetch are left out.
+        Counted to the end that the last fetch saw, or, where records do not come, to the one that a broker
+        told (``stuck``). Partitions of which ``poll`` has returned nothing yet are left out.
         """
         found = {}
         for at in self._consumer.position(self._consumer.assignment()):
+            partition = Partition(at.topic, at.partition)
             marks = self._consumer.get_watermark_offsets(at, cached=True)
-            if marks and at.offset >= 0 and marks[1] >= 0:
-                found[Partition(at.topic, at.partition)] = max(0, marks[1] - at.offset)
+            end = max(marks[1] if marks else -1, self._stuck.told_end(partition))
+            if at.offset >= 0 and end >= 0:
+                found[partition] = max(0, end - at.offset)
         return found
 
     def stuck(self) -> list[Partition]:

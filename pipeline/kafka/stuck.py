@@ -50,6 +50,8 @@ class StuckPartitions:
         self._next: dict[Partition, int] = {}
         #: Of each partition whose records do not come, when that was first seen.
         self._unread_since: dict[Partition, float] = {}
+        #: The end of each of these partitions, as a broker told it.
+        self._told_ends: dict[Partition, int] = {}
         self._asked: Mapping[Partition, Future[Any]] = {}
 
     def find(self) -> list[Partition]:
@@ -62,6 +64,10 @@ class StuckPartitions:
             return []
         answers, self._asked = self._asked, {}
         return [partition for partition, answer in answers.items() if self._is_stuck(partition, answer, now)]
+
+    def told_end(self, partition: Partition) -> int:
+        """Return the end of a partition whose records do not come, as a broker told it; -1 of any other."""
+        return self._told_ends.get(partition, -1)
 
     def run_dry(self) -> None:
         """Note that all that the client had fetched is returned."""
@@ -92,6 +98,7 @@ class StuckPartitions:
         self.excuse(partitions)
         for partition in partitions:
             self._ends.pop(partition, None)
+            self._told_ends.pop(partition, None)
 
     def _look(self) -> None:
         before, self._next = self._next, self._next_offsets()
@@ -122,7 +129,9 @@ class StuckPartitions:
         position, end = self._next.get(partition), _end_in(answer)
         if position is None or end is None or end <= position:
             self._unread_since.pop(partition, None)
+            self._told_ends.pop(partition, None)
             return False
+        self._told_ends[partition] = end
         since = self._unread_since.setdefault(partition, now)
         # It may have come while the brokers were asked.
         return now - since >= STUCK_AFTER and self._next_offsets().get(partition) == position

@@ -59,6 +59,11 @@ class Cluster:
             for at in partitions
         ]
 
+    def get_watermark_offsets(self, at: TopicPartition, cached: bool) -> tuple[int, int]:
+        """Return what the last fetch saw: nothing behind the records that it brought."""
+        assert cached, "no broker is asked"
+        return 0, self.positions[Partition(at.topic, at.partition)]
+
     def subscribe(self, topics: list[str], **callbacks: Any) -> None:
         """Partitions are assigned from the start."""
 
@@ -127,6 +132,26 @@ def test_a_partition_whose_records_do_not_come_is_stuck(member: Member) -> None:
     member.cluster.send(OTHER)
     assert member.turn() == [STUCK]
     assert member.cluster.asked == [{STUCK}] * 4
+
+
+def test_records_that_do_not_come_are_unread(member: Member) -> None:
+    """To the end that a broker tells, as it grows; all are read once they come."""
+    member.turns(2 * LOOK_EVERY)
+    assert member.consumer.unread() == {STUCK: 2, OTHER: 0}
+    member.cluster.ends[STUCK] = 9
+    member.turns(LOOK_EVERY)
+    assert member.consumer.unread() == {STUCK: 6, OTHER: 0}
+    for _ in range(6):
+        member.cluster.send(STUCK)
+        member.consumer.poll(500, 0)
+    assert member.consumer.unread() == {STUCK: 0, OTHER: 0}
+
+
+def test_the_end_of_a_topic_that_was_replaced_does_not_count(member: Member) -> None:
+    """The new one may be shorter."""
+    member.turns(2 * LOOK_EVERY)
+    member.consumer._forget([STUCK])
+    assert member.consumer.unread() == {STUCK: 0, OTHER: 0}
 
 
 def test_one_that_never_returned_a_record_is_stuck(member: Member) -> None:
