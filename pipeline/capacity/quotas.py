@@ -30,6 +30,9 @@ IN_FLIGHT: Final = Figure(value=120_000, unit="messages in flight of a FIFO queu
 MSK_CONNECTIONS: Final = Figure(
     value=3000, unit="connections of an MSK broker with IAM", source=_MSK, date=_DATE
 )
+MSK_NEW_CONNECTIONS: Final = Figure(
+    value=100, unit="new connections a second of an MSK broker with IAM", source=_MSK, date=_DATE
+)
 
 #: Requests a second of each operation on a FIFO queue of high throughput, by region.
 _FIFO_REQUESTS: Final[Mapping[str, int]] = {

@@ -8,6 +8,7 @@ from typing import Final
 from pipeline.capacity import measured
 from pipeline.capacity.shape import Shape
 from pipeline.capacity.use import Use
+from pipeline.observe.brokerconnections import connections_of
 from pipeline.settings import Settings
 
 #: Processes are planned to be busy for this share of the time. An assumption: room for peaks and restarts.
@@ -21,9 +22,6 @@ PARTITION_BYTES: Final = 10e6
 
 #: Partitions of a topic unless a setting says otherwise.
 PARTITIONS: Final[int] = Settings.model_fields["topic_partitions"].default
-
-#: Connections to the broker that leads the control topics: those of a worker, and of a bridge. Counted.
-WORKER_CONNECTIONS, BRIDGE_CONNECTIONS = 4, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,5 +60,5 @@ def sizes_of(mix: Sequence[Shape], use: Use, concurrency: int) -> Sizes:
         else 0,
         topics=sum(shape.stages for shape in mix),
         busy_workers=workers,
-        connections=workers * WORKER_CONNECTIONS + bridges * BRIDGE_CONNECTIONS,
+        connections=connections_of(workers, bridges),
     )

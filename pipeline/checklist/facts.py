@@ -22,6 +22,7 @@ from pipeline.jobs import JobStore, TableReport, WriteCapacity
 from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import Cluster, KafkaAdmin, Topic, consumer_configuration, producer_configuration
 from pipeline.observe.queues import Reading, SqsMonitor
+from pipeline.observe.topics import GroupReport, KafkaMonitor
 from pipeline.settings import Settings, load_settings
 from pipeline.sqs import credentials_source, sqs_client
 from pipeline.sqs.queues import queue_attributes
@@ -32,6 +33,9 @@ from pipeline.worker.cancelled import CLOCKS_DIFFER
 
 #: Seconds one request to Kafka may take.
 TIMEOUT = 5.0
+
+#: Seconds in which the events of the last minutes are read, in a busy service 50,000.
+HEARD_WITHIN = 10.0
 
 #: Variables of the environment that name an address.
 ENDPOINTS = ("VAULT_ADDR", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -153,6 +157,24 @@ class Facts:
     def depths(self) -> Reading:
         """The depth of each queue."""
         return SqsMonitor(self.settings).read(self.registry)
+
+    @once
+    def group(self) -> GroupReport:
+        """The consumer group of the bridges."""
+        return KafkaMonitor(self.settings).service_group(self.registry)
+
+    @once
+    def workers(self) -> int | None:
+        """The number of workers that send heartbeats; None if those could not be read in time."""
+        # Its imports take half a second, which "pipeline --help" need not wait for.
+        from pipeline.observe.stagestats import StageStats
+
+        stats = StageStats(self.settings)
+        stats.start()
+        try:
+            return stats.snapshot().online if stats.wait_for_past(HEARD_WITHIN) else None
+        finally:
+            stats.stop()
 
     @once
     def credentials(self) -> str | None:

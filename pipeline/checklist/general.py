@@ -15,7 +15,6 @@ from pipeline.checklist.line import (
     warn,
 )
 from pipeline.loopback import is_loopback
-from pipeline.observe.topics import KafkaMonitor
 from pipeline.telemetry import logs
 from pipeline.wire import events
 from pipeline.worker.cancelled import KEY_UNITS, units_a_second
@@ -145,9 +144,9 @@ def _endpoints(facts: Facts) -> Finding:
 
 def _monitoring(facts: Facts) -> Finding:
     read = []
-    # ``cluster`` and ``depths`` are cached, also as errors: a service that is away is not waited for again.
+    # Facts are cached, also as errors: a service that is away is not waited for again.
     if facts.settings.kafka_enabled and facts.cluster:
-        group = KafkaMonitor(facts.settings).service_group(facts.registry)
+        group = facts.group
         read.append(f'"pipeline monitor kafka" reads group {group.name}: {group.state}, lag {group.lag}')
     if facts.settings.use_sqs_task_processing:
         depths = ", ".join(f"{queue.name}: {queue.depth} messages" for queue in facts.depths.tasks)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.checklist.facts import Facts
+from pipeline.capacity import quotas
+from pipeline.checklist.facts import HEARD_WITHIN, Facts
 from pipeline.checklist.line import (
+    NEAR,
     Finding,
     Item,
     fail,
@@ -21,6 +23,7 @@ from pipeline.errors import ServiceError
 from pipeline.infra.needs import DAY_MS, ERRORS_RETENTION_MS, missing_topics
 from pipeline.kafka import producer_configuration
 from pipeline.loopback import is_loopback
+from pipeline.observe.brokerconnections import LIMITED, connections_of
 from pipeline.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 
 _PROVISION = 'Run "pipeline provision --update".'
@@ -179,6 +182,30 @@ def _partitions(facts: Facts) -> Finding:
     )
 
 
+def _connections(facts: Facts) -> Finding:
+    mechanism = facts.settings.kafka_sasl_mechanism
+    if mechanism != LIMITED:
+        return skip(f"KAFKA_SASL_MECHANISM={mechanism}: MSK limits connections with {LIMITED}")
+    workers, group = facts.workers, facts.group
+    if workers is None:
+        return skip(f"no heartbeats of workers could be read within {HEARD_WITHIN:g} s, to count workers")
+    bridges = "unknown" if group.problem else f"{len(group.members):,}"
+    most, a_second = int(quotas.MSK_CONNECTIONS.value), quotas.MSK_NEW_CONNECTIONS.value
+    held = int(connections_of(workers, len(group.members)))
+    evidence = (
+        f"workers: {workers:,}, bridges: {bridges}, which hold about {held:,} connections to the broker that "
+        f"leads the control topics, one of {len(facts.cluster.brokers)}; with IAM it takes {most:,}, and "
+        f"{a_second:g} new ones a second: a restart of all at once takes {held / a_second:.0f} s or more"
+    )
+    if held < NEAR * most:
+        return ok(evidence)
+    return warn(
+        evidence,
+        "Run fewer workers with more child processes each, raise listener.name.client_iam.max.connections of "
+        "the cluster, or use another authentication.",
+    )
+
+
 def _health(facts: Facts) -> Finding:
     code, report = facts.health["/kafka/health"]
     if report["status"] == "unhealthy":
@@ -257,6 +284,7 @@ ITEMS: tuple[Item, ...] = (
         asks="kafka",
     ),
     Item(id="kafka.partitions", section="Kafka", title="Partitions", check=_partitions, asks="kafka"),
+    Item(id="kafka.connections", section="Kafka", title="Connections", check=_connections, asks="kafka"),
     Item(id="kafka.health", section="Kafka", title="Health check endpoint", check=_health, asks="kafka"),
     Item(id="kafka.snappy", section="Kafka", title="Snappy compression", check=_snappy),
     Item(id="kafka.graceful-shutdown", section="Kafka", title="Graceful shutdown", check=_shutdown),

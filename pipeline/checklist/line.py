@@ -7,6 +7,9 @@ from typing import Literal
 
 from pipeline.checklist.facts import Facts
 
+#: The share of a quota from which on a line warns.
+NEAR = 0.8
+
 Section = Literal["Kafka", "SQS", "General"]
 
 

@@ -3,6 +3,7 @@
 from pipeline.capacity import quotas
 from pipeline.checklist.facts import Facts
 from pipeline.checklist.line import (
+    NEAR,
     Finding,
     Item,
     fail,
@@ -20,9 +21,6 @@ _CODE = "It is set in pipeline/celery.py: undo what changed it."
 
 #: The value of WaitTimeSeconds in the checklist.
 LONG_POLL = 5
-
-#: The share of a quota from which on a line warns.
-NEAR = 0.8
 
 #: The attribute with the number of messages in flight.
 IN_FLIGHT = "ApproximateNumberOfMessagesNotVisible"

@@ -74,6 +74,11 @@ class StagesReading:
     heard_at: float | None
     taken_at: float
 
+    @property
+    def online(self) -> int:
+        """The number of workers that are online."""
+        return sum(worker.online for worker in self.workers)
+
     def rates(self, task: str) -> StageRates:
         """Return the rates of a task; zeros for one without events."""
         return UNKNOWN if self.error else self.tasks.get(task, IDLE)
@@ -122,6 +127,10 @@ class StageStats:
         """Stop reading. Returns at once."""
         if self._reader is not None:
             self._reader.close()
+
+    def wait_for_past(self, timeout: float) -> bool:
+        """Wait until the events of the last minutes have been read. False after ``timeout`` seconds."""
+        return self._reader is not None and self._reader.wait_caught_up(timeout)
 
     def snapshot(self) -> StagesReading:
         """Return the statistics as of now. Never waits for Kafka."""

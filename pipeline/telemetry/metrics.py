@@ -154,6 +154,13 @@ LAG = Gauge(
     "pipeline_consumer_lag", "Events the bridges' group has not committed.", ["topic"], registry=REGISTRY
 )
 
+# ─── Workers: pipeline web ───
+BROKER_CONNECTIONS = Gauge(
+    "pipeline_broker_connections",
+    "About how many connections workers hold to the broker that leads the control topics, with MSK's IAM.",
+    registry=REGISTRY,
+)
+
 # ─── DynamoDB: every process ───
 #: reason: DynamoDB's own, such as TableWriteKeyRangeThroughputExceeded; the error's code where it gives none;
 #: unprocessed: a batch that wrote a part of its items

@@ -5,10 +5,12 @@ from typing import Any, Self
 
 from pipeline.author.registry import Registry
 from pipeline.jobs import JobStore
+from pipeline.observe.brokerconnections import LIMITED, connections_of
 from pipeline.observe.guard import Actor
 from pipeline.observe.probe import Probes
 from pipeline.observe.stagestats import StageStats
 from pipeline.settings import Settings
+from pipeline.telemetry import metrics
 from pipeline.web.access import Access, log_action
 from pipeline.web.actions import Action, Actions
 from pipeline.web.letters import Letters
@@ -52,8 +54,14 @@ class Site:
     def start(self) -> None:
         """Start to read the events of workers. Returns at once."""
         self.stats.start()
+        if self.settings.kafka_sasl_mechanism == LIMITED:
+            metrics.at_scrape("connections", self._show_connections)
 
     def close(self) -> None:
         """Stop to read events, and send unacknowledged records of actions."""
         self.stats.stop()
         self.actions.close()
+
+    def _show_connections(self) -> None:
+        # Bridges are few, and send no heartbeats.
+        metrics.BROKER_CONNECTIONS.set(connections_of(self.stats.snapshot().online, bridges=0))

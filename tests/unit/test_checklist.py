@@ -18,7 +18,8 @@ from pipeline.checklist.sqs import ITEMS as SQS
 from pipeline.infra.needs import queue_needs, topic_needs
 from pipeline.infra.queuepolicy import tls_only_policy
 from pipeline.jobs import TableReport, WriteCapacity
-from pipeline.kafka import Cluster, PartitionState, consumer_configuration, producer_configuration
+from pipeline.kafka import Cluster, Member, PartitionState, consumer_configuration, producer_configuration
+from pipeline.observe.topics import GroupReport
 from pipeline.settings import Settings
 
 SETTINGS = Settings(
@@ -65,9 +66,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Fourteen, thirteen and eleven, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [14, 13, 38]
-    assert len({item.id for item in ITEMS}) == 38
+    """Fifteen, thirteen and eleven, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [15, 13, 39]
+    assert len({item.id for item in ITEMS}) == 39
 
 
 @pytest.mark.parametrize(
@@ -239,6 +240,38 @@ def test_a_broker_with_very_many_replicas_is_told(others: int, status: str) -> N
     assert found.status == status
     assert found.evidence.startswith("72 partitions in 216 replicas")
     assert f"holds {others + 96:,} replicas" in found.evidence
+
+
+def _group(bridges: int, problem: str | None = None) -> GroupReport:
+    member = Member(client_id="bridge", host="h", partitions=())
+    return GroupReport(
+        name="orders", state="STABLE", members=(member,) * bridges, partitions=(), lag=0, problem=problem
+    )
+
+
+IAM = SETTINGS.model_copy(update={"kafka_sasl_mechanism": "AWS_MSK_IAM"})
+
+
+@pytest.mark.parametrize(
+    ("workers", "group", "status", "said"),
+    [
+        (598, _group(3), "PASS", "workers: 598, bridges: 3, which hold about 2,398 connections"),
+        (598, _group(4), "WARN", "a restart of all at once takes 24 s"),
+        (600, _group(0, "it does not tell"), "WARN", "bridges: unknown"),
+        (0, _group(0), "PASS", "leads the control topics, one of 1"),
+        (None, _group(0), "SKIP", "no heartbeats of workers could be read within 10 s"),
+    ],
+)
+def test_connections_near_what_a_broker_of_msk_takes_are_told(
+    workers: int | None, group: GroupReport, status: str, said: str
+) -> None:
+    """Four of a worker, two of a bridge: from 80 % of the quota on, where the brokers have one."""
+    known = {"workers": workers, "group": group, "cluster": _topics(Registry())["cluster"]}
+    found = CHECKS["kafka.connections"](facts(IAM, **known))
+    assert found.status == status
+    assert said in found.evidence
+    assert ("client_iam.max.connections" in found.mend) is (status == "WARN")
+    assert CHECKS["kafka.connections"](facts(**known)).status is Status.SKIP
 
 
 def _queues(**changes: str) -> dict[str, Any]:

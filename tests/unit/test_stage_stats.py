@@ -290,3 +290,14 @@ def test_an_event_of_another_time_keeps_nothing_for_long(stats: StageStats, cloc
     assert len(stats.snapshot().tasks) == (1 if at > NOW else 0)
     clock.now = NOW + SPAN + 10
     assert stats.snapshot().tasks == {}
+
+
+def test_workers_that_are_online_are_counted(stats: StageStats, clock: Clock) -> None:
+    """Those that sent a heartbeat lately, and no goodbye."""
+    for name in ("a", "b", "c"):
+        tell(stats, "worker-heartbeat", hostname=name)
+    assert stats.snapshot().online == 3
+    tell(stats, "worker-offline", hostname="b")
+    clock.now += HEARTBEATS_LAST
+    tell(stats, "worker-heartbeat", clock.now, hostname="a")
+    assert stats.snapshot().online == 1
