@@ -25,6 +25,7 @@ Examples:
   python -m benchmarks units                       what a job costs in DynamoDB
   python -m benchmarks split --parts 100000        one job with a large split
   python -m benchmarks hugesplit --parts 100000    memory of a split of millions of parts, without servers
+  python -m benchmarks limits                      jobs a second until DynamoDB throttles
   python -m benchmarks parts                       a large split's parts sent, its results read
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
   python -m benchmarks entity                      a stage beside 150,000 tasks of one entity
@@ -245,6 +246,24 @@ def hugesplit(parts: int, as_json: bool) -> None:
     from benchmarks import hugesplit as benchmark
 
     show(benchmark.run(parts), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option(
+    "--writes", type=click.IntRange(min=10), default=1_000, show_default=True, help="Units a second of a key."
+)
+@click.option(
+    "--reads", type=click.IntRange(min=10), default=3_000, show_default=True, help="Units a second of a key."
+)
+@json_option
+def limits(writes: int, reads: int, as_json: bool) -> None:
+    """Find the rate of jobs at which DynamoDB first refuses a write, on a table in memory that does so.
+
+    The rates are those of partition keys. A real partition holds many keys, and may refuse earlier.
+    """
+    from benchmarks import limits as benchmark
+
+    show(benchmark.run(writes, reads), as_json)
 
 
 @main.command(epilog=EXAMPLES)

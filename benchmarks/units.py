@@ -134,7 +134,8 @@ def _size(value: Mapping[str, Any]) -> int:
         case "N":
             return _number_size(content)
         case "B":
-            return len(content) * 3 // 4  # base64 on the wire
+            # Base64 on the wire; bytes in botocore's answers.
+            return len(content) if isinstance(content, bytes) else len(content) * 3 // 4
         case "SS":
             return sum(len(each.encode()) for each in content)
         case "NS":
