@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from subprocess import TimeoutExpired
 
 import click
+import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from benchmarks.ground import running_services
@@ -82,7 +83,9 @@ class Benchmarks(click.Group):
     """A group that prints an unusable measurement, or a service that does not answer, as one line."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command."""
+        """Run the command. Log lines go to standard error: a row of JSON is not among them."""
+        before = structlog.get_config()
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
         try:
             return super().invoke(ctx)
         except (BenchmarkError, PipelineError) as error:
@@ -92,6 +95,8 @@ class Benchmarks(click.Group):
                 f"A server of the benchmark did not answer: {type(error).__name__}: {error}. "
                 "Run it again on a machine with less load, or with fewer --events."
             ) from error
+        finally:
+            structlog.configure(**before)
 
 
 @click.group(cls=Benchmarks, epilog=EXAMPLES)
