@@ -29,7 +29,8 @@ class GroupOffsets:
     with a segmentation fault while a broker goes and comes back; a consumer's requests fail with an error.
 
     The client is made at the first request: make the object and use it in one process, from one thread at a
-    time. A request lasts ``timeout`` seconds at most.
+    time. A request lasts ``timeout`` seconds at most. After one that failed the next has a new client: one that
+    never subscribes may find no broker long after all are back (librdkafka 2318; seen for 54 s on a busy machine).
     """
 
     def __init__(self, settings: Settings, group: str, timeout: float = TIMEOUT) -> None:
@@ -81,9 +82,10 @@ class GroupOffsets:
         }
 
     def close(self) -> None:
-        """Close the client."""
+        """Close the client; another request would make a new one."""
         if self._made is not None:
             self._made.close()
+            self._made = None
 
     @property
     def _client(self) -> Consumer:
@@ -113,6 +115,7 @@ class GroupOffsets:
                 left = deadline - time.monotonic() - RETRY_AFTER
                 converted = kafka_error(error, action)
                 if not isinstance(converted, ServiceUnavailableError) or left <= 0:
+                    self.close()
                     raise converted from error
                 time.sleep(RETRY_AFTER)
 
