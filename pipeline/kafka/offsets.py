@@ -29,8 +29,8 @@ class GroupOffsets:
     with a segmentation fault while a broker goes and comes back; a consumer's requests fail with an error.
 
     The client is made at the first request: make the object and use it in one process, from one thread at a
-    time. A request lasts ``timeout`` seconds at most. After one that failed the next has a new client: one that
-    never subscribes may find no broker long after all are back (librdkafka 2318; seen for 54 s on a busy machine).
+    time. A request lasts ``timeout`` seconds at most. After one that failed the next has a new client: one
+    that never subscribes may find no broker long after all are back (as in librdkafka 2318; seen for 54 s).
     """
 
     def __init__(self, settings: Settings, group: str, timeout: float = TIMEOUT) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ServiceUnavailableError
-from pipeline.kafka import GroupOffsets, offsets
+from pipeline.kafka import GroupOffsets, security
 from tests import builders
 
 
@@ -17,8 +17,8 @@ def test_after_a_request_that_failed_comes_a_new_client(monkeypatch: pytest.Monk
         made.append(make(*arguments))
         return made[-1]
 
-    make = offsets.make_client
-    monkeypatch.setattr(offsets, "make_client", make_client)
+    make = security.make_client
+    monkeypatch.setattr("pipeline.kafka.offsets.make_client", make_client)
     reader = GroupOffsets(builders.settings(kafka_bootstrap_servers="127.0.0.1:1"), "group", 0.01)
     for number in (1, 2):
         with pytest.raises(ServiceUnavailableError):
