@@ -31,6 +31,10 @@ VALUE_SHOWN = 100
 #: The fewest characters of a token that others can try to guess, and the fewest different ones.
 TOKEN_LENGTH, TOKEN_VARIETY = 16, 8
 
+#: Shards of the table's index: those that every version reads, which are the default, and the most: a list
+#: without jobs reads each of them for every day and state.
+FEWEST_SHARDS, MOST_SHARDS = 4, 64
+
 #: Logical topics that every service has besides those of its stages.
 ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC = "errors", "dlq", "jobs"
 
@@ -93,6 +97,8 @@ class Settings(BaseModel):
     dynamodb_table: str = Field(default="pipeline-jobs", min_length=3)
     #: Write units a second that table and index must take at once; None: what AWS gives, 4,000 to a new one.
     dynamodb_warm_writes: int | None = Field(default=None, ge=4000)
+    #: Partitions of the index that this process spreads jobs over; lists read all that were ever used.
+    dynamodb_index_shards: int = Field(default=FEWEST_SHARDS, ge=FEWEST_SHARDS, le=MOST_SHARDS)
     job_expiry_days: int = Field(default=45, ge=45)
 
     # ─── Processing ───

@@ -8,7 +8,6 @@ from pipeline.capacity.figure import Figure
 from pipeline.capacity.shape import Shape
 from pipeline.capacity.sizes import PARTITIONS, Sizes
 from pipeline.capacity.use import Use
-from pipeline.jobs.keys import SHARDS
 from pipeline.transport.capacity import RECEIVE_AHEAD
 from pipeline.worker.cancelled import units_a_second
 
@@ -32,11 +31,16 @@ class Bottleneck:
     figure: Figure
 
 
-def bottlenecks_of(mix: Sequence[Shape], use: Use, sizes: Sizes, region: str) -> list[Bottleneck]:
-    """Return the limits of a mix, the lowest first. ``use`` and ``sizes`` are those of one rate."""
+def bottlenecks_of(
+    mix: Sequence[Shape], use: Use, sizes: Sizes, region: str, shards: int
+) -> list[Bottleneck]:
+    """Return the limits of a mix, the lowest first. ``use`` and ``sizes`` are those of one rate.
+
+    ``shards``: of the index (DYNAMODB_INDEX_SHARDS).
+    """
     found = [
         Bottleneck(name=name, tasks=use.tasks * most / load, mend=mend, figure=figure)
-        for name, load, most, mend, figure in _loads(mix, use, sizes, region)
+        for name, load, most, mend, figure in _loads(mix, use, sizes, region, shards)
         if load
     ]
     return sorted(found, key=lambda each: each.tasks)
@@ -46,8 +50,8 @@ def bottlenecks_of(mix: Sequence[Shape], use: Use, sizes: Sizes, region: str) ->
 Load = tuple[str, float, float, str, Figure]
 
 
-def _loads(mix: Sequence[Shape], use: Use, sizes: Sizes, region: str) -> Iterator[Load]:
-    yield from _table(use, sizes)
+def _loads(mix: Sequence[Shape], use: Use, sizes: Sizes, region: str, shards: int) -> Iterator[Load]:
+    yield from _table(use, sizes, shards)
     yield from _queue(use, region)
     yield from _kafka(use, sizes)
     for shape in mix:
@@ -67,7 +71,7 @@ def _share(shape: Shape, mix: Sequence[Shape]) -> float:
     return shape.share * shape.tasks / sum(each.share * each.tasks for each in mix)
 
 
-def _table(use: Use, sizes: Sizes) -> Iterator[Load]:
+def _table(use: Use, sizes: Sizes, shards: int) -> Iterator[Load]:
     new, partition = quotas.NEW_TABLE_WRITES, quotas.PARTITION_WRITES
     warm = "Set DYNAMODB_WARM_WRITES before the load comes, or let the load grow over half an hour."
     yield "a new table, until it has grown", use.writes, new.value, warm, new
@@ -78,19 +82,19 @@ def _table(use: Use, sizes: Sizes) -> Iterator[Load]:
         warm,
         new,
     )
-    shards = "Divide the work among services with tables of their own."
+    more = "Raise DYNAMODB_INDEX_SHARDS, once every process knows this setting."
     yield (
-        f"open jobs in {SHARDS} partitions of the index",
+        f"open jobs in {shards} partitions of the index",
         use.jobs * OPEN_WRITES,
-        SHARDS * partition.value,
-        shards,
+        shards * partition.value,
+        more,
         partition,
     )
     yield (
-        f"a day's ended jobs in {SHARDS} partitions of the index",
+        f"a day's ended jobs in {shards} partitions of the index",
         use.jobs * CLOSED_WRITES,
-        SHARDS * partition.value,
-        shards,
+        shards * partition.value,
+        more,
         partition,
     )
     yield (

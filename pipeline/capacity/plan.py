@@ -27,11 +27,15 @@ class Plan:
     price: Mapping[str, float]
 
 
-def plan(rate: float, mix: Sequence[Shape], *, concurrency: int, region: str) -> Plan:
-    """Plan for ``rate`` tasks a second of a mix, on workers of ``concurrency`` child processes."""
+def plan(rate: float, mix: Sequence[Shape], *, concurrency: int, region: str, shards: int) -> Plan:
+    """Plan for ``rate`` tasks a second of a mix, on workers of ``concurrency`` child processes.
+
+    ``shards``: over how many partitions of the index the service spreads its jobs (DYNAMODB_INDEX_SHARDS).
+    """
     use = use_of(rate, mix)
     sizes = sizes_of(mix, use, concurrency)
-    return Plan(use=use, sizes=sizes, bottlenecks=bottlenecks_of(mix, use, sizes, region), price=_price(use))
+    bottlenecks = bottlenecks_of(mix, use, sizes, region, shards)
+    return Plan(use=use, sizes=sizes, bottlenecks=bottlenecks, price=_price(use))
 
 
 def _price(use: Use) -> dict[str, float]:

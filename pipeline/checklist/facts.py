@@ -42,6 +42,9 @@ ENDPOINTS = ("VAULT_ADDR", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TR
 
 HEALTH_PATHS = ("/kafka/health", "/sqs/health", "/health")
 
+#: Jobs whose rate is looked at.
+NEWEST = 1_000
+
 #: Seconds until every broker knows a new topic or a cluster's first group.
 SETTLING = 1.5
 
@@ -200,6 +203,22 @@ class Facts:
     def cancelled(self) -> int:
         """The number of jobs cancelled in as long a time as workers read back."""
         return len(JobStore(self.settings).cancelled_since(time.time() - CLOCKS_DIFFER))
+
+    @once
+    def index_shards(self) -> int:
+        """How many shards of the index lists read: the most that a process ever used."""
+        return JobStore(self.settings).shards.to_read()
+
+    @once
+    def open_beyond(self) -> bool:
+        """Whether a running job is in a shard of the index that the setting does not use."""
+        return JobStore(self.settings).listing.has_open_beyond(self.settings.dynamodb_index_shards)
+
+    @once
+    def jobs_a_second(self) -> float:
+        """The rate at which the newest jobs were submitted; of one alone since then."""
+        submitted = JobStore(self.settings).listing.submissions(NEWEST)
+        return len(submitted) / max(1.0, time.time() - submitted[-1]) if submitted else 0.0
 
     @once
     def endpoints(self) -> dict[str, str]:

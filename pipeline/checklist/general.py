@@ -2,9 +2,11 @@
 
 import json
 import logging
+import math
 from urllib.parse import urlsplit
 
-from pipeline.capacity import Shape, steps_of
+from pipeline.capacity import Shape, quotas, steps_of
+from pipeline.capacity.bottlenecks import OPEN_WRITES
 from pipeline.checklist.facts import TRACEPARENT, Facts, sample_event
 from pipeline.checklist.line import (
     Finding,
@@ -15,6 +17,7 @@ from pipeline.checklist.line import (
     warn,
 )
 from pipeline.loopback import is_loopback
+from pipeline.settings import MOST_SHARDS
 from pipeline.telemetry import logs
 from pipeline.wire import events
 from pipeline.worker.cancelled import KEY_UNITS, units_a_second
@@ -23,6 +26,9 @@ _UPDATE = 'Run "pipeline provision --update".'
 
 #: Workers that the list of cancelled jobs must have room for.
 WORKERS = 1000
+
+#: The share of what the index takes from which on it is to have more shards.
+NEAR = 0.5
 
 #: Fields that every log line about a task has.
 LOG_FIELDS = {"entity_id": "order-7", "stage": "extract", "duration_ms": 12.5}
@@ -129,6 +135,26 @@ def _cancelled(facts: Facts) -> Finding:
     )
 
 
+def _index_shards(facts: Facts) -> Finding:
+    shards, rate = facts.settings.dynamodb_index_shards, facts.jobs_a_second
+    most = quotas.PARTITION_WRITES.value / OPEN_WRITES
+    evidence = (
+        f"the newest jobs came at {rate:,.1f} a second; DYNAMODB_INDEX_SHARDS={shards} partitions of the "
+        f"index take {shards * most:,.0f}"
+    )
+    if facts.index_shards > shards:
+        others = "with" if facts.open_beyond else "without"
+        evidence += (
+            f"; lists read the {facts.index_shards} that were used once, the others {others} open jobs"
+        )
+    if rate < NEAR * shards * most:
+        return ok(evidence)
+    wanted = math.ceil(rate / most / NEAR)
+    if wanted > MOST_SHARDS:
+        return warn(evidence, "Divide the work among services with tables of their own.")
+    return warn(evidence, f"Set DYNAMODB_INDEX_SHARDS={wanted}: docs/reference/limits.md#how-far-it-goes.")
+
+
 def _endpoints(facts: Facts) -> Finding:
     plain = {name: url for name, url in facts.endpoints.items() if url.startswith("http://")}
     # The names only: a DSN holds a key.
@@ -194,6 +220,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.job-tracking", section="General", title="Job tracking", check=_jobs),
     Item(id="general.recovery", section="General", title="Point-in-time recovery", check=_recovery),
     Item(id="general.write-capacity", section="General", title="Write capacity", check=_write_capacity),
+    Item(id="general.index-shards", section="General", title="Shards of the index", check=_index_shards),
     Item(id="general.cancelled-jobs", section="General", title="List of cancelled jobs", check=_cancelled),
     Item(id="general.tls", section="General", title="TLS endpoints", check=_endpoints),
     Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),

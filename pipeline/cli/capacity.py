@@ -11,6 +11,7 @@ import click
 from pipeline.capacity import Plan, Shape, plan
 from pipeline.cli.options import Duration
 from pipeline.cli.output import Lines, echo, print_json
+from pipeline.settings import FEWEST_SHARDS, MOST_SHARDS
 from pipeline.sqs import MAX_MESSAGE_BYTES
 
 #: The bottlenecks that are printed; --json has all.
@@ -102,8 +103,18 @@ Nothing is asked of any service. docs/guides/capacity.md explains the figures.""
     show_default=True,
     help="The region, for the quotas of its queues. Prices are those of us-east-1.",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(FEWEST_SHARDS, MOST_SHARDS),
+    envvar="DYNAMODB_INDEX_SHARDS",
+    default=FEWEST_SHARDS,
+    show_default=True,
+    help="Partitions of the table's index that jobs are spread over.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object, with all bottlenecks.")
-def capacity(rate: float, mix: tuple[Shape, ...], concurrency: int, region: str, as_json: bool) -> None:
+def capacity(
+    rate: float, mix: tuple[Shape, ...], concurrency: int, region: str, shards: int, as_json: bool
+) -> None:
     """Tell what a rate of jobs takes, what limits it first, and what a million jobs cost.
 
     Requests and units are those that tests count. Rates of processes were measured. Quotas and prices have a
@@ -115,7 +126,7 @@ def capacity(rate: float, mix: tuple[Shape, ...], concurrency: int, region: str,
         raise click.BadParameter(
             f"{region!r} is no region. Write one such as us-east-1.", param_hint="--region"
         )
-    made = plan(rate, mix, concurrency=concurrency, region=region)
+    made = plan(rate, mix, concurrency=concurrency, region=region, shards=shards)
     if as_json:
         print_json(_as_json(made, mix, region))
     else:

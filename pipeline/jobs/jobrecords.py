@@ -19,6 +19,7 @@ from typing import Any
 
 from pipeline.jobs.errors import NoRecordError
 from pipeline.jobs.expressions import Item, all_of, below, equals, has_size, missing, present
+from pipeline.jobs.indexshards import IndexShards
 from pipeline.jobs.keys import Key, Keys, part_name
 from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobState, NewJob, Opened
 from pipeline.jobs.refs import SplitRef, StageRef
@@ -46,11 +47,17 @@ class JobRecords:
     """The records of all jobs."""
 
     def __init__(
-        self, table: Table, keys: Keys, expiry: Callable[[], int], clock: Callable[[], float]
+        self,
+        table: Table,
+        keys: Keys,
+        shards: IndexShards,
+        expiry: Callable[[], int],
+        clock: Callable[[], float],
     ) -> None:
         """``expiry`` gives the ``exp`` of an item written now, ``clock`` the seconds since the epoch."""
         self._table = table
         self._keys = keys
+        self._shards = shards
         self._expiry = expiry
         self._clock = clock
 
@@ -248,7 +255,7 @@ class JobRecords:
         )
 
     def _index(self, state: JobState, job_id: str, submitted_at: float) -> Item:
-        partition, moment = self._keys.index(state, job_id, submitted_at)
+        partition, moment = self._keys.index(state, job_id, submitted_at, self._shards.to_write())
         return {"ipk": partition, "isk": moment}
 
     def _stamp(self) -> Item:

@@ -15,6 +15,7 @@
     C                                   moment#job             a job that was cancelled, and when
     U#name                              -                      whose turn it is with a periodic duty
     V                                   deployment             the routes of one version of the stages
+    I                                   -                      the number of shards of the index (ADR 15)
 
 Each ``pk`` starts with the service's name and ``/``, so that services can share a table, and their policies
 tell their items apart. A seal is in
@@ -33,8 +34,6 @@ Key = tuple[str, str]
 
 #: Results and counters: a leaf holds this many ordinals, a node this many nodes.
 FAN_OUT = 256
-#: Write shards of the index: 4 x 1,000 writes a second is more than 1,000 closings a second need.
-SHARDS = 4
 #: The sort key of items that are alone under their pk.
 ALONE = "-"
 
@@ -126,6 +125,10 @@ class Keys:
         """The pk under which the versions of the service's stages are."""
         return f"{self.service}/V"
 
+    def index_shards(self) -> Key:
+        """Return the key of the record of how many shards of the index may have entries."""
+        return f"{self.service}/I", ALONE
+
     # ─── The index: jobs by time of submission ───
 
     def open_shard(self, shard: int) -> str:
@@ -136,9 +139,9 @@ class Keys:
         """Return the index partition of jobs in ``state`` submitted on ``day`` (YYYY-MM-DD, UTC)."""
         return f"{self.service}/{state.value}#{day}#{shard}"
 
-    def index(self, state: JobState, job_id: str, submitted_at: float) -> Key:
-        """Return a job's key in the index."""
-        shard = zlib.crc32(job_id.encode()) % SHARDS
+    def index(self, state: JobState, job_id: str, submitted_at: float, shards: int) -> Key:
+        """Return a job's key in the index, whose entries are spread over so many shards."""
+        shard = zlib.crc32(job_id.encode()) % shards
         if state is JobState.RUNNING:
             return self.open_shard(shard), moment(submitted_at, job_id)
         return self.closed_shard(state, day_of(submitted_at), shard), moment(submitted_at, job_id)

@@ -4,16 +4,20 @@ import time
 from collections import Counter as Counted
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Counter, Node, NodeState, top_of
 from pipeline.jobs.expressions import Item
+from pipeline.jobs.indexshards import IndexShards
 from pipeline.jobs.jobrecords import JobRecords
-from pipeline.jobs.keys import FAN_OUT, SHARDS, Keys, day_of, moment
+from pipeline.jobs.keys import FAN_OUT, Keys, day_of, moment
 from pipeline.jobs.model import FailureRecord, Job, JobPage, JobState, StageProgress
 from pipeline.jobs.refs import SplitRef
 from pipeline.jobs.table import Table
 from pipeline.jobs.taskrecords import REDRIVEN
+
+Answer = TypeVar("Answer")
 
 DAY = 86_400
 
@@ -53,6 +57,7 @@ class JobListing:
         self,
         table: Table,
         keys: Keys,
+        shards: IndexShards,
         records: JobRecords,
         counter: Counter,
         clock: Callable[[], float],
@@ -61,6 +66,7 @@ class JobListing:
         """``expiry_days``: how long after its last write a job is listed."""
         self._table = table
         self._keys = keys
+        self._shards = shards
         self._records = records
         self._counter = counter
         self._clock = clock
@@ -111,14 +117,28 @@ class JobListing:
         ``after`` is the ``next`` of the page before.
         """
         since, until = (after or "") + "\0", f"{moment:014.3f}"
-        partitions = [self._keys.open_shard(shard) for shard in range(SHARDS)]
-        answers = self._table.each(lambda each: self._table.oldest(each, limit + 1, since, until), partitions)
+        answers = self._table.each(
+            lambda each: self._table.oldest(each, limit + 1, since, until), self._open_shards()
+        )
         moments = sorted(item["isk"] for answer in answers for item in _answered(answer))
         page = moments[:limit]
         jobs = self._records.get_many(each.split("#", 1)[1] for each in page)
         running = [job for job in jobs if job.state is JobState.RUNNING]
         running.sort(key=lambda job: (job.submitted_at, job.job_id))
         return JobPage(jobs=running, next=page[-1] if len(moments) > limit else None)
+
+    def submissions(self, most: int) -> list[float]:
+        """Return when the newest jobs were submitted (seconds since 1970), newest first, at most ``most``.
+
+        Of those that ended only the ones submitted today or yesterday.
+        """
+        moments, _ = self._newest(None, most, None, None, 0, 2)
+        return [float(each.split("#", 1)[0]) for each in moments]
+
+    def has_open_beyond(self, shards: int) -> bool:
+        """Whether a running job is in another shard of the index than the first ``shards``."""
+        answers = self._table.each(lambda each: self._table.newest(each, 1), self._open_shards()[shards:])
+        return any(_answered(answer).keys for answer in answers)
 
     def _newest(
         self,
@@ -134,22 +154,24 @@ class JobListing:
         found: set[str] = set()
         looked_to, end = moment(since), moment(max(since, self._oldest()))
         if state in (None, JobState.RUNNING):
-            shards = [self._keys.open_shard(shard) for shard in range(SHARDS)]
-            looked_to = max(looked_to, self._query(shards, limit, before, entity_id, found))
+            looked_to = max(looked_to, self._query(self._open_shards(), limit, before, entity_id, found))
+        # Read after the open jobs: one that ends meanwhile may have moved to a shard that was new then.
+        shards = range(self._shards.to_read() if closed else 0)
         for number, day in enumerate(self._days_back(before, since) if closed else ()):
             # Running jobs are found at once; those older than the days that were read come later.
             today = moment(day + DAY)
             if looked_to >= today or number == days or sum(each >= today for each in found) >= limit:
                 looked_to = max(looked_to, today)
                 break
-            shards = [
-                self._keys.closed_shard(each, day_of(day), shard)
-                for each in closed
-                for shard in range(SHARDS)
+            partitions = [
+                self._keys.closed_shard(each, day_of(day), shard) for each in closed for shard in shards
             ]
-            looked_to = max(looked_to, self._query(shards, limit, before, entity_id, found))
+            looked_to = max(looked_to, self._query(partitions, limit, before, entity_id, found))
         moments = sorted((each for each in found if each >= looked_to), reverse=True)
         return moments[:limit], looked_to if looked_to > end else None
+
+    def _open_shards(self) -> list[str]:
+        return [self._keys.open_shard(shard) for shard in range(self._shards.to_read())]
 
     def _query(
         self, partitions: list[str], limit: int, before: str | None, entity_id: str | None, found: set[str]
@@ -160,10 +182,9 @@ class JobListing:
         for answer in self._table.each(
             lambda each: self._table.newest(each, most, before, where), partitions
         ):
-            if isinstance(answer, ServiceError):
-                raise answer
-            found.update(answer.keys)
-            looked_to.append(answer.looked_to or "")
+            newest = _answered(answer)
+            found.update(newest.keys)
+            looked_to.append(newest.looked_to or "")
         return max(looked_to)
 
     def _days_back(self, before: str | None, since: float) -> Iterator[float]:
@@ -258,7 +279,7 @@ class JobListing:
             )
 
 
-def _answered(answer: list[Item] | ServiceError) -> list[Item]:
+def _answered(answer: Answer | ServiceError) -> Answer:
     if isinstance(answer, ServiceError):
         raise answer
     return answer

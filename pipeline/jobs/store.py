@@ -12,6 +12,7 @@ from pipeline.jobs.attempts import Attempts
 from pipeline.jobs.counter import Counter
 from pipeline.jobs.deployments import Deployments
 from pipeline.jobs.expressions import Item, outside
+from pipeline.jobs.indexshards import IndexShards
 from pipeline.jobs.jobrecords import JobRecords
 from pipeline.jobs.keys import Key, Keys
 from pipeline.jobs.listing import JobListing
@@ -42,8 +43,10 @@ class JobStore:
         self._counter = counter = Counter(table, keys, self._expiry)
         #: the table's definition
         self.schema = Schema(table.name, settings.kms_key_arn, settings.dynamodb_warm_writes)
+        #: over how many partitions of the index jobs are spread
+        self.shards = IndexShards(table, keys, settings.dynamodb_index_shards)
         #: one record a job: its state, plan and end
-        self.records = JobRecords(table, keys, self._expiry, clock)
+        self.records = JobRecords(table, keys, self.shards, self._expiry, clock)
         #: the parts of splits, and their results
         self.splits = Splits(table, keys, counter, self._expiry, max_parts=settings.max_parts)
         #: tasks that are done, or failed for good
@@ -53,7 +56,7 @@ class JobStore:
         #: what is left to do after a crash, a replay or a redrive
         self.resumption = Resumption(table, keys, self.records, counter, self.tasks)
         #: lists and progress, for people
-        self.listing = JobListing(table, keys, self.records, counter, clock, days)
+        self.listing = JobListing(table, keys, self.shards, self.records, counter, clock, days)
         #: the parts of one split, for people
         self.parts = PartList(table, keys, counter)
         #: the markers of the sweep that workers received

@@ -150,12 +150,37 @@ def test_looking_further_finds_every_job_once(store: JobStore) -> None:
     )
 
 
+def test_a_list_has_the_jobs_of_all_shards_that_any_process_used(
+    services: Services, make_settings: MakeSettings
+) -> None:
+    """Processes with more shards and with fewer, side by side: each lists the jobs of all of them."""
+    settings = make_settings(services)
+    stores = [
+        JobStore(settings.model_copy(update={"dynamodb_index_shards": shards})) for shards in (4, 16, 11)
+    ]
+    stores[0].schema.provision()
+    since = time.time() - 60
+    jobs = [job(time.time() - number) for number in range(45)]
+    for number, each in enumerate(jobs):
+        assert stores[number % 3].records.open([each]).errors == [None]
+        if number % 2:
+            complete(stores[number % 4 % 3], each.job_id)
+    ids = [each.job_id for each in jobs]
+    assert stores[1].listing.has_open_beyond(4)
+    assert not stores[1].listing.has_open_beyond(16)
+    for store in stores:
+        assert walked(lambda before: store.listing.jobs(limit=20, since=since, before=before)) == ids  # noqa: B023
+        assert [each.job_id for each in store.listing.open_before(time.time()).jobs] == ids[::2][::-1]
+
+
 def test_a_list_is_cheap_where_there_are_no_jobs(store: JobStore) -> None:
     """Nobody reads two months of empty days for a page; the page says how far it looked."""
     requests = Requests()
     asked = requests.of(lambda: store.listing.jobs(limit=50, days=DAYS))
-    assert asked.keys() <= {"Query"}
     assert asked["Query"] <= 4 + 12 * DAYS
+    # How many shards the index has: once for the jobs that run, once for those that ended.
+    assert asked.keys() == {"Query", "GetItem"}
+    assert asked["GetItem"] == 2
     asked_at = time.time()
     page = store.listing.jobs(limit=50, days=DAYS)
     assert page.next is not None
@@ -177,7 +202,7 @@ def test_ten_thousand_jobs_cost_a_page_what_ten_do(store: JobStore, monkeypatch:
     asked = requests.of(lambda: store.listing.jobs(limit=50, days=DAYS))
     # Those that run, and of today or yesterday those that ended.
     assert asked["Query"] <= 4 + 12 * 2
-    assert asked.keys() == {"Query", "BatchGetItem"}
+    assert asked.keys() == {"Query", "BatchGetItem", "GetItem"}
     first = store.listing.jobs(limit=50, days=DAYS)
     assert [each.job_id for each in first.jobs] == ids[:50]
     second = store.listing.jobs(limit=50, days=DAYS, before=first.next)
@@ -190,7 +215,7 @@ def test_ten_thousand_jobs_cost_a_page_what_ten_do(store: JobStore, monkeypatch:
             lambda before: store.listing.jobs(entity_id=rare, limit=50, days=DAYS, since=since, before=before)
         )
     asked = requests.of(lambda: store.listing.jobs(entity_id=rare, limit=50, days=DAYS))
-    assert asked.keys() <= {"Query", "BatchGetItem"}
+    assert asked.keys() <= {"Query", "BatchGetItem", "GetItem"}
     assert asked["Query"] <= 4 + 12 * DAYS
     assert [
         each.job_id

@@ -23,7 +23,7 @@ from tests.processes import free_port
 Lines = dict[str, dict[str, Any]]
 Check = Callable[..., Lines]
 
-SECTIONS = {"Kafka": 15, "SQS": 13, "General": 11}
+SECTIONS = {"Kafka": 15, "SQS": 13, "General": 12}
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,10 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "capacity.md"
 STAGES, SPLIT = Shape(stages=3, run=0, size=1), Shape(stages=3, parts=4, run=0, size=1)
 
 
-def planned(*mix: Shape, rate: float = 100, concurrency: int = 8, region: str = "us-east-1") -> Plan:
-    return plan(rate, mix, concurrency=concurrency, region=region)
+def planned(
+    *mix: Shape, rate: float = 100, concurrency: int = 8, region: str = "us-east-1", shards: int = 4
+) -> Plan:
+    return plan(rate, mix, concurrency=concurrency, region=region, shards=shards)
 
 
 def units(shape: Shape) -> float:
@@ -296,10 +298,21 @@ def test_the_region_is_that_of_the_environment() -> None:
     ]
 
 
+def test_the_shards_of_the_index_are_those_of_the_option_or_of_the_environment() -> None:
+    """Jobs of three stages: each shard takes 500 open jobs a second."""
+    asked = ("--rate", "1", "--json")
+    for result in (run(*asked, "--shards", "16"), run(*asked, DYNAMODB_INDEX_SHARDS="16")):
+        limits = json.loads(result.stdout)["bottlenecks"]
+        found = {each["name"]: each["tasks_per_second"] for each in limits}
+        assert found["open jobs in 16 partitions of the index"] == pytest.approx(24_000)
+        assert found["a day's ended jobs in 16 partitions of the index"] == pytest.approx(48_000)
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ([], "--rate"),
+        (["--rate", "5", "--shards", "3"], "4<=x<=64"),
         (["--rate", "0"], "0"),
         (["--rate", "nan"], "tasks a second"),
         (["--rate", "inf"], "tasks a second"),

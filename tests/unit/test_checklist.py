@@ -66,9 +66,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Fifteen, thirteen and eleven, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [15, 13, 39]
-    assert len({item.id for item in ITEMS}) == 39
+    """Fifteen, thirteen and twelve, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [15, 13, 40]
+    assert len({item.id for item in ITEMS}) == 40
 
 
 @pytest.mark.parametrize(
@@ -479,6 +479,40 @@ def test_the_list_of_cancelled_jobs_has_room_for_many_workers(cancelled: int, st
     found = CHECKS["general.cancelled-jobs"](facts(cancelled=cancelled, table=table))
     assert found.status == status
     assert said in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("rate", "shards", "status", "said"),
+    [
+        (
+            0.0,
+            4,
+            "PASS",
+            "came at 0.0 a second; DYNAMODB_INDEX_SHARDS=4 partitions of the index take 2,000",
+        ),
+        (999.0, 4, "PASS", "came at 999.0 a second"),
+        (1_001.0, 4, "WARN", "DYNAMODB_INDEX_SHARDS=5:"),
+        (1_001.0, 16, "PASS", "take 8,000"),
+        (1_900.0, 4, "WARN", "DYNAMODB_INDEX_SHARDS=8:"),
+        (16_001.0, 64, "WARN", "tables of their own"),
+    ],
+)
+def test_the_shards_of_the_index_are_compared_with_the_jobs_that_come(
+    rate: float, shards: int, status: str, said: str
+) -> None:
+    """A warning, with the number to set, from half of what they take."""
+    settings = SETTINGS.model_copy(update={"dynamodb_index_shards": shards})
+    found = CHECKS["general.index-shards"](facts(settings, jobs_a_second=rate, index_shards=4))
+    assert found.status == status
+    assert said in found.evidence + found.mend
+
+
+@pytest.mark.parametrize(("beyond", "said"), [(True, "with open jobs"), (False, "without open jobs")])
+def test_the_shards_that_were_used_once_are_told(beyond: bool, said: str) -> None:
+    """So that a person knows when a version that reads four can come back."""
+    found = CHECKS["general.index-shards"](facts(jobs_a_second=1.0, index_shards=16, open_beyond=beyond))
+    assert found.status is Status.PASS
+    assert f"lists read the 16 that were used once, the others {said}" in found.evidence
 
 
 @pytest.mark.parametrize(

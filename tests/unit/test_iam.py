@@ -204,7 +204,7 @@ def test_items_of_another_service_in_the_same_table_are_denied(role: Role, names
 
 
 def _key(keys: Keys, of_index: bool) -> str:
-    return keys.index(JobState.RUNNING, "j", 0)[0] if of_index else keys.job("j")
+    return keys.index(JobState.RUNNING, "j", 0, 4)[0] if of_index else keys.job("j")
 
 
 @pytest.mark.parametrize("role", ROLES)

@@ -29,6 +29,7 @@ def test_keys_stay_as_they_are() -> None:
     assert KEYS.page("s", "r", 3) == ("orders/P#s#r#3", "-")
     assert KEYS.data_piece("s", "r", 3) == ("orders/P#s#r#d3", "-")
     assert KEYS.result(part(700, 900)) == ("orders/R#s#2", "000000700")
+    assert KEYS.index_shards() == ("orders/I", "-")
     assert KEYS.attempts("t", "m") == ("orders/T#t#m", "-")
     assert leaf_of(part(700, 900)).key(KEYS) == ("orders/L#s#0#2", "-")
     assert leaf_of(part(7, 9)).key(KEYS) == top_of(SPLIT, 900).key(KEYS) == ("orders/L#s#top", "-")
@@ -48,7 +49,8 @@ def test_every_partition_key_begins_with_the_prefix_that_policies_grant() -> Non
         KEYS.cancellations(),
         KEYS.turn("sweep")[0],
         KEYS.deployments(),
-        *(KEYS.index(state, "j", 0.0)[0] for state in JobState),
+        *(KEYS.index(state, "j", 0.0, 4)[0] for state in JobState),
+        KEYS.index_shards()[0],
     ]
     assert [key for key in made if not key.startswith(KEYS.prefix)] == []
     assert "/" not in KEYS.service
@@ -56,12 +58,12 @@ def test_every_partition_key_begins_with_the_prefix_that_policies_grant() -> Non
 
 def test_the_index_keeps_the_order_of_submission() -> None:
     """Open jobs are in a few shards, closed ones with those of their day, both by time."""
-    assert KEYS.index(JobState.RUNNING, "j", 1_700_000_000.5) == ("orders/open#3", "1700000000.500#j")
-    assert KEYS.index(JobState.FAILED, "j", 1_700_000_000.5) == (
+    assert KEYS.index(JobState.RUNNING, "j", 1_700_000_000.5, 4) == ("orders/open#3", "1700000000.500#j")
+    assert KEYS.index(JobState.FAILED, "j", 1_700_000_000.5, 4) == (
         "orders/failed#2023-11-14#3",
         "1700000000.500#j",
     )
-    early, late = (KEYS.index(JobState.COMPLETE, "j", moment)[1] for moment in (999_999_999.9, 1e9))
+    early, late = (KEYS.index(JobState.COMPLETE, "j", moment, 4)[1] for moment in (999_999_999.9, 1e9))
     assert early < late
 
 
