@@ -3,7 +3,7 @@
 import functools
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import ClassVar
 
 from pipeline.bridge.knownplans import KnownPlans
@@ -14,10 +14,10 @@ from pipeline.bridge.rejects import Rejects
 from pipeline.bridge.throttle import BufferUsage
 from pipeline.bridge.translator import EventTasks, Rejection
 from pipeline.errors import MessageRefusedError, ServiceError
-from pipeline.jobs import Job, JobStore
+from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer, Partition
 from pipeline.ledger import Ledger
-from pipeline.patience import Abandoned, Patience, raise_first
+from pipeline.patience import Abandoned, Patience
 from pipeline.settings import Settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from pipeline.telemetry import metrics
@@ -91,6 +91,8 @@ class Delivery:
 
     def put(self, entry: Entry) -> None:
         """Deliver an entry after those of its group."""
+        if entry.begins_job:
+            self._count_opening(entry, True)
         self._outbox.put(entry)
 
     def tick(self) -> None:
@@ -142,7 +144,11 @@ class Delivery:
 
     def _open(self, batch: Sequence[Entry]) -> None:
         """Open the jobs of entries, which may go then."""
-        self._outbox.opened(self._open_jobs(self._kept(batch)))
+        entries = self._kept(batch)
+        opened = self._open_jobs(entries)
+        for entry in entries:
+            self._count_opening(entry, False)
+        self._outbox.opened(opened)
 
     def _handle(self, batch: Sequence[Entry]) -> None:
         """Deliver entries of one destination."""
@@ -170,34 +176,34 @@ class Delivery:
         }
         if not doubtful:
             return list(entries)
-        pinned = self._jobs_of(doubtful)
+        pinned = self._ledger.jobs({content.job_id for content in doubtful.values()})
         planned = []
         for entry in entries:
             if entry not in doubtful:
                 planned.append(entry)
                 continue
-            job = pinned.get(doubtful[entry].job_id)
-            if replanned := self._replan(entry, doubtful[entry], job.plan if job else None):
+            content = doubtful[entry]
+            job = pinned.get(content.job_id)
+            if content.job is not None and job is not None and job.topic != content.topic:
+                self._set_apart(entry, content)
+            elif replanned := self._replan(entry, content, job.plan if job else None):
                 planned.append(replanned)
         return planned
 
-    def _jobs_of(self, contents: dict[Entry, EventTasks]) -> Mapping[str, Job]:
-        """Return the jobs of events, as recorded.
+    def _set_apart(self, entry: Entry, content: EventTasks) -> None:
+        """Give an entry's event, which began its job on another topic too, a job of its own on this one.
 
-        An event that began its job on another topic gets a job of its own in ``contents``: the plan of the
-        other topic has no place for it.
+        The plan of the other topic has no place for it. The threads that open jobs take the entry, as those
+        that send tasks must not wait for the table.
         """
-        jobs = dict(self._ledger.jobs({content.job_id for content in contents.values()}))
-        apart = {}
-        for entry, content in contents.items():
-            job = jobs.get(content.job_id)
-            if content.job is not None and job is not None and job.topic != content.topic:
-                apart[entry] = content.apart()
-        if apart:
-            raise_first(self._ledger.open([content.job for content in apart.values() if content.job]).errors)
-            jobs |= self._ledger.jobs({content.job_id for content in apart.values()})
-            contents |= apart
-        return jobs
+        assert content.plan is not None
+        routes = [route for route, _ in content.tasks]
+        apart = content.apart().under(content.plan, routes, is_certain=False)
+        made = task_entries(entry.held, apart, self._task_queue)
+        (entry.task,) = (each.task for each in made if each.stage == entry.stage)
+        entry.content = apart
+        self._count_opening(entry, True)
+        self._outbox.reopen(entry)
 
     def _replan(self, entry: Entry, content: EventTasks, plan: JobPlan | None) -> Entry | None:
         """Return the entry under its job's plan; None where it is replaced by others, or by none.
@@ -219,7 +225,7 @@ class Delivery:
             added = [each for each in made if each.stage not in known]
             entry.held.share(len(added))
             for each in added:
-                self._outbox.put(each)
+                self.put(each)
         for each in made:
             if each.stage == entry.stage:
                 entry.content, entry.task = each.content, each.task
@@ -264,8 +270,16 @@ class Delivery:
         """Settle the entry's event if this was the last of its entries."""
         if entry.held.release():
             entry.held.span.end()
+            self._count_opening(entry, False)
             self.tracker.settle(entry.held.ticket)
             self.usage.remove(entry.held.size)
+
+    def _count_opening(self, entry: Entry, opening: bool) -> None:
+        """Count an entry's event as one that waits for its job to be opened, or no longer."""
+        held = entry.held
+        if held.set_opening(opening):
+            count = self.usage.begin_opening if opening else self.usage.end_opening
+            count(held.ticket.partition, held.size)
 
 
 class SqsDelivery(Delivery):

@@ -41,12 +41,19 @@ class HeldEvent:
         #: The bridge's part in the event's trace.
         self.span = span
         self._left = entries
+        self._is_opening = False
         self._lock = threading.Lock()
 
     def share(self, more: int) -> None:
         """Add entries, before the one that adds them is out."""
         with self._lock:
             self._left += more
+
+    def set_opening(self, opening: bool) -> bool:
+        """Note whether it waits for its job to be opened; True if that is a change."""
+        with self._lock:
+            was, self._is_opening = self._is_opening, opening
+            return was != opening
 
     def release(self) -> bool:
         """Count one of its entries as out; True for the last."""
@@ -167,6 +174,12 @@ class Outbox:
                 entry.opened = True
                 self._offer(entry)
                 self._hurry(entry.destination)
+
+    def reopen(self, entry: Entry) -> None:
+        """Take back an entry that has another job now, which is to be opened; its group waits behind it."""
+        with self._changed:
+            entry.opened = entry.existed = False
+            self._offer(entry)
 
     def out(self, entries: Sequence[Entry]) -> None:
         """Mark entries as out (sent, rejected or lost): the next of their groups may go."""

@@ -1,5 +1,8 @@
 """The limits of what a bridge takes: what it holds, what a crash would repeat, how deep its queues are.
 
+Events that wait for their jobs to be opened have a limit of their own: a table that takes few new jobs stops
+the topics that begin jobs, and never the events of later stages.
+
 A limit is usually exceeded for a moment, and nothing is polled until then: a pause makes Kafka's client throw
 away what it has fetched. What lasts longer is paused while polling goes on, so that the bridge stays a member
 of its group.
@@ -7,6 +10,7 @@ of its group.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
 from pipeline.bridge.offsets import OffsetTracker
@@ -16,6 +20,10 @@ from pipeline.telemetry import metrics
 #: The most events and bytes to hold. A hundred are in flight at a thousand events/s and a round trip of
 #: 100 ms; the rest is for bursts and for groups whose events must wait for one another.
 MAX_EVENTS, MAX_BYTES = 2_000, 64 * 1024 * 1024
+
+#: The same of events that wait for their jobs to be opened; they do not count as held meanwhile. So many are
+#: opened in a tenth of a second at a round trip of 10 ms.
+MAX_OPENING_EVENTS, MAX_OPENING_BYTES = MAX_EVENTS // 2, MAX_BYTES // 2
 
 #: Events, and seconds, between the committed offset of a partition and its newest event taken: what a crash
 #: repeats. A replay after 5 minutes would not be dropped as a duplicate by SQS.
@@ -37,6 +45,9 @@ class BufferUsage:
         self._lock = threading.Lock()
         self._events = 0
         self._bytes = 0
+        #: Events that wait for their jobs to be opened, by partition, and the bytes of all of them.
+        self._opening: Counter[Partition] = Counter()
+        self._opening_bytes = 0
         #: Events settled so far.
         self.passed = 0
 
@@ -54,15 +65,35 @@ class BufferUsage:
             self.passed += 1
         metrics.EVENTS_PASSED.inc()
 
+    def begin_opening(self, partition: Partition, size: int) -> None:
+        """Count an event that was added as one that waits for its job to be opened."""
+        self._count_opening(partition, 1, size)
+
+    def end_opening(self, partition: Partition, size: int) -> None:
+        """Count one that waits no longer."""
+        self._count_opening(partition, -1, -size)
+
     def held(self) -> tuple[int, int]:
         """Return the number of events held, and their bytes."""
         with self._lock:
             return self._events, self._bytes
 
     def share(self) -> float:
-        """Return how full it is: 1 at the limit of either."""
+        """Return how full it is, without the events that wait for their jobs: 1 at the limit of either."""
         with self._lock:
-            return max(self._events / MAX_EVENTS, self._bytes / MAX_BYTES)
+            events = self._events - self._opening.total()
+            return max(events / MAX_EVENTS, (self._bytes - self._opening_bytes) / MAX_BYTES)
+
+    def opening(self) -> tuple[float, frozenset[Partition]]:
+        """Return how near the events that wait for their jobs are to their limit, and their partitions."""
+        with self._lock:
+            events, size = self._opening.total(), self._opening_bytes
+            return max(events / MAX_OPENING_EVENTS, size / MAX_OPENING_BYTES), frozenset(+self._opening)
+
+    def _count_opening(self, partition: Partition, events: int, size: int) -> None:
+        with self._lock:
+            self._opening[partition] += events
+            self._opening_bytes += size
 
 
 class Throttle:
@@ -92,20 +123,26 @@ class Throttle:
     def apply(self, consumer: EventConsumer) -> None:
         """Pause partitions that are over a limit for too long, resume those well below all of them.
 
-        A deep queue takes minutes to empty, so the partitions that feed it are paused at once.
+        A deep queue takes minutes to empty, so the partitions that feed it are paused at once. So are those
+        whose events wait for their jobs: the other ones must not wait for them, not for a moment.
         """
         partitions, topics = self._tracker.partitions(), self._deep_topics()
-        deep = {partition for partition in partitions if partition.topic in topics}
-        held = self._usage.share()
-        over = deep | {
+        opening, beginning = self._usage.opening()
+        at_once = {
             partition
             for partition in partitions
-            if max(held, self._share(partition)) >= (RESUME_AT if partition in self._paused else 1.0)
+            if partition.topic in topics or (partition in beginning and opening >= self._limit(partition))
+        }
+        held = self._usage.share()
+        over = at_once | {
+            partition
+            for partition in partitions
+            if max(held, self._share(partition)) >= self._limit(partition)
         }
         if well_below := self._paused - over:
             consumer.resume(well_below)
             self._paused -= well_below
-        self._pause(consumer, deep - self._paused)
+        self._pause(consumer, at_once - self._paused)
         full = over - self._paused
         if not full:
             self._full_since = None
@@ -132,6 +169,9 @@ class Throttle:
         if partitions:
             consumer.pause(partitions)
             self._paused.update(partitions)
+
+    def _limit(self, partition: Partition) -> float:
+        return RESUME_AT if partition in self._paused else 1.0
 
     def _share(self, partition: Partition) -> float:
         return max(self._tracker.span(partition) / MAX_SPAN, self._tracker.age(partition) / self._max_age)

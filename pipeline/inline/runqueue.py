@@ -38,6 +38,12 @@ class RunQueue(Outbox):
             self._take_back(entries)
             super().out(entries)
 
+    def reopen(self, entry: Entry) -> None:
+        """Take back an entry whose new job is to be opened."""
+        with self._changed:
+            self._take_back([entry])
+            super().reopen(entry)
+
     def replace(self, entry: Entry, entries: Iterable[Entry]) -> None:
         """Put ``entries`` in the place of one that had no plan."""
         with self._changed:

@@ -326,6 +326,8 @@ def test_a_backlog_is_taken_without_a_pause(world: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(SqsQueue, "send", send)
     monkeypatch.setattr(throttle, "PAUSE_AFTER", 60.0)
     monkeypatch.setattr(throttle, "MAX_EVENTS", 100)
+    # The events begin jobs: a table that is slow to open them would pause their partitions.
+    monkeypatch.setattr(throttle, "MAX_OPENING_EVENTS", 10_000)
     monkeypatch.setattr(EventConsumer, "pause", lambda _, partitions: paused.extend(partitions))
     world.emit([world.letter(n, entity=f"entity-{n}") for n in range(1000)])
     with world.bridge():

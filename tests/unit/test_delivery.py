@@ -3,7 +3,7 @@
 import json
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -13,9 +13,10 @@ import pytest
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
-from pipeline.bridge.delivery import SEND_BATCH, SqsDelivery
+from pipeline.bridge.delivery import SEND_BATCH, SEND_THREADS, SqsDelivery
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.outbox import Outbox, entries_of
+from pipeline.bridge.throttle import MAX_EVENTS, Throttle
 from pipeline.bridge.translator import EventTasks, Rejection
 from pipeline.errors import (
     MessageRefusedError,
@@ -33,7 +34,7 @@ from pipeline.wire.events import Event
 from pipeline.wire.plans import plan_from
 from tests.processes import wait_until
 
-P = Partition("letters", 0)
+P, Q, R, LATER = (Partition("letters", number) for number in range(4))
 NOW = datetime.now(UTC)
 
 
@@ -91,13 +92,15 @@ class FakeStore:
         self.opened: list[str] = []
         #: the topics of jobs that begin on another topic than "letters"
         self.topics: dict[str, str] = {}
-        #: Whether it answers.
+        #: Whether it answers; and the jobs whose opening waits for it, where not all do.
         self.answers = threading.Event()
         self.answers.set()
+        self.slow: set[str] = set()
         self._failures = 3
 
     def open(self, jobs: Sequence[NewJob]) -> Opened:
-        self.answers.wait(60)
+        if not self.slow or self.slow.intersection(job.job_id for job in jobs):
+            self.answers.wait()
         if self._failures:
             self._failures -= 1
             errors = [ServiceUnavailableError("throttled")] * len(jobs)
@@ -172,7 +175,7 @@ class World:
             "tasks.fifo",
             depths,
         )
-        self.delivery.tracker.assign([P])
+        self.delivery.tracker.assign([P, Q, R, LATER])
         self.delivery.start()
 
     def put(
@@ -182,8 +185,9 @@ class World:
         job: NewJob | None = None,
         plan: JobPlan | None = PLAN,
         certain: bool = True,
+        partition: Partition = P,
     ) -> None:
-        ticket = self.delivery.tracker.take(P, offset)
+        ticket = self.delivery.tracker.take(partition, offset)
         assert ticket
         self.delivery.usage.add(1)
         record = ReceivedRecord(
@@ -220,6 +224,7 @@ def worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[World]]:
     made: list[World] = []
     yield made
     for world in made:
+        world.store.answers.set()
         world.delivery.close()
 
 
@@ -268,6 +273,54 @@ def test_opening_jobs_does_not_keep_the_events_of_later_stages(worlds: list[Worl
     assert _data([m for m in world.queue.taken if m.group_id == "first-0"]) == ["0", "300"]
 
 
+class FakeConsumer:
+    """Has any number of events of partitions that are not paused."""
+
+    def __init__(self) -> None:
+        self.paused: set[Partition] = set()
+
+    def pause(self, partitions: Collection[Partition]) -> None:
+        self.paused |= set(partitions)
+
+    def resume(self, partitions: Collection[Partition]) -> None:
+        self.paused -= set(partitions)
+
+
+def test_a_table_that_opens_no_job_stops_only_the_partitions_that_begin_jobs(worlds: list[World]) -> None:
+    """A bridge that reads four partitions, three of them with first events: the fourth flows on."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    world.store.answers.clear()
+    tracker, consumer = world.delivery.tracker, FakeConsumer()
+    throttle = Throttle(tuple, tracker, world.delivery.usage)
+    taken = dict.fromkeys((P, Q, R, LATER), 0)
+    job = NewJob(job_id="j", entity_id="ada", topic="letters", plan=PLAN, submitted_at=1)
+
+    def step() -> None:
+        """Poll as a bridge does, commit, and wait until the later events that were read are sent."""
+        throttle.apply(consumer)  # type: ignore[arg-type]
+        for partition in [] if throttle.full else taken.keys() - consumer.paused:
+            for _ in range(100):
+                taken[partition] += 1
+                number = sum(taken.values())
+                begun = None if partition == LATER else job
+                world.put(number, f"entity-{number}", job=begun, partition=partition)
+        wait_until(lambda: len(world.queue.taken) == taken[LATER], "the later events are sent")
+        tracker.committed(tracker.committable())
+
+    steps = MAX_EVENTS // 150
+    for number in range(1, steps + 1):
+        step()
+        assert taken[LATER] == 100 * number, f"paused: {consumer.paused}, full: {throttle.full}"
+    assert consumer.paused == {P, Q, R}
+    assert world.store.opened == []
+    world.store.answers.set()
+    wait_until(lambda: len(world.queue.taken) == sum(taken.values()), "all are sent")
+    wait_until(lambda: world.delivery.usage.opening() == (0.0, frozenset()), "none waits for its job")
+    throttle.apply(consumer)  # type: ignore[arg-type]
+    assert consumer.paused == set()
+
+
 def test_an_event_whose_job_the_table_refuses_is_rejected_and_passed(worlds: list[World]) -> None:
     """The refusal is that event's: the bridge goes on, and what is behind it is sent."""
     world = World(FakeQueue())
@@ -300,6 +353,27 @@ def test_an_event_that_began_its_job_on_another_topic_begins_one_of_its_own(
     sent = [json.loads(message.body)["headers"]["pipeline"]["job_id"] for message in world.queue.taken]
     assert sent == (["j"] if together else [own])
     assert world.store.opened == (["j"] if together else ["j", own])
+
+
+def test_a_job_of_its_own_is_opened_without_keeping_later_events(worlds: list[World]) -> None:
+    """More events than threads that send: none of those waits for the table."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    own = identity.further_job_id("j", "letters")
+    world.store.pinned, world.store.topics = {"j": PLAN}, {"j": "words"}
+    world.store.slow = {own}
+    world.store.answers.clear()
+    job = NewJob(job_id="j", entity_id="ada", topic="letters", plan=PLAN, submitted_at=1)
+    first, later = SEND_THREADS * SEND_BATCH, SEND_THREADS
+    for n in range(first):
+        world.put(n, f"first-{n}", job=job, certain=False)
+    wait_until(lambda: "j" in world.store.opened, "the job of the other topic is found")
+    for n in range(later):
+        world.put(first + n, f"later-{n}")
+        wait_until(lambda n=n: len(world.queue.taken) == n + 1, "a later one is sent")  # type: ignore[misc]
+    world.store.answers.set()
+    wait_until(lambda: world.settled() == first + later, "all settled")
+    assert world.delivery.usage.opening() == (0.0, frozenset())
 
 
 def test_what_sqs_refuses_is_rejected_and_passed(worlds: list[World]) -> None:
@@ -341,6 +415,21 @@ def test_what_is_lost_is_not_sent(worlds: list[World]) -> None:
     queue.failing = 0.0
     wait_until(lambda: world.delivery.usage.share() == 0, "all let go")
     assert _data(queue.taken) == ["0"]
+
+
+def test_first_events_that_are_lost_wait_for_no_job(worlds: list[World]) -> None:
+    """Else their partition would be paused for good when it comes back."""
+    world = World(FakeQueue())
+    worlds.append(world)
+    world.store.answers.clear()
+    job = NewJob(job_id="j", entity_id="ada", topic="letters", plan=PLAN, submitted_at=1)
+    for n in range(300):
+        world.put(n, f"first-{n}", job=job)
+    assert world.delivery.usage.opening()[1] == {P}
+    world.delivery.tracker.revoke([P])
+    world.store.answers.set()
+    wait_until(lambda: world.delivery.usage.held() == (0, 0), "all let go")
+    assert world.delivery.usage.opening() == (0.0, frozenset())
 
 
 COUNT = replace(READ.route, name="count")

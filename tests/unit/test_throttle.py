@@ -125,6 +125,36 @@ def test_all_pause_when_too_much_is_held(world: World, size: int) -> None:
     assert world.paused() == set()
 
 
+@pytest.mark.parametrize("size", [0, throttle.MAX_OPENING_BYTES // 100 + 1])
+def test_only_partitions_whose_events_wait_for_their_jobs_pause_and_at_once(world: World, size: int) -> None:
+    """By number, or by bytes: the others are read on, without a moment in which nothing is polled."""
+    count = throttle.MAX_OPENING_EVENTS if size == 0 else 100
+    for _ in range(count):
+        world.usage.add(size)
+        world.usage.begin_opening(P, size)
+    for _ in range(2):
+        assert not world.full()
+        assert world.consumer.paused == {P}
+        world.now += throttle.PAUSE_AFTER
+    for _ in range(count // 2 + 1):
+        world.usage.end_opening(P, size)
+    assert not world.full()
+    assert world.consumer.paused == set()
+
+
+def test_events_that_wait_for_their_jobs_leave_room_for_as_many_others_as_ever(world: World) -> None:
+    """They are held, but do not count against the limit of the others; once their jobs are open they do."""
+    for _ in range(throttle.MAX_OPENING_EVENTS - 1):
+        world.usage.add(1)
+        world.usage.begin_opening(P, 1)
+    for _ in range(throttle.MAX_EVENTS - 1):
+        world.usage.add(1)
+    assert world.paused() == set()
+    assert world.usage.held()[0] == throttle.MAX_EVENTS + throttle.MAX_OPENING_EVENTS - 2
+    world.usage.end_opening(P, 1)
+    assert world.paused() == {P, Q}
+
+
 def test_a_topic_pauses_at_once_when_a_queue_that_it_feeds_is_deep(world: World) -> None:
     """The other topics are read on, without a moment in which nothing is polled."""
     world.deep = {"letters"}
