@@ -21,8 +21,8 @@ Writes = Iterator[tuple[Mapping[str, str], float]]
 #: The text that only the partition key of a result contains.
 RESULT_KEY = "/R#"
 
-#: The sort key of the table's index: items with it are in the index.
-INDEX_KEY = "isk"
+#: The sort key of the table's index: items with it are in the index. The partition key of that by entity.
+INDEX_KEY, ENTITY_KEY = "isk", "epk"
 
 
 def write_units(target: str, request: bytes, answer: bytes) -> dict[Kind, float]:
@@ -75,7 +75,7 @@ def _put(request: Any, answer: Any) -> Writes:
 
 
 def _put_cost(item: Mapping[str, Any], *, refused: bool) -> float:
-    return _kilobytes(item) + (INDEX_KEY in item and not refused)
+    return _kilobytes(item) + (0 if refused else (INDEX_KEY in item) + (ENTITY_KEY in item))
 
 
 def _update(request: Any, answer: Any) -> Writes:

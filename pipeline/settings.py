@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -99,6 +100,9 @@ class Settings(BaseModel):
     dynamodb_warm_writes: int | None = Field(default=None, ge=4000)
     #: Partitions of the index that this process spreads jobs over; lists read all that were ever used.
     dynamodb_index_shards: int = Field(default=FEWEST_SHARDS, ge=FEWEST_SHARDS, le=MOST_SHARDS)
+    #: The day (UTC) from whose beginning on all processes have this setting: jobs submitted since then are
+    #: listed by entity through an index of their own, which costs a write unit a job. None: no such index.
+    dynamodb_entity_index_since: date | None = None
     job_expiry_days: int = Field(default=45, ge=45)
 
     # ─── Processing ───

@@ -17,6 +17,9 @@ from pipeline.sqs.messages import MAX_ENTRIES
 #: Bytes of one unit (DynamoDB developer guide, "Read and write request units").
 WRITE_BYTES, READ_BYTES = 1024, 4096
 
+#: Units of the index by entity for a job, where a setting asks for it: an entry is written once, never moved.
+ENTITY_WRITES = 1
+
 #: Bytes of items beside the data in them: a job's record, a stage's, and that of the last stage in its job's.
 JOB_BYTES, STAGE_BYTES, END_BYTES = 400, 180, 100
 #: The same of a split: its seal, a page of parts, a leaf of the counter, and in it a part and a small result.

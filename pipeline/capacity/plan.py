@@ -27,12 +27,15 @@ class Plan:
     price: Mapping[str, float]
 
 
-def plan(rate: float, mix: Sequence[Shape], *, concurrency: int, region: str, shards: int) -> Plan:
+def plan(
+    rate: float, mix: Sequence[Shape], *, concurrency: int, region: str, shards: int, by_entity: bool
+) -> Plan:
     """Plan for ``rate`` tasks a second of a mix, on workers of ``concurrency`` child processes.
 
     ``shards``: over how many partitions of the index the service spreads its jobs (DYNAMODB_INDEX_SHARDS).
+    ``by_entity``: whether it has the index by entity (DYNAMODB_ENTITY_INDEX_SINCE).
     """
-    use = use_of(rate, mix)
+    use = use_of(rate, mix, by_entity=by_entity)
     sizes = sizes_of(mix, use, concurrency)
     bottlenecks = bottlenecks_of(mix, use, sizes, region, shards)
     return Plan(use=use, sizes=sizes, bottlenecks=bottlenecks, price=_price(use))
@@ -42,7 +45,7 @@ def _price(use: Use) -> dict[str, float]:
     """Return the price of a million jobs (or tasks)."""
     millions = (use.jobs or use.tasks) / 1e6
     a_second = {
-        "DynamoDB writes": (use.writes + use.index_writes) * prices.WRITE_UNIT.value,
+        "DynamoDB writes": (use.writes + use.index_writes + use.entity_writes) * prices.WRITE_UNIT.value,
         "DynamoDB reads": use.reads * prices.READ_UNIT.value,
         "DynamoDB storage": use.stored_bytes / GB * prices.STORAGE.value * DAYS_KEPT / DAYS_A_MONTH,
         "SQS requests": use.billed_requests * prices.SQS_REQUEST.value,

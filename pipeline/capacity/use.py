@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.capacity import measured
-from pipeline.capacity.costs import Step, steps_of
+from pipeline.capacity.costs import ENTITY_WRITES, Step, steps_of
 from pipeline.capacity.shape import Shape
 
 #: Bytes of a request to SQS that are billed as one request.
@@ -30,6 +30,8 @@ class Use:
     #: DynamoDB's units: of writes to the table, of writes to its index, of reads.
     writes: float
     index_writes: float
+    #: The same of writes to the index by entity; 0 without it.
+    entity_writes: float
     reads: float
     #: Bytes: of events, of task events, of tasks' messages; and those that stay in DynamoDB.
     event_bytes: float
@@ -41,8 +43,8 @@ class Use:
     cpu: float
 
 
-def use_of(rate: float, mix: Sequence[Shape]) -> Use:
-    """Return what ``rate`` tasks a second of a mix take."""
+def use_of(rate: float, mix: Sequence[Shape], *, by_entity: bool) -> Use:
+    """Return what ``rate`` tasks a second of a mix take; ``by_entity``: with the index by entity."""
     share = rate / sum(shape.share * shape.tasks for shape in mix)
     flow = [(shape.share * share, shape) for shape in mix]
 
@@ -67,6 +69,7 @@ def use_of(rate: float, mix: Sequence[Shape]) -> Use:
         billed_requests=total(billed_requests),
         writes=of_steps(lambda step: step.writes),
         index_writes=of_steps(lambda step: step.index_writes),
+        entity_writes=total(_is_job) * ENTITY_WRITES * by_entity,
         reads=of_steps(lambda step: step.reads),
         event_bytes=total(lambda shape: shape.stages * (measured.EVENT_BYTES + shape.size)),
         task_event_bytes=rate * measured.TASK_EVENTS * measured.TASK_EVENT_BYTES,

@@ -111,9 +111,16 @@ Nothing is asked of any service. docs/guides/capacity.md explains the figures.""
     show_default=True,
     help="Partitions of the table's index that jobs are spread over.",
 )
+@click.option("--entity-index", is_flag=True, help="With the index by entity: DYNAMODB_ENTITY_INDEX_SINCE.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object, with all bottlenecks.")
 def capacity(
-    rate: float, mix: tuple[Shape, ...], concurrency: int, region: str, shards: int, as_json: bool
+    rate: float,
+    mix: tuple[Shape, ...],
+    concurrency: int,
+    region: str,
+    shards: int,
+    entity_index: bool,
+    as_json: bool,
 ) -> None:
     """Tell what a rate of jobs takes, what limits it first, and what a million jobs cost.
 
@@ -126,7 +133,7 @@ def capacity(
         raise click.BadParameter(
             f"{region!r} is no region. Write one such as us-east-1.", param_hint="--region"
         )
-    made = plan(rate, mix, concurrency=concurrency, region=region, shards=shards)
+    made = plan(rate, mix, concurrency=concurrency, region=region, shards=shards, by_entity=entity_index)
     if as_json:
         print_json(_as_json(made, mix, region))
     else:
@@ -148,6 +155,7 @@ def _as_json(made: Plan, mix: Sequence[Shape], region: str) -> dict[str, Any]:
         "topics_of_stages": sizes.topics,
         "write_units_per_second": use.writes,
         "index_write_units_per_second": use.index_writes,
+        "entity_index_write_units_per_second": use.entity_writes,
         "read_units_per_second": use.reads,
         "requests_per_second": dict(use.requests),
         "megabytes_per_second": {name: each / MEGABYTE for name, each in _bytes(made).items()},
@@ -191,6 +199,8 @@ def _print(made: Plan, region: str) -> None:
     second = Lines("DynamoDB and AWS", "a second")
     second.add("write units", _number(use.writes))
     second.add("write units of the index", _number(use.index_writes))
+    if use.entity_writes:
+        second.add("write units of the index by entity", _number(use.entity_writes))
     second.add("read units", _number(use.reads))
     for name, number in use.requests.items():
         second.add(f"{name} requests", _number(number))

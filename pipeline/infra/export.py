@@ -202,12 +202,13 @@ def _terraform_table(need: TableNeed) -> dict[str, Any]:
 
 
 def _terraform_index(index: Mapping[str, Any]) -> dict[str, Any]:
+    names = index["Projection"].get("NonKeyAttributes")
     return {
         "name": index["IndexName"],
         "hash_key": _key(index["KeySchema"], "HASH"),
         "range_key": _key(index["KeySchema"], "RANGE"),
         "projection_type": index["Projection"]["ProjectionType"],
-        "non_key_attributes": index["Projection"]["NonKeyAttributes"],
+        **({"non_key_attributes": names} if names else {}),
         **_terraform_warm(index),
     }
 

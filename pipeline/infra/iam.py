@@ -14,7 +14,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.infra.arns import Arns, arns_of
 from pipeline.infra.needs import Role, queue_needs, topic_needs
 from pipeline.jobs.keys import Keys
-from pipeline.jobs.table import INDEX
+from pipeline.jobs.table import ENTITY_INDEX, INDEX
 from pipeline.settings import Settings
 
 Policy = dict[str, Any]
@@ -126,6 +126,9 @@ def policy(settings: Settings, registry: Registry, role: Role) -> Policy:
     if actions.index:
         index = arns.index(settings.dynamodb_table, INDEX)
         statements.append(_own_items(settings, "JobsByTime", actions.index, index))
+    if actions.index and settings.dynamodb_entity_index_since:
+        index = arns.index(settings.dynamodb_table, ENTITY_INDEX)
+        statements.append(_own_items(settings, "JobsByEntity", actions.index, index))
     if settings.kms_key_arn:
         gives = makes or role == "operator"
         statements.append(_key(settings.kms_key_arn, arns, _USE_KEY | (_GIVE_KEY if gives else frozenset())))

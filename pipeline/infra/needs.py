@@ -170,7 +170,11 @@ def queue_needs(settings: Settings, registry: Registry) -> list[QueueNeed]:
 def table_need(settings: Settings) -> TableNeed:
     """Return the table of jobs."""
     name = settings.dynamodb_table
-    definition = table_definition(name, settings.dynamodb_warm_writes)
+    definition = table_definition(
+        name,
+        settings.dynamodb_warm_writes,
+        by_entity=settings.dynamodb_entity_index_since is not None,
+    )
     return TableNeed(name=name, definition=definition, expiry=TTL, key=settings.kms_key_arn)
 
 

@@ -53,11 +53,17 @@ class JobRecords:
         shards: IndexShards,
         expiry: Callable[[], int],
         clock: Callable[[], float],
+        *,
+        by_entity: bool,
     ) -> None:
-        """``expiry`` gives the ``exp`` of an item written now, ``clock`` the seconds since the epoch."""
+        """``expiry`` gives the ``exp`` of an item written now, ``clock`` the seconds since the epoch.
+
+        ``by_entity``: whether jobs are to be in the index by entity.
+        """
         self._table = table
         self._keys = keys
         self._shards = shards
+        self._by_entity = by_entity
         self._expiry = expiry
         self._clock = clock
 
@@ -88,6 +94,7 @@ class JobRecords:
             "layout": LAYOUT,
             **({"event": list(job.event)} if job.event else {}),
             **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
+            **({"epk": self._keys.entity(job.entity_id)} if self._by_entity else {}),
             **self._stamp(),
         }
 

@@ -22,9 +22,12 @@ tell their items apart. A seal is in
 its job's own item collection, so that one query finds all splits of a job.
 """
 
+import hashlib
 import time
 import zlib
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from datetime import time as time_of_day
 
 from pipeline.jobs.model import JobState
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef
@@ -139,6 +142,13 @@ class Keys:
         """Return the index partition of jobs in ``state`` submitted on ``day`` (YYYY-MM-DD, UTC)."""
         return f"{self.service}/{state.value}#{day}#{shard}"
 
+    def entity(self, entity_id: str) -> str:
+        """Return the partition of an entity's jobs in the index by entity.
+
+        AWS shows keys in logs and reports, so it has a hash, which also fits for the longest entity.
+        """
+        return f"{self.service}/E#{hashlib.sha256(entity_id.encode()).hexdigest()[:32]}"
+
     def index(self, state: JobState, job_id: str, submitted_at: float, shards: int) -> Key:
         """Return a job's key in the index, whose entries are spread over so many shards."""
         shard = zlib.crc32(job_id.encode()) % shards
@@ -158,6 +168,11 @@ def moment(seconds: float, job_id: str = "") -> str:
 def day_of(submitted_at: float) -> str:
     """Return the UTC day of a moment, as the index names it."""
     return time.strftime("%Y-%m-%d", time.gmtime(submitted_at))
+
+
+def beginning_of(day: date) -> float:
+    """Return the moment at which a UTC day begins, in seconds since 1970."""
+    return datetime.combine(day, time_of_day(), UTC).timestamp()
 
 
 def part_name(ref: Ref) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.errors import ServiceError
+from pipeline.errors import MessageRefusedError, ServiceError
 from pipeline.jobs.counter import Counter, Node, NodeState, top_of
 from pipeline.jobs.expressions import Item
 from pipeline.jobs.indexshards import IndexShards
@@ -14,7 +14,7 @@ from pipeline.jobs.jobrecords import JobRecords
 from pipeline.jobs.keys import FAN_OUT, Keys, day_of, moment
 from pipeline.jobs.model import FailureRecord, Job, JobPage, JobState, StageProgress
 from pipeline.jobs.refs import SplitRef
-from pipeline.jobs.table import Table
+from pipeline.jobs.table import ENTITY_INDEX, Table
 from pipeline.jobs.taskrecords import REDRIVEN
 
 Answer = TypeVar("Answer")
@@ -62,8 +62,15 @@ class JobListing:
         counter: Counter,
         clock: Callable[[], float],
         expiry_days: int,
+        *,
+        by_entity_since: float | None,
     ) -> None:
-        """``expiry_days``: how long after its last write a job is listed."""
+        """``expiry_days``: how long after its last write a job is listed.
+
+        ``by_entity_since``: the submission (seconds since 1970) from which on every job is in the index by
+        entity; None: none is.
+        """
+        self._by_entity_since = by_entity_since
         self._table = table
         self._keys = keys
         self._shards = shards
@@ -89,11 +96,12 @@ class JobListing:
         None submitted before ``since`` (seconds since 1970). With ``entity_id`` or ``days`` it reads only so
         many jobs, or days of submissions: then a short or empty page may still have a ``next``.
         """
-        moments, rest = self._newest(state, limit + 1, before, entity_id, since or 0, days)
+        found = self._of_entity(entity_id, limit + 1, before, since or 0) if entity_id else None
+        moments, rest = found or self._newest(state, limit + 1, before, entity_id, since or 0, days)
         page = moments[:limit]
         jobs = self._records.get_many(each.split("#", 1)[1] for each in page)
         if state is not None:
-            # The index follows the table a little later.
+            # The index follows the table a little later, and that by entity has all states.
             jobs = [job for job in jobs if job.state is state]
         jobs.sort(key=lambda job: (job.submitted_at, job.job_id), reverse=True)
         return JobPage(jobs=jobs, next=page[-1] if len(moments) > limit else rest)
@@ -139,6 +147,23 @@ class JobListing:
         """Whether a running job is in another shard of the index than the first ``shards``."""
         answers = self._table.each(lambda each: self._table.newest(each, 1), self._open_shards()[shards:])
         return any(_answered(answer).keys for answer in answers)
+
+    def _of_entity(
+        self, entity_id: str, limit: int, before: str | None, since: float
+    ) -> tuple[list[str], str | None] | None:
+        """Return what ``_newest`` does, through the index by entity; None where that has no such jobs.
+
+        It has none submitted before all processes wrote to it, and none at all until it is made and filled.
+        """
+        if self._by_entity_since is None or (before and before <= moment(self._by_entity_since)):
+            return None
+        try:
+            newest = self._table.newest(self._keys.entity(entity_id), limit, before, index=ENTITY_INDEX)
+        except MessageRefusedError:
+            return None
+        looked_to = max(newest.looked_to or "", moment(max(since, self._by_entity_since)))
+        end = moment(max(since, self._oldest()))
+        return [each for each in newest.keys if each >= looked_to], looked_to if looked_to > end else None
 
     def _newest(
         self,

@@ -1,11 +1,11 @@
-"""The schema of the table: pk and sk, one sparse index, TTL on ``exp``.
+"""The schema of the table: pk and sk, a sparse index or two, TTL on ``exp``.
 
 A table is made with on-demand billing. Provisioned capacity, and more warm throughput than is wanted, are no
 difference.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from pipeline.aws.errors import VENDOR_ERRORS
 from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.jobs.errors import table_error
-from pipeline.jobs.table import INDEX, PROJECTED
+from pipeline.jobs.table import ENTITY_INDEX, INDEX, PROJECTED
 
 #: The attribute with the moment (seconds since the epoch) after which DynamoDB deletes an item.
 TTL = "exp"
@@ -35,7 +35,14 @@ _INDEX: dict[str, Any] = {
     ],
     "Projection": {"ProjectionType": "INCLUDE", "NonKeyAttributes": list(PROJECTED)},
 }
-_ATTRIBUTES = [{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk", "ipk", "isk")]
+_ENTITY_INDEX: dict[str, Any] = {
+    "IndexName": ENTITY_INDEX,
+    "KeySchema": [
+        {"AttributeName": "epk", "KeyType": "HASH"},
+        {"AttributeName": "isk", "KeyType": "RANGE"},
+    ],
+    "Projection": {"ProjectionType": "KEYS_ONLY"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,19 +70,32 @@ class WriteCapacity:
     rising: bool
 
 
-def table_definition(name: str, warm_writes: int | None = None) -> dict[str, Any]:
+def table_definition(name: str, warm_writes: int | None = None, *, by_entity: bool = False) -> dict[str, Any]:
     """Return the request of CreateTable; time to live (``TTL``) is set after it.
 
     ``warm_writes``: the write units a second that table and index take at once; None: DynamoDB's default.
+    ``by_entity``: with the index by entity.
     """
+    indexes = _indexes(by_entity)
     return {
         "TableName": name,
         "BillingMode": "PAY_PER_REQUEST",
         "KeySchema": _KEY,
-        "AttributeDefinitions": _ATTRIBUTES,
-        "GlobalSecondaryIndexes": [_INDEX | _warm(warm_writes)],
+        "AttributeDefinitions": _attributes(indexes),
+        "GlobalSecondaryIndexes": [index | _warm(warm_writes) for index in indexes],
         **_warm(warm_writes),
     }
+
+
+def _indexes(by_entity: bool) -> list[dict[str, Any]]:
+    return [_INDEX, _ENTITY_INDEX] if by_entity else [_INDEX]
+
+
+def _attributes(indexes: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return the definitions of the attributes that are keys; DynamoDB takes no others."""
+    schemas = [_KEY, *(index["KeySchema"] for index in indexes)]
+    names = dict.fromkeys(part["AttributeName"] for schema in schemas for part in schema)
+    return [{"AttributeName": name, "AttributeType": "S"} for name in names]
 
 
 def _warm(writes: int | None) -> dict[str, Any]:
@@ -85,11 +105,20 @@ def _warm(writes: int | None) -> dict[str, Any]:
 class Schema:
     """The table's definition: compared with the table in DynamoDB, and applied to it."""
 
-    def __init__(self, name: str, key: str | None = None, warm_writes: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        key: str | None = None,
+        warm_writes: int | None = None,
+        *,
+        by_entity: bool = False,
+    ) -> None:
         """``key``: the ARN of the KMS key that encrypts the table; None: the key of DynamoDB itself.
 
         ``warm_writes``: the write units a second that table and index must take at once, at least.
+        ``by_entity``: whether it must have the index by entity. One that is there anyway is no difference.
         """
+        self._by_entity = by_entity
         self._name = name
         self._key = key
         self._warm_writes = warm_writes
@@ -141,7 +170,7 @@ class Schema:
     def write_capacity(self) -> WriteCapacity | None:
         """Return what table and index take at once; None where it is not told: no table, or an emulator."""
         table = self._describe() or {}
-        index = _index_of(table) or {}
+        index = _index_of(table, INDEX) or {}
         provisioned = _is_provisioned(table)
         told = _provisioned_writes_of if provisioned else _warm_writes_of
         table_units, index_units = told(table), told(index)
@@ -162,7 +191,7 @@ class Schema:
     def _differences(self, table: dict[str, Any]) -> list[str]:
         """Return the differences with which the table still works."""
         found = []
-        index = _index_of(table)
+        index = _index_of(table, INDEX)
         if index and set(index["Projection"].get("NonKeyAttributes", ())) != set(PROJECTED):
             projected = ", ".join(PROJECTED)
             found.append(f"index {INDEX} does not project just {projected}: delete it, and provision again")
@@ -170,7 +199,10 @@ class Schema:
             found.append(f"time to live is not on for {TTL}: the items of old jobs would stay for ever")
         if not self._has_key(table):
             found.append(f"it is not encrypted with {self._key}")
-        for name, described in (("it", table), (f"index {INDEX}", index or {})):
+        if self._by_entity and _index_of(table, ENTITY_INDEX) is None:
+            found.append(f'it has no index {ENTITY_INDEX}: "pipeline provision --update" makes it')
+        indexes = ((f"index {name}", _index_of(table, name) or {}) for name in self._index_names)
+        for name, described in (("it", table), *indexes):
             if self._is_cold(described):
                 found.append(
                     f"{name} is warm for {_warm_writes_of(described)} write units a second, "
@@ -180,7 +212,7 @@ class Schema:
 
     def _make(self) -> None:
         try:
-            definition = table_definition(self._name, self._warm_writes)
+            definition = table_definition(self._name, self._warm_writes, by_entity=self._by_entity)
             self._ask("create_table", **definition, **self._encryption())
         except ServiceUnavailableError as error:
             # Another process makes the same table at this moment.
@@ -192,16 +224,9 @@ class Schema:
 
     def _change(self) -> None:
         table = self._describe() or {}
-        if _index_of(table) is None:
-            self._ask(
-                "update_table",
-                TableName=self._name,
-                AttributeDefinitions=_ATTRIBUTES,
-                GlobalSecondaryIndexUpdates=[
-                    {"Create": _INDEX | _warm(self._warm_writes) | _provisioned_as(table)}
-                ],
-            )
-            self._await(lambda table: (_index_of(table) or {}).get("IndexStatus") == "ACTIVE")
+        if _index_of(table, INDEX) is None:
+            self._make_index(_INDEX, table)
+            self._await(lambda table: (_index_of(table, INDEX) or {}).get("IndexStatus") == "ACTIVE")
         if not self._has_key(table):
             self._ask("update_table", TableName=self._name, **self._encryption())
             self._await(lambda table: table["TableStatus"] == "ACTIVE" and self._has_key(table))
@@ -210,14 +235,33 @@ class Schema:
         if self.recovers() is False:
             self._recover()
         self._raise_warm_writes()
+        if self._by_entity and _index_of(table, ENTITY_INDEX) is None:
+            self._await(lambda table: table["TableStatus"] == "ACTIVE")
+            # DynamoDB looks through the whole table for it, which may take hours; the table works meanwhile.
+            self._make_index(_ENTITY_INDEX, table)
+
+    def _make_index(self, index: dict[str, Any], table: dict[str, Any]) -> None:
+        self._ask(
+            "update_table",
+            TableName=self._name,
+            AttributeDefinitions=_attributes([*_known_indexes(table), index]),
+            GlobalSecondaryIndexUpdates=[
+                {"Create": index | _warm(self._warm_writes) | _provisioned_as(table)}
+            ],
+        )
+
+    @property
+    def _index_names(self) -> list[str]:
+        return [index["IndexName"] for index in _indexes(self._by_entity)]
 
     def _raise_warm_writes(self) -> None:
         """Raise what is too low. DynamoDB takes minutes to hours for it, while the table works as before."""
         table, warm = self._describe() or {}, _warm(self._warm_writes)
         fields = warm if self._is_cold(table) else {}
-        if self._is_cold(_index_of(table) or {}):
-            update = {"Update": {"IndexName": INDEX, **warm}}
-            fields = {**fields, "GlobalSecondaryIndexUpdates": [update]}
+        cold = [name for name in self._index_names if self._is_cold(_index_of(table, name) or {})]
+        if cold:
+            updates = [{"Update": {"IndexName": name, **warm}} for name in cold]
+            fields = {**fields, "GlobalSecondaryIndexUpdates": updates}
         if fields:
             self._ask("update_table", TableName=self._name, **fields)
 
@@ -298,7 +342,7 @@ def _faults(table: dict[str, Any]) -> list[str]:
     found = []
     if table["KeySchema"] != _KEY:
         found.append("its key is not pk, sk: it cannot be changed, name another table in DYNAMODB_TABLE")
-    index = _index_of(table)
+    index = _index_of(table, INDEX)
     if index is None:
         found.append(f'it has no index {INDEX}: "pipeline provision --update" makes it')
     elif index["KeySchema"] != _INDEX["KeySchema"]:
@@ -333,6 +377,11 @@ def _is_rising(described: dict[str, Any]) -> bool:
     return bool(described.get("WarmThroughput", {}).get("Status") == "UPDATING")
 
 
-def _index_of(table: dict[str, Any]) -> dict[str, Any] | None:
+def _index_of(table: dict[str, Any], name: str) -> dict[str, Any] | None:
     indexes = table.get("GlobalSecondaryIndexes", ())
-    return next((index for index in indexes if index["IndexName"] == INDEX), None)
+    return next((index for index in indexes if index["IndexName"] == name), None)
+
+
+def _known_indexes(table: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the definitions of those of our indexes that a table has."""
+    return [index for index in _indexes(by_entity=True) if _index_of(table, index["IndexName"])]

@@ -14,7 +14,7 @@ from pipeline.jobs.deployments import Deployments
 from pipeline.jobs.expressions import Item, outside
 from pipeline.jobs.indexshards import IndexShards
 from pipeline.jobs.jobrecords import JobRecords
-from pipeline.jobs.keys import Key, Keys
+from pipeline.jobs.keys import Key, Keys, beginning_of
 from pipeline.jobs.listing import JobListing
 from pipeline.jobs.markers import Markers
 from pipeline.jobs.model import Filled, Job, JobFilled, JobState, SplitFilled
@@ -40,13 +40,21 @@ class JobStore:
         self._keys = keys = Keys(service=settings.service_name)
         self._clock = clock
         self._expiry_days = days = settings.job_expiry_days
+        by_entity = settings.dynamodb_entity_index_since
         self._counter = counter = Counter(table, keys, self._expiry)
         #: the table's definition
-        self.schema = Schema(table.name, settings.kms_key_arn, settings.dynamodb_warm_writes)
+        self.schema = Schema(
+            table.name,
+            settings.kms_key_arn,
+            settings.dynamodb_warm_writes,
+            by_entity=by_entity is not None,
+        )
         #: over how many partitions of the index jobs are spread
         self.shards = IndexShards(table, keys, settings.dynamodb_index_shards)
         #: one record a job: its state, plan and end
-        self.records = JobRecords(table, keys, self.shards, self._expiry, clock)
+        self.records = JobRecords(
+            table, keys, self.shards, self._expiry, clock, by_entity=by_entity is not None
+        )
         #: the parts of splits, and their results
         self.splits = Splits(table, keys, counter, self._expiry, max_parts=settings.max_parts)
         #: tasks that are done, or failed for good
@@ -56,7 +64,16 @@ class JobStore:
         #: what is left to do after a crash, a replay or a redrive
         self.resumption = Resumption(table, keys, self.records, counter, self.tasks)
         #: lists and progress, for people
-        self.listing = JobListing(table, keys, self.shards, self.records, counter, clock, days)
+        self.listing = JobListing(
+            table,
+            keys,
+            self.shards,
+            self.records,
+            counter,
+            clock,
+            days,
+            by_entity_since=None if by_entity is None else beginning_of(by_entity),
+        )
         #: the parts of one split, for people
         self.parts = PartList(table, keys, counter)
         #: the markers of the sweep that workers received

@@ -53,6 +53,12 @@ AHEAD = 4
 #: The index: jobs by time of submission.
 INDEX = "jobs-by-time"
 
+#: The index that a setting asks for: jobs by entity, and by time of submission within one.
+ENTITY_INDEX = "jobs-by-entity"
+
+#: The attribute that is the partition key of each index; the sort key of both is "isk".
+PARTITION_KEYS = {INDEX: "ipk", ENTITY_INDEX: "epk"}
+
 #: The attributes in the index beside keys. They never change, so they cost no write of their own.
 PROJECTED = ("entity",)
 
@@ -309,7 +315,12 @@ class Table:
             fields["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
 
     def newest(
-        self, index_pk: str, limit: int, before: str | None = None, where: Mapping[str, str] | None = None
+        self,
+        index_pk: str,
+        limit: int,
+        before: str | None = None,
+        where: Mapping[str, str] | None = None,
+        index: str = INDEX,
     ) -> Newest:
         """Return the last ``limit`` keys of a partition of the index, newest first, before the cursor.
 
@@ -317,7 +328,7 @@ class Table:
         an index is.
         """
         request = Expression()
-        condition = f"{request.name('ipk')} = {request.value(index_pk)}"
+        condition = f"{request.name(PARTITION_KEYS[index])} = {request.value(index_pk)}"
         if before:
             condition += f" AND {request.name('isk')} < {request.value(before)}"
         filters = [f"{request.name(name)} = {request.value(value)}" for name, value in (where or {}).items()]
@@ -325,7 +336,7 @@ class Table:
         answer = self._ask(
             "query",
             f"query {index_pk}",
-            IndexName=INDEX,
+            IndexName=index,
             KeyConditionExpression=condition,
             ScanIndexForward=False,
             Limit=limit,

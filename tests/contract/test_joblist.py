@@ -5,12 +5,14 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
 
 from pipeline.jobs import JobFilled, JobPage, JobPlan, JobState, JobStore, NewJob, StageDone, StageRef
 from pipeline.jobs.dynamodb import dynamodb_client
+from pipeline.jobs.keys import beginning_of
 from pipeline.jobs.schema import table_definition
 from pipeline.services.environment import Services
 from tests.conftest import MakeSettings
@@ -171,6 +173,52 @@ def test_a_list_has_the_jobs_of_all_shards_that_any_process_used(
     for store in stores:
         assert walked(lambda before: store.listing.jobs(limit=20, since=since, before=before)) == ids  # noqa: B023
         assert [each.job_id for each in store.listing.open_before(time.time()).jobs] == ids[::2][::-1]
+
+
+def test_an_entitys_jobs_are_listed_by_an_index_of_their_own(
+    services: Services, make_settings: MakeSettings
+) -> None:
+    """Those submitted since the day of the setting in one query, the others as ever; each once, in order."""
+    now = time.time()
+    day = datetime.fromtimestamp(now - 3 * DAY, UTC).date()
+    plain = make_settings(services)
+    settings = plain.model_copy(update={"dynamodb_entity_index_since": day})
+    store = JobStore(settings)
+    assert store.schema.provision().outcome == "made"
+    assert store.schema.inspect().outcome == "present"
+    # A job every four hours, of six days; an earlier version opened those before that day.
+    jobs = [job(now - number * DAY / 6, "rare" if number % 5 == 0 else "entity") for number in range(36)]
+    for each in jobs:
+        by_entity = each.submitted_at >= beginning_of(day)
+        opener = store if by_entity else JobStore(plain)
+        assert opener.records.open([each]).errors == [None]
+    complete(store, jobs[5].job_id)
+    requests, since = Requests(), now - 2 * DAY
+    asked = requests.of(lambda: store.listing.jobs(entity_id="rare", since=since))
+    assert asked == {"Query": 1, "BatchGetItem": 1}
+    ids = [each.job_id for each in jobs if each.entity_id == "rare"]
+    since = now - 8 * DAY
+    for limit in (2, 50):
+        for reader in (store, JobStore(plain)):
+            assert ids == walked(
+                lambda before: reader.listing.jobs(entity_id="rare", limit=limit, since=since, before=before)  # noqa: B023
+            )
+    found = store.listing.jobs(JobState.COMPLETE, entity_id="rare", since=now - 2 * DAY)
+    assert [each.job_id for each in found.jobs] == [jobs[5].job_id]
+
+
+def test_a_table_without_the_index_by_entity_is_listed_without_it(
+    services: Services, make_settings: MakeSettings
+) -> None:
+    """As before provision made it: the setting alone breaks no list."""
+    plain = make_settings(services)
+    JobStore(plain).schema.provision()
+    settings = plain.model_copy(update={"dynamodb_entity_index_since": date(2026, 1, 1)})
+    store, jobs = JobStore(settings), [job(time.time(), entity) for entity in ("rare", "entity")]
+    assert "has no index jobs-by-entity" in store.schema.inspect().differences[0]
+    assert store.records.open(jobs).errors == [None, None]
+    found = store.listing.jobs(entity_id="rare", since=time.time() - 60)
+    assert [each.job_id for each in found.jobs] == [jobs[0].job_id]
 
 
 def test_a_list_is_cheap_where_there_are_no_jobs(store: JobStore) -> None:

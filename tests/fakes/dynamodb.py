@@ -19,6 +19,8 @@ class FakeDynamoDB:
 
     def __init__(self) -> None:
         self.items: MutableMapping[tuple[str, str], Raw] = {}
+        #: The indexes that there are, and the partition key of each.
+        self.indexes = {"jobs-by-time": "ipk", "jobs-by-entity": "epk"}
 
     def get_item(self, *, Key: Raw, **fields: Any) -> Raw:
         """One item; a projection is not applied, as nothing may depend on attributes being left out."""
@@ -95,28 +97,42 @@ class FakeDynamoDB:
 
     def query(self, *, KeyConditionExpression: str, ExpressionAttributeValues: Raw, **fields: Any) -> Raw:
         """The items under one pk, between two sort keys when those are given."""
-        pk, *between = [value["S"] for value in ExpressionAttributeValues.values()]
+        fields["ExpressionAttributeValues"] = ExpressionAttributeValues
+        named = re.findall(r":\w+", KeyConditionExpression)
+        pk, *between = [ExpressionAttributeValues[name]["S"] for name in named]
         if "IndexName" in fields:
+            _refuse_index(fields["IndexName"], self.indexes)
             return self._query_index(pk, between, **fields)
         low, high = between or ("", "\U0010ffff")
         keys = sorted(key for key in self.items if key[0] == pk and low <= key[1] <= high)
         return {"Items": [copy.deepcopy(self.items[key]) for key in keys]}
 
     def _query_index(
-        self, pk: str, between: list[str], *, Limit: int, ScanIndexForward: bool = True, **_: Any
+        self,
+        pk: str,
+        between: list[str],
+        *,
+        IndexName: str,
+        Limit: int,
+        ScanIndexForward: bool = True,
+        FilterExpression: str = "",
+        **fields: Any,
     ) -> Raw:
         """The items of one partition of the index: all, those before a cursor, or those between two."""
         low, high = between if len(between) == 2 else ("", between[0] if between else "\U0010ffff")
         found = [
             copy.deepcopy(item)
             for item in self.items.values()
-            if item.get("ipk") == {"S": pk} and low <= item["isk"]["S"] <= high
+            if item.get(self.indexes[IndexName]) == {"S": pk} and low <= item["isk"]["S"] <= high
         ]
         if len(between) == 1:
             found = [item for item in found if item["isk"]["S"] != high]
         found.sort(key=lambda item: str(item["isk"]["S"]), reverse=not ScanIndexForward)
         more = {"LastEvaluatedKey": found[Limit - 1]} if len(found) > Limit else {}
-        return {"Items": found[:Limit], **more}
+        kept = [
+            item for item in found[:Limit] if not FilterExpression or _holds(FilterExpression, item, fields)
+        ]
+        return {"Items": kept, **more}
 
     def _check(self, item: Raw | None, condition: str, fields: Mapping[str, Any]) -> None:
         if not _Condition(condition, item or {}, fields).holds():
@@ -218,6 +234,16 @@ def _refuse_duplicates(keys: list[tuple[str, str]]) -> None:
     if len(set(keys)) < len(keys):
         answer = {"Error": {"Code": "ValidationException", "Message": "Provided list contains duplicates"}}
         raise ClientError(answer, "Batch")  # type: ignore[arg-type]
+
+
+def _holds(condition: str, item: Raw, fields: Mapping[str, Any]) -> bool:
+    return _Condition(condition, item, fields).holds()
+
+
+def _refuse_index(name: str, known: Mapping[str, str]) -> None:
+    if name not in known:
+        message = f"The table does not have the specified index: {name}"
+        raise ClientError({"Error": {"Code": "ValidationException", "Message": message}}, "Query")
 
 
 def _refuse_long(keys: list[tuple[str, str]]) -> None:

@@ -47,9 +47,14 @@ STAGES, SPLIT = Shape(stages=3, run=0, size=1), Shape(stages=3, parts=4, run=0, 
 
 
 def planned(
-    *mix: Shape, rate: float = 100, concurrency: int = 8, region: str = "us-east-1", shards: int = 4
+    *mix: Shape,
+    rate: float = 100,
+    concurrency: int = 8,
+    region: str = "us-east-1",
+    shards: int = 4,
+    by_entity: bool = False,
 ) -> Plan:
-    return plan(rate, mix, concurrency=concurrency, region=region, shards=shards)
+    return plan(rate, mix, concurrency=concurrency, region=region, shards=shards, by_entity=by_entity)
 
 
 def units(shape: Shape) -> float:
@@ -237,6 +242,16 @@ def test_a_price_is_that_of_the_units() -> None:
     for rate in (1, 1e6):
         price = planned(Shape(stages=3), rate=rate).price
         assert price["DynamoDB writes"] == pytest.approx(8e6 * prices.WRITE_UNIT.value)
+
+
+def test_the_index_by_entity_costs_a_unit_a_job() -> None:
+    """Of the plan as of the command, which says it in a row of its own."""
+    made = planned(Shape(stages=3), rate=300, by_entity=True)
+    assert made.use.entity_writes == pytest.approx(100)
+    assert made.price["DynamoDB writes"] == pytest.approx(9e6 * prices.WRITE_UNIT.value)
+    result = run("--rate", "300", "--entity-index")
+    assert re.search(r"^write units of the index by entity +100$", result.stdout, re.MULTILINE)
+    assert "by entity" not in run("--rate", "300").stdout
 
 
 def test_ordered_parts_are_sent_one_by_one() -> None:

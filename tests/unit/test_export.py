@@ -121,6 +121,28 @@ def test_the_table_is_as_warm_as_the_setting_says(registry: Registry) -> None:
     assert "warm_throughput" not in json.dumps(terraform(_settings(), registry))
 
 
+def test_the_index_by_entity_is_in_both_forms_where_it_is_wanted(registry: Registry) -> None:
+    """Keys only, beside the other one."""
+    settings = _settings(DYNAMODB_ENTITY_INDEX_SINCE="2026-03-01")
+    template = cloudformation(settings, registry)
+    assert [str(match) for match in lint(json.dumps(template), regions=["eu-west-1"])] == []
+    (table,) = _resources(template, "AWS::DynamoDB::Table").values()
+    names = ["jobs-by-time", "jobs-by-entity"]
+    assert [each["IndexName"] for each in table["GlobalSecondaryIndexes"]] == names
+    made = terraform(settings, registry)["resource"]["aws_dynamodb_table"]["jobs"]
+    arguments = {name: value for name, value in made.items() if name != "lifecycle"}
+    Draft202012Validator(SCHEMAS["aws_dynamodb_table"]).validate(arguments)
+    assert [each["name"] for each in made["global_secondary_index"]] == names
+    assert made["global_secondary_index"][1] == {
+        "name": "jobs-by-entity",
+        "hash_key": "epk",
+        "range_key": "isk",
+        "projection_type": "KEYS_ONLY",
+    }
+    for form in (cloudformation, terraform):
+        assert "epk" not in json.dumps(form(_settings(), registry))
+
+
 def test_cfn_lint_would_find_a_fault(registry: Registry) -> None:
     """The check can fail: a property that SQS does not have is found."""
     template = cloudformation(_settings(), registry)

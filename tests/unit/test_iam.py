@@ -238,6 +238,21 @@ def test_the_index_is_named_for_those_who_ask_it() -> None:
     assert _grants(_policy("worker"))["dynamodb:Query"] == {table}
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_the_index_by_entity_is_granted_to_those_who_list_jobs(role: Role) -> None:
+    """Where there is one, and only the items of the own service, as in the other index."""
+    index = f"{TABLE}/index/jobs-by-entity"
+    document = _policy(role, DYNAMODB_ENTITY_INDEX_SINCE="2026-03-01")
+    request = "dynamodb:Query", index
+    assert allows(document, request, {LEADING_KEYS: {Keys(service="orders").entity("ada")}}) == (
+        role != "worker"
+    )
+    assert not allows(document, request, {LEADING_KEYS: {Keys(service="other").entity("ada")}})
+    assert index not in json.dumps(_policy(role))
+    # AWS refuses a statement without actions.
+    assert all(each["Action"] for each in document["Statement"])
+
+
 def test_msk_grants_each_process_its_topics_and_group() -> None:
     """The bridge reads what stages consume in its group; the worker writes what they emit."""
     bridge, worker = (_grants(_policy(role, **MSK)) for role in ("bridge", "worker"))

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.units import read_units, write_units
 from pipeline.capacity import Shape, bill, steps_of
+from pipeline.capacity.costs import ENTITY_WRITES
 from pipeline.jobs import (
     JobFilled,
     JobPlan,
@@ -66,9 +67,9 @@ def _json(fields: Any) -> bytes:
     return json.dumps(fields, default=lambda value: base64.b64encode(value).decode()).encode()
 
 
-def store_on(meter: Meter) -> JobStore:
+def store_on(meter: Meter, **changes: Any) -> JobStore:
     """A store, its job opened."""
-    store = JobStore(builders.settings(service_name="test"), table=Table("jobs", lambda: meter))  # type: ignore[arg-type,return-value]
+    store = JobStore(builders.settings(service_name="test", **changes), table=Table("jobs", lambda: meter))  # type: ignore[arg-type,return-value]
     store.records.open([NewJob(job_id="j", entity_id="e", topic="t", plan=PLAN, submitted_at=1.0)])
     return store
 
@@ -113,6 +114,15 @@ def test_a_job_of_three_stages_costs_eight_units() -> None:
     close(store, store.tasks.record([done("c")]).closings)
     assert meter.units == 8
     assert measured(meter) == ledger(Shape(stages=3))
+
+
+def test_a_job_in_the_index_by_entity_costs_a_unit_more() -> None:
+    """When it is opened; its entry stays as it is when the job ends."""
+    meter = Meter()
+    store = store_on(meter, dynamodb_entity_index_since="2026-03-01")
+    assert meter.units == 2 + ENTITY_WRITES
+    close(store, store.tasks.record([done("a"), done("b"), done("c")]).closings)
+    assert meter.units == ledger(Shape(stages=3))["write units"] + ENTITY_WRITES
 
 
 def test_a_split_of_four_small_parts_costs_fourteen_units_at_most() -> None:

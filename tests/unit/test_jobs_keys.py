@@ -51,6 +51,7 @@ def test_every_partition_key_begins_with_the_prefix_that_policies_grant() -> Non
         KEYS.deployments(),
         *(KEYS.index(state, "j", 0.0, 4)[0] for state in JobState),
         KEYS.index_shards()[0],
+        KEYS.entity("ada"),
     ]
     assert [key for key in made if not key.startswith(KEYS.prefix)] == []
     assert "/" not in KEYS.service

@@ -1,4 +1,4 @@
-"""The write capacity of the table, as DynamoDB tells and takes it; emulators do neither."""
+"""The table's indexes and write capacity, as AWS tells and takes them; emulators do not tell all of it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from botocore.validate import ParamValidator
 from pipeline.jobs import WriteCapacity
 from pipeline.jobs import schema as schema_module
 from pipeline.jobs.schema import Schema, table_definition
-from pipeline.jobs.table import INDEX
+from pipeline.jobs.table import ENTITY_INDEX, INDEX
 
 MODEL = botocore.session.get_session().get_service_model("dynamodb")
 NEW, TTL = 4000, {"TimeToLiveStatus": "ENABLED", "AttributeName": "exp"}
@@ -36,10 +36,10 @@ class FakeTables:
         return call
 
     def _create_table(self, BillingMode: str, **fields: Any) -> None:  # noqa: N803 - as DynamoDB names it
-        (index,) = fields.pop("GlobalSecondaryIndexes")
+        indexes = fields.pop("GlobalSecondaryIndexes")
         made = {"BillingModeSummary": {"BillingMode": BillingMode}, "TableStatus": "ACTIVE"}
-        indexes = [{**index, **_warmth(index), "IndexStatus": "ACTIVE"}]
-        self.table = {**fields, **_warmth(fields), **made, "GlobalSecondaryIndexes": indexes}
+        active = [{**index, **_warmth(index), "IndexStatus": "ACTIVE"} for index in indexes]
+        self.table = {**fields, **_warmth(fields), **made, "GlobalSecondaryIndexes": active}
 
     def _describe_table(self, **_: Any) -> Any:
         return {"Table": self.table}
@@ -57,7 +57,7 @@ class FakeTables:
         self.updates.append(fields)
         for each in fields.get("GlobalSecondaryIndexUpdates", ()):
             if "Create" in each:
-                self.table["GlobalSecondaryIndexes"] = [{**each["Create"], "IndexStatus": "ACTIVE"}]
+                self.table["GlobalSecondaryIndexes"] += [{**each["Create"], "IndexStatus": "ACTIVE"}]
         for described in (self.table, *self.table["GlobalSecondaryIndexes"]):
             if "WarmThroughput" in described:
                 described["WarmThroughput"]["Status"] = "UPDATING"
@@ -117,6 +117,47 @@ def test_too_little_is_raised_with_update_only(aws: FakeTables) -> None:
     aws.raised(20_000)
     assert schema.provision(update=True).outcome == "present"
     assert len(aws.updates) == 1
+
+
+def test_the_index_by_entity_is_made_where_a_setting_asks_for_it(aws: FakeTables) -> None:
+    """With a new table, or with --update: no fault until then, as lists do without it."""
+    made(aws)
+    schema = Schema("jobs", warm_writes=NEW, by_entity=True)
+    missing = f'it has no index {ENTITY_INDEX}: "pipeline provision --update" makes it'
+    report = schema.provision()
+    assert (report.differences, report.faults) == ((missing,), ())
+    assert schema.provision(update=True).outcome == "changed"
+    (update,) = aws.updates
+    (create,) = (each["Create"] for each in update["GlobalSecondaryIndexUpdates"])
+    assert create["WarmThroughput"]["WriteUnitsPerSecond"] == NEW
+    keys = [part["AttributeName"] for part in create["KeySchema"]]
+    assert keys == ["epk", "isk"]
+    assert {each["AttributeName"] for each in update["AttributeDefinitions"]} == {
+        *("pk", "sk", "ipk", "isk", "epk")
+    }
+    assert schema.provision(update=True).outcome == "present"
+    aws._create_table(**table_definition("jobs", by_entity=True))
+    assert [each["IndexName"] for each in aws.table["GlobalSecondaryIndexes"]] == [INDEX, ENTITY_INDEX]
+    assert {each["AttributeName"] for each in aws.table["AttributeDefinitions"]} == {
+        *("pk", "sk", "ipk", "isk", "epk")
+    }
+    assert schema.provision().outcome == "present"
+
+
+def test_an_index_by_entity_that_nobody_asks_for_stays(aws: FakeTables) -> None:
+    """It may be another service's that shares the table; it costs nothing without entries."""
+    aws._create_table(**table_definition("jobs", by_entity=True))
+    assert Schema("jobs").provision(update=True).outcome == "present"
+    assert aws.updates == []
+
+
+def test_both_indexes_are_raised_in_one_request(aws: FakeTables) -> None:
+    """Where they are warm for less than the setting says."""
+    aws._create_table(**table_definition("jobs", by_entity=True))
+    assert Schema("jobs", warm_writes=20_000, by_entity=True).provision(update=True).outcome == "changed"
+    (update,) = aws.updates
+    raised = [each["Update"]["IndexName"] for each in update["GlobalSecondaryIndexUpdates"]]
+    assert raised == [INDEX, ENTITY_INDEX]
 
 
 @pytest.mark.parametrize("wanted", [None, 5_000])
