@@ -65,12 +65,12 @@ class Bill(Counter[str]):
 
 
 def _of_a_job(passage: Passage) -> bool:
-    """Whether a request is about a job, not about the service: its queue, versions and duties."""
+    """Whether a request is about a job, not about the service: its queue, versions, shards and duties."""
     if passage.server == "sqs":
         return passage.action not in ("ReceiveMessage", "GetQueueAttributes")
     if passage.action.startswith("Describe") or "IndexName" in passage.text:
         return False
-    return not any(key in passage.text for key in ('/V"', '/C"', "/U#"))
+    return not any(key in passage.text for key in ('/V"', '/C"', '/I"', "/U#"))
 
 
 @dataclass(frozen=True)
