@@ -47,6 +47,7 @@ class PipelineApp(Celery):  # type: ignore[misc]
     """A Celery app over ``fifo://``. The environment is read only when a setting is needed."""
 
     control_cls = "pipeline.control.mailbox:Control"
+    events_cls = "pipeline.worker.dispatcher:Events"
 
     @cached_property
     def settings(self) -> Settings:

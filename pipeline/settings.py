@@ -119,6 +119,9 @@ class Settings(BaseModel):
     #: records; the shorter of both applies. 0: no past events.
     events_history_seconds: float = Field(default=3600, ge=0)
     events_history_records: int = Field(default=100_000, ge=0)
+    #: Tasks a second of a worker whose events it sends at most: above it, those of a share of its jobs. A
+    #: hundred workers then send as many as Flower takes in.
+    events_tasks_per_second: float = Field(default=20, ge=1, allow_inf_nan=False)
     #: Celery's commands that workers obey beside those that change nothing.
     control_commands: tuple[str, ...] = ()
     #: Signs commands: workers obey no other ones.

@@ -133,9 +133,9 @@ def _kafka(use: Use, sizes: Sizes) -> Iterator[Load]:
     )
     yield (
         "task events that Flower takes in",
-        use.tasks * measured.TASK_EVENTS,
+        sizes.task_events,
         measured.FLOWER_EVENTS.value,
-        "Watch metrics and the jobs' records instead of Flower: it falls behind, tasks do not.",
+        "Set EVENTS_TASKS_PER_SECOND lower: workers then show fewer jobs. Flower falls behind, tasks do not.",
         measured.FLOWER_EVENTS,
     )
     yield (

@@ -23,6 +23,9 @@ PARTITION_BYTES: Final = 10e6
 #: Partitions of a topic unless a setting says otherwise.
 PARTITIONS: Final[int] = Settings.model_fields["topic_partitions"].default
 
+#: Tasks a second of a worker whose events it sends at most, unless a setting says otherwise.
+SHOWN: Final[float] = Settings.model_fields["events_tasks_per_second"].default
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
@@ -40,6 +43,9 @@ class Sizes:
     #: Workers, not rounded up; and as many workers' and bridges' connections to the busiest broker.
     busy_workers: float
     connections: float
+    #: Task events a second that workers send at most, and their bytes.
+    task_events: float
+    task_event_bytes: float
 
 
 def sizes_of(mix: Sequence[Shape], use: Use, concurrency: int) -> Sizes:
@@ -49,6 +55,7 @@ def sizes_of(mix: Sequence[Shape], use: Use, concurrency: int) -> Sizes:
     bridges = (first / measured.FIRST_EVENTS.value + further / measured.EVENTS.value) / BUSY
     busiest = use.busiest_first_events / measured.FIRST_EVENTS.value / BUSY
     has_events = use.events > 0
+    task_events = min(use.tasks, workers * SHOWN) * measured.TASK_EVENTS
     return Sizes(
         workers=max(FEWEST, math.ceil(workers)),
         concurrency=concurrency,
@@ -61,4 +68,6 @@ def sizes_of(mix: Sequence[Shape], use: Use, concurrency: int) -> Sizes:
         topics=sum(shape.stages for shape in mix),
         busy_workers=workers,
         connections=connections_of(workers, bridges),
+        task_events=task_events,
+        task_event_bytes=task_events * measured.TASK_EVENT_BYTES,
     )

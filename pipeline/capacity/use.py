@@ -33,9 +33,8 @@ class Use:
     #: The same of writes to the index by entity; 0 without it.
     entity_writes: float
     reads: float
-    #: Bytes: of events, of task events, of tasks' messages; and those that stay in DynamoDB.
+    #: Bytes: of events, of tasks' messages; and those that stay in DynamoDB.
     event_bytes: float
-    task_event_bytes: float
     message_bytes: float
     stored_bytes: float
     #: Seconds of CPU: of workers' parent processes, and of all processes without the tasks' own.
@@ -72,7 +71,6 @@ def use_of(rate: float, mix: Sequence[Shape], *, by_entity: bool) -> Use:
         entity_writes=total(_is_job) * ENTITY_WRITES * by_entity,
         reads=of_steps(lambda step: step.reads),
         event_bytes=total(lambda shape: shape.stages * (measured.EVENT_BYTES + shape.size)),
-        task_event_bytes=rate * measured.TASK_EVENTS * measured.TASK_EVENT_BYTES,
         message_bytes=total(_message_bytes),
         stored_bytes=of_steps(lambda step: step.stored),
         parent_cpu=total(parent_ms) / 1000,

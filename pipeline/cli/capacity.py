@@ -177,7 +177,7 @@ def _bytes(made: Plan) -> dict[str, float]:
     use = made.use
     return {
         "events on Kafka": use.event_bytes,
-        "task events on Kafka": use.task_event_bytes,
+        "task events on Kafka": made.sizes.task_event_bytes,
         "messages on SQS": use.message_bytes,
         "kept in DynamoDB": use.stored_bytes,
     }

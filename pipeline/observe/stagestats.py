@@ -1,7 +1,9 @@
 """Statistics of stages from the events of Celery: rates, failures, run times, and the workers.
 
-Workers started with ``-E`` send them; Flower reads the same. One thread reads the events topic as a log,
-without a consumer group, and keeps the events of the window.
+Flower reads the same. One thread reads the events topic as a log, without a consumer group, and keeps what
+ended in the window. A worker may send the task events of a share of its jobs only: runs are counted by its
+heartbeats, whose counters are of all tasks, and the events tell how long runs took. Until its first heartbeat
+is read, and of a worker of an earlier version, runs are counted by the events.
 """
 
 import threading
@@ -11,10 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.control.controlmessage import EVENTS, HEARTBEATS_LAST, Payload
+from pipeline.control.controlmessage import EVENTS, Payload
 from pipeline.control.controlplane import DISABLED
 from pipeline.control.reachability import Reachability
+from pipeline.control.taskcounts import STANDS_FOR, one_in
 from pipeline.control.topicreader import Past, TopicReader
+from pipeline.observe.seenworker import SeenWorker
 from pipeline.observe.window import SPAN, Rates, Window
 from pipeline.settings import Settings
 from pipeline.transport.envelope import PARSED
@@ -28,9 +32,6 @@ MOST_RUNNING = 1_000
 #: The most workers that are kept; of more, those that are not online make place. It bounds memory and the
 #: jobs page.
 MOST_WORKERS = 1_000
-
-#: The most tasks that a worker may say it runs, or may run, at once.
-MOST_AT_ONCE = 1_000_000
 
 #: Events that end a run.
 ENDS: Final = frozenset({"task-succeeded", "task-failed", "task-retried", "task-revoked", "task-rejected"})
@@ -57,6 +58,8 @@ class WorkerSeen:
     #: The most tasks that it runs at once, and those it runs now; None if its events do not tell.
     pool_size: int | None
     active: int | None
+    #: N where it sends the task events of one job in N.
+    one_in: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +93,6 @@ UNKNOWN: Final = StageRates(
 )
 
 
-@dataclass(kw_only=True)
-class _Worker:
-    seen_at: float
-    online: bool = True
-    pool_size: int | None = None
-    active: int | None = None
-
-
 class StageStats:
     """Reads events from ``start`` to ``stop``. Only its thread waits for brokers that are away."""
 
@@ -107,7 +102,7 @@ class StageStats:
         self._clock = clock
         self._lock = threading.Lock()
         self._window = Window()
-        self._workers: dict[str, _Worker] = {}
+        self._workers: dict[str, SeenWorker] = {}
         #: Current runs of each worker: the names of tasks by their ids, oldest first.
         self._running: dict[str, dict[str, str]] = {}
         self._since = clock()
@@ -148,10 +143,11 @@ class StageStats:
             workers = [
                 WorkerSeen(
                     name=name,
-                    online=_is_online(worker, now),
+                    online=worker.is_online(now),
                     seen_at=worker.seen_at,
                     pool_size=worker.pool_size,
                     active=worker.active,
+                    one_in=worker.one_in,
                 )
                 for name, worker in sorted(self._workers.items())
             ]
@@ -179,10 +175,12 @@ class StageStats:
         self._since = min(self._since, at)
         kind, hostname, name = event["type"], event["hostname"], event.get("name")
         if kind.startswith("worker-"):
-            self._take_worker(event, hostname, kind)
+            self._take_worker(event, hostname, at)
         elif isinstance(name, str) and kind.startswith("task-"):
-            self._take_run(kind, hostname, event["uuid"], name)
-            self._count(event, kind, name, at)
+            self._take_run_time(event, kind, name, at)
+            if (worker := self._workers.get(hostname)) is None or worker.counts is None:
+                self._take_run(kind, hostname, event["uuid"], name)
+                self._count(event, kind, name, at)
 
     def _take_run(self, kind: str, hostname: str, task_id: str, name: str) -> None:
         if hostname not in self._running and not self._has_room(hostname):
@@ -204,30 +202,33 @@ class StageStats:
             del self._running[silent]
         return True
 
-    def _count(self, event: Mapping[str, Any], kind: str, name: str, at: float) -> None:
-        # A task that was done before this delivery did not run, and has no runtime.
-        if kind == "task-succeeded" and isinstance(event.get("runtime"), int | float):
-            self._window.add_success(name, event["runtime"], at)
-        elif kind in ("task-failed", "task-retried"):
-            self._window.add_failure(name, at)
+    def _take_run_time(self, event: Mapping[str, Any], kind: str, name: str, at: float) -> None:
+        if _has_succeeded(kind, event):
+            self._window.add_run_time(name, event["runtime"], at, one_in(event.get(STANDS_FOR)))
 
-    def _take_worker(self, event: Mapping[str, Any], hostname: str, kind: str) -> None:
+    def _count(self, event: Mapping[str, Any], kind: str, name: str, at: float) -> None:
+        if _has_succeeded(kind, event):
+            self._window.add_ends(name, at, at, done=one_in(event.get(STANDS_FOR)))
+        elif kind in ("task-failed", "task-retried"):
+            self._window.add_ends(name, at, at, failed=1)
+
+    def _take_worker(self, event: Mapping[str, Any], hostname: str, at: float) -> None:
         assert self._heard_at is not None
         if hostname not in self._workers and not self._make_place(self._heard_at):
             return
-        worker = self._workers.pop(hostname, None) or _Worker(seen_at=self._heard_at)
+        worker = self._workers.pop(hostname, None) or SeenWorker(seen_at=self._heard_at)
         # At the end, so that the first is the one that has been silent for the longest time.
         self._workers[hostname] = worker
-        worker.seen_at, worker.online = self._heard_at, kind != "worker-offline"
-        worker.pool_size = _whole(event.get("pool_size"))
-        worker.active = _whole(event.get("active"))
-        self._keep_newest(hostname, 0 if not worker.online else worker.active)
+        for name, start, end, done, failed in worker.take(event, at, self._heard_at):
+            self._window.add_ends(name, start, end, done=done, failed=failed)
+        is_counted = worker.says_goodbye or worker.counts is not None
+        self._keep_newest(hostname, 0 if is_counted else worker.active)
 
     def _make_place(self, now: float) -> bool:
         """Whether one more worker may be kept; one that is no longer online makes place."""
         if len(self._workers) >= MOST_WORKERS:
             silent = next(iter(self._workers))
-            if _is_online(self._workers[silent], now):
+            if self._workers[silent].is_online(now):
                 return False
             self._forget_worker(silent)
         return True
@@ -251,11 +252,14 @@ class StageStats:
         self._running.pop(name, None)
 
     def _running_by_name(self, now: float) -> Counter[str]:
-        """Count current runs: of a worker at most as many as its pool holds, the newest."""
+        """Count current runs: a worker's own count; of one without, the newest that its pool can hold."""
         counts: Counter[str] = Counter()
-        for hostname, running in self._running.items():
-            worker = self._workers.get(hostname)
-            if worker is not None and _is_online(worker, now):
+        for hostname, worker in self._workers.items():
+            if not worker.is_online(now):
+                continue
+            if worker.counts is not None:
+                counts.update({name: count.running for name, count in worker.counts.items() if count.running})
+            elif running := self._running.get(hostname):
                 # A run that has ended counts here until it is settled: its event comes after that.
                 most = MOST_RUNNING if worker.pool_size is None else worker.pool_size
                 counts.update(list(running.values())[max(0, len(running) - most) :])
@@ -267,11 +271,6 @@ class StageStats:
         return str(self._reader.error) if self._reader.error and not self._reader.wait_opened(0) else None
 
 
-def _is_online(worker: _Worker, now: float) -> bool:
-    return worker.online and worker.seen_at > now - HEARTBEATS_LAST
-
-
-def _whole(value: object) -> int | None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        return None
-    return value if 0 <= value <= MOST_AT_ONCE else None
+def _has_succeeded(kind: str, event: Mapping[str, Any]) -> bool:
+    # A task that was done before this delivery did not run, and has no runtime.
+    return kind == "task-succeeded" and isinstance(event.get("runtime"), int | float)

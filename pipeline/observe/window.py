@@ -34,9 +34,9 @@ class Rates:
 class _Ends:
     """Ended runs of one name in one slice."""
 
-    done: int = 0
-    failed: int = 0
-    #: Runs by class of run time.
+    done: float = 0
+    failed: float = 0
+    #: Successful runs by class of run time, of those whose events were read.
     runs: Counter[int] = field(default_factory=Counter)
 
 
@@ -48,15 +48,18 @@ class Window:
         #: The newest slice of each name.
         self._names: dict[str, int] = {}
 
-    def add_success(self, name: str, seconds: float, at: float) -> None:
-        """Count a run that succeeded at ``at`` (seconds since 1970) after ``seconds``."""
-        ends = self._ends(name, at)
-        ends.done += 1
-        ends.runs[_class_of(seconds)] += 1
+    def add_run_time(self, name: str, seconds: float, at: float, runs: int = 1) -> None:
+        """Note that so many runs that succeeded at ``at`` (seconds since 1970) took ``seconds``."""
+        self._ends(name, at).runs[_class_of(seconds)] += runs
 
-    def add_failure(self, name: str, at: float) -> None:
-        """Count a run that failed."""
-        self._ends(name, at).failed += 1
+    def add_ends(self, name: str, start: float, end: float, *, done: int = 0, failed: int = 0) -> None:
+        """Count runs that ended evenly from ``start`` to ``end`` (seconds since 1970)."""
+        start = min(start, end)
+        for number in range(math.floor(max(start, end - SPAN) / SLICE), math.floor(end / SLICE) + 1):
+            part = _overlap(number, start, end)
+            ends = self._ends(name, number * SLICE)
+            ends.done += done * part
+            ends.failed += failed * part
 
     @property
     def is_full(self) -> bool:
@@ -102,6 +105,13 @@ class Window:
             del self._slices[number]
         if old:
             self._names = {name: newest for name, newest in self._names.items() if newest >= oldest}
+
+
+def _overlap(number: int, start: float, end: float) -> float:
+    """Return the part of the time from ``start`` to ``end`` that is in a slice."""
+    if start >= end:
+        return 1.0
+    return max(0.0, min(end, (number + 1) * SLICE) - max(start, number * SLICE)) / (end - start)
 
 
 def _class_of(seconds: float) -> int:

@@ -53,6 +53,10 @@ CONTROL_EVENTS_DROPPED = Counter(
     "Events for Flower that did not reach Kafka.",
     registry=REGISTRY,
 )
+TASK_EVENTS_SHARE = Gauge(
+    "pipeline_task_events_share", "Share of jobs whose task events are sent.", registry=REGISTRY
+)
+TASK_EVENTS_SHARE.set(1)
 HELD = Gauge("pipeline_held", "Messages held, by how far they are.", ["phase"], registry=REGISTRY)
 LANES = Gauge("pipeline_lanes", "Message groups of which messages are held.", registry=REGISTRY)
 CANCELLED_UNITS = Counter(

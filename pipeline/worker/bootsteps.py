@@ -22,6 +22,7 @@ from pipeline.worker.celerychecks import (
 )
 from pipeline.worker.consumer import EVENTS_EVERY, EVENTS_TOGETHER, TIMERS_EVERY, drop_cancelled_timers
 from pipeline.worker.runtime import WorkerRuntime
+from pipeline.worker.sample import ADAPT_EVERY
 
 
 class Preflight(bootsteps.Step):  # type: ignore[misc]
@@ -99,7 +100,14 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
         consumer.runtime.watch_loop(True)
         consumer.event_dispatcher.buffer_limit = EVENTS_TOGETHER
         consumer.hub.call_repeatedly(EVENTS_EVERY, consumer.flush_events)
+        consumer.hub.call_repeatedly(ADAPT_EVERY, consumer.runtime.sample.adapt)
         consumer.hub.call_repeatedly(TIMERS_EVERY, drop_cancelled_timers, consumer.hub.timer)
+
+    def info(self, consumer: Any) -> dict[str, Any]:
+        """Return what ``inspect stats`` and Flower's page of the worker show beside Celery's figures."""
+        sample = consumer.runtime.sample
+        shown = f"1 of {sample.one_in}" if sample.one_in > 1 else "all"
+        return {"jobs_shown": shown, "events_tasks_per_second": sample.most}
 
     def stop(self, consumer: Any) -> None:
         """The event loop ends, at a reconnect or for good; what the pool still runs stays ours."""

@@ -10,6 +10,7 @@ from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.utils.imports import symbol_by_name
 
 from pipeline.author.registry import REGISTRY
+from pipeline.control.taskcounts import ONE_IN
 from pipeline.errors import ConfigurationError, InvalidInputError, ServiceError
 from pipeline.infra.startchecks import check_added_queue
 from pipeline.transport.lease import Lease
@@ -38,16 +39,21 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        signals.heartbeat_sent.connect(self.add_pool_size)
+        signals.heartbeat_sent.connect(self.add_figures)
 
     @property
     def runtime(self) -> WorkerRuntime:
         """Return the runtime of this worker, made before the consumer starts."""
         return cast(WorkerRuntime, self.controller.runtime)
 
-    def add_pool_size(self, **kwargs: Any) -> None:
-        """Put the pool's size into the worker event that is about to be sent: nobody has to ask for it."""
-        state.SOFTWARE_INFO["pool_size"] = self.pool.num_processes
+    def add_figures(self, **kwargs: Any) -> None:
+        """Put the pool's size and the tasks' counters into the worker event that is about to be sent."""
+        # A tuple of the set's own references at once: a pool of threads ends runs meanwhile.
+        requests = [reference() for reference in tuple(state.active_requests.data)]
+        counts = self.runtime.counts.fields(request.name for request in requests if request is not None)
+        state.SOFTWARE_INFO.update(
+            counts, pool_size=self.pool.num_processes, **{ONE_IN: self.runtime.sample.one_in}
+        )
 
     def on_send_event_buffered(self) -> None:
         """Do nothing: ``flush_events`` sends task events, many in one message.

@@ -12,6 +12,7 @@ from celery.signals import task_failure, task_revoked
 from celery.worker import request as base
 from celery.worker import state
 
+from pipeline.control.taskcounts import STANDS_FOR
 from pipeline.telemetry import metrics
 from pipeline.telemetry.fields import header_fields
 from pipeline.telemetry.spans import Span
@@ -29,8 +30,10 @@ from pipeline.worker.child.outcome import (
 )
 from pipeline.worker.child.runoptions import RunOptions
 from pipeline.worker.runtime import WorkerRuntime
+from pipeline.worker.sample import sample_key
 from pipeline.worker.settle.work import Work
 from pipeline.worker.spans import end_span, start_span
+from pipeline.worker.taskcounts import FAILURES
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +55,19 @@ class Request(base.Request):  # type: ignore[misc]
     _already_revoked = False
     _failed_before = 0
     _span: Span | None = None
+
+    def __init__(self, message: Any, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        lease = self.runtime.intake.delivered(message.delivery_tag)
+        #: how many tasks its events stand for; 0: only failures are sent
+        self._stands_for = self.runtime.sample.take(
+            sample_key(self.request_dict, lease.header if lease else None)
+        )
+        if lease is not None and lease.attempts:
+            # Its retry was sent, so its end is, too.
+            self._stands_for = max(1, self._stands_for)
+        if self._eventer:
+            self._eventer.hidden = "" if self._stands_for else self.id
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # celery.worker.request.create_request_cls subclasses this class for speed, with versions of these
@@ -125,11 +141,21 @@ class Request(base.Request):  # type: ignore[misc]
     def send_event(self, type: str, **fields: Any) -> None:
         """Send a task event with the task's name: its reader may not know the task yet.
 
-        The event of a started run says how many runs failed before it.
+        The event of a started run says how many runs failed before it. Of a job that is not in the sample
+        only failures are sent, with what the other events would have told.
         """
+        self.runtime.counts.take(type, self.name, has_run="runtime" in fields)
+        if not self._stands_for:
+            if type not in FAILURES:
+                return
+            fields.update(
+                args=self.argsrepr, kwargs=self.kwargsrepr, root_id=self.root_id, parent_id=self.parent_id
+            )
         fields.setdefault("name", self.name)
         if type == "task-started":
             fields["retries"] = self._failed_before
+        if type == "task-succeeded" and self._stands_for > 1:
+            fields[STANDS_FOR] = self._stands_for
         super().send_event(type, **fields)
 
     # ─── Ends ───

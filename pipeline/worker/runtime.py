@@ -23,6 +23,7 @@ from pipeline.worker.celerychecks import LIMITLESS_POOLS
 from pipeline.worker.child.outcome import MESSAGE_LIMIT, Failed, Outcome
 from pipeline.worker.errbacks import publish_errbacks
 from pipeline.worker.lookup import Lookup
+from pipeline.worker.sample import Sample
 from pipeline.worker.settle.completion import Completion, Recorder
 from pipeline.worker.settle.deadletter import DeadLetters
 from pipeline.worker.settle.emit import Emitter
@@ -31,6 +32,7 @@ from pipeline.worker.settle.retry import Retries
 from pipeline.worker.settle.settlement import Settlement
 from pipeline.worker.settle.taskevents import EventSender, SendEvent
 from pipeline.worker.settle.work import Work, start_counting
+from pipeline.worker.taskcounts import TaskCounts
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +54,9 @@ class WorkerRuntime:
     ) -> None:
         """``pool`` is the pool's name; ``event_sender`` returns what sends task events at the moment."""
         self._event_sender = event_sender
+        #: the jobs whose task events are sent, and the counters of all tasks
+        self.sample = Sample(settings.events_tasks_per_second)
+        self.counts = TaskCounts()
         #: the solo pool runs tasks on the event loop itself, which then gives no sign of life by design
         self._watches_loop = pool != "solo"
         #: the hard time limit of a task without one of its own (seconds)
@@ -106,7 +111,7 @@ class WorkerRuntime:
         """End the message delivered as ``tag`` without a run; ``known``: the code defines its task."""
         lease = self.intake.finish(tag)
         if lease is not None:
-            events = EventSender(lease, self._event_sender(), known=known)
+            events = EventSender(lease, self._event_sender(), self.sample, self.counts, known=known)
             self.settle(Work(lease=lease, outcome=outcome(lease), request=events))
 
     def close(self) -> None:

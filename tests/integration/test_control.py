@@ -65,6 +65,7 @@ def test_what_workers_say_of_themselves(fleet: Fleet) -> None:
     for name, stats in fleet.ask("stats").items():
         assert stats["broker"]["transport"] == "fifo"
         assert stats["broker"]["transport_options"] == {}
+        assert stats["jobs_shown"] == "all"
         assert stats["pool"]["max-concurrency"] == {"scaling@test": 1}.get(name, 2)
     conf = fleet.ask("conf")
     assert set(conf) == NAMES
@@ -220,15 +221,15 @@ def test_the_last_minutes_are_known_to_who_comes_late(fleet: Fleet, tmp_path: Pa
     stats.start()
     try:
         add, nap, held = (f"tests.integration.chores.{name}" for name in ("add", "nap", "wait_for"))
-        # A worker sends the event of a run after it deleted the message.
+        # A worker sends the event of a run after it deleted the message, and counts it in a heartbeat.
         wait_until(lambda: all(stats.snapshot().rates(each).p50_seconds for each in (add, nap)), "the past")
+        wait_until(lambda: stats.snapshot().rates(add).per_second, "a rate")
         wait_until(
             lambda: {worker.name for worker in stats.snapshot().workers if worker.online} >= NAMES,
             "all workers gave a sign of life",
         )
         reading = stats.snapshot()
         assert reading.error is None
-        assert reading.rates(add).per_second
         assert reading.rates(add).failed_share == 0
         assert 0.4 < (reading.rates(nap).p50_seconds or 0) < 10
         sizes = {worker.name: worker.pool_size for worker in reading.workers}
@@ -419,7 +420,7 @@ def test_pages_in_a_browser(fleet: Fleet, flower: Flower, tmp_path: Path) -> Non
             "workers": (*NAMES, "Online"),
             "tasks": (task_id,),
             f"task/{task_id}": ("the oven is cold", "Traceback"),
-            "worker/prefork@test": (fleet.settings.task_queue, taken),
+            "worker/prefork@test": (fleet.settings.task_queue, taken, "jobs_shown"),
             "broker": ("'fifo' broker is not supported",),
         }.items():
             browser.open(f"{flower.url}/{path}")

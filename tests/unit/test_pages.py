@@ -132,6 +132,18 @@ def test_rates_that_cannot_be_read_are_not_zeros(error: str | None, shown: str) 
     assert f"<dt>run</dt><dd>{shown if error else '0/s'}</dd>" in html
 
 
+@pytest.mark.parametrize(("shares", "note"), [((1, 1), None), ((2, 8), "Flower shows 1 of 8 jobs")])
+def test_the_page_says_what_share_of_jobs_flower_shows(shares: tuple[int, ...], note: str | None) -> None:
+    """Of the worker that shows least; one that has gone does not count."""
+    workers = [replace(a_worker(f"w{each}"), one_in=each) for each in shares]
+    workers.append(replace(a_worker("gone", online=False), one_in=16))
+    view = a_pipeline(a_stage("a", "one"), lags={})
+    view = replace(view, at_work=replace(view.at_work, workers=workers))
+    html = Pages(SETTINGS, Access(SETTINGS)).render("_pipeline.html", **overview.values_of(view))
+    assert ("Flower shows" in html) is (note is not None)
+    assert (note or "") in html
+
+
 # ─── One job ───
 
 

@@ -2,24 +2,27 @@
 
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import patch
+from typing import Any, Self, cast
+from unittest.mock import MagicMock, patch
 
 import pytest
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import Terminated, WorkerLostError
 from celery import Celery
+from celery.events.state import State
 from celery.exceptions import TaskRevokedError
 from celery.signals import task_failure
 from celery.worker import state
 from celery.worker.request import create_request_cls
+from celery.worker.strategy import default
 
 from pipeline.clock import boottime
 from pipeline.transport.intake import Intake
 from pipeline.transport.kombutransport import Message
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
-from pipeline.wire.taskmessage import HEADER
+from pipeline.wire.taskmessage import HEADER, TaskHeader
 from pipeline.worker.child.outcome import (
     Discarded,
     Failed,
@@ -28,9 +31,12 @@ from pipeline.worker.child.outcome import (
     Succeeded,
 )
 from pipeline.worker.child.runoptions import RunOptions
+from pipeline.worker.dispatcher import Dispatcher
 from pipeline.worker.request import LONGEST_RUN, request_class
+from pipeline.worker.sample import Sample
 from pipeline.worker.settle.work import Work
-from tests.builders import lease
+from pipeline.worker.taskcounts import TaskCounts
+from tests.builders import lease, pipeline_header
 
 LIMIT = 60
 
@@ -54,13 +60,28 @@ class Worker:
         self.pool_kills = True
         self.time_limit = 300.0
         self.cancelled_jobs: set[str] = set()
+        self.sample, self.counts = Sample(100), TaskCounts()
         self.given: list[dict[str, Any]] = []
         self.pool = SimpleNamespace(apply_async=self._apply, terminate_job=lambda *_: None)
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """What sends events, buffered as in a worker: it connects to nothing."""
+        self.app.conf.broker_url = "memory://"
+        kind = self.app.subclass_with_self(Dispatcher, reverse="events.Dispatcher")
+        return kind(hostname="w@host", buffer_group={"task"}, buffer_limit=1_000)
 
     def settle(self, work: Work) -> None:
         self.settled.append(work)
 
     def request(self, more: Any = None, *, requested_at: float | None = None, **headers: Any) -> Any:
+        """Celery's request of the message."""
+        message = self.message(more, requested_at=requested_at, **headers)
+        bound = request_class(cast(Any, self))
+        kind = create_request_cls(bound, self.task, self.pool, "host", None, app=self.app)
+        return kind(message, app=self.app)
+
+    def message(self, more: Any = None, *, requested_at: float | None = None, **headers: Any) -> Message:
         """The message, delivered, with these headers and ``more``."""
         now = boottime() if requested_at is None else requested_at
         whole = {"id": "t-1", "retries": 0, **headers, **(more or {})}
@@ -69,9 +90,7 @@ class Worker:
         assert taken is not None
         assert taken.envelope is not None
         payload = taken.envelope.delivered_as(taken.tag)
-        bound = request_class(cast(Any, self))
-        kind = create_request_cls(bound, self.task, self.pool, "host", None, app=self.app)
-        return kind(Message(payload, SimpleNamespace(decode_body=lambda body, _: body)), app=self.app)
+        return Message(payload, SimpleNamespace(decode_body=lambda body, _: body))
 
     @property
     def lease(self) -> Lease:
@@ -312,3 +331,137 @@ def test_what_celery_acknowledges_or_rejects_is_not_deleted(worker: Worker) -> N
     request.reject(requeue=False)
     assert isinstance(worker.outcome, Failed)
     assert worker.outcome.permanent
+
+
+# ─── Task events ───
+
+WHOLE = ["task-received", "task-started", "task-succeeded"]
+
+
+class Announced:
+    """The events that a worker sends of a task, which Celery's own strategy receives, and which starts."""
+
+    request: Any
+
+    def __init__(self, worker: Worker, *, one_in: int = 8, attempts: int = 0, **headers: Any) -> None:
+        worker.sample.one_in = one_in
+        message = worker.message(**headers)
+        worker.lease.attempts = attempts
+        worker.task.Request = request_class(cast(Any, worker))
+        self._events = worker.dispatcher
+        default(worker.task, worker.app, self._consumer(worker))(message, None, None, None, [])
+        self.request.execute_using_pool(worker.pool)
+        self.request.on_accepted(1, time.monotonic())
+
+    def _consumer(self, worker: Worker) -> Any:
+        return MagicMock(
+            hostname="w@host",
+            disable_rate_limits=True,
+            event_dispatcher=self._events,
+            on_task_request=self._take,
+            pool=worker.pool,
+            controller=SimpleNamespace(state=state),
+        )
+
+    def _take(self, request: Any) -> None:
+        self.request = request
+
+    def succeed(self) -> Self:
+        """End the task well."""
+        self.request.send_event("task-succeeded", result="1", runtime=0.1)
+        return self
+
+    def fail(self, kind: str = "task-failed") -> Self:
+        """End the task with an error."""
+        self.request.send_event(kind, exception="ValueError('no')", traceback="…")
+        return self
+
+    @property
+    def sent(self) -> list[dict[str, Any]]:
+        return list(self._events._group_buffer["task"])
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event["type"] for event in self.sent]
+
+
+def an_id(*, within: int = 1, outside: int) -> str:
+    """Return an id in the sample of one in ``within``, and not in that of one in ``outside``."""
+
+    def weight(key: str, one_in: int) -> int:
+        sample = Sample(100)
+        sample.one_in = one_in
+        return sample.weight(key)
+
+    return next(each for each in map(str, range(1_000)) if weight(each, within) and not weight(each, outside))
+
+
+IN, OUT = an_id(within=8, outside=2**16), an_id(outside=8)
+
+
+def test_up_to_the_rate_all_events_of_all_tasks_are_sent(worker: Worker) -> None:
+    """As Celery's worker sends them."""
+    of = Announced(worker, one_in=1, root_id=OUT).succeed()
+    assert of.kinds == WHOLE
+    assert all("stands_for" not in event for event in of.sent)
+
+
+def test_of_a_job_in_the_sample_all_events_are_sent(worker: Worker) -> None:
+    """The one of its end says how many tasks it stands for."""
+    of = Announced(worker, root_id=IN).succeed()
+    assert of.kinds == WHOLE
+    assert of.sent[-1]["stands_for"] == 8
+
+
+def test_of_a_job_outside_the_sample_no_event_is_sent(worker: Worker) -> None:
+    """Its tasks are counted all the same."""
+    assert Announced(worker, root_id=OUT).succeed().kinds == []
+    assert worker.counts.fields([])["tasks"] == {"note": (1, 0, 0)}
+
+
+@pytest.mark.parametrize(("job_id", "root_id", "kinds"), [(IN, OUT, WHOLE), (OUT, IN, [])])
+def test_a_stages_tasks_are_chosen_by_their_job(
+    worker: Worker, job_id: str, root_id: str, kinds: list[str]
+) -> None:
+    """Each stage's task has a root of its own."""
+    header = pipeline_header(job_id=job_id, stage="note")
+    task_id = TaskHeader.model_validate(header).task_id
+    assert Announced(worker, id=task_id, root_id=root_id, more={HEADER: header}).succeed().kinds == kinds
+
+
+def test_a_plain_task_without_a_root_is_chosen_by_its_own_id(worker: Worker) -> None:
+    """As another Celery client may send it."""
+    assert Announced(worker, id=IN).succeed().kinds == WHOLE
+
+
+def test_a_choice_holds_for_a_task_to_its_end(worker: Worker) -> None:
+    """The share may change while it runs: Flower shows no task that runs for ever, and no half of one."""
+    shown = Announced(worker, one_in=2, root_id=an_id(within=2, outside=8))
+    worker.sample.one_in = 8
+    assert shown.succeed().kinds == WHOLE
+
+
+def test_a_task_that_failed_is_a_whole_failed_task(worker: Worker) -> None:
+    """Celery's state of tasks, which Flower shows, has its name and arguments, though nothing came before."""
+    reprs = {"argsrepr": "(1,)", "kwargsrepr": "{'job_id': 'j'}"}
+    of = Announced(worker, root_id=OUT, parent_id="p", more=reprs).fail()
+    assert of.kinds == ["task-failed"]
+    shown = State()
+    for event in of.sent:
+        shown.event({"local_received": event["timestamp"], **event})
+    task = shown.tasks["t-1"]
+    assert (task.state, task.name, task.args, task.kwargs) == ("FAILURE", "note", *reprs.values())
+    assert (task.root_id, task.parent_id, task.worker.hostname) == (OUT, "p", "w@host")
+    assert task.exception == "ValueError('no')"
+    assert [task.uuid for _, task in shown.tasks_by_time()] == ["t-1"]
+
+
+def test_what_failed_is_shown_to_its_end(worker: Worker) -> None:
+    """Else Flower would show for ever that it is to be tried again."""
+    assert Announced(worker, root_id=OUT).fail("task-retried").kinds == ["task-retried"]
+    worker.intake.finish(worker.lease.tag)
+    worker.intake.forget([worker.lease])
+    again = Announced(worker, root_id=OUT, attempts=1).succeed()
+    assert again.kinds == ["task-retried", *WHOLE]
+    assert "stands_for" not in again.sent[-1]
+    assert worker.counts.fields([])["tasks"] == {"note": (1, 1, 0)}

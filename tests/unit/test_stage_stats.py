@@ -56,7 +56,7 @@ def test_percentiles_are_within_what_a_class_is_wide() -> None:
     """Of a thousand runs of 1 ms to 1 s, the middle and the slow end are right to 2.5 %."""
     window = Window()
     for n in range(1, 1_001):
-        window.add_success("count", n / 1_000, NOW)
+        window.add_run_time("count", n / 1_000, NOW)
     rates = window.rates("count", NOW, NOW - SPAN)
     assert rates.p50_seconds == pytest.approx(0.5, rel=(GROWTH - 1) / 2 + 0.005)
     assert rates.p95_seconds == pytest.approx(0.95, rel=(GROWTH - 1) / 2 + 0.005)
@@ -65,7 +65,7 @@ def test_percentiles_are_within_what_a_class_is_wide() -> None:
 def test_a_run_of_no_time_is_one() -> None:
     """A clock may not move during a run."""
     window = Window()
-    window.add_success("count", 0.0, NOW)
+    window.add_run_time("count", 0.0, NOW)
     rates = window.rates("count", NOW, NOW)
     assert rates.p50_seconds
     assert 0 < rates.p50_seconds < 0.001
@@ -208,7 +208,7 @@ def test_without_kafka_it_says_so(stats: StageStats) -> None:
 def test_any_number_is_a_run_time(seconds: float) -> None:
     """It counts as the shortest or longest run; none stops the reader."""
     window = Window()
-    window.add_success("count", seconds, NOW)
+    window.add_run_time("count", seconds, NOW)
     assert window.rates("count", NOW, NOW).p95_seconds is not None
 
 
@@ -301,3 +301,128 @@ def test_workers_that_are_online_are_counted(stats: StageStats, clock: Clock) ->
     clock.now += HEARTBEATS_LAST
     tell(stats, "worker-heartbeat", clock.now, hostname="a")
     assert stats.snapshot().online == 1
+
+
+# ─── Counters of a worker that sends the events of a share of its jobs ───
+
+
+def beat(
+    stats: StageStats, at: float, *, kind: str = "worker-heartbeat", since: float = 0.0, **count: Any
+) -> None:
+    """One heartbeat with the counters of tasks: lists of done, failed and running."""
+    tell(stats, kind, at, tasks=count, counted_since=since, one_in=8, active=4, pool_size=4)
+
+
+def test_runs_are_counted_by_heartbeats_whatever_events_are_sent(stats: StageStats, clock: Clock) -> None:
+    """A hundred a second, of which the events of one in eight come; the failures all come."""
+    beat(stats, NOW)
+    for second in range(2, 62, 2):
+        clock.now = NOW + second
+        for _ in range(24):
+            succeed(stats, clock.now, 0.1, stands_for=8)
+        for _ in range(8):
+            tell(stats, "task-retried", clock.now)
+        beat(stats, clock.now, count=[96 * second, 4 * second, 3], other=[0, 0, 1])
+    reading = stats.snapshot()
+    count = reading.tasks["count"]
+    assert count.per_second == pytest.approx(100, rel=0.1)
+    assert count.failed_share == pytest.approx(0.04)
+    assert count.p50_seconds == pytest.approx(0.1, rel=0.03)
+    assert {name: each.running for name, each in reading.tasks.items()} == {"count": 3, "other": 1}
+    assert [worker.one_in for worker in reading.workers] == [8]
+
+
+def test_a_worker_of_an_earlier_version_is_counted_by_its_events(stats: StageStats, clock: Clock) -> None:
+    """Beside one that sends counters, during a deployment."""
+    beat(stats, NOW)
+    tell(stats, "worker-heartbeat", hostname="old@host", active=1, pool_size=1)
+    clock.now = NOW + 5
+    for _ in range(25):
+        succeed(stats, clock.now, 0.1, hostname="old@host")
+    tell(stats, "task-started", hostname="old@host")
+    beat(stats, clock.now, count=[75, 0, 2])
+    reading = stats.snapshot()
+    assert reading.tasks["count"].per_second == pytest.approx(100 / 5)
+    assert reading.tasks["count"].running == 3
+    assert [worker.one_in for worker in reading.workers] == [1, 8]
+
+
+def test_the_past_is_known_from_the_events(stats: StageStats, clock: Clock) -> None:
+    """A page that starts reads no old heartbeat: each event says how many tasks it stands for."""
+    clock.now = NOW + 60
+    for second in range(60):
+        for _ in range(5):
+            succeed(stats, NOW + second, 0.1, stands_for=16)
+        tell(stats, "task-failed", NOW + second)
+    count = stats.snapshot().tasks["count"]
+    assert count.per_second == pytest.approx(81)
+    assert count.failed_share == pytest.approx(1 / 81)
+    beat(stats, clock.now, count=[1_000_000, 5, 0])
+    assert stats.snapshot().tasks["count"].per_second == pytest.approx(81)
+
+
+def test_a_worker_that_started_anew_counts_from_zero(stats: StageStats, clock: Clock) -> None:
+    """Under the same name, in another process, and also when it has counted further than the one before."""
+    beat(stats, NOW, count=[50, 0, 0])
+    clock.now = NOW + 5
+    beat(stats, clock.now, since=1.0, kind="worker-online", count=[60, 0, 0])
+    beat(stats, clock.now, since=2.0, kind="worker-online", count=[40, 0, 0])
+    assert stats.snapshot().tasks["count"].per_second == pytest.approx(100 / 5)
+
+
+def test_what_ended_while_no_heartbeat_came_is_spread_over_that_time(stats: StageStats, clock: Clock) -> None:
+    """After an outage of Kafka no stage seems to run ten times as fast."""
+    beat(stats, NOW, count=[0, 0, 0])
+    clock.now = NOW + 2 * SPAN
+    beat(stats, clock.now, count=[int(20 * SPAN), int(20 * SPAN), 0])
+    count = stats.snapshot().tasks["count"]
+    assert count.per_second == pytest.approx(20, rel=0.1)
+    assert count.failed_share == pytest.approx(0.5)
+
+
+def test_what_ends_after_a_workers_goodbye_is_counted_by_its_events(stats: StageStats, clock: Clock) -> None:
+    """A stopping worker sends its last heartbeat before its last runs end."""
+    beat(stats, NOW, count=[10, 0, 2])
+    beat(stats, NOW, kind="worker-offline", count=[12, 0, 2])
+    clock.now = NOW + 5
+    succeed(stats, clock.now, 0.1)
+    succeed(stats, clock.now, 0.1)
+    count = stats.snapshot().tasks["count"]
+    assert count.per_second == pytest.approx(4 / 5)
+    assert count.running == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(min_value=0.1, max_value=30), st.integers(0, 500), st.integers(0, 50)),
+        max_size=10,
+    )
+)
+def test_no_run_is_lost_or_counted_twice(beats: list[tuple[float, int, int]]) -> None:
+    """However far apart the heartbeats of the window are."""
+    window, now, total, failures = Window(), NOW, 0, 0
+    for seconds, done, failed in beats:
+        window.add_ends("count", now, now + seconds, done=done, failed=failed)
+        now, total, failures = now + seconds, total + done, failures + failed
+    slices = [slice_["count"] for slice_ in window._slices.values()]
+    assert sum(each.done for each in slices) == pytest.approx(total)
+    assert sum(each.failed for each in slices) == pytest.approx(failures)
+
+
+@given(st.floats(-1e15, 1e15), st.floats(-1e15, 1e15))
+def test_any_time_of_a_heartbeat_is_taken(start: float, end: float) -> None:
+    """A clock may go back, and a stranger may write any time: never more slices than the window has."""
+    window = Window()
+    window.add_ends("count", start, end, done=1)
+    assert len(window._slices) <= SPAN / 5 + 2
+    if start >= end - SPAN:
+        assert sum(slice_["count"].done for slice_ in window._slices.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("since", [None, "now", [1] * 1_000, {}, True])
+def test_an_impossible_start_of_counting_is_kept_nowhere(stats: StageStats, since: Any) -> None:
+    """The counters count all the same."""
+    beat(stats, NOW, since=since, count=[1, 0, 0])
+    beat(stats, NOW, since=since, count=[6, 0, 0])
+    assert stats.snapshot().tasks["count"].per_second == pytest.approx(1)
+    assert stats._workers["w@host"].counted_since in (None, True)

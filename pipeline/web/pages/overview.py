@@ -118,6 +118,7 @@ def values_of(view: PipelineView) -> dict[str, Any]:
         "flow": draw(view),
         "stats": view.at_work,
         "online": sum(worker.online for worker in workers),
+        "one_in": max((worker.one_in for worker in workers if worker.online), default=1),
         "workers": workers[:WORKERS_SHOWN],
         "more_workers": len(workers[WORKERS_SHOWN:]),
     }
