@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 #: Records polled at once, and how long one poll lasts (seconds): how late a reader ends.
 BATCH, LOOK = 500, 0.2
-#: Between tries to open the topic (seconds): short, because the client itself backs off.
+#: Between tries to open the topic (seconds): short, because each waits for brokers itself.
 RETRY_AFTER = 1.0
 #: Seconds without a record after which it is checked whether the reader is deaf.
 QUIET = 3.0
@@ -156,8 +156,8 @@ class TopicReader:
                 self._read(reader)
             except ServiceError as error:
                 self.error = error
-                if reader is not None and self._opened.is_set():
-                    # After an outage a client may never fetch again: the next one starts anew.
+                if reader is not None:
+                    # After an outage a client may never fetch again, or find no broker: a new one does.
                     reader.close()
                     reader = None
                 self._opened.clear()

@@ -72,6 +72,8 @@ class EventProducer:
 
     #: what is different from ``producer_configuration``
     _differences: ClassVar[Mapping[str, Any]] = {}
+    #: whether a record without an acknowledgement in time ends the client
+    _ends_when_late: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, name: str) -> None:
         self._settings = settings
@@ -131,7 +133,9 @@ class EventProducer:
                 self._inherited.append(client)
                 client = None
             if client is None or client.ended:
-                client = self._client = _Client(self._settings, self._name, self._differences)
+                client = self._client = _Client(
+                    self._settings, self._name, self._differences, ends_when_late=self._ends_when_late
+                )
             return client
 
 
@@ -213,8 +217,13 @@ class _Emission:
 
 
 class LossyProducer(EventProducer):
-    """A producer of records that may be lost: it buffers few and gives up soon without an acknowledgement."""
+    """A producer of records that may be lost: it buffers few and gives up soon without an acknowledgement.
 
+    Then the next record gets a new client, because nobody waits for these records who would notice a client
+    that is stuck (see ``end_if_stuck``; seen as a worker without heartbeats after an outage).
+    """
+
+    _ends_when_late = True
     _differences = {
         "logger": silent_log,
         "enable.idempotence": False,
@@ -259,8 +268,11 @@ os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 class _Client:
     """One librdkafka producer and the thread that takes its delivery reports."""
 
-    def __init__(self, settings: Settings, name: str, differences: Mapping[str, Any]) -> None:
+    def __init__(
+        self, settings: Settings, name: str, differences: Mapping[str, Any], *, ends_when_late: bool
+    ) -> None:
         self.pid = os.getpid()
+        self._ends_when_late = ends_when_late
         #: A fatal error, or closed: takes no more records.
         self.ended = False
         self._stop = threading.Event()
@@ -335,6 +347,8 @@ class _Client:
             converted = kafka_error(error, f"emit to {topic}")
             reason = error.args[0] if isinstance(error, KafkaException) else error
             self._end_if_fatal(reason)
+            if self._ends_when_late and reason.code() == KafkaError._MSG_TIMED_OUT:
+                self._end(0.0)
         try:
             on_delivery(converted)
         except Exception:
@@ -362,15 +376,16 @@ class _Client:
             topic.error is None and all(each.leader >= 0 for each in topic.partitions.values())
             for topic in found
         ):
-            self._end("no acknowledgement, though brokers answer", 0.0)
+            log.error("kafka.producer_ended", reason="no acknowledgement, though brokers answer")
+            self._end(0.0)
 
     def _end_if_fatal(self, error: KafkaError) -> None:
-        if error.fatal() or error.code() == KafkaError._FATAL:
+        if not self.ended and (error.fatal() or error.code() == KafkaError._FATAL):
+            log.error("kafka.producer_ended", reason=error.str())
             # librdkafka fails what it holds by itself; this lets the poll thread end when it has.
-            self._end(error.str(), DELIVERY_TIMEOUT)
+            self._end(DELIVERY_TIMEOUT)
 
-    def _end(self, reason: str, timeout: float) -> None:
+    def _end(self, timeout: float) -> None:
         if not self.ended:
             self.ended = True
-            log.error("kafka.producer_ended", reason=reason)
             threading.Thread(target=self.close, args=(timeout,), daemon=True).start()

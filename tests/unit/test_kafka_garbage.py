@@ -32,7 +32,7 @@ def test_an_admin_that_is_dropped() -> None:
 
 def test_a_producer_that_is_closed() -> None:
     """Its thread holds it until it is closed, and nothing after."""
-    client = _Client(SETTINGS, "test", {})
+    client = _Client(SETTINGS, "test", {}, ends_when_late=False)
     dropped = weakref.ref(client)
     client.close(0)
     client._thread.join(60)
