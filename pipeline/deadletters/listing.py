@@ -3,7 +3,8 @@
 The errors topic is read only when it is asked for: most of its failures were repaired long ago.
 """
 
-from collections.abc import Collection, Iterator
+import re
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
@@ -79,16 +80,26 @@ class Listing:
             if not _mark_of(record) and name not in handled:
                 yield from self._filter([read_event(self._settings, record)])
 
-    def jobs_with_events(self, job_ids: Collection[str]) -> set[str]:
-        """Return those of the jobs that have an unhandled event on the DLQ topic, which is read once."""
-        handled: set[str] = set()
+    def jobs_with_events(self, job_ids: Container[str]) -> set[str]:
+        """Return those of the jobs that have an unhandled event on the DLQ topic, which is read once.
+
+        Held are their own events, and marks that are read before what they mark: none in a topic of one
+        partition.
+        """
         found: dict[str, str] = {}
+        early: set[str] = set()
+        read_to: dict[int, int] = {}
         for record in self._records(self._settings.topic(DLQ_TOPIC)):
-            if name := _mark_of(record):
-                handled.add(name)
-            elif (job_id := read_event(self._settings, record).job_id) in job_ids and job_id is not None:
-                found[letter_id("kafka", record.partition, record.offset)] = job_id
-        return {job_id for name, job_id in found.items() if name not in handled}
+            read_to[record.partition] = record.offset
+            name = letter_id("kafka", record.partition, record.offset)
+            if mark := _mark_of(record):
+                if found.pop(mark, None) is None and not _is_read(mark, read_to):
+                    early.add(mark)
+            elif name in early:
+                early.remove(name)
+            elif (job_id := read_event(self._settings, record).job_id) is not None and job_id in job_ids:
+                found[name] = job_id
+        return set(found.values())
 
     def _errors(self) -> Iterator[DeadLetter]:
         """Yield the last failure of each task on the errors topic."""
@@ -120,6 +131,12 @@ class Listing:
 
 def _mark_of(record: ReceivedRecord) -> str | None:
     return decode_mark(record.key, record.value, record.headers)
+
+
+def _is_read(name: str, read_to: Mapping[int, int]) -> bool:
+    """Whether no letter of this name follows; ``read_to``: the last offset read of each partition."""
+    at = re.fullmatch(r"kafka:(\d{1,9}):(\d{1,19})", name)
+    return at is None or int(at[2]) <= read_to.get(int(at[1]), -1)
 
 
 def _chunks(letters: Iterator[DeadLetter]) -> Iterator[list[DeadLetter]]:
