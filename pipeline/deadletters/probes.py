@@ -1,6 +1,6 @@
 """Probes: find out whether the tasks of an open job are gone, while its queues are full of others (ADR 26).
 
-A job is watched over several sweeps. Nothing about it may change meanwhile, or the watch begins anew:
+A job is watched over several sweeps. Nothing about it may change meanwhile, or it is watched no longer:
 
 1. It is seen, idle.
 2. All events that its topics had after that are committed: what was an event is a message by now.
@@ -18,16 +18,19 @@ from dataclasses import dataclass, field
 from pipeline.deadletters.awaited import Awaited
 from pipeline.deadletters.traffic import Traffic
 from pipeline.errors import ServiceError
-from pipeline.jobs import Job, StageProgress
+from pipeline.jobs import Look
 from pipeline.kafka import Partition
 from pipeline.sqs import OutgoingMessage, SqsQueue
 from pipeline.wire.marker import Marker
 
-#: Jobs with markers on their way at a time. Each has a message a group on the queue, and a full queue of jobs
-#: that merely wait must not grow by as many again.
-MOST_PROBED = 100
-#: Jobs that are watched; of more, the first ones are forgotten.
-MOST_WATCHED = 20_000
+#: Jobs that are watched at a time: at least so many, at most, and of how many open jobs one. Each has a
+#: message a group on the queue, and a full queue of jobs that merely wait must not grow by as many again.
+LEAST_WATCHED, MOST_WATCHED, ONE_OF = 100, 1000, 1000
+
+
+def most_watched(open_jobs: int) -> int:
+    """Return how many of so many open jobs are watched at a time."""
+    return min(MOST_WATCHED, max(LEAST_WATCHED, open_jobs // ONE_OF))
 
 
 @dataclass(kw_only=True)
@@ -36,6 +39,7 @@ class _Watch:
 
     state: Hashable
     seen_at: float
+    awaited: Awaited
     #: The ends of partitions, read after it was seen.
     ends: Mapping[Partition, int] | None = None
     markers: Sequence[Marker] = ()
@@ -47,77 +51,53 @@ class Probes:
     """The watched jobs of one process."""
 
     queue_named: Callable[[str], SqsQueue]
-    #: Whether workers received all of some markers.
-    are_received: Callable[[Collection[Marker]], bool]
     clock: Callable[[], float] = time.monotonic
     _watched: dict[str, _Watch] = field(default_factory=dict)
 
-    def look(
-        self, job: Job, progress: Sequence[StageProgress], traffic: Traffic, awaited: Callable[[], Awaited]
-    ) -> float | None:
-        """Take the next step for an idle job. Return since when its tasks are known to be gone, if they are.
+    @property
+    def watched(self) -> Collection[str]:
+        """The ids of the watched jobs, those first that are watched for longest."""
+        return self._watched.keys()
 
-        ``awaited`` is called if the job's groups are needed; what it raises goes to the caller.
+    def watch(self, look: Look, awaited: Awaited) -> None:
+        """Begin with an idle job, which waits for these tasks."""
+        self._watched[look.job.job_id] = _Watch(state=look.state, seen_at=self.clock(), awaited=awaited)
+
+    def advance(self, look: Look, traffic: Traffic) -> float | None:
+        """Take the next step with a watched job; return since when its tasks are known to be gone, or None.
+
+        A job that changed is watched no longer.
         """
-        state = _state(job, progress)
-        watch = self._watched.get(job.job_id)
-        if watch is None or watch.state != state:
-            self._begin(job.job_id, state)
+        watch = self._watched[look.job.job_id]
+        if watch.state != look.state:
+            self.forget(look.job.job_id)
             return None
-        if watch.received_at is not None:
-            return watch.received_at
         if watch.markers:
-            if self.are_received(watch.markers):
+            if watch.received_at is None and look.markers >= {marker.id for marker in watch.markers}:
                 watch.received_at = self.clock()
             return watch.received_at
-        if traffic.read_at > watch.seen_at and self._under_way < MOST_PROBED:
-            self._send(job, watch, traffic, awaited())
+        if traffic.read_at > watch.seen_at:
+            self._send(look.job.job_id, watch, traffic)
         return None
 
-    def keep(self, running: Collection[str]) -> None:
-        """Forget the probed jobs that do not run any more: ``running`` are those that do."""
-        for job_id in self.probed - set(running):
-            del self._watched[job_id]
-
     def forget(self, job_id: str) -> None:
-        """Begin anew with a job."""
+        """Watch a job no longer."""
         self._watched.pop(job_id, None)
 
-    @property
-    def probed(self) -> set[str]:
-        """The jobs with markers on their way."""
-        return {job_id for job_id, watch in self._watched.items() if watch.markers}
-
-    @property
-    def _under_way(self) -> int:
-        return len(self.probed)
-
-    def _begin(self, job_id: str, state: Hashable) -> None:
-        self._watched.pop(job_id, None)
-        if len(self._watched) >= MOST_WATCHED:
-            del self._watched[next(iter(self._watched))]
-        self._watched[job_id] = _Watch(state=state, seen_at=self.clock())
-
-    def _send(self, job: Job, watch: _Watch, traffic: Traffic, awaited: Awaited) -> None:
+    def _send(self, job_id: str, watch: _Watch, traffic: Traffic) -> None:
         """Send the markers, once all events of the time when the job was seen are tasks."""
         if watch.ends is None:
             watch.ends = traffic.ends()
-        if not traffic.is_past(watch.ends, awaited.topics):
+        if not traffic.is_past(watch.ends, watch.awaited.topics):
             return
         markers = []
-        for queue, group_id in sorted(awaited.groups):
-            marker = Marker.new(job.job_id)
+        for queue, group_id in sorted(watch.awaited.groups):
+            marker = Marker.new(job_id)
             message = OutgoingMessage(**marker.message(group_id, queue).to_sqs())
             for error in self.queue_named(queue).send([message]):
                 _raise(error)
             markers.append(marker)
         watch.markers = markers
-
-
-def _state(job: Job, progress: Sequence[StageProgress]) -> Hashable:
-    """Return what changes whenever something is recorded of a job."""
-    stages = tuple((s.stage, s.state, s.done, s.failed, s.total, s.task_id) for s in progress)
-    return job.updated_at, job.redrives, stages
 
 
 def _raise(error: ServiceError | None) -> None:

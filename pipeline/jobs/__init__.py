@@ -4,6 +4,7 @@ from pipeline.jobs.attempts import Attempts, PastAttempts, Verdict
 from pipeline.jobs.errors import TaskOverError
 from pipeline.jobs.keys import moment
 from pipeline.jobs.listing import JobListing
+from pipeline.jobs.looks import TOGETHER, Look
 from pipeline.jobs.model import (
     Closing,
     Done,
@@ -28,6 +29,7 @@ from pipeline.jobs.model import (
     StageDone,
     StageProgress,
 )
+from pipeline.jobs.passes import Pass, Passes
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef, ref_of, split_ref
 from pipeline.jobs.schema import TableReport, WriteCapacity
 from pipeline.jobs.splits import is_small, tolerated_parts
@@ -35,6 +37,7 @@ from pipeline.jobs.store import JobStore
 from pipeline.wire.plans import JobPlan
 
 __all__ = [
+    "TOGETHER",
     "Attempts",
     "Closing",
     "Done",
@@ -50,6 +53,7 @@ __all__ = [
     "JobPlan",
     "JobState",
     "JobStore",
+    "Look",
     "NewJob",
     "Opened",
     "PartDone",
@@ -57,6 +61,8 @@ __all__ = [
     "PartRef",
     "PartResult",
     "PartRow",
+    "Pass",
+    "Passes",
     "PastAttempts",
     "Recorded",
     "Ref",

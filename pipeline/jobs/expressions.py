@@ -156,6 +156,11 @@ def all_of(*conditions: Condition) -> Condition:
     return lambda request: " AND ".join(condition(request) for condition in conditions)
 
 
+def any_of(*conditions: Condition) -> Condition:
+    """Require one of the conditions."""
+    return lambda request: f"({' OR '.join(condition(request) for condition in conditions)})"
+
+
 # ─── Statements: many conditional writes in one request ───
 #
 # BatchWriteItem has no conditions, and a PutItem or UpdateItem each costs a round trip each. PartiQL's INSERT

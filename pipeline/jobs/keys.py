@@ -13,7 +13,8 @@
     R#split#leaf                        ordinal                a part's result
     T#task#messageid                    -                      a message's attempts
     C                                   moment#job             a job that was cancelled, and when
-    U#name                              -                      whose turn it is with a periodic duty
+    U#name                              -                      whose turn it is with a periodic duty;
+                                                               how far the sweep is (ADR 28)
     V                                   deployment             the routes of one version of the stages
     I                                   -                      the number of shards of the index (ADR 15)
 

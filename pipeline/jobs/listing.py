@@ -34,7 +34,7 @@ LOOKED_AT = 5_000
 SEARCH_DAYS = 7
 
 #: The attributes of a job's small items that tell its progress: not the parts inside a seal.
-_PROGRESS = ("sk", "n", "split", "run_seconds", "finished_at", "worker", "task_id")
+PROGRESS = ("sk", "n", "split", "run_seconds", "finished_at", "worker", "task_id")
 
 #: Leaves of counters that are read to show jobs: those of 256,000 parts. 10 million parts have 39,063.
 LEAVES_SHOWN = 1_000
@@ -240,12 +240,17 @@ class JobListing:
         # In this order of sk: P#stage (seals), S#stage (done).
         answers = self._table.each(
             lambda job: list(
-                self._table.query(self._keys.job(job.job_id), since="P#", until="S$", attributes=_PROGRESS)
+                self._table.query(self._keys.job(job.job_id), since="P#", until="S$", attributes=PROGRESS)
             ),
             jobs,
         )
         items = [{item["sk"]: item for item in _answered(answer)} for answer in answers]
-        pairs = list(zip(jobs, items, strict=True))
+        return self.progress_from(list(zip(jobs, items, strict=True)), exact=exact)
+
+    def progress_from(
+        self, pairs: Sequence[tuple[Job, Mapping[str, Item]]], *, exact: bool
+    ) -> list[list[StageProgress]]:
+        """Return the same from jobs' small items by sk, which were read with at least ``PROGRESS``."""
         splits = [split for job, own in pairs for split in _splits_under_way(job, own)]
         counts = self._counts(splits, exact=exact)
         return [[_stage(job, stage, own, counts) for stage in job.plan.stages] for job, own in pairs]

@@ -1,6 +1,9 @@
-"""Markers that workers received: the messages before them in their groups are gone (ADR 26)."""
+"""Markers that workers received: the messages before them in their groups are gone (ADR 26).
 
-from collections.abc import Callable, Collection, Iterable
+``Looks`` reads them, with their jobs.
+"""
+
+from collections.abc import Callable, Iterable
 
 from pipeline.jobs.keys import Keys
 from pipeline.jobs.table import Table
@@ -21,8 +24,3 @@ class Markers:
         keys = [self._keys.marker(marker.job_id, marker.id) for marker in markers]
         for error in self._table.put_many({key: {"exp": self._expiry()} for key in keys}).values():
             raise error
-
-    def received(self, markers: Collection[Marker]) -> bool:
-        """Whether all of these were received."""
-        keys = {self._keys.marker(marker.job_id, marker.id) for marker in markers}
-        return self._table.get_many(keys).keys() >= keys

@@ -11,14 +11,16 @@ from pipeline.errors import ServiceError
 from pipeline.jobs.attempts import Attempts
 from pipeline.jobs.counter import Counter
 from pipeline.jobs.deployments import Deployments
-from pipeline.jobs.expressions import Item, outside
+from pipeline.jobs.expressions import Item
 from pipeline.jobs.indexshards import IndexShards
 from pipeline.jobs.jobrecords import JobRecords
 from pipeline.jobs.keys import Key, Keys, beginning_of
 from pipeline.jobs.listing import JobListing
+from pipeline.jobs.looks import Looks
 from pipeline.jobs.markers import Markers
 from pipeline.jobs.model import Filled, Job, JobFilled, JobState, SplitFilled
 from pipeline.jobs.partlist import PartList
+from pipeline.jobs.passes import Passes
 from pipeline.jobs.resumption import Resumption
 from pipeline.jobs.schema import Schema
 from pipeline.jobs.splits import Splits
@@ -74,10 +76,14 @@ class JobStore:
             days,
             by_entity_since=None if by_entity is None else beginning_of(by_entity),
         )
+        #: open jobs as the sweep looks at them
+        self.looks = Looks(table, keys, self.listing)
         #: the parts of one split, for people
         self.parts = PartList(table, keys, counter)
         #: the markers of the sweep that workers received
         self.markers = Markers(table, keys, self._expiry)
+        #: whose turn the sweep is, and how far it is
+        self.passes = Passes(table, keys, self._expiry, clock)
         #: the versions of the service's stages that have a live bridge
         self.deployments = Deployments(table, keys, self._expiry, clock)
 
@@ -129,17 +135,6 @@ class JobStore:
             self._keys.cancellations(), since=since, until=":", attributes=("sk",), consistent=False
         )
         return {item["sk"].split("#", 1)[1] for item in found}
-
-    def take_turn(self, name: str, seconds: float) -> bool:
-        """Whether a periodic duty is this caller's now; no other caller's turn comes within ``seconds``."""
-        now = self._clock()
-        updated = self._table.update(
-            self._keys.turn(name),
-            put={"until": now + seconds, "exp": self._expiry()},
-            # A later end than anybody sets is of a process whose clock is ahead: it holds nobody up.
-            when=outside("until", now, now + 2 * seconds),
-        )
-        return updated.applied
 
     def _expiry(self) -> int:
         return int(self._clock()) + self._expiry_days * DAY

@@ -180,6 +180,17 @@ THROTTLED = Counter(
 SWEEP_FINDINGS = Counter(
     "pipeline_sweep_findings", "What sweeps found, each time they did.", ["kind"], registry=REGISTRY
 )
+#: 0 in a process that has not swept; where another one sweeps now, this one's last values stay.
+SWEEP_PASSED = Gauge(
+    "pipeline_sweep_passed_timestamp_seconds",
+    "When the sweep last came to the end of the open jobs; before that, when it began.",
+    registry=REGISTRY,
+)
+SWEEP_OPEN_JOBS = Gauge(
+    "pipeline_sweep_open_jobs",
+    "The open jobs that the sweep's last whole pass saw; those of the present one once they are more.",
+    registry=REGISTRY,
+)
 
 _at_scrape: dict[str, Callable[[], None]] = {}
 

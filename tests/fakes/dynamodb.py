@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 Raw = dict[str, Any]
 
-_TOKEN = re.compile(r"\s*(AND|OR|NOT|contains|attribute_exists|attribute_not_exists|size|[#:]\w+|[()=<,])")
+_TOKEN = re.compile(r"\s*(AND|OR|NOT|contains|attribute_exists|attribute_not_exists|size|[#:]\w+|[()=<>,])")
 
 
 class FakeDynamoDB:
@@ -184,7 +184,7 @@ class _Condition:
         operator, right = self._tokens.pop(0), _plain(self._values[self._tokens.pop(0)])
         if left is None:
             return False
-        return bool(left == right if operator == "=" else left < right)
+        return bool({"=": left == right, "<": left < right, ">": left > right}[operator])
 
     def _contains(self) -> bool:
         _, name, _, value, _ = (self._tokens.pop(0) for _ in range(5))

@@ -18,11 +18,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.author.loading import load_stages
+from pipeline.author.registry import Registry
 from pipeline.author.stages import Stage
 from pipeline.cli import main
 from pipeline.deadletters import JobSweep
+from pipeline.deadletters.examination import Examination
 from pipeline.deadletters.periodicsweep import periodic_sweep
 from pipeline.deadletters.queuescan import QueueScan
+from pipeline.deadletters.traffic import Traffic, read_traffic
 from pipeline.errors import ServiceUnavailableError
 from pipeline.infra.provision import provision
 from pipeline.jobs import (
@@ -31,6 +34,7 @@ from pipeline.jobs import (
     NewJob,
     PartDone,
     PartRef,
+    Pass,
     Recorded,
     SplitRef,
     StageDone,
@@ -846,11 +850,48 @@ def test_the_dlq_topic_is_read_once_a_sweep(world: World, monkeypatch: pytest.Mo
     assert scanned == [world.settings.topic(DLQ_TOPIC)]
 
 
+def test_a_job_that_moves_while_it_is_judged_is_not_lost(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue was read before its task came, its topic when the event was a task: it is looked at again."""
+    lost, moving = (world.open(mending.mend, f"job-{uuid.uuid4().hex[:12]}").job_id for _ in range(2))
+    ref = StageRef(job_id=moving, stage="mend")
+    done = StageDone(
+        ref=ref, task_id="t", ends_path=False, run_seconds=0.1, finished_at=time.time(), worker="w"
+    )
+
+    def meanwhile(settings: Settings, registry: Registry) -> Traffic:
+        world.store.tasks.record([done])
+        return read_traffic(settings, registry)
+
+    with JobSweep(world.settings, load_stages((MODULE,))) as sweep:
+        findings = sweep.run(0)
+        monkeypatch.setattr(Examination, "_traffic", read_traffic(world.settings, load_stages((MODULE,))))
+        monkeypatch.setattr("pipeline.deadletters.examination.read_traffic", meanwhile)
+        assert [(each.kind, each.job_id) for each in findings] == [("lost", lost)]
+
+
+def test_a_job_that_stands_still_is_reported_in_each_run(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the pass over the open jobs is elsewhere, or rests; not once it has ended."""
+    job_id = world.open(mending.mend, f"job-{uuid.uuid4().hex[:12]}").job_id
+    with JobSweep(world.settings, load_stages((MODULE,))) as sweep:
+        assert [each.job_id for each in sweep.run(0, 60)] == [job_id]
+        assert (world.store.passes.load() or Pass(began_at=0)).open_jobs == 1
+        monkeypatch.setattr(Pass, "rests", lambda *_: True)
+        monkeypatch.setattr("pipeline.deadletters.jobsweep.most_watched", lambda _: 0)
+        for _ in range(2):
+            assert [(each.kind, each.job_id) for each in sweep.run(0, 60)] == [("lost", job_id)]
+        world.store.cancel(job_id)
+        assert list(sweep.run(0, 60)) == []
+
+
 def test_a_job_whose_dead_letter_somebody_looks_at_is_not_lost(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its letter cannot be seen meanwhile: the sweep says so, and finds it once it is back."""
-    monkeypatch.setattr("pipeline.deadletters.jobsweep.RESTS", 0)
+    monkeypatch.setattr("pipeline.deadletters.knownletters.RESTS", 0)
     with JobSweep(world.settings, load_stages((MODULE,))) as bridges:
         world.give_up(mending.mend)
         assert list(bridges.run(0)) == []
@@ -870,7 +911,7 @@ def test_a_job_whose_dead_letter_somebody_looks_at_is_not_lost(
 
 
 def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a thread, beside its work; two of them take turns, and the thread ends with the block."""
+    """On a thread, beside its work; one of two does, and the thread ends with the block."""
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "fail", lambda *_: Recorded(errors=()))
         job_id = world.give_up(mending.mend)
@@ -881,15 +922,14 @@ def test_the_bridge_sweeps_by_itself(world: World, monkeypatch: pytest.MonkeyPat
         wait_until(lambda: _found("recorded"), "what was found is counted")
     assert _found("lost") == 0.0, "counted from 0 on"
     assert not [thread for thread in threading.enumerate() if thread.name == "sweep"]
-    assert [world.store.take_turn("x", 60) for _ in range(2)] == [True, False]
     assert len(world.listed()) == 1
 
 
 def test_a_clock_that_is_ahead_holds_no_turn(world: World) -> None:
     """A turn ends later than anybody's would: the next caller takes it, and others then wait for that one."""
     ahead = JobStore(world.settings, clock=lambda: time.time() + 3600)
-    assert ahead.take_turn("y", 60)
-    assert [world.store.take_turn("y", 60) for _ in range(2)] == [True, False]
+    assert ahead.passes.take_turn(60, "ahead")
+    assert [world.store.passes.take_turn(60, name) for name in ("a", "b", "a")] == [True, False, True]
 
 
 def _found(kind: str) -> float | None:

@@ -5,12 +5,8 @@ import json
 import pytest
 
 from pipeline.errors import InvalidInputError
-from pipeline.jobs import JobStore
-from pipeline.jobs.table import Table
 from pipeline.transport.envelope import open_envelope
 from pipeline.wire.marker import MARKER, Marker
-from tests import builders
-from tests.fakes.dynamodb import FakeDynamoDB
 
 
 def test_a_marker_is_a_celery_message_in_its_group() -> None:
@@ -35,20 +31,3 @@ def test_headers_that_are_no_markers_are_refused(changes: dict[str, object]) -> 
     headers = dict(Marker.new("j").message("g", "q.fifo").headers) | changes
     with pytest.raises(InvalidInputError):
         Marker.read(headers)
-
-
-def test_received_markers_are_found() -> None:
-    """All of several, or none."""
-    table = Table("jobs", lambda: FAKE)  # type: ignore[arg-type,return-value]
-    store = JobStore(builders.settings(), table=table)
-    one, two = Marker.new("j"), Marker.new("j")
-    assert not store.markers.received([one])
-    store.markers.record([one])
-    store.markers.record([one])
-    assert store.markers.received([one])
-    assert not store.markers.received([one, two])
-    store.markers.record([two])
-    assert store.markers.received([one, two])
-
-
-FAKE = FakeDynamoDB()

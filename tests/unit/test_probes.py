@@ -9,12 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.deadletters import probes
 from pipeline.deadletters.awaited import Awaited, UnknownTasksError
-from pipeline.deadletters.probes import Probes
+from pipeline.deadletters.probes import Probes, most_watched
 from pipeline.deadletters.traffic import Traffic
 from pipeline.errors import ServiceUnavailableError
-from pipeline.jobs import Job, JobPlan, JobState, StageProgress
+from pipeline.jobs import Job, JobPlan, JobState, Look, StageProgress
 from pipeline.kafka import Partition
 from pipeline.sqs import OutgoingMessage
 from pipeline.wire.marker import Marker
@@ -38,7 +37,6 @@ class World:
         self.error: ServiceUnavailableError | None = None
         self.probes = Probes(
             queue_named=lambda _: self,  # type: ignore[arg-type,return-value]
-            are_received=lambda markers: self.received >= set(markers),
             clock=lambda: self.now,
         )
 
@@ -51,14 +49,21 @@ class World:
             self.markers[self.queue.send(message.group_id)] = Marker.read(headers)
         return [None] * len(messages)
 
-    def sweep(self, job_id: str = "j", awaited: Any = lambda: AWAITED) -> bool:
+    def sweep(self, awaited: Any = lambda: AWAITED) -> bool:
         """Look at the job; whether its task is said to be gone."""
         self.now += 1
         traffic = Traffic(
             tasks={QUEUE: 9}, events={}, positions={P: (self.committed, self.end)}, read_at=self.now
         )
+        if "j" not in self.probes.watched:
+            self.probes.watch(self.look(), awaited())
+            return False
+        return self.probes.advance(self.look(), traffic) is not None
+
+    def look(self) -> Look:
         progress = [StageProgress(stage="read", state="waiting", done=int(self.done), failed=0, total=1)]
-        return self.probes.look(job(job_id), progress, traffic, awaited) is not None
+        received = frozenset(marker.id for marker in self.received)
+        return Look(job=job("j"), progress=progress, markers=received, may_owe=False)
 
     def receive_all(self) -> None:
         """Let workers receive what is visible, and record and delete the markers."""
@@ -112,10 +117,10 @@ def test_no_marker_is_sent_before_the_events_are_tasks(world: World) -> None:
 
 def test_positions_read_before_the_job_was_seen_prove_nothing(world: World) -> None:
     """Its event may have been written in between."""
-    progress: list[StageProgress] = []
     early = Traffic(tasks={}, events={}, positions={P: (1, 1)}, read_at=-1.0)
+    world.probes.watch(world.look(), AWAITED)
     for _ in range(3):
-        assert world.probes.look(job("j"), progress, early, lambda: AWAITED) is None
+        assert world.probes.advance(world.look(), early) is None
     assert world.markers == {}
 
 
@@ -130,25 +135,19 @@ def test_a_change_of_the_job_begins_anew(world: World) -> None:
     assert not world.sweep()
 
 
-def test_few_jobs_have_markers_at_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deep queue of waiting jobs must not grow by as many again; a job that ended makes room."""
-    monkeypatch.setattr(probes, "MOST_PROBED", 2)
-    for _ in range(3):
-        for number in range(5):
-            world.sweep(f"j{number}")
-    assert len(world.markers) == 2
-    world.probes.keep(["j1"])
-    world.sweep("j4")
-    assert len(world.markers) == 3
-    assert world.probes.probed == {"j1", "j4"}
+def test_a_job_that_changed_makes_room_for_others(world: World) -> None:
+    """It lives."""
+    world.sweep()
+    world.sweep()
+    world.done = True
+    world.sweep()
+    assert not world.probes.watched
 
 
-def test_few_jobs_are_watched(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million idle jobs are no million entries."""
-    monkeypatch.setattr(probes, "MOST_WATCHED", 3)
-    for number in range(10):
-        world.sweep(f"j{number}")
-    assert len(world.probes._watched) == 3
+@pytest.mark.parametrize(("open_jobs", "most"), [(0, 100), (100_000, 100), (250_000, 250), (5_000_000, 1000)])
+def test_few_jobs_are_watched(open_jobs: int, most: int) -> None:
+    """A deep queue of waiting jobs must not grow by as many again, nor must the process."""
+    assert most_watched(open_jobs) == most
 
 
 def test_a_marker_that_was_not_sent_is_sent_by_the_next_sweep(world: World) -> None:
