@@ -18,7 +18,7 @@ from pipeline.author.stages import Stage
 from pipeline.errors import ServiceError
 from pipeline.infra.compare import QueueComparison, TopicComparison, compare_queue, compare_topic
 from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs
-from pipeline.jobs import JobStore, TableReport, WriteCapacity
+from pipeline.jobs import JobStore, Pass, TableReport, WriteCapacity
 from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import Cluster, KafkaAdmin, Topic, consumer_configuration, producer_configuration
 from pipeline.observe.queues import Reading, SqsMonitor
@@ -219,6 +219,16 @@ class Facts:
         """The rate at which the newest jobs were submitted; of one alone since then."""
         submitted = JobStore(self.settings).listing.submissions(NEWEST)
         return len(submitted) / max(1.0, time.time() - submitted[-1]) if submitted else 0.0
+
+    @once
+    def sweep(self) -> Pass | None:
+        """The sweep's passes over the open jobs; None before the first one began."""
+        return JobStore(self.settings).passes.load()
+
+    @once
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
 
     @once
     def endpoints(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pipeline.checklist.line import (
     skip,
     warn,
 )
+from pipeline.deadletters.openjobs import MOST_JOBS
 from pipeline.loopback import is_loopback
 from pipeline.settings import MOST_SHARDS
 from pipeline.telemetry import logs
@@ -24,6 +25,9 @@ from pipeline.worker.cancelled import KEY_UNITS, units_a_second
 
 _UPDATE = 'Run "pipeline provision --update".'
 
+#: Seconds within which the sweep comes to the end of the open jobs: a pass of an hour, and a rest of half an
+#: hour before it (the alert PipelineSweepBehind). And the share of the most open jobs that is to be known of.
+SWEPT_WITHIN, CLOSE_TO = 7200.0, 0.8
 #: Workers that the list of cancelled jobs must have room for.
 WORKERS = 1000
 
@@ -155,6 +159,22 @@ def _index_shards(facts: Facts) -> Finding:
     return warn(evidence, f"Set DYNAMODB_INDEX_SHARDS={wanted}: docs/reference/limits.md#how-far-it-goes.")
 
 
+def _sweep(facts: Facts) -> Finding:
+    last = facts.sweep
+    if last is None or last.ended_at is None:
+        return skip("no bridge has looked at all open jobs yet", "Start a bridge.")
+    age, most = facts.now - last.whole_at, f"a pass within an hour takes in {MOST_JOBS:,}"
+    evidence = (
+        f"the sweep last came to the end of {last.open_jobs:,} open jobs {age / 60:.0f} min ago, after "
+        f"{last.took / 60:.0f} min; {most}"
+    )
+    if age > SWEPT_WITHIN:
+        return warn(evidence, "Look for sweep.failed in the bridges' log, and whether a bridge runs.")
+    if last.open_jobs > MOST_JOBS * CLOSE_TO:
+        return warn(evidence, "Find out why so many jobs are open, or divide the work among services.")
+    return ok(evidence)
+
+
 def _endpoints(facts: Facts) -> Finding:
     plain = {name: url for name, url in facts.endpoints.items() if url.startswith("http://")}
     # The names only: a DSN holds a key.
@@ -222,6 +242,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.write-capacity", section="General", title="Write capacity", check=_write_capacity),
     Item(id="general.index-shards", section="General", title="Shards of the index", check=_index_shards),
     Item(id="general.cancelled-jobs", section="General", title="List of cancelled jobs", check=_cancelled),
+    Item(id="general.sweep", section="General", title="Sweep of open jobs", check=_sweep, asks="sqs"),
     Item(id="general.tls", section="General", title="TLS endpoints", check=_endpoints),
     Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),
     Item(id="general.graceful-shutdown", section="General", title="Graceful shutdown", check=_shutdown),

@@ -17,7 +17,7 @@ from pipeline.checklist.run import ITEMS, find
 from pipeline.checklist.sqs import ITEMS as SQS
 from pipeline.infra.needs import queue_needs, topic_needs
 from pipeline.infra.queuepolicy import tls_only_policy
-from pipeline.jobs import TableReport, WriteCapacity
+from pipeline.jobs import Pass, TableReport, WriteCapacity
 from pipeline.kafka import Cluster, Member, PartitionState, consumer_configuration, producer_configuration
 from pipeline.observe.topics import GroupReport
 from pipeline.settings import Settings
@@ -66,9 +66,9 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Fifteen, thirteen and twelve, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [15, 13, 40]
-    assert len({item.id for item in ITEMS}) == 40
+    """Fifteen, thirteen and thirteen, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [15, 13, 41]
+    assert len({item.id for item in ITEMS}) == 41
 
 
 @pytest.mark.parametrize(
@@ -513,6 +513,23 @@ def test_the_shards_that_were_used_once_are_told(beyond: bool, said: str) -> Non
     found = CHECKS["general.index-shards"](facts(jobs_a_second=1.0, index_shards=16, open_beyond=beyond))
     assert found.status is Status.PASS
     assert f"lists read the 16 that were used once, the others {said}" in found.evidence
+
+
+@pytest.mark.parametrize(
+    ("sweep", "status", "said"),
+    [
+        (None, "SKIP", "no bridge has looked"),
+        (Pass(began_at=0.0, seen=900), "SKIP", "no bridge has looked"),
+        (Pass(began_at=9e3, ended_at=9e3, took=60.0, open_jobs=1000), "PASS", "1,000 open jobs 17 min ago"),
+        (Pass(began_at=0.0, ended_at=100.0, open_jobs=5), "WARN", "5 open jobs 165 min ago"),
+        (Pass(began_at=9e3, ended_at=9e3, open_jobs=1_000_000), "WARN", "takes in 1,215,000"),
+    ],
+)
+def test_the_sweep_keeps_up_or_it_is_said(sweep: Pass | None, status: str, said: str) -> None:
+    """Before it takes so long that a lost job is found late."""
+    found = CHECKS["general.sweep"](facts(sweep=sweep, now=1e4))
+    assert found.status == status
+    assert said in found.evidence
 
 
 @pytest.mark.parametrize(
