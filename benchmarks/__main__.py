@@ -33,6 +33,7 @@ Examples:
   python -m benchmarks outage                      the bridge while SQS is away for a minute
   python -m benchmarks soak                        memory over 200,000 tasks
   python -m benchmarks wire                        CPU of one AWS call, lean and botocore's own
+  python -m benchmarks openjobs                    a sweep of a million open jobs, simulated
   python -m benchmarks page                        first paint of the jobs page with 10,000 jobs
 """
 
@@ -358,6 +359,20 @@ def wire(calls: int, repeat: int, as_json: bool) -> None:
     from benchmarks import wire as benchmark
 
     show(benchmark.run(repeat, calls), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--jobs", type=click.IntRange(min=1), default=1_000_000, show_default=True)
+@click.option(
+    "--known", type=click.IntRange(min=0), help="Open jobs in the pass before; as many if not given."
+)
+@click.option("--rtt", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Milliseconds.")
+@json_option
+def openjobs(jobs: int, known: int | None, rtt: float, as_json: bool) -> None:
+    """Simulate a pass of the sweep over very many open jobs, on a table that makes them up."""
+    from benchmarks import openjobs as benchmark
+
+    show(benchmark.run(jobs, jobs if known is None else known, rtt), as_json)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 WITHOUT_SERVERS = {
     "hugesplit": "--parts 1000",
     "limits": "--writes 10 --reads 30",
+    "openjobs": "--jobs 100",
     "wire": "--calls 3 --repeat 1",
 }
 
