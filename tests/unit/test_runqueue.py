@@ -1,11 +1,12 @@
 """Events run one at a time in a group, wait for a retry, and are withheld while partitions move."""
 
 import threading
+from dataclasses import replace
 
 from pipeline.bridge.outbox import Entry
 from pipeline.inline.runqueue import RunQueue
 from pipeline.kafka import Partition
-from tests.unit.test_outbox import P, bodies, entry_named
+from tests.unit.test_outbox import JOB, P, bodies, entry_named
 
 
 def test_what_is_put_back_comes_when_it_is_due_and_its_group_behind_it() -> None:
@@ -54,6 +55,25 @@ def test_while_it_is_held_nothing_is_given_out() -> None:
     queue.resume()
     taker.join(10)
     assert taken == [entries[2:]]
+
+
+def test_what_has_another_job_now_waits_for_it_and_does_not_run() -> None:
+    """It comes again once that job is open, and its group waits behind it until it is out."""
+    queue = RunQueue()
+    entries = [entry_named(name, "a", ordered=True) for name in ("a1", "a2")]
+    for entry in entries:
+        queue.put(entry)
+    (first,) = queue.take()
+    first.content = replace(first.content, job=JOB)
+    first.opened = first.existed = True
+    queue.reopen(first)
+    assert queue.wait_returned([P], 0)
+    assert queue.take_unopened() == [first]
+    queue.opened([first])
+    assert (queue.take(), first.existed) == ([first], False)
+    assert not queue.wait_returned([P], 0)
+    queue.out([first])
+    assert queue.take() == entries[1:]
 
 
 def test_what_comes_of_a_parked_partition_waits_and_all_else_goes() -> None:
