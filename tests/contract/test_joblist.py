@@ -152,6 +152,7 @@ def test_looking_further_finds_every_job_once(store: JobStore) -> None:
     )
 
 
+@pytest.mark.one_set
 def test_a_list_has_the_jobs_of_all_shards_that_any_process_used(
     services: Services, make_settings: MakeSettings
 ) -> None:
