@@ -1,7 +1,7 @@
-"""A DynamoDB table that says no: it enforces what a partition key takes, in the table and in its index.
+"""A DynamoDB table that says no: it enforces what a partition key takes, in the table and in its indexes.
 
 Sources: "Best practices for designing and using partition keys", "Read/write capacity: request units" and
-"Global secondary indexes: write throughput" (developer guide). A write that the index cannot take is refused
+"Global secondary indexes: write throughput" (developer guide). A write that an index cannot take is refused
 in the table, too: that is the index's back-pressure.
 
 A partition of DynamoDB holds many keys, so real tables throttle no later than this one.
@@ -24,6 +24,9 @@ Raw = dict[str, Any]
 
 #: Units a second of one partition key.
 WRITES, READS = 1_000, 3_000
+
+#: The partition keys of the indexes: of jobs by time, and by entity.
+INDEX_KEYS = ("ipk", "epk")
 
 _MESSAGE = "Throughput exceeds the current capacity of your table or index"
 
@@ -181,11 +184,16 @@ class ThrottledError(ClientError):
 
 
 def _index_units(before: Raw | None, after: Raw | None) -> Counter[str]:
-    """Return the units of an item's entry in the index: one for each that is written or removed."""
-    old, new = (
-        (item["ipk"]["S"], item["isk"]["S"]) if item and "ipk" in item else None for item in (before, after)
-    )
-    return Counter() if old == new else Counter(entry[0] for entry in (old, new) if entry)
+    """Return the units of an item's entries in the indexes: one for each that is written or removed."""
+    units: Counter[str] = Counter()
+    for name in INDEX_KEYS:
+        old, new = (_entry(item or {}, name) for item in (before, after))
+        units.update(entry[0] for entry in (old, new) if entry and old != new)
+    return units
+
+
+def _entry(item: Raw, name: str) -> tuple[str, str] | None:
+    return (item[name]["S"], item["isk"]["S"]) if name in item and "isk" in item else None
 
 
 def _kilobytes(item: Raw | None) -> int:

@@ -88,12 +88,13 @@ def test_a_key_takes_its_units_and_those_of_the_next_second() -> None:
     assert table.throttled == {"a": 1}
 
 
-def test_an_index_that_is_full_refuses_the_write_to_the_table() -> None:
+@pytest.mark.parametrize("index", ["ipk", "epk"])
+def test_an_index_that_is_full_refuses_the_write_to_the_table(index: str) -> None:
     """Nothing is written of it; an item that is not in the index is."""
     table = ThrottledDynamoDB(Clock(), writes=1)
-    table.put_item(Item=_item("a", ipk="open", isk="1"), **PUT)
+    table.put_item(Item={**_item("a", isk="1"), index: {"S": "open"}}, **PUT)
     with pytest.raises(ClientError, match="open"):
-        table.put_item(Item=_item("b", ipk="open", isk="2"), **PUT)
+        table.put_item(Item={**_item("b", isk="2"), index: {"S": "open"}}, **PUT)
     assert ("b", "-") not in table.items
     table.put_item(Item=_item("b"), **PUT)
 
