@@ -119,6 +119,8 @@ def _environment(services: Services, modules: str) -> dict[str, str]:
         "DYNAMODB_TABLE": f"{name}-jobs",
         "TOPIC_PARTITIONS": "6",
         "SQS_WAIT_TIME_SECONDS": "1",
+        # The peers send the events of all their tasks.
+        "EVENTS_TASKS_PER_SECOND": "1000000",
     }
     return {**inherited, **services.environment, **own}
 

@@ -121,7 +121,7 @@ class Settings(BaseModel):
     events_history_records: int = Field(default=100_000, ge=0)
     #: Tasks a second of a worker whose events it sends at most: above it, those of a share of its jobs. A
     #: hundred workers then send as many as Flower takes in.
-    events_tasks_per_second: float = Field(default=20, ge=1, allow_inf_nan=False)
+    events_tasks_per_second: float = Field(default=100, ge=1, allow_inf_nan=False)
     #: Celery's commands that workers obey beside those that change nothing.
     control_commands: tuple[str, ...] = ()
     #: Signs commands: workers obey no other ones.
