@@ -3,13 +3,14 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from botocore.exceptions import BotoCoreError
 
 from pipeline.aws.client import make_client
 from pipeline.jobs.errors import table_error
 from pipeline.jobs.throttling import watch
+from pipeline.jobs.writeunits import CountingClient
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -64,7 +65,7 @@ def request_pool() -> ThreadPoolExecutor:
 
 def _make_client() -> "DynamoDBClient":
     try:
-        client: DynamoDBClient = make_client(
+        client = make_client(
             "dynamodb",
             FREQUENT,
             connect_timeout=CONNECT_TIMEOUT,
@@ -76,7 +77,7 @@ def _make_client() -> "DynamoDBClient":
     except BotoCoreError as error:
         raise table_error(error, "make a DynamoDB client") from error
     watch(client)
-    return client
+    return cast("DynamoDBClient", CountingClient(client))
 
 
 def _forget() -> None:

@@ -46,6 +46,18 @@ _ENTITY_INDEX: dict[str, Any] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class WriteCapacity:
+    """The write units a second that a table and its index take at once."""
+
+    #: Whether the capacity is provisioned; else it is on demand and grows with use.
+    provisioned: bool
+    table: int
+    index: int
+    #: Whether DynamoDB is raising what they are warm for.
+    rising: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TableReport:
     """The state in which a table was found, and the changes made to it."""
 
@@ -56,18 +68,8 @@ class TableReport:
     differences: tuple[str, ...] = ()
     #: The differences with which no job can be recorded or listed, each with its mend.
     faults: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class WriteCapacity:
-    """The write units a second that a table and its index take at once."""
-
-    #: Whether the capacity is provisioned; else it is on demand and grows with use.
-    provisioned: bool
-    table: int
-    index: int
-    #: Whether DynamoDB is raising what they are warm for.
-    rising: bool
+    #: What table and index take at once; None where it is not told: no table, or an emulator.
+    write_capacity: WriteCapacity | None = None
 
 
 def table_definition(name: str, warm_writes: int | None = None, *, by_entity: bool = False) -> dict[str, Any]:
@@ -138,6 +140,7 @@ class Schema:
             outcome="differs" if differences else "present",
             differences=differences,
             faults=faults,
+            write_capacity=_write_capacity_of(table),
         )
 
     def provision(self, update: bool = False) -> TableReport:
@@ -169,19 +172,7 @@ class Schema:
 
     def write_capacity(self) -> WriteCapacity | None:
         """Return what table and index take at once; None where it is not told: no table, or an emulator."""
-        table = self._describe() or {}
-        index = _index_of(table, INDEX) or {}
-        provisioned = _is_provisioned(table)
-        told = _provisioned_writes_of if provisioned else _warm_writes_of
-        table_units, index_units = told(table), told(index)
-        if not (table_units and index_units):
-            return None
-        return WriteCapacity(
-            provisioned=provisioned,
-            table=table_units,
-            index=index_units,
-            rising=any(map(_is_rising, (table, index))),
-        )
+        return _write_capacity_of(self._describe() or {})
 
     def _with_recovery(self, report: TableReport) -> TableReport:
         if report.outcome == "missing" or self.recovers() is not False:
@@ -354,6 +345,21 @@ def _is_provisioned(table: dict[str, Any]) -> bool:
     # A table that was never on demand may have no summary.
     mode = table.get("BillingModeSummary", {}).get("BillingMode")
     return mode == "PROVISIONED" or (mode is None and _provisioned_writes_of(table) > 0)
+
+
+def _write_capacity_of(table: dict[str, Any]) -> WriteCapacity | None:
+    index = _index_of(table, INDEX) or {}
+    provisioned = _is_provisioned(table)
+    told = _provisioned_writes_of if provisioned else _warm_writes_of
+    table_units, index_units = told(table), told(index)
+    if not (table_units and index_units):
+        return None
+    return WriteCapacity(
+        provisioned=provisioned,
+        table=table_units,
+        index=index_units,
+        rising=any(map(_is_rising, (table, index))),
+    )
 
 
 def _provisioned_as(table: dict[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ class Dependencies:
             status="degraded" if table.differences else "healthy",
             table=table.name,
             differences=tuple(table.differences),
+            write_capacity=table.write_capacity,
         )
 
     def _lag(self, existing: Iterable[str]) -> dict[str, int]:

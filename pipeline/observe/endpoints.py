@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
 
 from pipeline import __version__
+from pipeline.jobs.table import INDEX
 from pipeline.observe.guard import Guard
 from pipeline.observe.probe import Probes
 from pipeline.observe.reports import DynamodbReport, KafkaReport, QueueReading, Report, SqsReport, Status
@@ -89,6 +90,7 @@ def metrics_router(probes: Probes, guard: Guard) -> APIRouter:
             metrics.DEPENDENCY.labels(name).set(_LEVELS[each.status])
         _set_lag(report.kafka)
         _set_depths(report.sqs)
+        _set_write_capacity(report.dynamodb)
         return Response(metrics.exposition(), media_type=METRICS_TYPE)
 
     return router
@@ -177,3 +179,10 @@ def _set_depths(report: SqsReport) -> None:
             continue
         for state in ("available", "in_flight", "delayed"):
             metrics.QUEUE_MESSAGES.labels(queue.name, state).set(getattr(queue, state))
+
+
+def _set_write_capacity(report: DynamodbReport) -> None:
+    metrics.WRITE_CAPACITY.clear()
+    if report.write_capacity:
+        metrics.WRITE_CAPACITY.labels("table").set(report.write_capacity.table)
+        metrics.WRITE_CAPACITY.labels(INDEX).set(report.write_capacity.index)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from pipeline.jobs import WriteCapacity
+
 #: "degraded": work goes on, something is missing. "unhealthy": work cannot go on.
 Status = Literal["healthy", "degraded", "unhealthy"]
 
@@ -106,6 +108,8 @@ class DynamodbReport(Report):
     table: str | None = None
     #: What differs from the table that ``pipeline provision`` makes.
     differences: tuple[str, ...] = ()
+    #: What table and index take at once; None where DynamoDB does not tell.
+    write_capacity: WriteCapacity | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

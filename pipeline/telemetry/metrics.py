@@ -175,6 +175,20 @@ THROTTLED = Counter(
     registry=REGISTRY,
 )
 
+#: resource: table, or the name of an index
+WRITE_UNITS = Counter(
+    "pipeline_table_write_units",
+    "Write units that this process took of the table and of its indexes.",
+    ["resource"],
+    registry=REGISTRY,
+)
+WRITE_CAPACITY = Gauge(
+    "pipeline_table_write_capacity",
+    "Write units a second that table and index take at once, where DynamoDB tells.",
+    ["resource"],
+    registry=REGISTRY,
+)
+
 # ─── The sweep: one bridge at a time ───
 #: kind: as ``pipeline.deadletters.jobsweep.Kind``
 SWEEP_FINDINGS = Counter(

@@ -268,6 +268,22 @@ def test_throttled_tries_are_counted_by_their_reasons(
     }
 
 
+def test_the_process_s_client_counts_the_units_of_its_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write asks for them, of table and index."""
+    told = {
+        "Table": {"CapacityUnits": 1.0},
+        "GlobalSecondaryIndexes": {"jobs-by-time": {"CapacityUnits": 2.0}},
+    }
+    script = [summed(json.dumps({"ConsumedCapacity": told}).encode())]
+    units = partial(metrics.REGISTRY.get_sample_value, "pipeline_table_write_units_total")
+    before = [units({"resource": each}) or 0 for each in ("table", "jobs-by-time")]
+    with AnsweringServer(script).running() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_DYNAMODB", server.url)
+        update(dynamodb_client())
+        assert json.loads(server.asked[0].body)["ReturnConsumedCapacity"] == "INDEXES"
+    assert [units({"resource": each}) for each in ("table", "jobs-by-time")] == [before[0] + 1, before[1] + 2]
+
+
 def test_one_try_is_one_request(waits: list[float]) -> None:
     """A client that ends early does not repeat."""
     with AnsweringServer([PAGE]).running() as server:

@@ -49,6 +49,7 @@ from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.jobs.schema import table_definition
 from pipeline.jobs.table import Table
 from pipeline.services.environment import Services
+from pipeline.telemetry import metrics
 from tests.conftest import MakeEnvironment, MakeSettings
 
 PLAN = JobPlan(stages={"extract": ("report",), "analyse": ("report",), "report": ("report",)})
@@ -747,6 +748,17 @@ class Meter:
         tables = consumed if isinstance(consumed, list) else [consumed]
         self.units += sum(each["CapacityUnits"] for each in tables)
         return answer
+
+
+def test_the_units_of_writes_are_told(store: JobStore) -> None:
+    """No operation is refused for asking, and what single writes take of the table is counted."""
+    units = partial(
+        metrics.REGISTRY.get_sample_value, "pipeline_table_write_units_total", {"resource": "table"}
+    )
+    before = units() or 0
+    job_id = opened(store)
+    store.tasks.record([done(job_id, stage) for stage in PLAN.stages])
+    assert (units() or 0) > before
 
 
 def test_a_task_costs_no_more_write_units_than_promised(

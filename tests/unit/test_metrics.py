@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from fastapi.routing import APIRoute
 
+from pipeline.jobs import WriteCapacity
 from pipeline.observe.endpoints import metrics_router
 from pipeline.observe.guard import Guard
 from pipeline.observe.probe import Probe, Probes
@@ -68,16 +69,21 @@ def test_gauges_of_others_counts_are_set_when_asked() -> None:
 
 def test_a_service_that_is_away_has_no_figures() -> None:
     """Unknown figures are left out: yesterday's lag is not today's."""
+    capacity = WriteCapacity(provisioned=False, table=8_000, index=4_000, rising=False)
+    tables = [DynamodbReport(status="healthy", write_capacity=capacity), DynamodbReport.unhealthy("away")]
     reports = [KafkaReport(status="healthy", lag_by_topic={"orders": 7}), KafkaReport.unhealthy("away")]
     settings = load_settings(dict.fromkeys(NEEDED, "x.fifo") | {"SERVICE_NAME": "x", "SQS_DLQ_URL": "y.fifo"})
     probes = Probes(
         kafka=Probe("Kafka", KafkaReport, lambda: reports.pop(0), lifetime=0),
         sqs=Probe("SQS", SqsReport, SqsReport.off),
-        dynamodb=Probe("DynamoDB", DynamodbReport, lambda: DynamodbReport(status="healthy")),
+        dynamodb=Probe("DynamoDB", DynamodbReport, lambda: tables.pop(0), lifetime=0),
     )
     route = metrics_router(probes, Guard(settings)).routes[0]
     assert isinstance(route, APIRoute)
     first, second = (asyncio.run(route.endpoint()).body for _ in range(2))
     assert b'pipeline_consumer_lag{topic="orders"} 7.0' in first
+    assert b'pipeline_table_write_capacity{resource="table"} 8000.0' in first
+    assert b'pipeline_table_write_capacity{resource="jobs-by-time"} 4000.0' in first
     assert b"pipeline_consumer_lag{" not in second
+    assert b"pipeline_table_write_capacity{" not in second
     assert b'pipeline_dependency{dependency="kafka"} 0.0' in second

@@ -94,6 +94,7 @@ def test_a_new_table_is_warm_as_the_setting_says(aws: FakeTables) -> None:
     found = schema.write_capacity()
     assert found == WriteCapacity(provisioned=False, table=20_000, index=20_000, rising=False)
     assert schema.provision().outcome == "present"
+    assert schema.inspect().write_capacity == found, "health checks ask for no more than they did"
 
 
 def test_too_little_is_raised_with_update_only(aws: FakeTables) -> None:
