@@ -151,8 +151,8 @@ def _creation(facts: Facts) -> Finding:
     ]
     if strange:
         return warn(
-            f"{evidence}, but {', '.join(sorted(strange))} is of none of them",
-            f"Take it out, or write {TOPIC_VARIABLE} and a stage's topic in capitals, with _ for - and dot.",
+            f"{evidence}, but {', '.join(sorted(strange))} is the name of none of them",
+            f"Remove it, or write {TOPIC_VARIABLE} and a stage's topic in capitals, with _ for - and dots.",
         )
     if not facts.topic_configs:
         return skip(f"{evidence}; this cluster does not tell how they are configured")

@@ -180,7 +180,7 @@ def test_a_variable_of_no_topic_is_told() -> None:
     assert found(ORDER_PLACED="shop.orders").status is Status.SKIP  # a cluster that tells no configuration
     wrong = found(ORDERPLACED="shop.orders")
     assert wrong.status is Status.WARN
-    assert "KAFKA_TOPIC_ORDERPLACED is of none of them" in wrong.evidence
+    assert "KAFKA_TOPIC_ORDERPLACED is the name of none of them" in wrong.evidence
 
 
 def _topics(registry: Registry, **changes: str) -> dict[str, Any]:

@@ -52,13 +52,27 @@ def test_every_alert_asks_for_metrics_that_exist_and_has_its_part_of_the_runbook
     """Each rule has an expression of exposed names, how urgent it is, and a heading to go to."""
     rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
     headings = re.findall(r"^## (.*)", (ROOT / "docs" / "guides" / "runbook.md").read_text(), re.MULTILINE)
-    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    anchors = set(map(_anchor, headings))
     for rule in rules:
         assert set(re.findall(r"pipeline_\w+", rule["expr"])) <= names(), rule["alert"]
         assert rule["labels"]["severity"] in ("page", "ticket")
         page, _, anchor = rule["annotations"]["runbook"].partition("#")
         assert page == "docs/guides/runbook.md"
         assert anchor in anchors, rule["alert"]
+
+
+def test_every_alert_is_found_by_its_name_in_its_part_of_the_runbook() -> None:
+    """A person who is woken searches for it."""
+    rules = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text())["groups"][0]["rules"]
+    runbook = (ROOT / "docs" / "guides" / "runbook.md").read_text()
+    sections = {_anchor(part.partition("\n")[0]): part for part in runbook.split("\n## ")}
+    for rule in rules:
+        anchor = rule["annotations"]["runbook"].partition("#")[2]
+        assert f"`{rule['alert']}`" in sections[anchor], rule["alert"]
+
+
+def _anchor(heading: str) -> str:
+    return re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-")
 
 
 def test_gauges_of_others_counts_are_set_when_asked() -> None:
