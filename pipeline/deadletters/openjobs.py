@@ -7,8 +7,8 @@ from itertools import islice
 
 from pipeline.jobs import TOGETHER, Job, JobListing, Pass, Passes
 
-#: Jobs listed at once.
-PAGE = 100
+#: Jobs listed at once. Each list asks every shard of the index: of 64 shards that is a request for two jobs.
+PAGE = 200
 
 #: Seconds within which a pass is to end; and those of them in which it works, a run of half a minute each
 #: minute, with a tenth to spare.

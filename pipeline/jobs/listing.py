@@ -122,18 +122,23 @@ class JobListing:
     def open_before(self, moment: float, *, limit: int = 50, after: str | None = None) -> JobPage:
         """Return a page of jobs that run and were submitted before a moment, oldest first.
 
-        ``after`` is the ``next`` of the page before.
+        ``after`` is the ``next`` of the page before. One with a ``next`` may have fewer than ``limit`` jobs.
         """
         since, until = (after or "") + "\0", f"{moment:014.3f}"
-        answers = self._table.each(
-            lambda each: self._table.oldest(each, limit + 1, since, until), self._open_shards()
-        )
-        moments = sorted(item["isk"] for answer in answers for item in _answered(answer))
+        shards = self._open_shards()
+        # Twice its share of each, and a few: of many shards most entries would else be read in vain.
+        most = min(limit, 2 * limit // len(shards) + 3) + 1
+        answers = self._table.each(lambda each: self._table.oldest(each, most, since, until), shards)
+        found = [[item["isk"] for item in _answered(answer)] for answer in answers]
+        # Behind the last entry that was read of a shard there may be more of it.
+        known_to = min((keys[-1] for keys in found if len(keys) == most), default=until)
+        moments = sorted(key for keys in found for key in keys if key <= known_to)
         page = moments[:limit]
         jobs = self._records.get_many(each.split("#", 1)[1] for each in page)
         running = [job for job in jobs if job.state is JobState.RUNNING]
         running.sort(key=lambda job: (job.submitted_at, job.job_id))
-        return JobPage(jobs=running, next=page[-1] if len(moments) > limit else None)
+        is_cut = known_to < until or len(moments) > limit
+        return JobPage(jobs=running, next=page[-1] if is_cut else None)
 
     def submissions(self, most: int) -> list[float]:
         """Return when the newest jobs were submitted (seconds since 1970), newest first, at most ``most``.
