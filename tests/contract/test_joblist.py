@@ -173,7 +173,9 @@ def test_a_list_has_the_jobs_of_all_shards_that_any_process_used(
     assert not stores[1].listing.has_open_beyond(16)
     for store in stores:
         assert walked(lambda before: store.listing.jobs(limit=20, since=since, before=before)) == ids  # noqa: B023
-        assert [each.job_id for each in store.listing.open_before(time.time()).jobs] == ids[::2][::-1]
+        # Few of many: one page has them all, whichever shards they are in.
+        still_open = store.listing.open_before(time.time(), limit=1000).jobs
+        assert [each.job_id for each in still_open] == ids[::2][::-1]
 
 
 def test_an_entitys_jobs_are_listed_by_an_index_of_their_own(
