@@ -27,6 +27,8 @@ def test_a_new_benchmark_is_run_somewhere() -> None:
 
 def test_a_log_line_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is on standard error, as progress is."""
+    # As in a new process: earlier tests in this one may have left another configuration.
+    structlog.reset_defaults()
 
     def log_and_measure(*_: object) -> list[dict[str, str]]:
         structlog.get_logger().warning("kafka.not_ready")
