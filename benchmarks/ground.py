@@ -80,14 +80,24 @@ def running_services(name: str) -> Iterator[Services]:
     This process uses them too: boto3 reads its own variables, which are set until then.
     """
     run = embedded_services if name == "embedded" else local_services
-    with run() as services:
-        before = dict(os.environ)
-        os.environ.update({k: v for k, v in services.environment.items() if k.startswith("AWS_")})
-        try:
-            yield services
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+    with run() as services, variables_set(_for_boto3(services)):
+        yield services
+
+
+def _for_boto3(services: Services) -> dict[str, str]:
+    return {name: value for name, value in services.environment.items() if name.startswith("AWS_")}
+
+
+@contextlib.contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables of this process for the block."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def make_ground(services: Services, modules: str = TASKS) -> Ground:

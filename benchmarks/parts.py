@@ -6,18 +6,16 @@ at once: one that stores messages on the same cores would be measured instead. T
 and does nothing with them.
 """
 
-import contextlib
-import os
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
 
 import click
 
 from benchmarks.fill import first_event
-from benchmarks.ground import make_ground
+from benchmarks.ground import make_ground, variables_set
 from benchmarks.measure import BenchmarkError
 from benchmarks.proxy import run_proxy
 from benchmarks.stages import square
@@ -60,7 +58,7 @@ def _measure(services: Services, parts: int, rtt: float) -> dict[str, float]:
     with (
         answering_server() as sqs,
         run_proxy({**ground.servers, "sqs": sqs}, rtt) as proxy,
-        _reached_at(proxy.urls),
+        variables_set({f"AWS_ENDPOINT_URL_{name.upper()}": url for name, url in proxy.urls.items()}),
     ):
         settings = load_settings({**ground.environment_through(proxy.urls), "MAX_PARTS": str(parts)})
         store = JobStore(settings)
@@ -83,18 +81,6 @@ def _measure(services: Services, parts: int, rtt: float) -> dict[str, float]:
         "cpu_ms_per_part": 1000 * cpu / parts,
         "gathered_per_second": parts / gathering,
     }
-
-
-@contextlib.contextmanager
-def _reached_at(urls: Mapping[str, str]) -> Iterator[None]:
-    """Let boto3 reach the servers at these URLs for the block."""
-    before = dict(os.environ)
-    os.environ.update({f"AWS_ENDPOINT_URL_{name.upper()}": url for name, url in urls.items()})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _header() -> TaskHeader:

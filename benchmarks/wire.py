@@ -6,7 +6,6 @@ input.
 
 import contextlib
 import json
-import os
 import socket
 import statistics
 import subprocess
@@ -17,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks.ground import variables_set
 from benchmarks.http import Stream
 from pipeline.aws.client import make_client
 from pipeline.jobs.dynamodb import FREQUENT as OF_DYNAMODB
@@ -29,6 +29,8 @@ Call = Callable[[], Any]
 BODY = json.dumps({"id": "x" * 36, "headers": {"ce_id": "b" * 200}, "args": "y" * 700})
 
 _HANDLES = ["r" * 200] * 10
+
+_CREDENTIALS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "eu-west-1"}
 
 #: The answers, by operation; with as much in them as those of a busy worker.
 ANSWERS: dict[str, Any] = {
@@ -79,11 +81,11 @@ def _row(operation: str, threads: int, costs: dict[str, list[float]]) -> dict[st
 
 
 def _calls(url: str, *, lean: bool) -> dict[str, Call]:
-    os.environ |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "eu-west-1"}
-    os.environ |= {"AWS_ENDPOINT_URL_SQS": url, "AWS_ENDPOINT_URL_DYNAMODB": url}
+    reached = {"AWS_ENDPOINT_URL_SQS": url, "AWS_ENDPOINT_URL_DYNAMODB": url}
     limits = {"connect_timeout": 3, "read_timeout": 10, "attempts": 1, "connections": 8}
-    sqs = make_client("sqs", OF_SQS if lean else (), **limits)
-    dynamodb = make_client("dynamodb", OF_DYNAMODB if lean else (), **limits)
+    with variables_set(_CREDENTIALS | reached):
+        sqs = make_client("sqs", OF_SQS if lean else (), **limits)
+        dynamodb = make_client("dynamodb", OF_DYNAMODB if lean else (), **limits)
     queue = "https://sqs.eu-west-1.amazonaws.com/1/tasks.fifo"
     messages = [
         {"Id": str(n), "MessageBody": BODY, "MessageGroupId": "g", "MessageDeduplicationId": str(n)}
