@@ -1,0 +1,3 @@
+"""Fixtures of all tests here."""
+
+from tests.environment import unchanged_environment as unchanged_environment
