@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from pipeline.author.loading import load_stages
 from pipeline.author.registry import REGISTRY
@@ -80,24 +81,12 @@ def running_services(name: str) -> Iterator[Services]:
     This process uses them too: boto3 reads its own variables, which are set until then.
     """
     run = embedded_services if name == "embedded" else local_services
-    with run() as services, variables_set(_for_boto3(services)):
+    with run() as services, patch.dict(os.environ, _for_boto3(services)):
         yield services
 
 
 def _for_boto3(services: Services) -> dict[str, str]:
     return {name: value for name, value in services.environment.items() if name.startswith("AWS_")}
-
-
-@contextlib.contextmanager
-def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables of this process for the block."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def make_ground(services: Services, modules: str = TASKS) -> Ground:

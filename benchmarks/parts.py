@@ -6,16 +6,18 @@ at once: one that stores messages on the same cores would be measured instead. T
 and does nothing with them.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import Any
+from unittest.mock import patch
 
 import click
 
 from benchmarks.fill import first_event
-from benchmarks.ground import make_ground, variables_set
+from benchmarks.ground import make_ground
 from benchmarks.measure import BenchmarkError
 from benchmarks.proxy import run_proxy
 from benchmarks.stages import square
@@ -58,7 +60,7 @@ def _measure(services: Services, parts: int, rtt: float) -> dict[str, float]:
     with (
         answering_server() as sqs,
         run_proxy({**ground.servers, "sqs": sqs}, rtt) as proxy,
-        variables_set({f"AWS_ENDPOINT_URL_{name.upper()}": url for name, url in proxy.urls.items()}),
+        patch.dict(os.environ, {f"AWS_ENDPOINT_URL_{name.upper()}": url for name, url in proxy.urls.items()}),
     ):
         settings = load_settings({**ground.environment_through(proxy.urls), "MAX_PARTS": str(parts)})
         store = JobStore(settings)

@@ -6,6 +6,7 @@ input.
 
 import contextlib
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -15,8 +16,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
-from benchmarks.ground import variables_set
 from benchmarks.http import Stream
 from pipeline.aws.client import make_client
 from pipeline.jobs.dynamodb import FREQUENT as OF_DYNAMODB
@@ -83,7 +84,7 @@ def _row(operation: str, threads: int, costs: dict[str, list[float]]) -> dict[st
 def _calls(url: str, *, lean: bool) -> dict[str, Call]:
     reached = {"AWS_ENDPOINT_URL_SQS": url, "AWS_ENDPOINT_URL_DYNAMODB": url}
     limits = {"connect_timeout": 3, "read_timeout": 10, "attempts": 1, "connections": 8}
-    with variables_set(_CREDENTIALS | reached):
+    with patch.dict(os.environ, _CREDENTIALS | reached):
         sqs = make_client("sqs", OF_SQS if lean else (), **limits)
         dynamodb = make_client("dynamodb", OF_DYNAMODB if lean else (), **limits)
     queue = "https://sqs.eu-west-1.amazonaws.com/1/tasks.fifo"

@@ -1,4 +1,4 @@
-"""What no test of a module may change for those after it in the same process."""
+"""The environment of the process, which no test may change for those after it."""
 
 import os
 from collections.abc import Iterator

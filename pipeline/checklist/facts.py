@@ -18,7 +18,7 @@ from pipeline.author.stages import Stage
 from pipeline.errors import ServiceError
 from pipeline.infra.compare import QueueComparison, TopicComparison, compare_queue, compare_topic
 from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs
-from pipeline.jobs import JobStore, Pass, TableReport, WriteCapacity
+from pipeline.jobs import JobStore, Pass, TableReport
 from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import Cluster, KafkaAdmin, Topic, consumer_configuration, producer_configuration
 from pipeline.observe.queues import Reading, SqsMonitor
@@ -193,11 +193,6 @@ class Facts:
     def recovery(self) -> bool | None:
         """Whether point-in-time recovery of the table is on; None from an emulator that does not know it."""
         return JobStore(self.settings).schema.recovers()
-
-    @once
-    def write_capacity(self) -> WriteCapacity | None:
-        """The writes that the table takes at once; None from an emulator, which does not tell."""
-        return JobStore(self.settings).schema.write_capacity()
 
     @once
     def cancelled(self) -> int:

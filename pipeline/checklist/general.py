@@ -9,6 +9,7 @@ from pipeline.capacity import Shape, quotas, steps_of
 from pipeline.capacity.bottlenecks import OPEN_WRITES
 from pipeline.checklist.facts import TRACEPARENT, Facts, sample_event
 from pipeline.checklist.line import (
+    NEAR,
     Finding,
     Item,
     fail,
@@ -26,13 +27,13 @@ from pipeline.worker.cancelled import KEY_UNITS, units_a_second
 _UPDATE = 'Run "pipeline provision --update".'
 
 #: Seconds within which the sweep comes to the end of the open jobs: a pass of an hour, and a rest of half an
-#: hour before it (the alert PipelineSweepBehind). And the share of the most open jobs that is to be known of.
-SWEPT_WITHIN, CLOSE_TO = 7200.0, 0.8
+#: hour before it (the alert PipelineSweepBehind).
+SWEPT_WITHIN = 7200.0
 #: Workers that the list of cancelled jobs must have room for.
 WORKERS = 1000
 
 #: The share of what the index takes from which on it is to have more shards.
-NEAR = 0.5
+CROWDED = 0.5
 
 #: Fields that every log line about a task has.
 LOG_FIELDS = {"entity_id": "order-7", "stage": "extract", "duration_ms": 12.5}
@@ -106,7 +107,8 @@ def _recovery(facts: Facts) -> Finding:
 
 
 def _write_capacity(facts: Facts) -> Finding:
-    name, wanted, found = facts.table.name, facts.settings.dynamodb_warm_writes, facts.write_capacity
+    table, wanted = facts.table, facts.settings.dynamodb_warm_writes
+    name, found = table.name, table.write_capacity
     if found is None:
         return skip(f"the service of table {name} does not tell how many writes it takes at once")
     steps = steps_of(Shape(stages=3))
@@ -151,9 +153,9 @@ def _index_shards(facts: Facts) -> Finding:
         evidence += (
             f"; lists read the {facts.index_shards} that were used once, the others {others} open jobs"
         )
-    if rate < NEAR * shards * most:
+    if rate < CROWDED * shards * most:
         return ok(evidence)
-    wanted = math.ceil(rate / most / NEAR)
+    wanted = math.ceil(rate / most / CROWDED)
     if wanted > MOST_SHARDS:
         return warn(evidence, "Divide the work among services with tables of their own.")
     return warn(evidence, f"Set DYNAMODB_INDEX_SHARDS={wanted}: docs/reference/limits.md#how-far-it-goes.")
@@ -170,7 +172,7 @@ def _sweep(facts: Facts) -> Finding:
     )
     if age > SWEPT_WITHIN:
         return warn(evidence, "Look for sweep.failed in the bridges' log, and whether a bridge runs.")
-    if last.open_jobs > MOST_JOBS * CLOSE_TO:
+    if last.open_jobs > MOST_JOBS * NEAR:
         return warn(evidence, "Find out why so many jobs are open, or divide the work among services.")
     return ok(evidence)
 

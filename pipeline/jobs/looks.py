@@ -42,7 +42,7 @@ class Look:
 
     @property
     def state(self) -> Hashable:
-        """What changes whenever something is recorded of the job; no marker is."""
+        """A value that changes whenever something is recorded of the job, but not with its markers."""
         return self.job.updated_at, self.job.redrives, tuple(map(_recorded, self.progress))
 
 

@@ -170,10 +170,6 @@ class Schema:
         recovery = answer["ContinuousBackupsDescription"].get("PointInTimeRecoveryDescription", {})
         return bool(recovery.get("PointInTimeRecoveryStatus") == "ENABLED")
 
-    def write_capacity(self) -> WriteCapacity | None:
-        """Return what table and index take at once; None where it is not told: no table, or an emulator."""
-        return _write_capacity_of(self._describe() or {})
-
     def _with_recovery(self, report: TableReport) -> TableReport:
         if report.outcome == "missing" or self.recovers() is not False:
             return report

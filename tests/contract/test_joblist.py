@@ -124,7 +124,7 @@ def test_the_index_of_a_provisioned_table_is_made(
     )
     schema = JobStore(settings).schema
     assert schema.provision(update=True).outcome == "changed"
-    found = schema.write_capacity()
+    found = schema.inspect().write_capacity
     assert found
     assert (found.provisioned, found.index) == (True, 500)
 

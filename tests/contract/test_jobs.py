@@ -164,7 +164,7 @@ def test_emulators_take_the_warm_throughput_and_tell_none(
     warm = JobStore(settings.model_copy(update={"dynamodb_warm_writes": 20_000})).schema
     assert warm.provision().outcome == "made"
     assert warm.provision(update=True).outcome == "present"
-    assert warm.write_capacity() is None
+    assert warm.inspect().write_capacity is None
     assert JobStore(settings).schema.provision().outcome == "present"
 
 
@@ -187,7 +187,9 @@ def test_provisioned_capacity_stays(services: Services, make_settings: MakeSetti
     assert [text for text in differences if "time to live" not in text and "recovery" not in text] == []
     schema.provision(update=True)
     assert schema.provision(update=True).outcome == "present"
-    assert schema.write_capacity() == WriteCapacity(provisioned=True, table=500, index=500, rising=False)
+    assert schema.inspect().write_capacity == WriteCapacity(
+        provisioned=True, table=500, index=500, rising=False
+    )
 
 
 def test_a_missing_table_is_a_refusal_that_names_the_mend(

@@ -458,8 +458,8 @@ def test_the_writes_that_a_table_takes_are_told(
     """As jobs a second; a warning while they are fewer than the setting wants."""
     capacity = told and WriteCapacity(provisioned=False, table=told[0], index=told[1], rising=told[2])
     settings = SETTINGS.model_copy(update={"dynamodb_warm_writes": wanted})
-    table = TableReport(name="jobs", outcome="present")
-    found = CHECKS["general.write-capacity"](facts(settings, write_capacity=capacity, table=table))
+    table = TableReport(name="jobs", outcome="present", write_capacity=capacity)
+    found = CHECKS["general.write-capacity"](facts(settings, table=table))
     assert found.status == status
     assert said in found.evidence
 

@@ -92,7 +92,7 @@ def test_a_list_by_entity_has_every_job_on_both_sides_of_the_day(limit: int) -> 
 
 
 def test_a_rare_entity_is_found_in_one_query() -> None:
-    """Whatever number of jobs others have: that is what the index is for."""
+    """It does not matter how many jobs other entities have."""
     client = Queried()
     store = store_of(client)
     open_jobs(store, *((f"o{number}", "other", number * 0.01) for number in range(300)), ("j", "rare", 8.5))

@@ -61,7 +61,7 @@ def recorded(client: FakeDynamoDB) -> Any:
     reader=st.integers(4, MOST_SHARDS),
 )
 def test_every_list_has_every_job(opened: list[tuple[int, int, bool]], reader: int) -> None:
-    """Whatever number of shards its writers used, and the reader itself."""
+    """Writers and reader may each be set to another number of shards."""
     client = FakeDynamoDB()
     for number, (opener, closer, ends) in enumerate(opened):
         open_job(store_of(client, opener), f"j{number}")
