@@ -2,7 +2,7 @@
 
     PipelineError
     ├── ConfigurationError          a setting is missing or wrong: refuse to start (exit code 2)
-    ├── StageDefinitionError        a stage cannot work as written: refused at import
+    ├── StageDefinitionError        a stage or consumer cannot work as written: refused at import
     ├── PermanentError              a task must not be tried again: dead letter at once
     │   ├── InvalidInputError       the data does not match the function's annotation
     │   └── ResultTooLargeError     the result does not fit where it must be stored
@@ -26,7 +26,7 @@ class ConfigurationError(PipelineError):
 
 
 class StageDefinitionError(PipelineError):
-    """A stage cannot work as written. Raised at import; the message names the function and the mend."""
+    """A stage or consumer cannot work as written: raised at import, with the function and the mend."""
 
 
 class PermanentError(PipelineError):

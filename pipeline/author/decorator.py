@@ -1,10 +1,12 @@
-"""The decorator ``stage``: checks its options and adds the stage to the registry."""
+"""The decorators ``stage`` and ``consumer``: check their options and add to the registry."""
 
 import inspect
 import re
 from collections.abc import Callable
 from typing import Any, Final, Literal, TypeVar
 
+from pipeline.author.consumers import Consumer, ConsumerOptions
+from pipeline.author.records import Record
 from pipeline.author.registry import REGISTRY, Registry
 from pipeline.author.stages import Options, Stage
 from pipeline.errors import StageDefinitionError
@@ -13,11 +15,25 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 #: A stage's name is a Celery task name, to which ".split" and ".gather" are added, and a part of keys.
-_STAGE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+_STAGE_NAMES: Final = (
+    re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}"),
+    "a letter, then letters, digits, - and _, 64 at most",
+)
 #: Kafka takes 249 of these characters; the rest is left for a prefix.
-_TOPIC_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_TOPIC_NAMES: Final = (
+    re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}"),
+    "letters, digits, . - and _, 200 at most",
+)
+#: Kafka's own rule.
+_ANY_TOPIC_NAMES: Final = (
+    re.compile(r"[A-Za-z0-9._-]{1,249}"),
+    "letters, digits, . - and _, 249 at most",
+)
 #: SQS takes 80 of these characters, with the suffix.
-_QUEUE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo")
+_QUEUE_NAMES: Final = (
+    re.compile(r"[A-Za-z0-9_-]{1,75}\.fifo"),
+    "letters, digits, - and _, 75 at most, then .fifo",
+)
 #: The engine's own topics, as pipeline.settings names them (which imports this package).
 RESERVED_TOPICS: Final = ("errors", "dlq", "jobs")
 #: SQS holds a message for 12 hours at most from its first receive (ChangeMessageVisibility, API reference).
@@ -72,6 +88,42 @@ def stage(
     return decorate
 
 
+def consumer(
+    topic: str,
+    *,
+    emits: str,
+    name: str | None = None,
+    tombstones: bool = False,
+    registry: Registry | None = None,
+) -> Callable[[Callable[[Record[In]], Out]], Consumer[In, Out]]:
+    """Make a function a consumer: it runs in the bridge, for each record of ``topic``, a topic of others.
+
+    What it returns becomes events of the stages that consume ``emits``: one, one for each item of a list, or
+    none for None. It must be a pure function of the record, for a record may be read again. ``topic`` is the
+    name on Kafka, unless KAFKA_TOPIC_<NAME> maps it; nothing makes it or writes to it. The ids of the events
+    have the consumer's name in them. With ``tombstones=True`` a record without a value is taken too, with
+    None as its data; otherwise it is passed over. ``registry`` is for tests.
+    """
+
+    def decorate(function: Callable[[Record[In]], Out]) -> Consumer[In, Out]:
+        own = getattr(function, "__name__", "?") if name is None else name
+        options = ConsumerOptions(name=own, topic=topic, emits=emits, tombstones=tombstones)
+        made = Consumer(function, options)
+        _check_consumer(function, options, made.where)
+        (REGISTRY if registry is None else registry).add_consumer(made)
+        return made
+
+    return decorate
+
+
+def _check_consumer(function: Any, options: ConsumerOptions, where: str) -> None:
+    if inspect.isgeneratorfunction(function):
+        raise StageDefinitionError(f"{where}: it is a generator. Return a list: an event of each item.")
+    _check_name(where, "name", options.name, *_STAGE_NAMES)
+    _check_name(where, "topic", options.topic, *_ANY_TOPIC_NAMES)
+    _check_name(where, "emits", options.emits, *_TOPIC_NAMES)
+
+
 def _check_function(function: Any, where: str) -> None:
     if inspect.isgeneratorfunction(function):
         raise StageDefinitionError(
@@ -86,22 +138,22 @@ def _check_options(options: Options, where: str) -> None:
 
 
 def _check_names(options: Options, where: str) -> None:
-    names = (
-        ("name", options.name, _STAGE_NAME, "a letter, then letters, digits, - and _, 64 at most"),
-        ("consumes", options.consumes, _TOPIC_NAME, "letters, digits, . - and _, 200 at most"),
-        ("emits", options.emits, _TOPIC_NAME, "letters, digits, . - and _, 200 at most"),
-        ("queue", options.queue, _QUEUE_NAME, "letters, digits, - and _, 75 at most, then .fifo"),
-    )
-    for option, value, pattern, allowed in names:
-        if value is None and option in ("emits", "queue"):
-            continue
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise StageDefinitionError(f"{where}: {option}={value!r} is no valid name. Use {allowed}.")
+    _check_name(where, "name", options.name, *_STAGE_NAMES)
+    _check_name(where, "consumes", options.consumes, *_TOPIC_NAMES)
+    if options.emits is not None:
+        _check_name(where, "emits", options.emits, *_TOPIC_NAMES)
+    if options.queue is not None:
+        _check_name(where, "queue", options.queue, *_QUEUE_NAMES)
     for topic in (options.consumes, options.emits):
         if topic in RESERVED_TOPICS:
             raise StageDefinitionError(
                 f"{where}: the topic {topic!r} is the engine's own. Choose another name."
             )
+
+
+def _check_name(where: str, option: str, value: Any, pattern: re.Pattern[str], allowed: str) -> None:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise StageDefinitionError(f"{where}: {option}={value!r} is no valid name. Use {allowed}.")
 
 
 def _check_order(options: Options, where: str) -> None:

@@ -1,24 +1,44 @@
-"""The stages of a process: their topics, the plan of a job, and the checks of how they are joined."""
+"""The stages and consumers of a process: their topics, the plan of a job, and how they are joined."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from pipeline.author.consumers import Consumer
 from pipeline.author.stages import Stage
 from pipeline.errors import StageDefinitionError
 from pipeline.wire.plans import JobPlan, Route, plan_from
 
 
 class Registry:
-    """The stages by name and by topic. ``stage`` adds to ``REGISTRY``; tests use one of their own."""
+    """Stages and consumers. ``stage`` and ``consumer`` add to ``REGISTRY``; tests use one of their own."""
 
     def __init__(self) -> None:
         self._stages: dict[str, Stage[Any, Any]] = {}
+        self._consumers: dict[str, Consumer[Any, Any]] = {}
 
     @property
     def by_name(self) -> Mapping[str, Stage[Any, Any]]:
         """Every stage under its name."""
         return MappingProxyType(self._stages)
+
+    @property
+    def consumers(self) -> Mapping[str, Consumer[Any, Any]]:
+        """Every consumer under its name."""
+        return MappingProxyType(self._consumers)
+
+    @property
+    def topics_of_others(self) -> tuple[str, ...]:
+        """The name of every topic of others that a consumer reads, in order of appearance."""
+        return tuple(dict.fromkeys(consumer.topic for consumer in self._consumers.values()))
+
+    def consumers_on(self, topic: str) -> tuple[Consumer[Any, Any], ...]:
+        """Return the consumers of a topic of others."""
+        return tuple(consumer for consumer in self._consumers.values() if consumer.topic == topic)
+
+    def consumers_to(self, topic: str) -> tuple[Consumer[Any, Any], ...]:
+        """Return the consumers that make events of a topic of the service."""
+        return tuple(consumer for consumer in self._consumers.values() if consumer.emits == topic)
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -31,7 +51,7 @@ class Registry:
         """The logical name of every topic that a stage consumes."""
         return tuple(dict.fromkeys(stage.consumes for stage in self._stages.values()))
 
-    def consumers(self, topic: str | None) -> tuple[Stage[Any, Any], ...]:
+    def stages_on(self, topic: str | None) -> tuple[Stage[Any, Any], ...]:
         """Return the stages that an event on ``topic`` makes a task for."""
         return tuple(stage for stage in self._stages.values() if stage.consumes == topic)
 
@@ -44,6 +64,16 @@ class Registry:
             )
         self._stages[stage.name] = stage
 
+    def add_consumer(self, consumer: Consumer[Any, Any]) -> None:
+        """Add a consumer; refuse a second one of the same name. A reloaded module replaces its own."""
+        known = self._consumers.get(consumer.name)
+        if known and _origin(known) != _origin(consumer):
+            raise StageDefinitionError(
+                f"{consumer.where}: the name {consumer.name!r} is taken by {known.where}. Give one of them "
+                "name=."
+            )
+        self._consumers[consumer.name] = consumer
+
     def plan(self, topic: str) -> JobPlan:
         """Return the plan of a job that starts on ``topic``; empty when no stage consumes it."""
         return plan_from(self.routes, topic)
@@ -54,36 +84,61 @@ class Registry:
         return tuple(stage.route for stage in self._stages.values())
 
     def check(self) -> None:
-        """Raise ``StageDefinitionError`` where a stage, or the way they are joined, cannot work."""
+        """Raise ``StageDefinitionError`` where one, or the way they are joined, cannot work."""
         for stage in self._stages.values():
             stage.check()
         for stage in self._stages.values():
-            for consumer in self.consumers(stage.emits):
-                stage.check_handover(consumer)
+            for follower in self.stages_on(stage.emits):
+                stage.check_handover(follower)
+        for consumer in self._consumers.values():
+            consumer.check()
+            self._check_consumer(consumer)
         self._check_variables()
         self._check_cycles()
         for topic in self.consumed_topics:
             self._check_emitters(topic)
 
+    def _check_consumer(self, consumer: Consumer[Any, Any]) -> None:
+        if consumer.name in self._stages:
+            raise StageDefinitionError(
+                f"{consumer.where}: {self._stages[consumer.name].where} has the same name, and events name "
+                "what made them. Give one of them name=."
+            )
+        if consumer.topic in self.topics:
+            stage = next(s for s in self._stages.values() if consumer.topic in (s.consumes, s.emits))
+            raise StageDefinitionError(
+                f"{consumer.where}: {consumer.topic!r} is a topic of this service, of {stage.where}. A "
+                "consumer reads a topic of others; a stage consumes one of the service."
+            )
+        if not self.stages_on(consumer.emits):
+            known = ", ".join(self.consumed_topics) or "none"
+            raise StageDefinitionError(
+                f"{consumer.where}: emits={consumer.emits!r}, which no stage of TASK_MODULES consumes. Name "
+                f"a topic that one does ({known}); where the stages are others, set CONSUMER_MODULES too."
+            )
+        for stage in self.stages_on(consumer.emits):
+            consumer.check_handover(stage)
+
     def _reachable(self, topic: str | None) -> Iterator[Stage[Any, Any]]:
         """Yield every stage that an event on ``topic`` can lead to, once each, nearest first."""
         seen: set[str] = set()
-        waiting = list(self.consumers(topic)) if topic else []
+        waiting = list(self.stages_on(topic)) if topic else []
         while waiting:
             stage = waiting.pop(0)
             if stage.name in seen:
                 continue
             seen.add(stage.name)
             yield stage
-            waiting += self.consumers(stage.emits) if stage.emits else ()
+            waiting += self.stages_on(stage.emits) if stage.emits else ()
 
     def _check_variables(self) -> None:
         variables: dict[str, str] = {}
-        for topic in self.topics:
+        for topic in (*self.topics, *self.topics_of_others):
             variable = topic.upper().replace("-", "_").replace(".", "_")
             other = variables.setdefault(variable, topic)
             if other != topic:
                 users = [s.where for s in self._stages.values() if {s.consumes, s.emits} & {topic, other}]
+                users += [c.where for c in self._consumers.values() if c.topic in (topic, other)]
                 raise StageDefinitionError(
                     f"{'; '.join(users)}: the topics {other!r} and {topic!r} are both set by "
                     f"KAFKA_TOPIC_{variable}. Rename one."
@@ -101,10 +156,10 @@ class Registry:
 
     def _path(self, start: Stage[Any, Any]) -> list[Stage[Any, Any]]:
         """Return the shortest path from a stage back to itself."""
-        paths = [[start, stage] for stage in self.consumers(start.emits)]
+        paths = [[start, stage] for stage in self.stages_on(start.emits)]
         while paths[0][-1] is not start:
             path = paths.pop(0)
-            paths += [[*path, stage] for stage in self.consumers(path[-1].emits) if stage not in path[1:]]
+            paths += [[*path, stage] for stage in self.stages_on(path[-1].emits) if stage not in path[1:]]
         return paths[0]
 
     def _check_emitters(self, start: str) -> None:
@@ -121,9 +176,9 @@ class Registry:
                 )
 
 
-def _origin(stage: Stage[Any, Any]) -> tuple[str, str]:
-    return stage.function.__module__, stage.function.__qualname__
+def _origin(made: Stage[Any, Any] | Consumer[Any, Any]) -> tuple[str, str]:
+    return made.function.__module__, made.function.__qualname__
 
 
-#: The stages of this process.
+#: The stages and consumers of this process.
 REGISTRY = Registry()

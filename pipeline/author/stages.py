@@ -158,13 +158,18 @@ class Stage(Generic[In, Out]):
         stream = (codec.load(result) for result in results)
         return self.dump_output(gather.function(gather.parameter(0).load(data), stream))
 
+    @property
+    def input(self) -> Codec:
+        """The codec of the data of its events: of what the split takes, or the function without a split."""
+        return (self._split or self._part).parameter(0)
+
     def load_input(self, data: str | bytes) -> Any:
         """Return an event's data as the split takes it, or as the function does where there is no split."""
-        return (self._split or self._part).parameter(0).load(data)
+        return self.input.load(data)
 
     def input_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the data of its events."""
-        return (self._split or self._part).parameter(0).schema()
+        return self.input.schema()
 
     def dump_output(self, value: Any) -> str | None:
         """Return the data of the event that this stage emits; None where the path ends here."""
@@ -234,7 +239,7 @@ class Stage(Generic[In, Out]):
 
     def check_handover(self, consumer: "Stage[Any, Any]") -> None:
         """Raise ``StageDefinitionError`` where ``consumer`` cannot read the events of this stage."""
-        (self._gather or self._part).returned.check_read_by((consumer._split or consumer._part).parameter(0))
+        (self._gather or self._part).returned.check_read_by(consumer.input)
 
     def _check_end(self, last: Signature) -> None:
         last.returned.check()

@@ -79,7 +79,7 @@ class Submitter:
         events.checked_json(submission.data)
         job = self._named(submission)
         event = self._event(job, self._registry.plan(self.topic), submission.data)
-        for stage in self._registry.consumers(self.topic):
+        for stage in self._registry.stages_on(self.topic):
             stage.load_input(submission.data)
             self._check_size(taskmessage.for_event(stage, event, job.job_id, job.submitted_at, event.plan_id))
 
@@ -179,7 +179,7 @@ class Submitter:
                     attempts=0,
                     failed_at=time.time(),
                 )
-                for stage in self._registry.consumers(self.topic)
+                for stage in self._registry.stages_on(self.topic)
             ]
         )
 

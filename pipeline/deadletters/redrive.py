@@ -127,7 +127,7 @@ class Redriver:
     def _is_ordered(self, letter: DeadLetter) -> bool:
         if letter.place != "kafka":
             return letter.ordered
-        return any(stage.ordered for stage in self._registry.consumers(self._topics.get(letter.source or "")))
+        return any(stage.ordered for stage in self._registry.stages_on(self._topics.get(letter.source or "")))
 
     # ─── Its job ───
 
@@ -150,7 +150,7 @@ class Redriver:
             return [letter.ref]
         if letter.place != "kafka" or letter.job_id is None or self._store.records.get(letter.job_id) is None:
             return []
-        stages = self._registry.consumers(self._topics[letter.source or ""])
+        stages = self._registry.stages_on(self._topics[letter.source or ""])
         return [
             StageRef(job_id=letter.job_id, stage=stage.name, task_id=_task_id(letter, stage.name))
             for stage in stages

@@ -192,7 +192,7 @@ def _stage_topic(settings: Settings, registry: Registry, name: str, retention_ms
         partitions=settings.topic_partitions,
         replication=settings.topic_replication_factor,
         config=_topic_config(settings, retention_ms) | {"max.message.bytes": str(EVENT_BYTES)},
-        ordered=tuple(stage.name for stage in registry.consumers(name) if stage.ordered),
+        ordered=tuple(stage.name for stage in registry.stages_on(name) if stage.ordered),
         read_by=frozenset(["bridge", "web", "operator"] if is_consumed else ["operator"]),
         written_by=frozenset(role for role, writes in writers if writes),
     )

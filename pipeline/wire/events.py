@@ -63,7 +63,8 @@ _PLAN_ID: Final = re.compile(r"[0-9a-f]{16}")
 
 _TRACING: Final = frozenset((TRACEPARENT, *CARRIED))
 
-_Headers = Iterable[tuple[str, bytes | None]]
+#: The headers of a Kafka record.
+Headers = Iterable[tuple[str, bytes | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,8 @@ class Event:
     traceparent: str | None = None
     #: Its headers for tracing libraries: some of ``CARRIED``.
     carried: Mapping[str, str] = field(default_factory=dict, hash=False)
+    #: Its CloudEvents attributes as they were read, extensions too; empty for a plain event. Not written.
+    attributes: Mapping[str, str] = field(default_factory=dict, compare=False)
     #: Where it was read; None for an event that is about to be produced.
     coordinates: Coordinates | None = None
     #: How often it was redriven from the DLQ topic.
@@ -207,12 +210,12 @@ def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
 
 
 def decode(
-    *, key: bytes | None, value: bytes | None, headers: _Headers | None, coordinates: Coordinates
+    *, key: bytes | None, value: bytes | None, headers: Headers | None, coordinates: Coordinates
 ) -> Event:
     """Read a Kafka record; raise ``InvalidEventError`` where it cannot become a task."""
     headers = list(headers or ())
     header = _json_headers(headers)
-    entity_id = _entity(key)
+    entity_id = _checked_entity(key_text(key or b""))
     data = checked_json(value)
     redrive = redrive_of(headers, coordinates.topic, key, value)
     attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
@@ -234,6 +237,7 @@ def decode(
         plan_id=known.planid,
         traceparent=known.traceparent or traceparent,
         carried=carried,
+        attributes=attributes,
         coordinates=coordinates,
         generation=redrive.generation if redrive else 0,
     )
@@ -244,7 +248,7 @@ def source_of(service: str, stage: str) -> str:
     return f"/{service}/{stage}"
 
 
-def job_named(service: str, headers: _Headers, topic: str) -> tuple[str | None, bool]:
+def job_named(service: str, headers: Headers, topic: str) -> tuple[str | None, bool]:
     """Return ``Event.job_in`` of a record that may be no event; None where its headers are not enough."""
     named = {name.lower(): value or b"" for name, value in headers if name.lower().startswith(PREFIX)}
     try:
@@ -284,7 +288,7 @@ def trace_of(headers: Mapping[str, Any]) -> tuple[str | None, dict[str, str]]:
     return (traceparent if known else None), carried_of(found)
 
 
-def redrive_of(headers: _Headers, topic: str, key: bytes | None, value: bytes | None) -> Redrive | None:
+def redrive_of(headers: Headers, topic: str, key: bytes | None, value: bytes | None) -> Redrive | None:
     """Return the redrive of a record on a Kafka topic; None where there is none that this project wrote.
 
     A header that was written for another record is not obeyed: a tool that keeps headers copied it.
@@ -336,7 +340,7 @@ def _plain(entity_id: str, data: bytes, at: Coordinates, redrive: Redrive | None
     )
 
 
-def _json_headers(headers: _Headers) -> dict[str, str]:
+def _json_headers(headers: Headers) -> dict[str, str]:
     """Return relevant headers by lower-case name; of two with one name the last, as Kafka's clients do."""
     found = {}
     for name, value in headers:
@@ -356,7 +360,7 @@ def _json_headers(headers: _Headers) -> dict[str, str]:
     return found
 
 
-def _trace(headers: _Headers) -> tuple[str | None, dict[str, str]]:
+def _trace(headers: Headers) -> tuple[str | None, dict[str, str]]:
     """Return the trace that a tracing library wrote into a record's headers, and its other headers."""
     named = {name: value for name, value in headers if value and name.lower() in _TRACING}
     return trace_of({name: value.decode("ascii", "replace") for name, value in named.items()})
@@ -383,12 +387,15 @@ def _reason(error: Any) -> str:
     return f"{error['msg']}, it is {str(error['input'])[:100]!r}"
 
 
-def _entity(key: bytes | None) -> str:
-    """Return the key as text; a key in another encoding (a serialized number, say) as hexadecimal."""
+def key_text(key: bytes) -> str:
+    """Return a key as text; a key in another encoding (a serialized number, say) as hexadecimal."""
     try:
-        text = (key or b"").decode()
+        return key.decode()
     except UnicodeDecodeError:
-        text = (key or b"").hex()
+        return key.hex()
+
+
+def _checked_entity(text: str) -> str:
     if len(text) > ENTITY_LIMIT:
         raise InvalidEventError(
             f"the key, which is the entity, has {len(text)} characters and may have {ENTITY_LIMIT}; "

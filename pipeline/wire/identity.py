@@ -81,6 +81,11 @@ def plain_event_id(topic: str, partition: int, offset: int, timestamp_ms: int) -
     return _uuid("plain", topic, partition, offset, timestamp_ms)
 
 
+def consumed_event_id(source: str, event_id: str, index: int) -> str:
+    """Return the id of an event that a consumer makes of a record, as the record's ``index``-th, from 0."""
+    return _uuid("consumed", source, event_id, index)
+
+
 def replayed_event_id(replay_id: str, source: str, event_id: str) -> str:
     """Return the id of an event as a new one in a replay; the same again in the same replay."""
     return _uuid("replay", replay_id, source, event_id)

@@ -24,7 +24,7 @@ def test_the_stages_go_together() -> None:
     registry = stages_of("tasks")
     registry.check()
     assert registry.by_name == {"price": price, "mail": mail}
-    assert registry.consumers(price.emits) == (mail,)
+    assert registry.stages_on(price.emits) == (mail,)
 
 
 def test_a_line_costs_ten_each() -> None:

@@ -26,14 +26,17 @@ def test_the_public_names_are_pinned() -> None:
     """Nothing appears in or leaves the public API unseen."""
     assert pipeline.__all__ == [
         "CurrentTask",
+        "Event",
         "InvalidInputError",
         "Part",
         "PermanentError",
         "PipelineError",
+        "Record",
         "ResultTooLargeError",
         "Retry",
         "Stage",
         "StageDefinitionError",
+        "consumer",
         "current_task",
         "stage",
     ]

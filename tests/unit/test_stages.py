@@ -573,8 +573,8 @@ def test_the_plan_of_a_job() -> None:
 def test_consumers_of_a_topic() -> None:
     """Every stage that an event makes a task for."""
     registry = joined(("one", "a", "b"), ("two", "a", "c"), ("three", "b", None))
-    assert [s.name for s in registry.consumers("a")] == ["one", "two"]
-    assert registry.consumers("nobody") == ()
+    assert [s.name for s in registry.stages_on("a")] == ["one", "two"]
+    assert registry.stages_on("nobody") == ()
     assert registry.topics == ("a", "b", "c")
     assert registry.consumed_topics == ("a", "b")
 
