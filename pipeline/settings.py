@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -77,6 +78,25 @@ class Settings(BaseModel):
     service_topic_partitions: int = Field(default=1, ge=1)
     topic_replication_factor: int = Field(default=3, ge=1)
     topic_retention_days: float = Field(default=7, gt=0)
+
+    # ─── Schema registry ───
+    #: Of records in Confluent's wire format. None: there are none.
+    schema_registry_url: str | None = Field(default=None, pattern=r"^https?://[^\s,]+$")
+    schema_registry_ca_location: str | None = None
+    #: The client's certificate and key (PEM files), if the registry requires one.
+    schema_registry_certificate_location: str | None = None
+    schema_registry_key_location: str | None = None
+    schema_registry_key_password: SecretStr | None = None
+    schema_registry_username: str | None = None
+    schema_registry_password: SecretStr | None = None
+    #: OAuth 2.0 client credentials: where tokens are issued, and for whom.
+    schema_registry_token_url: str | None = Field(default=None, pattern=r"^https?://[^\s]+$")
+    schema_registry_client_id: str | None = None
+    schema_registry_client_secret: SecretStr | None = None
+    schema_registry_scope: str = ""
+    #: Confluent Cloud asks for both beside a token.
+    schema_registry_logical_cluster: str = ""
+    schema_registry_identity_pool: str | None = None
 
     # ─── AWS ───
     #: boto3 reads it too; here it serves MSK's tokens and ARNs.
@@ -163,6 +183,12 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _registry_security(self) -> Self:
+        if wrong := registry_faults(self):
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @model_validator(mode="after")
     def _token_strength(self) -> Self:
         if self.health_port is not None and (fault := token_fault(self, self.health_host)):
             raise ValueError(fault)
@@ -242,6 +268,39 @@ def security_faults(settings: Settings) -> list[str]:
         "PLAINTEXT": protocol == "PLAINTEXT" and (certificate or key),
     }
     return [sentence for sentence, broken in rules.items() if broken]
+
+
+def registry_faults(settings: Settings) -> list[str]:
+    """Return the contradictions in the settings of the schema registry, a sentence each, with the mend."""
+    url, token_url = settings.schema_registry_url, settings.schema_registry_token_url
+    user, password = settings.schema_registry_username, settings.schema_registry_password
+    client, secret = settings.schema_registry_client_id, settings.schema_registry_client_secret
+    certificate, key = settings.schema_registry_certificate_location, settings.schema_registry_key_location
+    others = user or password or token_url or client or secret or certificate or key
+    rules = {
+        "SCHEMA_REGISTRY_* need SCHEMA_REGISTRY_URL": others and not url,
+        "SCHEMA_REGISTRY_URL has a user in it, and a URL is logged: use SCHEMA_REGISTRY_USERNAME and "
+        "SCHEMA_REGISTRY_PASSWORD": url and urlsplit(url).username is not None,
+        "SCHEMA_REGISTRY_USERNAME and SCHEMA_REGISTRY_PASSWORD need each other": bool(user) != bool(password),
+        "SCHEMA_REGISTRY_TOKEN_URL, SCHEMA_REGISTRY_CLIENT_ID and SCHEMA_REGISTRY_CLIENT_SECRET need each "
+        "other": len({bool(token_url), bool(client), bool(secret)}) > 1,
+        "SCHEMA_REGISTRY_USERNAME or SCHEMA_REGISTRY_TOKEN_URL, not both": user and token_url,
+        "SCHEMA_REGISTRY_CERTIFICATE_LOCATION and SCHEMA_REGISTRY_KEY_LOCATION need each other": bool(
+            certificate
+        )
+        != bool(key),
+        "SCHEMA_REGISTRY_KEY_PASSWORD needs SCHEMA_REGISTRY_KEY_LOCATION": (
+            settings.schema_registry_key_password and not key
+        ),
+        "A secret would cross the network unencrypted: use https:// in SCHEMA_REGISTRY_URL and "
+        "SCHEMA_REGISTRY_TOKEN_URL (http:// is for this machine only)": (user or token_url)
+        and any(map(_in_the_open, (url, token_url))),
+    }
+    return [sentence for sentence, broken in rules.items() if broken]
+
+
+def _in_the_open(url: str | None) -> bool:
+    return url is not None and url.startswith("http://") and not is_loopback(urlsplit(url).hostname)
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

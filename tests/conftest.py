@@ -14,6 +14,7 @@ from pipeline.services.embedded import embedded_services as run_embedded_service
 from pipeline.services.environment import Services
 from pipeline.services.local import local_services as run_local_services
 from pipeline.settings import Settings, load_settings
+from tests.registry import RunningRegistry, registry
 
 # A shell that starts the tests in its background lets them ignore Ctrl-C, and so would all that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -73,7 +74,7 @@ def embedded_services() -> Iterator[Services]:
 @pytest.fixture(scope="session")
 def local_programs() -> None:
     """Skip without java or mvn; fail where CI=true promises them."""
-    if missing := jars.missing_programs():
+    if missing := jars.missing_programs(jars.versions()):
         reason = f"the local services need {' and '.join(missing)}, not found on PATH"
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
@@ -85,6 +86,13 @@ def local_services(local_programs: None) -> Iterator[Services]:
     """Kafka, ElasticMQ and DynamoDB Local in a temporary folder, shared by the session."""
     with run_local_services() as services:
         yield services
+
+
+@pytest.fixture(scope="session")
+def schema_registry(local_programs: None) -> Iterator[RunningRegistry]:
+    """Apicurio Registry in a temporary folder, shared by the session."""
+    with registry() as running:
+        yield running
 
 
 @pytest.fixture(scope="session", params=["embedded", "local"])

@@ -11,6 +11,7 @@ from pipeline.cli.output import Console, echo, print_json
 from pipeline.errors import ServiceUnavailableError
 from pipeline.services.environment import Services
 from pipeline.services.local import LocalStack
+from pipeline.services.servers import OPTIONAL
 
 #: The default data folder of the servers.
 DEFAULT_DATA = Path(".pipeline/stack")
@@ -44,10 +45,18 @@ def stack() -> None:
     epilog="""\b
 Examples:
   pipeline stack up && eval "$(pipeline stack env)"
+  pipeline stack up --with registry
   pipeline stack up --data /var/tmp/stack --json"""
 )
+@click.option(
+    "--with",
+    "also",
+    type=click.Choice(sorted(OPTIONAL)),
+    multiple=True,
+    help="Also run this server, here from now on (registry: Apicurio Registry, for schemas).",
+)
 @_options
-def up(data: Path, as_json: bool) -> None:
+def up(data: Path, also: tuple[str, ...], as_json: bool) -> None:
     """Start the servers that do not run, and wait until all answer."""
     console = Console(stderr=True, highlight=False)
     with console.status("checking the servers") as status:
@@ -56,7 +65,7 @@ def up(data: Path, as_json: bool) -> None:
             console.print(line)
             status.update(line)
 
-        services = LocalStack(data).up(progress)
+        services = LocalStack(data, also=also).up(progress)
     if as_json:
         print_json({"services": services.name, "environment": dict(services.environment)})
     else:

@@ -4,8 +4,9 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,13 +19,11 @@ FETCH_TIMEOUT = 600.0
 
 
 def versions() -> dict[str, str]:
-    """Return the pinned version of each server (kafka, elasticmq, dynamodb)."""
+    """Return the pinned version of each server, by its name."""
     root = ElementTree.parse(POM).getroot()  # noqa: S314 - this package's own file
     namespace = {"m": "http://maven.apache.org/POM/4.0.0"}
-    found = {}
-    for name in ("kafka", "elasticmq", "dynamodb"):
-        found[name] = root.findtext(f"m:properties/m:{name}.version", namespaces=namespace) or ""
-    return found
+    names = [element.text or "" for element in root.findall("m:profiles/m:profile/m:id", namespace)]
+    return {name: root.findtext(f"m:properties/m:{name}.version", "", namespace) for name in names}
 
 
 def cache_folder() -> Path:
@@ -33,15 +32,15 @@ def cache_folder() -> Path:
     return cache / "pipeline" / "services" / hashlib.sha256(POM.read_bytes()).hexdigest()[:16]
 
 
-def missing_programs() -> list[str]:
-    """Return which of ``java`` and ``mvn`` are needed and missing; mvn only until the jars are cached."""
-    needed = ["java"] if all((cache_folder() / name).is_dir() for name in versions()) else ["java", "mvn"]
+def missing_programs(names: Iterable[str]) -> list[str]:
+    """Return which of ``java`` and ``mvn`` these servers lack; mvn only until the jars are cached."""
+    needed = ["java"] if all((cache_folder() / name).is_dir() for name in names) else ["java", "mvn"]
     return [program for program in needed if shutil.which(program) is None]
 
 
-def require_programs() -> None:
-    """Raise ConfigurationError when java or mvn is needed and missing."""
-    if missing := missing_programs():
+def require_programs(names: Iterable[str]) -> None:
+    """Raise ConfigurationError when java or mvn is needed for these servers and missing."""
+    if missing := missing_programs(names):
         raise ConfigurationError(
             f"The local services need {' and '.join(missing)}, not found on PATH. Install "
             f"{'them' if len(missing) > 1 else 'it'}, or use the embedded services: "
@@ -58,6 +57,10 @@ def fetch(name: str, progress: Callable[[str], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         _copy_dependencies(name, Path(scratch) / name)
+        for archive in (Path(scratch) / name).glob("*.tar.gz"):
+            with tarfile.open(archive) as packed:
+                packed.extractall(archive.parent, filter="data")
+            archive.unlink()
         try:
             (Path(scratch) / name).rename(folder)
         except OSError:

@@ -1,4 +1,4 @@
-"""Local services: Apache Kafka, ElasticMQ and DynamoDB Local, with data that survives restarts.
+"""Local services: Apache Kafka, ElasticMQ, DynamoDB Local and others, with data that survives restarts.
 
 ``python -m pipeline.services.local FOLDER [--remove]`` is the keeper of a folder's servers: it stops them
 when its parent process ends, even after kill -9.
@@ -13,7 +13,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pipeline.services import jars
 from pipeline.services.children import end_keeper, start_keeper, wait_for_parent_end
 from pipeline.services.environment import Services, service_environment
 from pipeline.services.process import POLL, stop
-from pipeline.services.servers import HOST, Server, servers_of
+from pipeline.services.servers import HOST, OPTIONAL, REGISTRY_PATH, Server, servers_of
 
 #: Seconds for a started server until it answers; Kafka takes about five.
 START_TIMEOUT = 60.0
@@ -40,7 +40,9 @@ def _silent(_line: str) -> None:
 
 @contextlib.contextmanager
 def local_services(
-    data_folder: Path | None = None, progress: Callable[[str], None] = _silent
+    data_folder: Path | None = None,
+    progress: Callable[[str], None] = _silent,
+    also: Iterable[str] = (),
 ) -> Iterator[Services]:
     """Run the local services for the block; they stop even when this process is killed.
 
@@ -49,7 +51,8 @@ def local_services(
     server does not start.
     """
     keep = data_folder is not None
-    stack = LocalStack(data_folder or Path(tempfile.mkdtemp(prefix="pipeline-local-")), keep=keep)
+    folder = data_folder or Path(tempfile.mkdtemp(prefix="pipeline-local-"))
+    stack = LocalStack(folder, keep=keep, also=also)
     if (services := stack.services()) is not None:
         yield services
         return
@@ -60,14 +63,16 @@ def local_services(
 class LocalStack:
     """The local services of one data folder."""
 
-    def __init__(self, folder: Path, *, keep: bool = True) -> None:
+    def __init__(self, folder: Path, *, keep: bool = True, also: Iterable[str] = ()) -> None:
+        """``also``: names of optional servers; those that the folder had before are its servers, too."""
         #: Absolute: ElasticMQ's database refuses a relative path, and a stack may be used from other folders.
         self.folder = folder.absolute()
-        self._servers = servers_of(self.folder, keep=keep)
+        known = self._read_ports().keys() & OPTIONAL.keys()
+        self._servers = servers_of(self.folder, keep=keep, also=sorted(known | set(also)))
 
     def up(self, progress: Callable[[str], None] = _silent) -> Services:
-        """Start the servers that do not run; return once all three answer."""
-        jars.require_programs()
+        """Start the servers that do not run; return once all of them answer."""
+        jars.require_programs(server.name for server in self._servers)
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
             ports = self._choose_ports()
@@ -107,6 +112,8 @@ class LocalStack:
             dynamodb=f"http://{HOST}:{ports['dynamodb']}",
             folder=self.folder,
         )
+        if "registry" in ports:
+            environment["SCHEMA_REGISTRY_URL"] = f"http://{HOST}:{ports['registry']}{REGISTRY_PATH}"
         return Services(name="local", environment=environment)
 
     @contextlib.contextmanager
@@ -212,7 +219,7 @@ def keeping(folder: Path, *, remove: bool) -> Iterator[None]:
 def _keep(folder: Path, *, remove: bool) -> None:
     wait_for_parent_end()
     # Data that is removed needs no orderly end.
-    servers = servers_of(folder, keep=not remove)
+    servers = servers_of(folder, keep=not remove, also=OPTIONAL)
     try:
         stop([server.process for server in servers], grace=0 if remove else GRACE)
     finally:

@@ -1,4 +1,4 @@
-"""The three local servers: configuration, command and readiness of each."""
+"""The local servers: configuration, command and readiness of each."""
 
 import http.client
 import shutil
@@ -7,7 +7,7 @@ import struct
 import subprocess
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -193,9 +193,46 @@ class DynamoDb(Server):
         return _http_ok(ports["dynamodb"], "POST", "/", headers, "{}")
 
 
-def servers_of(folder: Path, *, keep: bool) -> tuple[Server, ...]:
-    """Return the three servers with their files in ``folder``; ``keep`` as in ``Server``."""
-    return tuple(server(folder=folder, keep=keep) for server in (ElasticMq, DynamoDb, Kafka))
+class Registry(Server):
+    """Apicurio Registry, a schema registry with the API of Confluent's."""
+
+    name = "registry"
+    title = "Apicurio Registry"
+    port_names = ("registry",)
+
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """Use an H2 database, in a file if data is kept."""
+        self.data.mkdir(exist_ok=True)
+        database = f"file:{self.data}/registry" if self.keep else "mem:registry"
+        options = {
+            "quarkus.http.host": HOST,
+            "quarkus.http.port": ports["registry"],
+            "quarkus.http.access-log.enabled": "false",
+            "quarkus.datasource.jdbc.url": f"jdbc:h2:{database}",
+        }
+        [jar] = jars.glob("*-runner.jar")
+        return [*self.java(), *(f"-D{name}={value}" for name, value in options.items()), "-jar", str(jar)]
+
+    def answers(self, ports: Mapping[str, int]) -> bool:
+        """Whether it lists its subjects."""
+        return _http_ok(ports["registry"], "GET", f"{REGISTRY_PATH}/subjects", {}, "")
+
+
+#: Where Apicurio Registry has the API of Confluent's.
+REGISTRY_PATH = "/apis/ccompat/v7"
+
+#: The servers of every stack, and by its name each that a stack has on request.
+NEEDED: tuple[type[Server], ...] = (ElasticMq, DynamoDb, Kafka)
+OPTIONAL: Mapping[str, type[Server]] = {server.name: server for server in (Registry,)}
+
+
+def servers_of(folder: Path, *, keep: bool, also: Iterable[str] = ()) -> tuple[Server, ...]:
+    """Return the servers with their files in ``folder``; ``keep`` as in ``Server``.
+
+    ``also``: names in ``OPTIONAL``.
+    """
+    kinds = (*NEEDED, *(OPTIONAL[name] for name in also))
+    return tuple(server(folder=folder, keep=keep) for server in kinds)
 
 
 def _http_ok(port: int, method: str, path: str, headers: Mapping[str, str], body: str) -> bool:

@@ -23,6 +23,7 @@ IMAGES = {
     "apache/kafka": "kafka",
     "softwaremill/elasticmq-native": "elasticmq",
     "amazon/dynamodb-local": "dynamodb",
+    "apicurio/apicurio-registry-mem": "registry",
 }
 
 #: This project's own processes.

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-#: Refuses what the extras "web", "flower", "otel", "sentry", "vault" and "msk" bring.
+#: Refuses what the extras "web", "flower", "otel", "sentry", "vault", "msk" and "schemas" bring.
 WITHOUT = """
 import sys
 for name in ("fastapi", "uvicorn", "jinja2", "flower", "opentelemetry", "sentry_sdk", "hvac",
-             "aws_msk_iam_sasl_signer"):
+             "aws_msk_iam_sasl_signer", "httpx2", "fastavro", "authlib", "grpc_tools"):
     sys.modules[name] = None
 from pipeline.cli import main
 main(sys.argv[1:])

@@ -121,6 +121,50 @@ def test_security_that_does_not_fit_together_is_refused(variables: dict[str, str
     assert named in str(caught.value)
 
 
+REGISTRY = {"SCHEMA_REGISTRY_URL": "https://registry.example.org"}
+BASIC = REGISTRY | {"SCHEMA_REGISTRY_USERNAME": "alice", "SCHEMA_REGISTRY_PASSWORD": "hunter2"}
+OAUTH = REGISTRY | {
+    "SCHEMA_REGISTRY_TOKEN_URL": "https://login.example.org/token",
+    "SCHEMA_REGISTRY_CLIENT_ID": "alice",
+    "SCHEMA_REGISTRY_CLIENT_SECRET": "hunter2",
+}
+REGISTRY_CERTIFICATE = REGISTRY | {
+    "SCHEMA_REGISTRY_CERTIFICATE_LOCATION": "client.pem",
+    "SCHEMA_REGISTRY_KEY_LOCATION": "client.key",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        (BASIC | {"SCHEMA_REGISTRY_URL": ""}, "need SCHEMA_REGISTRY_URL"),
+        ({"SCHEMA_REGISTRY_URL": "https://alice:hunter2@registry.example.org"}, "has a user in it"),
+        ({"SCHEMA_REGISTRY_URL": "registry.example.org"}, "SCHEMA_REGISTRY_URL=registry"),
+        (BASIC | {"SCHEMA_REGISTRY_PASSWORD": ""}, "need each other"),
+        (OAUTH | {"SCHEMA_REGISTRY_CLIENT_SECRET": ""}, "need each other"),
+        (OAUTH | BASIC, "not both"),
+        (REGISTRY_CERTIFICATE | {"SCHEMA_REGISTRY_KEY_LOCATION": ""}, "need each other"),
+        (REGISTRY | {"SCHEMA_REGISTRY_KEY_PASSWORD": "x"}, "needs SCHEMA_REGISTRY_KEY_LOCATION"),
+        (BASIC | {"SCHEMA_REGISTRY_URL": "http://registry.example.org"}, "unencrypted"),
+        (OAUTH | {"SCHEMA_REGISTRY_TOKEN_URL": "http://login.example.org"}, "unencrypted"),
+    ],
+)
+def test_a_registry_whose_security_does_not_fit_is_refused(variables: dict[str, str], named: str) -> None:
+    """Half a login, two of them, or one that would cross the network unencrypted: refused with the mend."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings({**REQUIRED, **variables})
+    assert named in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "variables", [REGISTRY, BASIC, OAUTH, REGISTRY_CERTIFICATE, OAUTH | REGISTRY_CERTIFICATE]
+)
+def test_a_registry_whose_security_fits_is_taken(variables: dict[str, str]) -> None:
+    """Without a login, with a password, with a token, with a certificate, with two of them."""
+    load_settings({**REQUIRED, **variables})
+
+
 @pytest.mark.parametrize("variables", [{}, SCRAM, CERTIFICATE, SCRAM | CERTIFICATE])
 def test_security_that_fits_together_is_taken(variables: dict[str, str]) -> None:
     """TLS alone, a password over it, a client certificate, or both."""
