@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks.ground import Ground, make_ground
 from pipeline.author.registry import REGISTRY
-from pipeline.client.submission import start_topic
 from pipeline.infra.provision import provision
 from pipeline.jobs import JobStore, NewJob
 from pipeline.services.environment import Services
@@ -49,7 +48,7 @@ def run(services: Services, jobs: int, loads: int) -> list[dict[str, Any]]:
 
 def _open_jobs(ground: Ground, jobs: int) -> None:
     store, now = JobStore(ground.settings), time.time()
-    topic = start_topic(REGISTRY, next(iter(REGISTRY.by_name)))
+    topic = next(iter(REGISTRY.by_name.values())).consumes
     plan = REGISTRY.plan(topic)
     for begin in range(0, jobs, BATCH):
         batch = [

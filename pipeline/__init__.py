@@ -1,37 +1,83 @@
-"""All that an author of stages and consumers imports. Worker, bridge and command line are commands.
+"""All that authors of stages and consumers, and callers, import. Worker, bridge and the rest are commands.
 
 No name here may be ``app`` or ``celery``: ``celery -A pipeline`` would take it for the Celery
 application, which is in ``pipeline/celery.py``.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from pipeline.author.context import CurrentTask, Part, current_task
 from pipeline.author.decorator import consumer, stage
 from pipeline.author.records import Event, Record
 from pipeline.author.stages import Stage
 from pipeline.errors import (
+    InvalidEventError,
     InvalidInputError,
+    JobCancelledError,
+    JobError,
+    JobFailedError,
+    KeyConflictError,
     PermanentError,
     PipelineError,
+    ResultNotKeptError,
     ResultTooLargeError,
     Retry,
+    ServiceError,
     StageDefinitionError,
+    UnknownJobError,
 )
+
+if TYPE_CHECKING:
+    from pipeline.client.asyncclient import AsyncClient, AsyncJobHandle
+    from pipeline.client.client import Client
+    from pipeline.client.handle import JobHandle
+    from pipeline.jobs import JobState
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "AsyncJobHandle",
+    "Client",
     "CurrentTask",
     "Event",
+    "InvalidEventError",
     "InvalidInputError",
+    "JobCancelledError",
+    "JobError",
+    "JobFailedError",
+    "JobHandle",
+    "JobState",
+    "KeyConflictError",
     "Part",
     "PermanentError",
     "PipelineError",
     "Record",
+    "ResultNotKeptError",
     "ResultTooLargeError",
     "Retry",
+    "ServiceError",
     "Stage",
     "StageDefinitionError",
+        "UnknownJobError",
     "consumer",
     "current_task",
     "stage",
 ]
+
+#: Names of callers, by module: loaded at first use, because stages do without the clients of Kafka and AWS.
+_CALLERS = {
+    "AsyncClient": "pipeline.client.asyncclient",
+    "AsyncJobHandle": "pipeline.client.asyncclient",
+    "Client": "pipeline.client.client",
+    "JobHandle": "pipeline.client.handle",
+    "JobState": "pipeline.jobs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _CALLERS.get(name)
+    if module is None:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    return getattr(importlib.import_module(module), name)

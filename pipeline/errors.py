@@ -8,6 +8,12 @@
     │   └── ResultTooLargeError     the result does not fit where it must be stored
     ├── InvalidEventError           an event cannot become a task: Kafka DLQ topic, then commit
     ├── Retry                       a task asks to be tried again after its own delay
+    ├── KeyConflictError            a key that a job has is submitted again with other data
+    ├── JobError                    a job has not the result that is asked for
+    │   ├── UnknownJobError         no record of it
+    │   ├── JobFailedError          it failed: the stage, the error, the message
+    │   ├── JobCancelledError       it was cancelled
+    │   └── ResultNotKeptError      its result is not in its record
     └── ServiceError                Kafka, SQS or DynamoDB did not do what was asked
         ├── ServiceUnavailableError ask again with the same ids: throttled, timed out, reply lost
         └── ServiceRefusedError     asking again gives the same answer: denied, missing
@@ -58,6 +64,49 @@ class Retry(PipelineError):  # noqa: N818 - the field's own word, as in celery.e
 
     def __reduce__(self) -> tuple[type["Retry"], tuple[float, str]]:
         return type(self), (self.delay, self.reason)
+
+
+class KeyConflictError(PipelineError):
+    """A job was submitted under this key before, with other data or another entity. Nothing is written."""
+
+
+class JobError(PipelineError):
+    """A job has not the result that is asked for. ``job_id`` names it."""
+
+    def __init__(self, job_id: str, message: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+
+    def __reduce__(self) -> tuple[type["JobError"], tuple[str, ...]]:
+        return type(self), (self.job_id, str(self))
+
+
+class UnknownJobError(JobError):
+    """The service has no record of this job: none has this id, or the record expired."""
+
+
+class JobCancelledError(JobError):
+    """The job was cancelled."""
+
+
+class ResultNotKeptError(JobError):
+    """The job's record does not keep this result. The message says where it is."""
+
+
+class JobFailedError(JobError):
+    """The job failed. The first failure that is recorded of it: its stage, its error, its message."""
+
+    def __init__(self, job_id: str, stage: str, error: str, message: str) -> None:
+        super().__init__(job_id, f"Job {job_id} failed in stage {stage}: {error}: {message}")
+        #: the stage's name
+        self.stage = stage
+        #: the class of the exception, with its module
+        self.error = error
+        #: the exception's message
+        self.message = message
+
+    def __reduce__(self) -> tuple[type["JobError"], tuple[str, ...]]:
+        return type(self), (self.job_id, self.stage, self.error, self.message)
 
 
 class ServiceError(PipelineError):

@@ -91,10 +91,26 @@ class Codec:
         return iter(value) if self._is_iterator and value is not None else value
 
     def dump(self, value: Any) -> str:
-        """Return the JSON text of a value; raise ``PermanentError`` where it is not of the annotation.
+        """Return the JSON text of a result; raise ``PermanentError`` where it is not of the annotation.
 
         The text is read again: a value that does not come back is refused here, and not in the next stage.
         """
+        try:
+            return self._text(value)
+        except ValueError as error:
+            raise PermanentError(
+                f"{self._where}: the result is not {describe(self.annotation)}: {error}"
+            ) from error
+
+    def dump_data(self, value: Any) -> str:
+        """Return the JSON text of an event's data; ``InvalidInputError`` for a value of another type."""
+        try:
+            return self._text(value)
+        except ValueError as error:
+            raise self._invalid(str(error)) from error
+
+    def _text(self, value: Any) -> str:
+        """Return the JSON text of a value; raise ``ValueError`` with the reasons."""
         try:
             if value is None and not self.takes_none:
                 raise ValueError("it returned None")
@@ -104,9 +120,9 @@ class Codec:
             if wrong := self._changed(value, text):
                 raise ValueError(wrong)
         except ValidationError as error:
-            raise self._misfit(non_finite(value) or _reasons(error)) from error
+            raise ValueError(non_finite(value) or _reasons(error)) from error
         except (PydanticSerializationError, ValueError, TypeError) as error:
-            raise self._misfit(str(error)[:500]) from error
+            raise ValueError(str(error)[:500]) from error
         return text.decode()
 
     def _changed(self, value: Any, text: bytes) -> str | None:
@@ -120,9 +136,6 @@ class Codec:
 
     def _invalid(self, reasons: str) -> InvalidInputError:
         return InvalidInputError(f"{self._where}: the data is not {describe(self.annotation)}: {reasons}")
-
-    def _misfit(self, reason: str) -> PermanentError:
-        return PermanentError(f"{self._where}: the result is not {describe(self.annotation)}: {reason}")
 
     # ─── the annotation ───
 

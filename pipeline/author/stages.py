@@ -167,6 +167,14 @@ class Stage(Generic[In, Out]):
         """Return an event's data as the split takes it, or as the function does where there is no split."""
         return self.input.load(data)
 
+    def dump_input(self, value: Any) -> str:
+        """Return the JSON of an event's data; raise ``InvalidInputError`` for a value of another type."""
+        return (self._split or self._part).parameter(0).dump_data(value)
+
+    def is_split_by(self, function: Callable[..., Any]) -> bool:
+        """Whether a function is the split of this stage."""
+        return self._split is not None and self._split.function is function
+
     def input_schema(self) -> dict[str, Any]:
         """Return the JSON Schema of the data of its events."""
         return self.input.schema()
@@ -176,6 +184,10 @@ class Stage(Generic[In, Out]):
         codec = (self._gather or self._part).returned
         text = codec.dump(value)
         return None if value is None else text
+
+    def load_output(self, data: str | bytes) -> Any:
+        """Return the value of what ``dump_output`` wrote."""
+        return (self._gather or self._part).returned.load(data)
 
     # ─── checks ───
 

@@ -12,7 +12,7 @@ import click
 from pipeline.cli.jobview import follow
 from pipeline.cli.output import REMARKS, echo, print_json
 from pipeline.cli.service import producing, read_settings, read_stages
-from pipeline.client.submission import Submission, SubmittedJob, Submitter, check_entity
+from pipeline.client.submission import Submission, SubmittedJob, Submitter, check_entity, check_key
 from pipeline.errors import InvalidEventError, InvalidInputError, PipelineError
 from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer
@@ -32,6 +32,7 @@ FAULTS_SHOWN = 5
 Examples:
   pipeline submit extract --data '{"path": "/usr/share/dict/words"}' --wait
   pipeline submit document-received --file documents.jsonl --json
+  pipeline submit extract --data '{"path": "/etc/hosts"}' --key hosts-of-monday
   cat documents.jsonl | pipeline submit extract --file - --entity nightly""",
 )
 @click.argument("start", metavar="STAGE|TOPIC")
@@ -47,6 +48,10 @@ Examples:
     help="The entity of the jobs, the key of their events. Default: one for each job.",
 )
 @click.option(
+    "--key",
+    help="A name of your own for the job: submitted again under it, the job runs once. With --data only.",
+)
+@click.option(
     "--wait", is_flag=True, help="Wait until the jobs have ended. Exit code 1 unless all completed."
 )
 @click.option("--timeout", type=click.FloatRange(min=0), help="Maximum seconds to wait.")
@@ -56,6 +61,7 @@ def submit(
     data: str | None,
     path: Path | None,
     entity: str | None,
+    key: str | None,
     wait: bool,
     timeout: float | None,
     as_json: bool,
@@ -67,10 +73,13 @@ def submit(
     """
     if (data is None) == (path is None):
         raise click.UsageError("Give either --data JSON or --file PATH with the data of the jobs.")
+    if key is not None and data is None:
+        raise click.UsageError("--key names one job: give its data with --data.")
     try:
         check_entity(entity)
+        check_key(key)
     except InvalidEventError as error:
-        raise click.UsageError(f"--entity: {error}.") from error
+        raise click.UsageError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
     settings = read_settings()
     given = (
         [("--data", data.encode(errors="surrogateescape"))] if data is not None else _lines(path or Path("-"))
@@ -83,7 +92,7 @@ def submit(
             submitter = Submitter(settings, read_stages(settings), store, producer, start)
         except InvalidEventError as error:
             raise click.UsageError(str(error)) from error
-        submissions = [Submission(data=line, entity_id=entity) for _, line in given]
+        submissions = [Submission(data=line, entity_id=entity, key=key) for _, line in given]
         _check(submitter, [place for place, _ in given], submissions)
         with REMARKS.status(f"submitting {len(submissions):,} jobs to {submitter.topic}"):
             jobs = _submit(submitter, submissions, silent=wait and as_json, as_json=as_json)

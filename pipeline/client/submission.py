@@ -1,15 +1,26 @@
-"""Submission of jobs: the job's record first, then the event that starts it."""
+"""Submission of jobs: the job's record first, then the event that starts it.
 
+A submission may have a key of the submitter's own. The ids of its event and job follow from it, so what is
+submitted again under the key is the same job. Its record is marked when Kafka acknowledged the event; without
+the mark (the submitter died in between, say) the next submission sends the same event again.
+"""
+
+import hashlib
+import json
 import time
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Self
+
+import structlog
 
 from pipeline.author.registry import Registry
-from pipeline.errors import InvalidEventError, PipelineError, ServiceError
+from pipeline.client.start import find_start
+from pipeline.errors import InvalidEventError, KeyConflictError, PipelineError, ServiceError
 from pipeline.infra.needs import check_topics
-from pipeline.jobs import FailedTask, JobStore, NewJob, StageRef
+from pipeline.jobs import FailedTask, Job, JobState, JobStore, NewJob, StageRef
 from pipeline.jobs.deployments import current
 from pipeline.kafka import EventProducer, OutgoingRecord
 from pipeline.ledger import Ledger
@@ -21,6 +32,11 @@ from pipeline.wire import events, identity, taskmessage
 from pipeline.wire.events import Event
 from pipeline.wire.plans import JobPlan, plan_from
 from pipeline.wire.taskmessage import TaskMessage
+
+log = structlog.get_logger(__name__)
+
+#: Characters of a key: it names one job, and is hashed.
+KEY_LIMIT = 1_024
 
 #: Seconds for Kafka to answer before anything is written: a person waits.
 ANSWER_TIMEOUT = 5.0
@@ -37,6 +53,14 @@ class Submission:
     data: bytes
     #: The key of its events. None: each job is its own entity.
     entity_id: str | None = None
+    #: A name of the submitter's own for this job: under one key a topic gets one job. None: a new job.
+    key: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest of entity and data, whatever the spaces and the order of keys in the JSON."""
+        content = [self.entity_id, json.loads(self.data)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +74,8 @@ class SubmittedJob:
     event_id: str
     #: Seconds since 1970.
     submitted_at: float
+    #: Whether it was submitted before, under the same key.
+    existed: bool = False
 
 
 class Submitter:
@@ -60,68 +86,129 @@ class Submitter:
     ) -> None:
         """``start`` names a stage or a topic; raise ``InvalidEventError`` for an unknown one.
 
-        Raise ``ConfigurationError`` where topics are shared (``check_topics``).
+        ``registry``: the stages at hand; others are known where a bridge runs them. Raise
+        ``ConfigurationError`` where topics are shared (``check_topics``).
         """
         check_topics(settings, registry)
         self._settings = settings
         self._registry = registry
         self._producer = producer
+        self._store = store
         self._ledger = Ledger(settings, store, producer, Patience(waits=False))
-        self.topic = start_topic(registry, start)
-        self._deployments = store.deployments
+        self._start = find_start(registry, store.deployments.all, start)
+        self.topic = self._start.topic
 
     def check(self, submission: Submission) -> None:
         """Raise ``InvalidEventError`` or ``InvalidInputError`` if the job could only fail.
 
-        Checks the entity, the data, and the size of the messages that they make.
+        Checks entity and key, the data by the stages that are at hand, and the size of the messages that it
+        makes.
         """
         check_entity(submission.entity_id)
+        check_key(submission.key)
         events.checked_json(submission.data)
         job = self._named(submission)
-        event = self._event(job, self._registry.plan(self.topic), submission.data)
-        for stage in self._registry.stages_on(self.topic):
-            stage.load_input(submission.data)
-            self._check_size(taskmessage.for_event(stage, event, job.job_id, job.submitted_at, event.plan_id))
+        event = self._event(_Begun(job=job, submission=submission, plan=self._start.plan))
+        for route in self._start.consumers:
+            if stage := self._registry.by_name.get(route.name):
+                stage.load_input(submission.data)
+            self._check_size(taskmessage.for_event(route, event, job.job_id, job.submitted_at, event.plan_id))
 
     def submit(self, submissions: Sequence[Submission]) -> list[SubmittedJob | PipelineError]:
         """Open a job for each and emit its event; return the job, or the error, of each.
 
+        A key that has a job returns that job, or a ``KeyConflictError`` if it was submitted with other data
+        or another entity.
+
         Raise a ServiceError, with nothing written, when Kafka or DynamoDB does not answer, or Kafka lacks the
         topic. A job whose event is not acknowledged later is recorded as failed, and its error names it;
-        should the event have arrived after all, the job runs and completes.
+        should the event have arrived after all, the job runs and completes. With a key it stays open, to be
+        submitted again.
         """
         self._producer.check_topic(self._settings.topic(self.topic), ANSWER_TIMEOUT)
         plan = self._plan()
-        jobs = [self._named(submission) for submission in submissions]
-        opened = self._ledger.open([self._new_job(job, plan) for job in jobs])
-        answers: list[SubmittedJob | PipelineError] = [
-            error or job for job, error in zip(jobs, opened.errors, strict=True)
+        begun = [
+            _Begun(job=self._named(submission), submission=submission, plan=plan)
+            for submission in submissions
         ]
-        ready = [at for at, answer in enumerate(answers) if isinstance(answer, SubmittedJob)]
-        made = [self._event(jobs[at], plan, submissions[at].data) for at in ready]
-        spans = [tracing.send_span(self._settings.topic(self.topic), event) for event in made]
+        # Under a key that is given twice the first counts.
+        answers = self._begin(list({each.job.job_id: each for each in reversed(begun)}.values())[::-1])
+        return [_answer(each, answers[each.job.job_id]) for each in begun]
+
+    def _begin(self, begun: Sequence["_Begun"]) -> dict[str, "_Begun | PipelineError"]:
+        """Open jobs of different ids and emit their events; return each as it began, or its error, by id."""
+        opened = self._ledger.open([self._new_job(each) for each in begun])
+        existing = self._ledger.jobs(opened.existing)
+        answers: dict[str, _Begun | PipelineError] = {}
+        unsent: list[_Begun] = []
+        for each, error in zip(begun, opened.errors, strict=True):
+            job = existing.get(each.job.job_id)
+            known = each if job is None else each.as_recorded(job)
+            answers[each.job.job_id] = error or known
+            if error is None and (job is None or _lacks_event(job, each.submission)):
+                unsent.append(known)
+        for each, error in zip(unsent, self._emit(unsent), strict=True):
+            if error is not None:
+                answers[each.job.job_id] = error
+        return answers
+
+    def _emit(self, begun: Sequence["_Begun"]) -> list[ServiceError | None]:
+        """Emit the first events of jobs; record which jobs have theirs, or failed without it."""
+        topic = self._settings.topic(self.topic)
+        made = [self._event(each) for each in begun]
+        spans = [tracing.send_span(topic, event) for event in made]
         records = [self._record(event, span.traceparent) for event, span in zip(made, spans, strict=True)]
         emitted = self._ledger.emit("submit", records)
-        for at, span, error in zip(ready, spans, emitted, strict=True):
+        for span, error in zip(spans, emitted, strict=True):
             if error is not None:
                 span.fail(type(error).__qualname__, str(error))
-                self._give_up(jobs[at], error)
-                answers[at] = _naming(jobs[at], error)
             span.end()
-        return answers
+        self._mark_sent(
+            each.job.job_id
+            for each, error in zip(begun, emitted, strict=True)
+            if error is None and each.submission.key is not None
+        )
+        return [
+            None if error is None else self._unsent(each, error)
+            for each, error in zip(begun, emitted, strict=True)
+        ]
+
+    def _mark_sent(self, job_ids: Iterable[str]) -> None:
+        """Record that jobs with a key have their events. Without the mark an event is only sent again."""
+        marked = list(job_ids)
+        if marked and (errors := self._store.records.mark_sent(marked)):
+            log.warning("submit.not_marked", jobs=len(errors), error=str(errors[0]))
+
+    def _unsent(self, begun: "_Begun", error: ServiceError) -> ServiceError:
+        """Return the error of a job whose event was not acknowledged; without a key, record it as failed."""
+        job_id = begun.job.job_id
+        if begun.submission.key is None:
+            self._give_up(begun.job, error)
+            why = f"Job {job_id} is recorded as failed, its event was not acknowledged: {error}"
+        else:
+            why = (
+                f"Job {job_id} is open, and its event was not acknowledged: {error}. "
+                f"Submit it again with the key {begun.submission.key!r}, or cancel it"
+            )
+        named = type(error)(why)
+        named.__cause__ = error
+        return named
 
     def _plan(self) -> JobPlan:
         """Return the plan that the bridges follow: another version may be deployed than this process has."""
-        live = current(self._deployments.all(), time.time())
+        live = current(self._store.deployments.all(), time.time())
         followed = plan_from(live.routes, self.topic) if live else None
-        return followed if followed and followed.stages else self._registry.plan(self.topic)
+        return followed if followed and followed.stages else self._start.plan
 
     @property
     def _source(self) -> str:
         return f"/{self._settings.service_name}/submit"
 
     def _named(self, submission: Submission) -> SubmittedJob:
-        event_id = str(uuid.uuid4())
+        key = submission.key
+        event_id = (
+            str(uuid.uuid4()) if key is None else identity.submitted_event_id(self._source, self.topic, key)
+        )
         return SubmittedJob(
             job_id=identity.job_id(self._source, event_id),
             entity_id=event_id if submission.entity_id is None else submission.entity_id,
@@ -130,27 +217,29 @@ class Submitter:
             submitted_at=time.time(),
         )
 
-    def _new_job(self, job: SubmittedJob, plan: JobPlan) -> NewJob:
+    def _new_job(self, begun: "_Begun") -> NewJob:
         return NewJob(
-            job_id=job.job_id,
-            entity_id=job.entity_id,
+            job_id=begun.job.job_id,
+            entity_id=begun.job.entity_id,
             topic=self.topic,
-            plan=plan,
-            submitted_at=job.submitted_at,
-            event=(self._source, job.event_id),
+            plan=begun.plan,
+            submitted_at=begun.job.submitted_at,
+            event=(self._source, begun.job.event_id),
+            digest=None if begun.submission.key is None else begun.submission.digest,
         )
 
-    def _event(self, job: SubmittedJob, plan: JobPlan, data: bytes) -> Event:
+    def _event(self, begun: "_Begun") -> Event:
+        job = begun.job
         return Event(
             id=job.event_id,
             source=self._source,
             type=self.topic,
             time=datetime.fromtimestamp(job.submitted_at, UTC),
             entity_id=job.entity_id,
-            data=data,
+            data=begun.submission.data,
             job_id=job.job_id,
             submitted_at=job.submitted_at,
-            plan_id=plan.id,
+            plan_id=begun.plan.id,
         )
 
     def _record(self, event: Event, traceparent: str | None) -> OutgoingRecord:
@@ -172,16 +261,55 @@ class Submitter:
         self._ledger.fail(
             [
                 FailedTask(
-                    ref=StageRef(job_id=job.job_id, stage=stage.name),
-                    task_id=identity.task_id(self._source, job.event_id, stage.name, None),
+                    ref=StageRef(job_id=job.job_id, stage=route.name),
+                    task_id=identity.task_id(self._source, job.event_id, route.name, None),
                     error=type(error).__name__,
                     message=f"the job's first event was not acknowledged: {error}",
                     attempts=0,
                     failed_at=time.time(),
                 )
-                for stage in self._registry.stages_on(self.topic)
+                for route in self._start.consumers
             ]
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Begun:
+    """A submission with its job."""
+
+    job: SubmittedJob
+    submission: Submission
+    plan: JobPlan
+    #: Of what is recorded under its key, where another submission came first.
+    recorded: str | None = None
+
+    def as_recorded(self, job: Job) -> Self:
+        """Return it with the job that its key has already."""
+        submitted = replace(self.job, entity_id=job.entity_id, submitted_at=job.submitted_at, existed=True)
+        return replace(self, job=submitted, plan=job.plan, recorded=job.digest)
+
+
+def _lacks_event(job: Job, submission: Submission) -> bool:
+    """Whether a job that was opened before may be without its event, which is then sent again.
+
+    It is the same event: its task is dropped, or found to be done, if it was sent before.
+    """
+    return job.state is JobState.RUNNING and not job.is_sent and job.digest == submission.digest
+
+
+def _answer(begun: _Begun, answer: _Begun | PipelineError) -> SubmittedJob | PipelineError:
+    """Return the answer to a submission: the job of its key, unless that is another submission's."""
+    if isinstance(answer, PipelineError):
+        return answer
+    if begun.submission.key is None:
+        return answer.job
+    first = answer.recorded or answer.submission.digest
+    if first != begun.submission.digest:
+        return KeyConflictError(
+            f"The key {begun.submission.key!r} has job {answer.job.job_id} on topic {answer.job.topic}, "
+            "submitted with other data or another entity: use a key for one thing only"
+        )
+    return answer.job if begun is answer else replace(answer.job, existed=True)
 
 
 def check_entity(entity_id: str | None) -> None:
@@ -198,22 +326,9 @@ def check_entity(entity_id: str | None) -> None:
         raise InvalidEventError(f"the entity {entity_id!r} cannot be a key: use printable text in UTF-8")
 
 
-def _naming(job: SubmittedJob, error: ServiceError) -> ServiceError:
-    """Return the error with the id of the job, which is recorded by now."""
-    named = type(error)(f"Job {job.job_id} is recorded as failed, its event was not acknowledged: {error}")
-    named.__cause__ = error
-    return named
-
-
-def start_topic(registry: Registry, name: str) -> str:
-    """Return the topic of a start (a stage or a topic); raise an error that lists the known ones."""
-    if name in registry.by_name:
-        return registry.by_name[name].consumes
-    if name in registry.consumed_topics:
-        return name
-    stages = ", ".join(sorted(registry.by_name)) or "none"
-    topics = ", ".join(sorted(registry.consumed_topics)) or "none"
-    raise InvalidEventError(
-        f"No stage is called {name!r}, and none consumes a topic of that name. "
-        f"Stages: {stages}. Topics: {topics}. TASK_MODULES says where stages are looked for."
-    )
+def check_key(key: str | None) -> None:
+    """Raise ``InvalidEventError`` for a key that names nothing, or is too long."""
+    if key is not None and not 0 < len(key) <= KEY_LIMIT:
+        raise InvalidEventError(
+            f"the key has {len(key):,} characters and may have 1 to {KEY_LIMIT:,}: give one text for each job"
+        )

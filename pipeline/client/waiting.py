@@ -9,6 +9,24 @@ from pipeline.jobs import Job, JobState, JobStore
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 
 
+def pauses() -> Iterator[float]:
+    """Yield the seconds to wait between reads, longer each time."""
+    pause = FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def seconds_left(job_id: str, pause: float, end: float | None) -> float:
+    """Return the seconds of the next pause; raise ``TimeoutError`` at the end, a moment of time.monotonic."""
+    if end is None:
+        return pause
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError(f"Job {job_id} still runs.")
+    return min(pause, left)
+
+
 def ended_jobs(
     store: JobStore,
     job_ids: Iterable[str],

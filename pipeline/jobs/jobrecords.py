@@ -17,11 +17,12 @@ The record of a stage that ends a path is written with ``done``, into this item,
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from pipeline.errors import ServiceError
 from pipeline.jobs.errors import NoRecordError
 from pipeline.jobs.expressions import Item, all_of, below, equals, has_size, missing, present
 from pipeline.jobs.indexshards import IndexShards
 from pipeline.jobs.keys import Key, Keys, part_name
-from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobState, NewJob, Opened
+from pipeline.jobs.model import Closing, Job, JobFailed, JobFilled, JobState, KeptResult, NewJob, Opened
 from pipeline.jobs.refs import SplitRef, StageRef
 from pipeline.jobs.table import Table, Updated
 from pipeline.wire.plans import JobPlan
@@ -31,6 +32,13 @@ LAYOUT = 2
 
 #: Begins the attribute with the record of a stage that ended a path.
 END = "s:"
+
+#: Bytes of a result, as JSON, that the record of a job keeps. Each write of the record costs a write unit for
+#: each KB of it, and two follow the first result.
+RESULT_BYTES = 1_024
+
+#: Of the record of a stage that ended a path: its result, or the size of one that is not kept.
+_RESULT, _RESULT_SIZE = "result", "result_bytes"
 
 
 def register_of(ref: StageRef | SplitRef) -> str:
@@ -93,6 +101,7 @@ class JobRecords:
             "redrives": 0,
             "layout": LAYOUT,
             **({"event": list(job.event)} if job.event else {}),
+            **({"digest": job.digest} if job.digest else {}),
             **self._index(JobState.RUNNING, job.job_id, job.submitted_at),
             **({"epk": self._keys.entity(job.entity_id)} if self._by_entity else {}),
             **self._stamp(),
@@ -107,6 +116,31 @@ class JobRecords:
         """Return those of the jobs that exist, as a list shows them: it may be a moment behind."""
         items = self._table.get_many((self._keys.meta(job_id) for job_id in job_ids), consistent=False)
         return [read_job(item) for item in items.values() if "plan" in item]
+
+    def results(self, job_id: str) -> dict[str, KeptResult]:
+        """Return, by stage, what the record keeps of the results that ended the job's paths, as it is now."""
+        item = self._table.get(self._keys.meta(job_id)) or {}
+        found = {
+            name.removeprefix(END): record
+            for name, record in item.items()
+            if name.startswith(END) and (_RESULT in record or _RESULT_SIZE in record)
+        }
+        return {
+            stage: KeptResult(
+                result=record.get(_RESULT),
+                size=record.get(_RESULT_SIZE) or len(record[_RESULT].encode()),
+                task_id=record["task_id"],
+            )
+            for stage, record in found.items()
+        }
+
+    def mark_sent(self, job_ids: Iterable[str]) -> list[ServiceError]:
+        """Record that Kafka acknowledged the first event of each job; return the errors.
+
+        A job that lacks the mark gets the same event again when it is submitted again.
+        """
+        marks = {self._keys.meta(job_id): {"sent": True} for job_id in job_ids}
+        return list(self._table.set_many(marks, unless="sent").values())
 
     def recheck(self, job_id: str) -> list[Closing]:
         """Return what a job's record says is to be closed now."""
@@ -290,12 +324,26 @@ def read_job(item: Item) -> Job:
         redrives=item["redrives"],
         ends=ends_of(item),
         event=(event[0], event[1]) if (event := item.get("event")) else None,
+        digest=item.get("digest"),
+        is_sent=item.get("sent", False),
     )
 
 
 def ends_of(item: Item) -> dict[str, Item]:
-    """Return the records in a META item of stages that ended a path, by stage."""
-    return {name.removeprefix(END): record for name, record in item.items() if name.startswith(END)}
+    """Return the records in a META item of stages that ended a path, by stage, without the results."""
+    return {
+        name.removeprefix(END): {key: value for key, value in record.items() if key != _RESULT}
+        for name, record in item.items()
+        if name.startswith(END)
+    }
+
+
+def kept_result(result: str | None) -> Item:
+    """Return what a job's record keeps of the result (JSON) of a stage that ended a path."""
+    if result is None:
+        return {}
+    size = len(result.encode())
+    return {_RESULT: result} if size <= RESULT_BYTES else {_RESULT_SIZE: size}
 
 
 def _failed_stages(item: Item) -> Sequence[str]:

@@ -33,6 +33,8 @@ class NewJob:
     submitted_at: float
     #: Source and id of that event: the ids of the job's tasks follow from them. None for no event.
     event: tuple[str, str] | None = None
+    #: Of what was submitted under a key, so that the key cannot name something else. None without a key.
+    digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,10 @@ class Job:
     ends: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: As in ``NewJob``; None where an earlier version opened the job, too.
     event: tuple[str, str] | None = None
+    #: As in ``NewJob``.
+    digest: str | None = None
+    #: Whether Kafka acknowledged the event of a job that was submitted under a key.
+    is_sent: bool = False
 
     @property
     def closed_at(self) -> float | None:
@@ -91,6 +97,8 @@ class StageDone:
     run_seconds: float
     finished_at: float
     worker: str
+    #: JSON: what it returned, where that ends a path; a small one is kept in the job's record.
+    result: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +142,18 @@ class FailedTask:
     #: Of its message, by ``pipeline.wire.failure.digest``: an error event counts only if it has the same
     #: (ADR 21). Empty for an event that became no task.
     digest: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptResult:
+    """What the record of a job keeps of the result of a stage that ended a path."""
+
+    #: JSON; None for one that is larger than a record keeps.
+    result: str | None
+    #: Bytes of the JSON.
+    size: int
+    #: The task that returned it.
+    task_id: str
 
 
 # ─── Closings: what is to be closed now ───

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pipeline.errors import ServiceError
 from pipeline.jobs.counter import Climb, Counter, EndedSplit, Marks, Node, leaf_of
 from pipeline.jobs.expressions import Item
-from pipeline.jobs.jobrecords import JobRecords, parts_register, register_of
+from pipeline.jobs.jobrecords import JobRecords, kept_result, parts_register, register_of
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
 from pipeline.jobs.model import (
     Closing,
@@ -122,7 +122,7 @@ class TaskRecords:
         jobs: defaultdict[str, dict[str, Item]] = defaultdict(dict)
         origins: defaultdict[str, set[int]] = defaultdict(set)
         for index, each in stages.items():
-            jobs[each.ref.job_id][each.ref.stage] = _stage_item(each)
+            jobs[each.ref.job_id][each.ref.stage] = {**_stage_item(each), **kept_result(each.result)}
             origins[each.ref.job_id].add(index)
         answers = self._table.each(lambda entry: self._records.record_ends(*entry), list(jobs.items()))
         answered = [

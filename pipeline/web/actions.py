@@ -80,13 +80,13 @@ class Actions:
 
     # ─── Jobs ───
 
-    def submit(self, start: str, data: bytes, entity_id: str | None) -> SubmittedJob:
+    def submit(self, start: str, data: bytes, entity_id: str | None, key: str | None) -> SubmittedJob:
         """Start a job with an event for a stage, or on a topic.
 
         Raises InvalidEventError and InvalidInputError for an event that could only fail.
         """
         submitter = Submitter(self._settings, self._registry, self._store, self._producer(), start)
-        submission = Submission(data=data, entity_id=entity_id)
+        submission = Submission(data=data, entity_id=entity_id, key=key)
         submitter.check(submission)
         (answer,) = submitter.submit([submission])
         if isinstance(answer, SubmittedJob):
@@ -260,7 +260,9 @@ ACTIONS: Mapping[str, Action[Any, Any]] = {
         path="/jobs",
         request=SubmitRequest,
         result=SubmittedJob,
-        run=lambda actions, request: actions.submit(request.start, request.event_data(), request.entity_id),
+        run=lambda actions, request: actions.submit(
+            request.start, request.event_data(), request.entity_id, request.key
+        ),
         notice=notices.submit_notice,
         status=201,
         page="/submit",

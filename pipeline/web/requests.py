@@ -56,6 +56,8 @@ class SubmitRequest(ActionRequest):
     data: Any = Field(title="Data, as JSON")
     #: The key of its events; without one the job is its own entity.
     entity_id: Text | None = Field(None, title="Entity: the key of the job's events, optional")
+    #: A name of the caller's own for the job: submitted again under it, the job runs once.
+    key: Text | None = None
 
     @classmethod
     def of_form(cls, form: Mapping[str, list[str]], path: Mapping[str, str]) -> Self:

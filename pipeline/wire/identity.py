@@ -53,6 +53,11 @@ def job_id(source: str, event_id: str) -> str:
     return _uuid("job", source, event_id)
 
 
+def submitted_event_id(source: str, topic: str, key: str) -> str:
+    """Return the id of the event that begins a job on a topic under a key of the submitter's own."""
+    return _uuid("submitted", source, topic, key)
+
+
 def further_job_id(job_id: str, topic: str) -> str:
     """Return the id of the job that an event begins on a topic, if it began ``job_id`` on another topic."""
     return _uuid("job-on-topic", job_id, topic)

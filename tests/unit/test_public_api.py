@@ -1,8 +1,11 @@
 """The public API, pinned: a change here is a change for every user."""
 
 import importlib.util
+import pickle
 import subprocess
 import sys
+
+import pytest
 
 import pipeline
 from pipeline import CurrentTask, Part, current_task
@@ -25,21 +28,54 @@ TASK = CurrentTask(
 def test_the_public_names_are_pinned() -> None:
     """Nothing appears in or leaves the public API unseen."""
     assert pipeline.__all__ == [
+        "AsyncClient",
+        "AsyncJobHandle",
+        "Client",
         "CurrentTask",
         "Event",
+        "InvalidEventError",
         "InvalidInputError",
+        "JobCancelledError",
+        "JobError",
+        "JobFailedError",
+        "JobHandle",
+        "JobState",
+        "KeyConflictError",
         "Part",
         "PermanentError",
         "PipelineError",
         "Record",
+        "ResultNotKeptError",
         "ResultTooLargeError",
         "Retry",
+        "ServiceError",
         "Stage",
         "StageDefinitionError",
+                "UnknownJobError",
         "consumer",
         "current_task",
         "stage",
     ]
+    assert all(getattr(pipeline, name).__name__ == name for name in pipeline.__all__)
+
+
+def test_an_unknown_name_is_an_error_as_in_every_module() -> None:
+    """Names of callers are loaded at first use, and only those."""
+    with pytest.raises(AttributeError, match="'pipeline' has no attribute 'app'"):
+        pipeline.app  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pipeline.UnknownJobError("j", "There is no job j."),
+        pipeline.JobFailedError("j", "price", "ValueError", "no price"),
+    ],
+)
+def test_an_error_of_a_job_goes_through_a_process_pool(error: pipeline.JobError) -> None:
+    """It is the same after pickling, with its fields."""
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - written here
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_nothing_hides_the_celery_app() -> None:

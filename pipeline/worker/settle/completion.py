@@ -87,10 +87,13 @@ class Recorder:
         if isinstance(ref, PartRef):
             return PartDone(ref=ref, result=kept_result(work))
         if isinstance(ref, StageRef):
+            result = work.outcome.result
+            ends_path = result is None or plans[ref.job_id].ends_path(ref.stage)
             return StageDone(
                 ref=ref,
                 task_id=work.task_id,
-                ends_path=work.outcome.result is None or plans[ref.job_id].ends_path(ref.stage),
+                ends_path=ends_path,
+                result=result if ends_path else None,
                 run_seconds=work.outcome.seconds,
                 finished_at=time.time(),
                 worker=self._worker,
