@@ -60,7 +60,7 @@ __all__ = [
     "ServiceError",
     "Stage",
     "StageDefinitionError",
-        "UnknownJobError",
+    "UnknownJobError",
     "consumer",
     "current_task",
     "stage",

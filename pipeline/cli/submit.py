@@ -75,11 +75,11 @@ def submit(
         raise click.UsageError("Give either --data JSON or --file PATH with the data of the jobs.")
     if key is not None and data is None:
         raise click.UsageError("--key names one job: give its data with --data.")
-    try:
-        check_entity(entity)
-        check_key(key)
-    except InvalidEventError as error:
-        raise click.UsageError(f"{str(error)[0].upper()}{str(error)[1:]}.") from error
+    for option, value, check in (("--entity", entity, check_entity), ("--key", key, check_key)):
+        try:
+            check(value)
+        except InvalidEventError as error:
+            raise click.UsageError(f"{option}: {error}.") from error
     settings = read_settings()
     given = (
         [("--data", data.encode(errors="surrogateescape"))] if data is not None else _lines(path or Path("-"))

@@ -180,7 +180,9 @@ class Client:
         name = _name(start)
         submitter = self._submitters.get(name)
         if submitter is None:
-            submitter = Submitter(self._settings, REGISTRY, self._store, self._producer, name)
+            submitter = Submitter(
+                self._settings, REGISTRY, self._store, self._producer, name, asks_bridges=True
+            )
             self._submitters[name] = submitter
         return submitter
 

@@ -29,17 +29,18 @@ class Start:
         return plan_from(self.routes, self.topic)
 
 
-def find_start(registry: Registry, deployments: Callable[[], Sequence[Deployment]], name: str) -> Start:
+def find_start(
+    registry: Registry, name: str, deployments: Callable[[], Sequence[Deployment]] | None = None
+) -> Start:
     """Return the start that a stage or a topic is; raise ``InvalidEventError`` with the known ones.
 
-    ``deployments`` is asked for a name that the code at hand does not have: whoever submits need not have the
-    stages' code.
+    ``deployments`` is asked for a name that the code at hand does not have; None: that code is all there is.
     """
     own = registry.routes
     topic = _topic(own, name)
     if topic is not None:
         return Start(topic=topic, routes=own)
-    newest_first = sorted(deployments(), key=lambda each: each.seen_at, reverse=True)
+    newest_first = sorted(deployments() if deployments else (), key=lambda each: each.seen_at, reverse=True)
     for deployment in newest_first:
         if (topic := _topic(deployment.routes, name)) is not None:
             return Start(topic=topic, routes=deployment.routes)
@@ -48,8 +49,12 @@ def find_start(registry: Registry, deployments: Callable[[], Sequence[Deployment
     topics = ", ".join(sorted({route.consumes for route in known})) or "none"
     raise InvalidEventError(
         f"No stage is called {name!r}, and none consumes a topic of that name. "
-        f"Stages: {stages}. Topics: {topics}. They are those of TASK_MODULES, and those that the bridges of "
-        "SERVICE_NAME run."
+        f"Stages: {stages}. Topics: {topics}. "
+        + (
+            "They are those that this process imported, and those that the bridges of SERVICE_NAME run."
+            if deployments
+            else "TASK_MODULES says where stages are looked for."
+        )
     )
 
 

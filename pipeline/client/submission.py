@@ -82,12 +82,20 @@ class Submitter:
     """Submits jobs to one start: a stage, or a topic."""
 
     def __init__(
-        self, settings: Settings, registry: Registry, store: JobStore, producer: EventProducer, start: str
+        self,
+        settings: Settings,
+        registry: Registry,
+        store: JobStore,
+        producer: EventProducer,
+        start: str,
+        *,
+        asks_bridges: bool = False,
     ) -> None:
         """``start`` names a stage or a topic; raise ``InvalidEventError`` for an unknown one.
 
-        ``registry``: the stages at hand; others are known where a bridge runs them. Raise
-        ``ConfigurationError`` where topics are shared (``check_topics``).
+        ``registry``: the stages at hand. ``asks_bridges``: look for others in what the service's bridges run;
+        raise the ServiceError of a DynamoDB that does not answer. Raise ``ConfigurationError`` where topics
+        are shared (``check_topics``).
         """
         check_topics(settings, registry)
         self._settings = settings
@@ -95,7 +103,7 @@ class Submitter:
         self._producer = producer
         self._store = store
         self._ledger = Ledger(settings, store, producer, Patience(waits=False))
-        self._start = find_start(registry, store.deployments.all, start)
+        self._start = find_start(registry, start, store.deployments.all if asks_bridges else None)
         self.topic = self._start.topic
 
     def check(self, submission: Submission) -> None:

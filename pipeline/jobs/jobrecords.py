@@ -139,8 +139,12 @@ class JobRecords:
 
         A job that lacks the mark gets the same event again when it is submitted again.
         """
-        marks = {self._keys.meta(job_id): {"sent": True} for job_id in job_ids}
-        return list(self._table.set_many(marks, unless="sent").values())
+
+        def mark(job_id: str) -> Updated:
+            return self._table.update(self._keys.meta(job_id), put={"sent": True}, when=present("plan"))
+
+        answers = self._table.each(mark, list(job_ids))
+        return [answer for answer in answers if isinstance(answer, ServiceError)]
 
     def recheck(self, job_id: str) -> list[Closing]:
         """Return what a job's record says is to be closed now."""

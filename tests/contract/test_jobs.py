@@ -30,6 +30,7 @@ from pipeline.jobs import (
     JobPlan,
     JobState,
     JobStore,
+    KeptResult,
     NewJob,
     PartDone,
     PartRef,
@@ -313,6 +314,42 @@ def test_many_stages_of_many_jobs_are_recorded_together(store: JobStore) -> None
     refs = [StageRef(job_id=job_id, stage=stage) for job_id in jobs for stage in PLAN.stages]
     checked = store.resumption.already_done(refs)
     assert checked.refs == {ref for ref in refs if ref.stage != "analyse"}
+
+
+@pytest.mark.parametrize(
+    ("result", "kept", "size"),
+    [
+        ('{"total":20}', True, 12),
+        ('"' + 1_022 * "x" + '"', True, 1_024),
+        ('"' + 1_023 * "x" + '"', False, 1_025),
+    ],
+)
+def test_the_result_that_ends_a_path_is_in_the_jobs_record(
+    store: JobStore, result: str, kept: bool, size: int
+) -> None:
+    """A small one; of a larger one its size. Lists of jobs and stages do not carry it."""
+    job_id = opened(store)
+    store.tasks.record([done(job_id, "extract"), replace(done(job_id, "report"), result=result)])
+    assert store.records.results(job_id) == {
+        "report": KeptResult(result=result if kept else None, size=size, task_id="task")
+    }
+    job = store.records.get(job_id)
+    assert job is not None
+    assert "result" not in job.ends["report"]
+    assert store.records.results("nobody's") == {}
+
+
+def test_a_job_under_a_key_is_marked_when_its_event_is_sent(store: JobStore) -> None:
+    """The digest is kept as it was opened, and the mark is written once; a missing job gets no record."""
+    job_id = uuid.uuid4().hex
+    store.records.open([replace(new_job(job_id), digest="d")])
+    store.records.open([replace(new_job(job_id), digest="other")])
+    before = store.records.get_now([job_id])[job_id]
+    assert (before.digest, before.is_sent) == ("d", False)
+    assert store.records.mark_sent([job_id]) == store.records.mark_sent([job_id]) == []
+    assert store.records.get_now([job_id])[job_id] == replace(before, is_sent=True)
+    store.records.mark_sent(["nobody's"])
+    assert store.records.get("nobody's") is None
 
 
 def test_a_job_without_a_record_is_refused(store: JobStore) -> None:

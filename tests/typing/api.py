@@ -7,7 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_type
 
-from pipeline import CurrentTask, PermanentError, Retry, Stage, current_task, stage
+from pipeline import (
+    AsyncClient,
+    AsyncJobHandle,
+    Client,
+    CurrentTask,
+    JobHandle,
+    JobState,
+    PermanentError,
+    PipelineError,
+    Retry,
+    Stage,
+    current_task,
+    stage,
+)
 
 
 @dataclass
@@ -63,6 +76,34 @@ assert_type(price(Line("a", 1)), int)
 assert_type(lines, Callable[[Order], Iterable[Line]])
 assert_type(total, Callable[[Order, Iterable[int]], float | None])
 assert_type(mail, Stage[float, None])
+
+
+def call(client: Client, order: Order) -> None:
+    """Submit jobs: the data is of the stage's annotation, or of its split's."""
+    job = client.submit(mail, 20.5, entity="c-7", key="order-17")
+    assert_type(job, JobHandle)
+    assert_type(job.id, str)
+    assert_type(job.status(), JobState)
+    assert_type(job.wait(timeout=10), JobState)
+    assert_type(job.cancel(), bool)
+    client.submit(lines, order)
+    client.submit("order-placed", {"lines": []})
+    assert_type(client.submit_many(lines, [order], key=str), list[JobHandle | PipelineError])
+    client.submit_many(lines, [order], entity=lambda each: each.lines[0].article)
+    client.submit(mail, "20.5")  # type: ignore[misc]
+    client.submit(lines, order.lines)  # type: ignore[arg-type]
+    client.submit(mail, 20.5, entity=7)  # type: ignore[call-overload]
+    client.submit_many(mail, ["20.5"])  # type: ignore[misc]
+    client.submit(total, order)  # type: ignore[arg-type]
+
+
+async def call_from_a_loop(client: AsyncClient, order: Order) -> None:
+    """As above."""
+    job = await client.submit(lines, order, key="order-17")
+    assert_type(job, AsyncJobHandle)
+    assert_type(await job.wait(), JobState)
+    await client.submit(mail, "20.5")  # type: ignore[misc]
+
 
 # Faults are found.
 price("a")  # type: ignore[arg-type]

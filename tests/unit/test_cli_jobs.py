@@ -56,6 +56,8 @@ def test_a_sweep_without_sqs_is_refused() -> None:
         (["extract", "--data", ""], "--data: the value is not JSON"),
         (["extract", "--data", '{"pth": "x"}'], "path: Field required"),
         (["extract", "--data", "{}", "--entity", "a\nb"], "--entity: the entity 'a\\nb' cannot be a key"),
+        (["extract", "--data", "{}", "--key", ""], "--key: the key has 0 characters"),
+        (["extract", "--file", "-", "--key", "x"], "--key names one job: give its data with --data"),
         (["extract", "--data", "{}", "--entity", ""], "--entity: the entity is empty"),
         (["extract", "--file", "/nowhere/at all"], "--file /nowhere/at all cannot be read"),
         (["extract", "--data", "{}", "--timeout", "-1"], "--timeout"),

@@ -51,7 +51,7 @@ def test_the_public_names_are_pinned() -> None:
         "ServiceError",
         "Stage",
         "StageDefinitionError",
-                "UnknownJobError",
+        "UnknownJobError",
         "consumer",
         "current_task",
         "stage",

@@ -278,7 +278,9 @@ def test_a_caller_without_the_code_starts_what_bridges_run() -> None:
     wires = Wires()
     routes = (Route(name="price", consumes="order-placed"),)
     wires.deployed = [Deployment(id="v1", routes=routes, first_at=1.0, seen_at=1.0)]
-    submitter = Submitter(SETTINGS, Registry(), cast(JobStore, wires), cast(EventProducer, wires), "price")
+    submitter = Submitter(
+        SETTINGS, Registry(), cast(JobStore, wires), cast(EventProducer, wires), "price", asks_bridges=True
+    )
     submitter.check(Submission(data=b'{"order": 1}'))
     (job,) = submitter.submit([Submission(data=b'{"order": 1}')])
     assert isinstance(job, SubmittedJob)
@@ -318,13 +320,13 @@ def test_a_job_without_event_does_not_run_for_ever() -> None:
 @pytest.mark.parametrize(("name", "topic"), [("price", "order-placed"), ("order-priced", "order-priced")])
 def test_a_start_is_a_stage_or_a_topic(name: str, topic: str) -> None:
     """Either name leads to the topic."""
-    assert find_start(make_registry(), list, name).topic == topic
+    assert find_start(make_registry(), name).topic == topic
 
 
 def test_an_unknown_start_lists_the_known() -> None:
     """The mend is in the message."""
     with pytest.raises(InvalidEventError) as caught:
-        find_start(make_registry(), list, "prize")
+        find_start(make_registry(), "prize")
     assert "'prize'" in str(caught.value)
     assert "Stages: audit, bill, price. Topics: order-placed, order-priced." in str(caught.value)
 
