@@ -3,6 +3,7 @@
 No other module may name these requests: they end the process while a broker goes and comes back.
 """
 
+import contextlib
 import pickle
 import sys
 import time
@@ -30,7 +31,9 @@ def main() -> None:
     request: GroupRequest = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by the parent process
     answer: GroupAnswer | ServiceError
     try:
-        answer = _answer(request)
+        # A line of the log among the answer would make it unreadable.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = _answer(request)
     except ServiceError as error:
         answer = error
     sys.stdout.buffer.write(pickle.dumps(answer))

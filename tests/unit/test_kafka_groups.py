@@ -89,6 +89,31 @@ def test_the_death_of_the_child_is_an_error_that_says_so(settings: Settings) -> 
             ask()
 
 
+#: The child, with a line in its log before it answers, as where MSK's signer finds no credentials.
+CHATTY = """
+import structlog
+from pipeline.kafka import groupchild
+
+def answer(request):
+    structlog.get_logger().error("kafka.token_failed")
+    return ["shop"]
+
+groupchild._answer = answer
+groupchild.main()
+"""
+
+
+def test_a_line_in_the_log_of_the_child_is_not_among_its_answer(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The answer is read, and the line is written to where errors go."""
+    (tmp_path / "chatty_child.py").write_text(CHATTY)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(groups, "CHILD", "chatty_child")
+    assert list_groups(settings) == ["shop"]
+    assert "kafka.token_failed" in capfd.readouterr().err
+
+
 def test_brokers_that_are_away_are_an_error_of_the_request(settings: Settings) -> None:
     """The error is the same as if this process had asked."""
     with pytest.raises(ServiceUnavailableError, match=r"Could not list (consumer )?groups"):
