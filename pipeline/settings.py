@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import date
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -26,6 +26,15 @@ MSK_CLUSTER_ARN = r"^arn:[^:]+:kafka:[^:]+:\d{12}:cluster/[^/]+/[^/]+$"
 
 #: The key itself: a policy cannot name an alias.
 KMS_KEY_ARN = r"^arn:[^:]+:kms:[^:]+:\d{12}:key/[^/]+$"
+
+#: Names of letters only, as the mechanism asks (RFC 7628); librdkafka separates them by commas.
+OAUTH_EXTENSIONS = r"^[A-Za-z]+=[^,=\s]+(,[A-Za-z]+=[^,=\s]+)*$"
+
+#: How a client logs in. MSK's AWS_MSK_IAM is, on the wire, OAUTHBEARER with a signed request as its token.
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"]
+
+#: Those with a user and a password.
+PASSWORD_MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
 #: Characters of a wrong value in an error message.
 VALUE_SHOWN = 100
@@ -64,9 +73,18 @@ class Settings(BaseModel):
     ssl_certificate_location: str | None = None
     ssl_key_location: str | None = None
     ssl_key_password: SecretStr | None = None
-    kafka_sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] | None = None
+    kafka_sasl_mechanism: SaslMechanism | None = None
     kafka_sasl_username: str | None = None
     kafka_sasl_password: SecretStr | None = None
+    #: With OAUTHBEARER: where this client gets its tokens (OpenID Connect, client credentials), and as whom.
+    kafka_oauth_token_url: str | None = None
+    kafka_oauth_client_id: str | None = None
+    kafka_oauth_client_secret: SecretStr | None = None
+    kafka_oauth_scope: str | None = None
+    #: Told to the brokers with each token: "name=value,name=value" (RFC 7628).
+    kafka_oauth_extensions: str | None = Field(default=None, pattern=OAUTH_EXTENSIONS)
+    #: The CA bundle that the token's server is checked against.
+    kafka_oauth_ca_location: str | None = None
     kafka_enabled: bool = True
     kafka_group_protocol: Literal["classic", "consumer"] = "classic"
     #: Static membership: a member that returns under this id within the session timeout keeps its partitions.
@@ -163,6 +181,16 @@ class Settings(BaseModel):
     def _split_names(cls, value: Any) -> Any:
         return tuple(name for name in re.split(r"[,\s]+", value) if name) if isinstance(value, str) else value
 
+    @field_validator("kafka_oauth_token_url")
+    @classmethod
+    def _hides_the_secret(cls, value: str | None) -> str | None:
+        if value is None or (re.match("https?://", value) and not _in_the_open(value)):
+            return value
+        raise ValueError(
+            "the client secret and the tokens would cross the network unencrypted: use https:// (http:// is "
+            "for this machine only), and KAFKA_OAUTH_CA_LOCATION for an authority of your own"
+        )
+
     @field_validator("sqs_task_queue_url", "sqs_dlq_url")
     @classmethod
     def _fifo(cls, value: str) -> str:
@@ -248,26 +276,47 @@ def security_faults(settings: Settings) -> list[str]:
 
     Each would otherwise be a client that connects to nothing, or with less security than intended.
     """
-    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
-    user, password = settings.kafka_sasl_username, settings.kafka_sasl_password
+    protocol = settings.kafka_security_protocol
     certificate, key = settings.ssl_certificate_location, settings.ssl_key_location
-    sasl = mechanism or user or password
     rules = {
-        "KAFKA_SECURITY_PROTOCOL=SASL_SSL needs KAFKA_SASL_MECHANISM: SCRAM-SHA-512, SCRAM-SHA-256 or "
-        "AWS_MSK_IAM": protocol == "SASL_SSL" and not mechanism,
-        f"KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD need KAFKA_SECURITY_PROTOCOL="
-        f"SASL_SSL, it is {protocol}": protocol != "SASL_SSL" and sasl,
-        f"KAFKA_SASL_MECHANISM={mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD": mechanism
-        and mechanism.startswith("SCRAM-")
-        and not (user and password),
-        "KAFKA_SASL_MECHANISM=AWS_MSK_IAM takes no KAFKA_SASL_USERNAME or KAFKA_SASL_PASSWORD: the role of "
-        "the process is who it is": mechanism == "AWS_MSK_IAM" and (user or password),
+        **_login_rules(settings),
         "SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION need each other": bool(certificate) != bool(key),
         "SSL_KEY_PASSWORD needs SSL_KEY_LOCATION": settings.ssl_key_password and not key,
         "SSL_CERTIFICATE_LOCATION and SSL_KEY_LOCATION need KAFKA_SECURITY_PROTOCOL=SSL or SASL_SSL, it is "
         "PLAINTEXT": protocol == "PLAINTEXT" and (certificate or key),
     }
     return [sentence for sentence, broken in rules.items() if broken]
+
+
+def _login_rules(settings: Settings) -> dict[str, object]:
+    """Return each rule about the login to the brokers, and whether the settings break it."""
+    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
+    user, password = settings.kafka_sasl_username, settings.kafka_sasl_password
+    names = [name for name in Settings.model_fields if name.startswith("kafka_oauth_")]
+    oauth = [name.upper() for name in names if getattr(settings, name)]
+    needed = [f"KAFKA_OAUTH_{name}" for name in ("TOKEN_URL", "CLIENT_ID", "CLIENT_SECRET")]
+    others = {
+        "AWS_MSK_IAM": "the role of the process is who it is",
+        "OAUTHBEARER": "KAFKA_OAUTH_CLIENT_ID and KAFKA_OAUTH_CLIENT_SECRET are who it is",
+    }
+    return {
+        "KAFKA_SECURITY_PROTOCOL=SASL_SSL needs KAFKA_SASL_MECHANISM: "
+        f"{', '.join(get_args(SaslMechanism))}": protocol == "SASL_SSL" and not mechanism,
+        f"KAFKA_SASL_* and KAFKA_OAUTH_* need KAFKA_SECURITY_PROTOCOL=SASL_SSL, it is {protocol}": (
+            protocol != "SASL_SSL" and (mechanism or user or password or oauth)
+        ),
+        f"KAFKA_SASL_MECHANISM={mechanism} needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD": (
+            mechanism in PASSWORD_MECHANISMS and not (user and password)
+        ),
+        f"KAFKA_SASL_MECHANISM={mechanism} takes no KAFKA_SASL_USERNAME or KAFKA_SASL_PASSWORD: "
+        f"{others.get(mechanism or '')}": mechanism in others and (user or password),
+        f"KAFKA_SASL_MECHANISM=OAUTHBEARER needs {', '.join(needed)}": (
+            mechanism == "OAUTHBEARER" and not {*needed} <= {*oauth}
+        ),
+        f"{', '.join(oauth)} with KAFKA_SASL_MECHANISM={mechanism}: they are for OAUTHBEARER": (
+            oauth and mechanism not in (None, "OAUTHBEARER")
+        ),
+    }
 
 
 def registry_faults(settings: Settings) -> list[str]:

@@ -16,15 +16,20 @@ from pipeline.infra.needs import ROLES
 from pipeline.services import jars
 from pipeline.services.local import _free_port, _wait, keeping
 from pipeline.services.servers import HOST, Kafka
+from tests.tokenserver import AUDIENCE, Signer
 
 USER, PASSWORD = "alice", secrets.token_hex(8)
 KEY_PASSWORD = secrets.token_hex(8)
+#: Signs the tokens that the broker takes.
+PROVIDER = Signer("tests")
 
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule"
 #: Which protocol each listener speaks.
-_PROTOCOLS = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL"
+_PROTOCOLS = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,OIDC:SASL_SSL"
 _BROKER = 'unsecuredLoginStringClaim_sub="broker"'
 _OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
+_VALIDATOR = "org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler"
+_PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,13 @@ class SecureKafka:
     sasl: str
     #: host:port of the listener that asks for a client certificate.
     mutual: str
+    #: host:port of the listener that asks for a token which an OpenID provider signed (``TokenServer``). A
+    #: connection is cut when its token ends, unless the client brings another one.
+    oidc: str
+    #: The certificate and key of this machine, in one file, for other servers.
+    server: Path
+    #: The file with the public keys (JWKS) of the provider whose tokens are taken; one of a test writes it.
+    jwks: Path
     #: The authority that signed the broker.
     authority: Path
     #: Another authority, which signed nothing here.
@@ -53,17 +65,25 @@ class _SecureServer(Kafka):
         more = {
             "SASL": f"SASL_SSL://{HOST}:{ports['sasl']}",
             "MUTUAL": f"SSL://{HOST}:{ports['mutual']}",
+            "OIDC": f"OIDC://{HOST}:{ports['oidc']}",
         }
         open_to_clients = ",".join([f"PLAINTEXT://{plain}", *more.values()])
         lines = {
             "listeners": f"{open_to_clients},CONTROLLER://{controller}",
             "advertised.listeners": open_to_clients,
             "listener.security.protocol.map": _PROTOCOLS,
-            "sasl.enabled.mechanisms": "SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER",
             "listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config": f"{_SCRAM} required;",
             "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": f"{_SCRAM} required;",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": f'{_PLAIN} required user_{USER}="{PASSWORD}";',
             # Takes tokens that nobody signed: what is tested is that a client brings one, and renews it.
             "listener.name.sasl_ssl.oauthbearer.sasl.jaas.config": f"{_OAUTH} required {_BROKER};",
+            "listener.name.oidc.sasl.enabled.mechanisms": "OAUTHBEARER",
+            "listener.name.oidc.oauthbearer.sasl.jaas.config": f"{_OAUTH} required;",
+            "listener.name.oidc.oauthbearer.sasl.server.callback.handler.class": _VALIDATOR,
+            "listener.name.oidc.oauthbearer.sasl.oauthbearer.jwks.endpoint.url": self._jwks,
+            "listener.name.oidc.oauthbearer.sasl.oauthbearer.expected.audience": AUDIENCE,
+            "listener.name.oidc.oauthbearer.connections.max.reauth.ms": 3_600_000,
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": self.folder / "broker.pem",
             "ssl.truststore.type": "PEM",
@@ -76,6 +96,14 @@ class _SecureServer(Kafka):
         }
         known = dict(line.split("=", 1) for line in super()._properties(ports).splitlines())
         return "".join(f"{key}={value}\n" for key, value in {**known, **lines}.items())
+
+    def java(self) -> list[str]:
+        """Return the java command that allows the broker to read the provider's keys."""
+        return [*super().java(), f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={self._jwks}"]
+
+    @property
+    def _jwks(self) -> str:
+        return (self.folder / "jwks.json").as_uri()
 
     def _format(self, java: list[str], properties: Path) -> None:
         scram = [
@@ -100,13 +128,14 @@ def secure_kafka() -> Iterator[SecureKafka]:
     folder = Path(tempfile.mkdtemp(prefix="pipeline-secure-"))
     made = _issue(folder)
     ports: dict[str, int] = {}
-    for name in ("kafka", "controller", "sasl", "mutual"):
+    for name in ("kafka", "controller", "sasl", "mutual", "oidc"):
         ports[name] = _free_port(set(ports.values()))
     server = _SecureServer(folder=folder, keep=False)
     with keeping(folder, remove=True):
         server.process.start(server.prepare(jars.fetch("kafka", lambda _: None), ports))
         _wait(server, ports)
-        yield SecureKafka(sasl=f"{HOST}:{ports['sasl']}", mutual=f"{HOST}:{ports['mutual']}", **made)
+        sasl, mutual, oidc = (f"{HOST}:{ports[name]}" for name in ("sasl", "mutual", "oidc"))
+        yield SecureKafka(sasl=sasl, mutual=mutual, oidc=oidc, **made)
 
 
 def _issue(folder: Path) -> dict[str, Path]:
@@ -118,12 +147,15 @@ def _issue(folder: Path) -> dict[str, Path]:
         _pkcs8(broker, None) + b"".join(p.bytes() for p in broker.cert_chain_pems)
     )
     client.cert_chain_pems[0].write_to_path(str(folder / "client.pem"))
+    (folder / "jwks.json").write_text(PROVIDER.jwks())
     (folder / "client.key").write_bytes(_pkcs8(client, KEY_PASSWORD))
     return {
         "authority": folder / "ca.pem",
         "stranger": folder / "stranger.pem",
         "certificate": folder / "client.pem",
         "key": folder / "client.key",
+        "server": folder / "broker.pem",
+        "jwks": folder / "jwks.json",
     }
 
 

@@ -65,6 +65,10 @@ def _manual_commit(facts: Facts) -> Finding:
     return _properties("consumer", facts.consumer, wanted)
 
 
+def _aborted(facts: Facts) -> Finding:
+    return _properties("consumer", facts.consumer, {"isolation.level": "read_committed"})
+
+
 def _cooperative(facts: Facts) -> Finding:
     if facts.consumer.get("group.protocol") == "consumer":
         return ok("KAFKA_GROUP_PROTOCOL=consumer (KIP-848): the broker moves single partitions")
@@ -103,9 +107,17 @@ def _tls(facts: Facts) -> Finding:
             f"SSL_CA_LOCATION={authorities} is no file", "Name the CA bundle that signed the brokers."
         )
     return ok(
-        f"KAFKA_SECURITY_PROTOCOL={protocol}, certificates checked against "
+        f"KAFKA_SECURITY_PROTOCOL={protocol}{_login(facts)}, certificates checked against "
         f"{authorities or 'the system CA bundle'}; {len(facts.cluster.brokers)} brokers answered over it"
     )
+
+
+def _login(facts: Facts) -> str:
+    mechanism, certificate = facts.settings.kafka_sasl_mechanism, facts.settings.ssl_certificate_location
+    tokens = facts.settings.kafka_oauth_token_url
+    named = f" with KAFKA_SASL_MECHANISM={mechanism}" if mechanism else ""
+    named += f", tokens from {tokens}" if tokens else ""
+    return named + (f", client certificate {certificate}" if certificate else "")
 
 
 def _host(server: str) -> str | None:
@@ -254,6 +266,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="kafka.idempotent-producer", section="Kafka", title="Idempotent producer", check=_idempotent),
     Item(id="kafka.acks-all", section="Kafka", title="Acks all", check=_acks),
     Item(id="kafka.manual-commit", section="Kafka", title="Manual offset commit", check=_manual_commit),
+    Item(id="kafka.read-committed", section="Kafka", title="Aborted transactions left out", check=_aborted),
     Item(
         id="kafka.cooperative-sticky",
         section="Kafka",

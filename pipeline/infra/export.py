@@ -9,7 +9,7 @@ from pipeline.author.registry import Registry
 from pipeline.infra.arns import Arns, arns_of
 from pipeline.infra.needs import QueueNeed, TableNeed, TopicNeed, queue_needs, table_need, topic_needs
 from pipeline.infra.queuepolicy import tls_only_policy, with_tls_only
-from pipeline.settings import Settings
+from pipeline.settings import SaslMechanism, Settings
 
 Value = str | int | bool
 
@@ -45,9 +45,12 @@ _ATTRIBUTES = {
 }
 
 #: The Kafka provider's names for ways to log in.
-_MECHANISMS = {
+_MECHANISMS: dict[SaslMechanism, str] = {
+    "PLAIN": "plain",
     "SCRAM-SHA-256": "scram-sha256",
     "SCRAM-SHA-512": "scram-sha512",
+    # Its user and password are the client's id and secret.
+    "OAUTHBEARER": "oauthbearer",
     "AWS_MSK_IAM": "aws-iam",
 }
 
@@ -162,6 +165,10 @@ def _terraform_kafka(settings: Settings) -> dict[str, Any]:
         configuration["sasl_mechanism"] = _MECHANISMS[settings.kafka_sasl_mechanism]
     if settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
         configuration["sasl_aws_region"] = settings.aws_default_region
+    if settings.kafka_oauth_token_url:
+        configuration["sasl_token_url"] = settings.kafka_oauth_token_url
+    if settings.kafka_oauth_scope:
+        configuration["sasl_oauth_scopes"] = settings.kafka_oauth_scope.split()
     return configuration
 
 

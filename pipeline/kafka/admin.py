@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka.configuration import client_configuration
-from pipeline.kafka.errors import kafka_error, trust_error
+from pipeline.kafka.errors import kafka_error, no_token, trust_error
 from pipeline.kafka.security import make_client, weak_callback
 from pipeline.settings import Settings
 
@@ -79,6 +79,8 @@ class KafkaAdmin:
         self._controlled = False
         #: The refusal of a broker, or of its certificate, since the request began.
         self._trust_error: KafkaError | None = None
+        #: That no token came, since the request began.
+        self._no_token: KafkaError | None = None
 
     def topics(self) -> dict[str, Topic]:
         """Return all topics of the cluster by name. The request names no topic, so it creates none."""
@@ -168,11 +170,14 @@ class KafkaAdmin:
 
     def _on_error(self, error: KafkaError) -> None:
         self._trust_error = trust_error(error) or self._trust_error
+        self._no_token = no_token(error) or self._no_token
 
     def _metadata(self, topic: str | None = None) -> Any:
         action = f"reach {self._settings.kafka_bootstrap_servers}"
+        if self._settings.kafka_oauth_token_url:
+            action += f", with a token of {self._settings.kafka_oauth_token_url}"
         deadline = time.monotonic() + self._timeout
-        self._trust_error = None
+        self._trust_error = self._no_token = None
         while True:
             left = max(0.0, deadline - time.monotonic())
             try:
@@ -183,7 +188,7 @@ class KafkaAdmin:
                 if self._trust_error:
                     raise kafka_error(self._trust_error, action) from error
                 if left <= CHECK_EVERY or error.args[0].code() not in _AWAY:
-                    raise kafka_error(error, action) from error
+                    raise kafka_error(self._no_token or error, action) from error
 
     def _has_controller(self) -> bool:
         if not self._controlled:

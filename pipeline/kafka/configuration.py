@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -54,6 +54,9 @@ class OneLineAnOutage(logging.Filter):
         self._last[kind] = now
         return False
 
+
+#: Of every client that reads records: no record of a transaction that is open or aborted is returned.
+READ_COMMITTED: Final = {"isolation.level": "read_committed"}
 
 _client_log = logging.getLogger("pipeline.kafka")
 _client_log.addFilter(OneLineAnOutage(others=True))

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
 from pipeline.errors import ServiceError, ServiceRefusedError
-from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.configuration import READ_COMMITTED, client_configuration
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.positions import Partition, Positions, Restart
 from pipeline.kafka.records import ReceivedRecord
@@ -58,6 +58,7 @@ _vendor_headers = methodcaller("headers")
 def consumer_configuration(settings: Settings, group: str) -> dict[str, Any]:
     """Return the librdkafka properties of a group's member."""
     configuration = client_configuration(settings, "consumer") | {
+        **READ_COMMITTED,
         "group.id": group,
         "group.protocol": settings.kafka_group_protocol,
         "enable.auto.commit": False,

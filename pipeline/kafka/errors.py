@@ -1,5 +1,8 @@
 """Kafka's errors as decisions: try again (unavailable) or not (refused)."""
 
+import re
+from typing import Final
+
 from confluent_kafka import KafkaError, KafkaException
 
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceRefusedError, ServiceUnavailableError
@@ -46,7 +49,9 @@ _REFUSED = frozenset(
     }
 )
 
-_WHO = "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or the role"
+_WHO = (
+    "correct KAFKA_SASL_MECHANISM, KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD, or the role, or KAFKA_OAUTH_*"
+)
 
 _WHERE = "start it, or correct KAFKA_BOOTSTRAP_SERVERS or KAFKA_SECURITY_PROTOCOL"
 
@@ -67,12 +72,29 @@ _MENDS = {
 }
 
 
+#: Words of librdkafka where a client got no token from KAFKA_OAUTH_TOKEN_URL. It asks again every 10 s.
+_NO_TOKEN: Final = "Failed to acquire SASL OAUTHBEARER token: "  # noqa: S105
+#: In them: that waiting does not mend it. The provider's error codes (RFC 6749, 5.2), its certificate, an
+#: answer that holds no token, and the failure of this process's own signer (MSK).
+_NO_TOKEN_EVER: Final = re.compile(
+    r"invalid_|unauthorized_|unsupported_|access_denied|certificate|trust anchors|Expected|callback"
+)
+
+
+def no_token(error: KafkaError) -> KafkaError | None:
+    """Return the error if it says that the server of the tokens did not answer; waiting may mend that."""
+    text = error.str()
+    return error if text.startswith(_NO_TOKEN) and not _NO_TOKEN_EVER.search(text) else None
+
+
 def trust_error(error: KafkaError) -> KafkaError | None:
     """Return the error if a broker refuses this client's identity, or this client a broker's certificate.
 
     With TLS 1.3 a broker refuses a client's certificate after the handshake, when a request is under way:
     librdkafka then reports a lost connection.
     """
+    if no_token(error):
+        return None
     if error.code() in (
         KafkaError._AUTHENTICATION,
         KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -89,8 +111,21 @@ def kafka_error(error: KafkaError | KafkaException, action: str) -> ServiceError
     kind: type[ServiceError] = ServiceRefusedError if code in _REFUSED else ServiceUnavailableError
     if code in _RECORD_REFUSED:
         kind = MessageRefusedError
-    mend = f" ({_MENDS[code]})" if code in _MENDS else ""
+    if no_token(reason):
+        kind = ServiceUnavailableError
+    mend = f" ({_mend(reason)})" if code in _MENDS else ""
     converted = kind(f"Could not {action}: {reason.name()}: {reason.str()}{mend}")
     # A delivery report hands over a KafkaError, which is no exception: there is nothing else to chain to.
     converted.__cause__ = error if isinstance(error, KafkaException) else KafkaException(error)
     return converted
+
+
+def _mend(error: KafkaError) -> str:
+    if no_token(error):
+        return "start the token's server, or correct KAFKA_OAUTH_TOKEN_URL"
+    if error.str().startswith(_NO_TOKEN):
+        return (
+            "correct KAFKA_OAUTH_TOKEN_URL, KAFKA_OAUTH_CLIENT_ID, KAFKA_OAUTH_CLIENT_SECRET, "
+            "KAFKA_OAUTH_SCOPE or KAFKA_OAUTH_CA_LOCATION; with AWS_MSK_IAM the role"
+        )
+    return _MENDS[error.code()]

@@ -8,7 +8,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
-from pipeline.kafka.configuration import client_configuration, silent_log
+from pipeline.kafka.configuration import READ_COMMITTED, client_configuration, silent_log
 from pipeline.kafka.consumer import record_of
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.positions import Partition
@@ -138,6 +138,7 @@ class LogReader:
 
 def _configuration(settings: Settings) -> dict[str, Any]:
     return client_configuration(settings, "log") | {
+        **READ_COMMITTED,
         "logger": silent_log,
         # The client insists on a group; it is never joined and commits nothing.
         "group.id": f"{settings.service_name}.control",

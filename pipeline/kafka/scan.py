@@ -7,7 +7,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as VendorMessage
 
 from pipeline.errors import ServiceUnavailableError
-from pipeline.kafka.configuration import client_configuration
+from pipeline.kafka.configuration import READ_COMMITTED, client_configuration
 from pipeline.kafka.consumer import record_of
 from pipeline.kafka.errors import kafka_error
 from pipeline.kafka.records import ReceivedRecord
@@ -86,6 +86,7 @@ def _read_to_end(consumer: Consumer, topic: str, partitions: int, deadline: floa
 
 def _consumer(settings: Settings, name: str) -> Consumer:
     configuration = client_configuration(settings, name) | {
+        **READ_COMMITTED,
         # The client requires a group's name, though no group is joined.
         "group.id": f"{settings.service_name}-{name}",
         "enable.auto.commit": False,

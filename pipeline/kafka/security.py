@@ -1,6 +1,7 @@
 """Authentication of every Kafka client and of the brokers it connects to: TLS, client certificates, SASL."""
 
 import re
+import ssl
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -19,7 +20,9 @@ log = structlog.get_logger(__name__)
 OAUTH = "OAUTHBEARER"
 
 #: The property in librdkafka's message about a file that cannot be used.
-_FILE = re.compile(r"ssl\.\w+\.location")
+_FILE = re.compile(r"(?:ssl\.\w+|https\.ca)\.location")
+#: The settings of the properties that have not their name.
+_SETTINGS = {"https.ca.location": "KAFKA_OAUTH_CA_LOCATION"}
 #: Other settings that may be wrong with such a file.
 _ALSO = {"SSL_KEY_LOCATION": ", SSL_KEY_PASSWORD, or the certificate it belongs to"}
 
@@ -43,15 +46,37 @@ def security_configuration(settings: Settings) -> dict[str, Any]:
             "ssl.key.location": settings.ssl_key_location,
             "ssl.key.password": _shown(settings.ssl_key_password),
         }
-    if protocol == "SASL_SSL" and settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
-        configuration |= {"sasl.mechanism": OAUTH, "oauth_cb": _msk_tokens(settings)}
-    elif protocol == "SASL_SSL":
-        configuration |= {
-            "sasl.mechanism": settings.kafka_sasl_mechanism,
-            "sasl.username": settings.kafka_sasl_username,
-            "sasl.password": _shown(settings.kafka_sasl_password),
-        }
+    if protocol == "SASL_SSL":
+        configuration |= _login(settings)
     return {name: value for name, value in configuration.items() if value is not None}
+
+
+def _login(settings: Settings) -> dict[str, Any]:
+    if settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
+        return {"sasl.mechanism": OAUTH, "oauth_cb": _msk_tokens(settings)}
+    if settings.kafka_sasl_mechanism == OAUTH:
+        # librdkafka asks for tokens on a thread of its own, and again at four fifths of a token's time.
+        return {
+            "sasl.mechanism": OAUTH,
+            "sasl.oauthbearer.method": "oidc",
+            "sasl.oauthbearer.token.endpoint.url": settings.kafka_oauth_token_url,
+            "sasl.oauthbearer.client.id": settings.kafka_oauth_client_id,
+            "sasl.oauthbearer.client.secret": _shown(settings.kafka_oauth_client_secret),
+            "sasl.oauthbearer.scope": settings.kafka_oauth_scope,
+            "sasl.oauthbearer.extensions": settings.kafka_oauth_extensions,
+            "https.ca.location": settings.kafka_oauth_ca_location or _system_authorities(),
+        }
+    return {
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "sasl.password": _shown(settings.kafka_sasl_password),
+    }
+
+
+def _system_authorities() -> str | None:
+    """Return the system's CA bundle or folder. The wheel's librdkafka looks only where Red Hat has it."""
+    paths = ssl.get_default_verify_paths()
+    return paths.cafile or paths.capath
 
 
 def make_client(kind: Callable[[dict[str, Any]], Client], configuration: dict[str, Any]) -> Client:
@@ -60,7 +85,7 @@ def make_client(kind: Callable[[dict[str, Any]], Client], configuration: dict[st
         return kind(configuration)
     except KafkaException as error:
         at = _FILE.search(error.args[0].str())
-        named = at.group().replace(".", "_").upper() if at else ""
+        named = _SETTINGS.get(at.group(), at.group().replace(".", "_").upper()) if at else ""
         mend = f" (correct {named}={configuration.get(at.group())}{_ALSO.get(named, '')})" if at else ""
         raise ServiceRefusedError(f"Could not make a Kafka client: {error.args[0].str()}{mend}") from error
 

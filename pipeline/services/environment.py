@@ -10,6 +10,12 @@ AWS_PROFILE = "pipeline-local"
 
 #: Variables that would make a process read or send secrets elsewhere: set to empty.
 _ELSEWHERE = (
+    "KAFKA_OAUTH_CA_LOCATION",
+    "KAFKA_OAUTH_CLIENT_ID",
+    "KAFKA_OAUTH_CLIENT_SECRET",
+    "KAFKA_OAUTH_EXTENSIONS",
+    "KAFKA_OAUTH_SCOPE",
+    "KAFKA_OAUTH_TOKEN_URL",
     "KAFKA_SASL_MECHANISM",
     "KAFKA_SASL_PASSWORD",
     "KAFKA_SASL_USERNAME",

@@ -1,23 +1,29 @@
 """TLS, SCRAM, tokens and client certificates against a real broker that asks for them."""
 
 import base64
+import contextlib
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
 
 from pipeline.author.registry import Registry
-from pipeline.errors import ServiceError, ServiceRefusedError
+from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka import (
     EventConsumer,
     EventProducer,
+    GroupOffsets,
     KafkaAdmin,
     LogReader,
     OutgoingRecord,
+    Partition,
     ReceivedRecord,
+    configuration,
+    list_groups,
     newest_records,
     security,
 )
@@ -25,8 +31,9 @@ from pipeline.observe.dependencies import Dependencies
 from pipeline.services.servers import HOST
 from pipeline.settings import Settings, load_settings
 from tests.loglines import log_lines
-from tests.processes import PATIENCE
-from tests.securekafka import KEY_PASSWORD, PASSWORD, USER, SecureKafka, secure_kafka
+from tests.processes import PATIENCE, wait_until
+from tests.securekafka import KEY_PASSWORD, PASSWORD, PROVIDER, USER, SecureKafka, secure_kafka
+from tests.tokenserver import Signer, TokenServer, token_server
 from tests.unit.test_settings import REQUIRED
 
 
@@ -63,8 +70,30 @@ def _certified(broker: SecureKafka, **variables: str) -> Settings:
     return _settings(broker, **{**own, **variables})
 
 
+@contextlib.contextmanager
+def _provider(broker: SecureKafka, **differences: Any) -> Iterator[tuple[TokenServer, Settings]]:
+    """Run an OpenID provider; yield it, and the settings of a client of its."""
+    server = TokenServer(
+        signer=PROVIDER, subject=USER, client_id="orders", client_secret=PASSWORD, **differences
+    )
+    with token_server(server, broker.server):
+        yield server, _with_tokens(broker, server)
+
+
+def _with_tokens(broker: SecureKafka, server: TokenServer, **variables: str) -> Settings:
+    own = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.oidc,
+        "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+        "KAFKA_OAUTH_TOKEN_URL": server.url,
+        "KAFKA_OAUTH_CLIENT_ID": "orders",
+        "KAFKA_OAUTH_CLIENT_SECRET": PASSWORD,
+        "KAFKA_OAUTH_CA_LOCATION": str(broker.authority),
+    }
+    return _settings(broker, **{**own, **variables})
+
+
 def _every_client_works(settings: Settings) -> None:
-    """Admin, producer, group consumer, log reader and a look at the newest: each reads what was written."""
+    """Admin, producer, group consumer, log reader, offsets, groups and a look at the newest, each in turn."""
     topic = settings.topic("letters")
     assert KafkaAdmin(settings).create(topic, partitions=1, replication=1, config={})
     producer = EventProducer(settings, "test")
@@ -80,6 +109,11 @@ def _every_client_works(settings: Settings) -> None:
         assert [message.value for message in _until(lambda: reader.poll(10, 1))] == [b"v"]
     finally:
         reader.close()
+    offsets = GroupOffsets(settings, settings.kafka_consumer_group)
+    assert offsets.watermarks([topic]) == {Partition(topic, 0): (0, 1)}
+    # In a child process, where no test can replace the signer of MSK.
+    if settings.kafka_sasl_mechanism != "AWS_MSK_IAM":
+        assert settings.kafka_consumer_group in list_groups(settings)
 
 
 def _consumed(settings: Settings, topic: str) -> list[ReceivedRecord]:
@@ -102,9 +136,9 @@ def _until(poll: Callable[[], list[ReceivedRecord]]) -> list[ReceivedRecord]:
     return []
 
 
-@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])
 def test_a_password_over_tls_lets_every_client_in(broker: SecureKafka, mechanism: str) -> None:
-    """With SCRAM over TLS, all that this project does with Kafka works."""
+    """With a login over TLS, all that this project does with Kafka works."""
     _every_client_works(_scram(broker, mechanism))
 
 
@@ -195,3 +229,132 @@ def test_a_token_that_cannot_be_made_is_logged_and_refused(
     with log_lines(security) as lines, pytest.raises(ServiceError):
         KafkaAdmin(settings, timeout=3).topics()
     assert {"event": "kafka.token_failed", "error": "no credentials"}.items() <= lines[0].items()
+
+
+def test_a_token_of_an_openid_provider_lets_every_client_in(broker: SecureKafka) -> None:
+    """With client credentials, each kind of client gets a token with the scope, which the broker checks."""
+    with _provider(broker) as (server, _):
+        extras = {"KAFKA_OAUTH_SCOPE": "kafka.write", "KAFKA_OAUTH_EXTENSIONS": "logicalCluster=lkc-1,pool=a"}
+        _every_client_works(_with_tokens(broker, server, **extras))
+        assert len(server.asked) >= 7
+        assert {tuple(form["scope"]) for form in server.asked} == {("kafka.write",)}
+
+
+def test_the_systems_authorities_are_those_of_the_provider(
+    broker: SecureKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without KAFKA_OAUTH_CA_LOCATION its certificate is checked against the system's bundle."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(broker.authority))
+    with _provider(broker) as (server, _):
+        KafkaAdmin(_with_tokens(broker, server, KAFKA_OAUTH_CA_LOCATION="")).topics()
+
+
+class _Conversation:
+    """A producer and a consumer that live on, and what went from one to the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._topic = settings.topic("letters")
+        KafkaAdmin(settings).create(self._topic, partitions=1, replication=1, config={})
+        self.producer = EventProducer(settings, "test")
+        self.consumer = EventConsumer(settings, [self._topic], settings.kafka_consumer_group)
+        self._sent: list[bytes] = []
+        self._read: list[bytes] = []
+
+    def send(self) -> None:
+        """Produce one more record; it may wait for the brokers."""
+        self._sent.append(b"%d" % len(self._sent))
+        self.producer.produce(
+            OutgoingRecord(topic=self._topic, key=b"k", value=self._sent[-1]), lambda _: None
+        )
+
+    def has_all(self) -> bool:
+        """Whether each record was read, once and in order."""
+        self._read += [record.value or b"" for record in self.consumer.poll(10, 0.2)]
+        return self._read == self._sent
+
+    def answers(self) -> bool:
+        """Whether brokers answer the producer."""
+        try:
+            self.producer.check_topic(self._topic, 1)
+        except ServiceError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.producer.close(5)
+        self.consumer.close()
+
+
+def test_clients_outlive_their_tokens(broker: SecureKafka) -> None:
+    """Both bring a new token before the broker cuts the connection: no line of an outage, nothing lost."""
+    with _provider(broker, seconds=5) as (server, settings), log_lines(configuration) as lines:
+        talk = _Conversation(settings)
+        try:
+            began = len(server.asked)
+            # Four of each client, after the one that it began with.
+            wait_until(lambda: talk.has_all() and len(server.asked) >= began + 8, "the tokens are renewed")
+            talk.send()
+            wait_until(talk.has_all, "the record is read")
+        finally:
+            talk.close()
+    assert lines == []
+
+
+def test_a_provider_that_is_away_delays_records_and_loses_none(broker: SecureKafka) -> None:
+    """Its tokens end and brokers cut the connections; what was produced meanwhile arrives once it is back."""
+    with _provider(broker, seconds=3) as (server, settings):
+        talk = _Conversation(settings)
+        try:
+            talk.send()
+            wait_until(talk.has_all, "the first record is read")
+            server.ill = 400
+            wait_until(lambda: not talk.answers(), "the connections are cut")
+            talk.send()
+            server.ill = None
+            wait_until(talk.has_all, "the record is read")
+            assert server.refused
+        finally:
+            talk.close()
+
+
+PROVIDERS: dict[str, tuple[dict[str, str], type[ServiceError], str]] = {
+    "a wrong secret": (
+        {"KAFKA_OAUTH_CLIENT_SECRET": "wrong"},
+        ServiceRefusedError,
+        "KAFKA_OAUTH_CLIENT_SECRET",
+    ),
+    "a stranger's authority": (
+        {"KAFKA_OAUTH_CA_LOCATION": "stranger"},
+        ServiceRefusedError,
+        "KAFKA_OAUTH_CA_LOCATION",
+    ),
+    "a missing authority": (
+        {"KAFKA_OAUTH_CA_LOCATION": "/nowhere.pem"},
+        ServiceRefusedError,
+        "KAFKA_OAUTH_CA_LOCATION=/nowhere.pem",
+    ),
+    "a provider that is away": (
+        {"KAFKA_OAUTH_TOKEN_URL": "https://127.0.0.1:1/token"},
+        ServiceUnavailableError,
+        "Could not connect to server (start the token's server, or correct KAFKA_OAUTH_TOKEN_URL)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROVIDERS)
+def test_why_there_is_no_token_is_told(broker: SecureKafka, case: str) -> None:
+    """Waiting does not mend a refusal, but a provider that is away. Both errors name the setting."""
+    variables, kind, named = PROVIDERS[case]
+    variables = {name: {"stranger": str(broker.stranger)}.get(each, each) for name, each in variables.items()}
+    with _provider(broker) as (server, _), pytest.raises(kind) as raised:
+        KafkaAdmin(_with_tokens(broker, server, **variables), timeout=2).topics()
+    assert named in str(raised.value)
+    assert PASSWORD not in str(raised.value)
+
+
+def test_a_token_that_another_provider_signed_is_refused(broker: SecureKafka) -> None:
+    """The broker checks the signature: the client is not let in."""
+    with _provider(broker) as (server, settings):
+        server.signer = Signer("tests")
+        with pytest.raises(ServiceRefusedError, match="KAFKA_OAUTH"):
+            KafkaAdmin(settings, timeout=PATIENCE).topics()

@@ -20,7 +20,8 @@ from pipeline.infra.queuepolicy import tls_only_policy
 from pipeline.jobs import Pass, TableReport, WriteCapacity
 from pipeline.kafka import Cluster, Member, PartitionState, consumer_configuration, producer_configuration
 from pipeline.observe.topics import GroupReport
-from pipeline.settings import Settings
+from pipeline.settings import Settings, load_settings
+from tests.unit.test_settings import REQUIRED, TOKENS
 
 SETTINGS = Settings(
     service_name="orders",
@@ -43,6 +44,7 @@ def facts(settings: Settings = SETTINGS, environ: dict[str, str] | None = None, 
         ("kafka.acks-all", "producer", {"acks": "1"}),
         ("kafka.manual-commit", "consumer", {"enable.auto.commit": True}),
         ("kafka.manual-commit", "consumer", {"enable.auto.offset.store": True}),
+        ("kafka.read-committed", "consumer", {"isolation.level": "read_uncommitted"}),
         ("kafka.cooperative-sticky", "consumer", {"partition.assignment.strategy": "range"}),
         ("kafka.max-poll-interval", "consumer", {"max.poll.interval.ms": 10_000}),
         ("kafka.client-id", "producer", {"client.id": "orders"}),
@@ -65,10 +67,20 @@ def test_a_client_made_wrongly_fails_its_line(line: str, client: str, change: di
     assert str(next(iter(change.values()))) in found.evidence
 
 
+def test_the_line_of_tls_tells_the_login() -> None:
+    """Mechanism and the address of the tokens, never a secret."""
+    settings = load_settings({**REQUIRED, **TOKENS})
+    known: dict[str, Any] = {"cluster": Cluster(brokers={1: "broker:9094"}, topics={})}
+    producer = producer_configuration(settings, "worker")
+    evidence = CHECKS["kafka.tls"](facts(settings, producer=producer, **known)).evidence
+    assert "KAFKA_SASL_MECHANISM=OAUTHBEARER, tokens from https://login.example.org/token" in evidence
+    assert TOKENS["KAFKA_OAUTH_CLIENT_SECRET"] not in evidence
+
+
 def test_the_lines_are_the_checklists() -> None:
-    """Fifteen, thirteen and thirteen, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [15, 13, 41]
-    assert len({item.id for item in ITEMS}) == 41
+    """Sixteen, thirteen and thirteen, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [16, 13, 42]
+    assert len({item.id for item in ITEMS}) == 42
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pipeline.infra.export import cloudformation, labels, terraform
 from pipeline.infra.needs import queue_needs, topic_needs
 from pipeline.infra.queuepolicy import is_tls_only
 from pipeline.settings import Settings, load_settings
-from tests.unit.test_settings import REQUIRED, SCRAM
+from tests.unit.test_settings import REQUIRED, SCRAM, TOKENS
 
 SCHEMAS = json.loads((Path(__file__).parents[1] / "data" / "terraform-aws.json").read_text())
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/0f7a5b3c-1d2e-4f60-8a9b-c0d1e2f3a4b5"
@@ -202,6 +202,15 @@ def test_no_secret_is_exported(registry: Registry) -> None:
     assert SCRAM["KAFKA_SASL_PASSWORD"] not in exported
     assert SCRAM["KAFKA_SASL_USERNAME"] not in exported
     assert "scram-sha512" in exported
+
+
+def test_a_provider_of_tokens_is_exported_without_its_secret(registry: Registry) -> None:
+    """Terraform's provider gets tokens from the same address; id and secret are in its own environment."""
+    kafka = terraform(_settings(**TOKENS, KAFKA_OAUTH_SCOPE="read write"), registry)["provider"]["kafka"]
+    assert kafka["sasl_mechanism"] == "oauthbearer"
+    assert kafka["sasl_token_url"] == TOKENS["KAFKA_OAUTH_TOKEN_URL"]
+    assert kafka["sasl_oauth_scopes"] == ["read", "write"]
+    assert TOKENS["KAFKA_OAUTH_CLIENT_SECRET"] not in json.dumps(kafka)
 
 
 def _terraform(folder: Path, *arguments: str, stdin: str = "") -> str:

@@ -12,7 +12,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.kafka.security import security_configuration
 from pipeline.services.environment import service_environment
 from pipeline.settings import Settings, load_settings
-from tests.unit.test_settings import CERTIFICATE, REQUIRED, SCRAM
+from tests.unit.test_settings import CERTIFICATE, REQUIRED, SCRAM, TOKENS
 
 MSK = {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}
 
@@ -39,6 +39,24 @@ def test_each_setting_has_its_property() -> None:
         "sasl.mechanism": "SCRAM-SHA-512",
         "sasl.username": "alice",
         "sasl.password": "hunter2",
+    }
+
+
+def test_a_provider_of_tokens_has_its_properties() -> None:
+    """Address, client, scope and extensions reach librdkafka; its server is checked by its own authority."""
+    more = {"KAFKA_OAUTH_SCOPE": "kafka", "KAFKA_OAUTH_EXTENSIONS": "logicalCluster=lkc-1,identityPoolId=p"}
+    settings = _settings(**TOKENS, **more, SSL_CA_LOCATION="brokers.pem", KAFKA_OAUTH_CA_LOCATION="own.pem")
+    assert security_configuration(settings) == {
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": "brokers.pem",
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": "https://login.example.org/token",
+        "sasl.oauthbearer.client.id": "orders",
+        "sasl.oauthbearer.client.secret": "hunter2",
+        "sasl.oauthbearer.scope": "kafka",
+        "sasl.oauthbearer.extensions": "logicalCluster=lkc-1,identityPoolId=p",
+        "https.ca.location": "own.pem",
     }
 
 

@@ -97,6 +97,15 @@ SCRAM = {
     "KAFKA_SASL_USERNAME": "alice",
     "KAFKA_SASL_PASSWORD": "hunter2",
 }
+TOKENS = {
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
+    "KAFKA_OAUTH_TOKEN_URL": "https://login.example.org/token",
+    "KAFKA_OAUTH_CLIENT_ID": "orders",
+    "KAFKA_OAUTH_CLIENT_SECRET": "hunter2",
+}
+#: A provider on this machine needs no TLS.
+LOCAL = {"KAFKA_OAUTH_TOKEN_URL": "http://127.0.0.1:8080/token"}
 CERTIFICATE = {"SSL_CERTIFICATE_LOCATION": "client.pem", "SSL_KEY_LOCATION": "client.key"}
 
 
@@ -108,7 +117,21 @@ CERTIFICATE = {"SSL_CERTIFICATE_LOCATION": "client.pem", "SSL_KEY_LOCATION": "cl
         ({"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT", "KAFKA_SASL_USERNAME": "a"}, "it is PLAINTEXT"),
         (SCRAM | {"KAFKA_SASL_PASSWORD": ""}, "needs KAFKA_SASL_USERNAME and KAFKA_SASL_PASSWORD"),
         (SCRAM | {"KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}, "takes no KAFKA_SASL_USERNAME"),
-        (SCRAM | {"KAFKA_SASL_MECHANISM": "PLAIN"}, "SCRAM-SHA-512"),
+        (SCRAM | {"KAFKA_SASL_MECHANISM": "GSSAPI"}, "SCRAM-SHA-512"),
+        (
+            SCRAM | {"KAFKA_SASL_MECHANISM": "PLAIN", "KAFKA_SASL_USERNAME": ""},
+            "PLAIN needs KAFKA_SASL_USERN",
+        ),
+        (TOKENS | {"KAFKA_OAUTH_CLIENT_ID": ""}, "needs KAFKA_OAUTH_TOKEN_URL, KAFKA_OAUTH_CLIENT_ID"),
+        (TOKENS | {"KAFKA_SASL_PASSWORD": "hunter2"}, "OAUTHBEARER takes no KAFKA_SASL_USERNAME"),
+        (
+            TOKENS | {"KAFKA_SECURITY_PROTOCOL": "SSL", "KAFKA_SASL_MECHANISM": ""},
+            "need KAFKA_SECURITY_PROTOCOL",
+        ),
+        (TOKENS | {"KAFKA_OAUTH_TOKEN_URL": "http://login.example.org/token"}, "use https://"),
+        (TOKENS | {"KAFKA_OAUTH_TOKEN_URL": "ftp://127.0.0.1/token"}, "use https://"),
+        (TOKENS | {"KAFKA_OAUTH_EXTENSIONS": "logicalCluster"}, "KAFKA_OAUTH_EXTENSIONS=logicalCluster"),
+        (SCRAM | {"KAFKA_OAUTH_SCOPE": "kafka"}, "KAFKA_OAUTH_SCOPE with KAFKA_SASL_MECHANISM=SCRAM-SHA-512"),
         ({"SSL_CERTIFICATE_LOCATION": "client.pem"}, "SSL_KEY_LOCATION need each other"),
         ({"SSL_KEY_PASSWORD": "hunter2"}, "SSL_KEY_PASSWORD needs SSL_KEY_LOCATION"),
         (CERTIFICATE | {"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, "SSL or SASL_SSL, it is PLAINTEXT"),
@@ -165,7 +188,7 @@ def test_a_registry_whose_security_fits_is_taken(variables: dict[str, str]) -> N
     load_settings({**REQUIRED, **variables})
 
 
-@pytest.mark.parametrize("variables", [{}, SCRAM, CERTIFICATE, SCRAM | CERTIFICATE])
+@pytest.mark.parametrize("variables", [{}, SCRAM, CERTIFICATE, SCRAM | CERTIFICATE, TOKENS, TOKENS | LOCAL])
 def test_security_that_fits_together_is_taken(variables: dict[str, str]) -> None:
     """TLS alone, a password over it, a client certificate, or both."""
     load_settings({**REQUIRED, **variables})
