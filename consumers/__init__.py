@@ -1,4 +1,5 @@
-"""The Kafka side of this service: its bridge, and how topics of other producers become its events.
+"""The Kafka side of this service: how topics of others become its events, and its bridge.
 
-A topic whose records are JSON with the entity as the key needs no code here: a stage consumes it directly.
+Each module here may define consumers (``@consumer``); all are loaded beside ``tasks``. A topic whose records
+are JSON events with the entity as the key needs none: a stage consumes it directly.
 """

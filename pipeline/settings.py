@@ -63,6 +63,8 @@ class Settings(BaseModel):
     # ─── Service identity ───
     service_name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
     task_modules: tuple[str, ...] = ("tasks",)
+    #: None: ``consumers`` beside ``tasks``, if there is such a package.
+    consumer_modules: tuple[str, ...] | None = None
 
     # ─── Kafka ───
     kafka_bootstrap_servers: str
@@ -176,7 +178,7 @@ class Settings(BaseModel):
     trace_url: str | None = Field(default=None, pattern=r"^https?://[^\s]*\{job_id\}[^\s]*$")
     sentry_dsn: SecretStr | None = None
 
-    @field_validator("task_modules", "control_commands", mode="before")
+    @field_validator("task_modules", "consumer_modules", "control_commands", mode="before")
     @classmethod
     def _split_names(cls, value: Any) -> Any:
         return tuple(name for name in re.split(r"[,\s]+", value) if name) if isinstance(value, str) else value
@@ -223,6 +225,12 @@ class Settings(BaseModel):
         return self
 
     @property
+    def brokers_are_here(self) -> bool:
+        """Whether all brokers that are named are on this machine."""
+        servers = (each.strip().rpartition("://")[2] for each in self.kafka_bootstrap_servers.split(","))
+        return all(is_loopback(urlsplit(f"//{server}").hostname) for server in servers)
+
+    @property
     def task_queue(self) -> str:
         """The name of the task queue, as in Celery's ``-Q`` and a stage's ``queue``."""
         return self.sqs_task_queue_url.rsplit("/", 1)[1]
@@ -246,8 +254,14 @@ class Settings(BaseModel):
     def topic(self, name: str) -> str:
         """Return the Kafka topic of a logical name: ``KAFKA_TOPIC_<NAME>``, or its default."""
         defaults = {name: f"{self.service_name}-{name}" for name in (ERRORS_TOPIC, DLQ_TOPIC)}
-        variable = topic_variable(name).removeprefix(TOPIC_VARIABLE)
-        return self.topics.get(variable) or self.topic_prefix + defaults.get(name, name)
+        return self._mapped(name) or self.topic_prefix + defaults.get(name, name)
+
+    def topic_of_others(self, name: str) -> str:
+        """Return the Kafka topic that a consumer reads: ``KAFKA_TOPIC_<NAME>``, or the name as it is."""
+        return self._mapped(name) or name
+
+    def _mapped(self, name: str) -> str | None:
+        return self.topics.get(topic_variable(name).removeprefix(TOPIC_VARIABLE))
 
 
 def topic_variable(name: str) -> str:

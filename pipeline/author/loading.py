@@ -1,4 +1,4 @@
-"""Loading of stages: imports the modules of TASK_MODULES, which registers their stages."""
+"""Loading of stages and consumers: imports their modules, which registers them."""
 
 import importlib
 import importlib.util
@@ -12,13 +12,20 @@ from pathlib import Path
 from pipeline.author.registry import REGISTRY, Registry
 from pipeline.errors import ConfigurationError, PipelineError
 
+#: The packages of a service that names none. That of consumers may be missing; it goes with that of stages,
+#: as its events are those of these stages.
+DEFAULT_TASKS, DEFAULT_CONSUMERS = "tasks", "consumers"
+
 #: Characters of another library's error that a message quotes.
 QUOTED = 300
 
 
-def load_stages(modules: Iterable[str], folder: Path | None = None) -> Registry:
+def load_stages(
+    modules: Iterable[str], folder: Path | None = None, consumers: Iterable[str] | None = ()
+) -> Registry:
     """Import each module, and all modules of each package; check the stages; return the registry.
 
+    ``consumers``: the modules of consumers; None for ``consumers`` beside ``tasks``, if there is one.
     ``folder`` becomes the first entry of ``sys.path`` and stays there, for imports of running stages. With
     DJANGO_SETTINGS_MODULE set, Django is set up first, as Celery does it in a worker. Raises
     ``ConfigurationError`` for a module that cannot be imported, ``StageDefinitionError`` for a stage that
@@ -27,8 +34,14 @@ def load_stages(modules: Iterable[str], folder: Path | None = None) -> Registry:
     if folder is not None and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     set_up_django()
+    modules = tuple(modules)
     for name in modules:
-        _load(name, f"TASK_MODULES names {name!r}, which")
+        _load(name, f"TASK_MODULES names {name!r}, which", "TASK_MODULES (default: tasks)")
+    if consumers is None:
+        is_there = DEFAULT_TASKS in modules and importlib.util.find_spec(DEFAULT_CONSUMERS)
+        consumers = [DEFAULT_CONSUMERS] if is_there else []
+    for name in consumers:
+        _load(name, f"CONSUMER_MODULES names {name!r}, which", "CONSUMER_MODULES")
     REGISTRY.check()
     return REGISTRY
 
@@ -61,7 +74,7 @@ def import_error(subject: str, error: BaseException) -> ConfigurationError:
     return ConfigurationError(f"{subject} cannot be imported: {cause}{place}")
 
 
-def _load(name: str, subject: str) -> None:
+def _load(name: str, subject: str, setting: str) -> None:
     try:
         module = importlib.import_module(name)
     except PipelineError:
@@ -72,10 +85,10 @@ def _load(name: str, subject: str) -> None:
             raise import_error(subject, error) from error
         raise ConfigurationError(
             f"{subject} is not there: no module {error.name!r} in {Path.cwd()}, and none is installed. "
-            "Name your own packages in TASK_MODULES (default: tasks), or start in the folder they are in."
+            f"Name your own packages in {setting}, or start in the folder they are in."
         ) from error
     except (Exception, SystemExit) as error:
         raise import_error(subject, error) from error
     for inner in pkgutil.iter_modules(getattr(module, "__path__", ()), f"{name}."):
         if not inner.name.endswith(".__main__"):
-            _load(inner.name, f"{subject} holds {inner.name!r}, which")
+            _load(inner.name, f"{subject} holds {inner.name!r}, which", setting)

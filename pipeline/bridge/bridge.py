@@ -1,8 +1,8 @@
 """The bridge: polls events, hands their tasks to a delivery, and commits what is delivered.
 
-One thread polls and commits; the delivery has threads of its own. No user code runs here. An offset is
-committed only when everything before it is delivered. A crash anywhere repeats events, and their tasks have
-the same ids as the first time.
+One thread polls, runs consumers and commits; the delivery has threads of its own. No other user code runs
+here. An offset is committed only when everything before it is delivered. A crash anywhere repeats events, and
+their tasks have the same ids as the first time.
 """
 
 import math
@@ -10,16 +10,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import structlog
 
+from pipeline.author.consumers import Consumer
+from pipeline.bridge.backlog import Backlog
+from pipeline.bridge.consuming import Consuming
 from pipeline.bridge.delivery import Delivery
 from pipeline.bridge.gauges import Gauges
 from pipeline.bridge.knownplans import KnownPlans
+from pipeline.bridge.offsets import Ticket
 from pipeline.bridge.outbox import entries_of
 from pipeline.bridge.pulse import Pulse
 from pipeline.bridge.throttle import MAX_AGE, Throttle
-from pipeline.bridge.translator import Translator
+from pipeline.bridge.translator import EventTasks, Rejection, Translator
 from pipeline.errors import ServiceError, ServiceRefusedError
 from pipeline.kafka import EventConsumer, Partition, ReceivedRecord, Restart
 from pipeline.settings import Settings
@@ -33,6 +38,10 @@ POLL_RECORDS, POLL_SECONDS = 500, 0.2
 #: Seconds until the limits are looked at again where no more may be taken: at most a few hundred events are
 #: delivered in that time.
 FULL_SECONDS = 0.05
+
+#: Seconds that taking what was polled may last before the next turn: how late a commit, a stop or a poll may
+#: be where consumers run long.
+TURN_SECONDS = 1.0
 
 #: Seconds between commits, and where a partition is half way to its span (``throttle.MAX_SPAN``).
 COMMIT_EVERY, COMMIT_SOON = 1.0, 0.1
@@ -67,10 +76,13 @@ class Bridge:
         topics: Iterable[str],
         delivery: Delivery,
         pulse: Pulse,
+        consumers: Iterable[Consumer[Any, Any]] = (),
     ) -> None:
-        """``topics``: the logical names of those to consume. The bridge starts and closes ``delivery``."""
+        """``topics``: the logical names of those of stages. The bridge starts and closes ``delivery``."""
         self._settings = settings
-        self._translator = Translator(settings, plans, topics)
+        self._consuming = Consuming(settings, consumers)
+        self._translator = Translator(settings, plans, topics, self._consuming)
+        self._backlog = Backlog()
         self._delivery = delivery
         self._tracker, self._usage = delivery.tracker, delivery.usage
         self._throttle = Throttle(
@@ -78,6 +90,7 @@ class Bridge:
         )
         self._gauges = Gauges(self._tracker, self._usage, self._translator.topics, ages=delivery.quick)
         self._pulse = pulse
+        pulse.held_up = self._consuming.running
         self._stop = threading.Event()
         self._asked_at = 0.0
         self._next_report = 0.0
@@ -89,11 +102,13 @@ class Bridge:
         """
         self._stop = stop
         self._delivery.start()
+        self._consuming.start()
         metrics.at_scrape("bridge", self._gauges.show)
         try:
             self._consume_with_patience(time.monotonic() + GRACE)
         finally:
             self._pulse.stop()
+            self._consuming.close()
             self._delivery.close()
         if self._delivery.failure:
             raise self._delivery.failure
@@ -125,12 +140,8 @@ class Bridge:
         try:
             while not self._stop.is_set() and self._delivery.failure is None:
                 self._throttle.apply(self._consumer)
-                if self._throttle.full:
-                    time.sleep(FULL_SECONDS)
-                    # The answer to a commit, which may make room, comes in a poll.
-                    self._take_all(self._consumer.poll(1, 0))
-                else:
-                    self._take_all(self._consumer.poll(POLL_RECORDS, POLL_SECONDS))
+                self._poll()
+                self._take_all()
                 self._delivery.tick()
                 self._commit_when_due()
                 self._report_when_due()
@@ -141,29 +152,49 @@ class Bridge:
             self._finish()
         finally:
             # Before closing: the callback inside would wait for a delivery that may have ended.
-            self._tracker.revoke(self._tracker.partitions())
+            self._forget(self._tracker.partitions())
             self._consumer.close()
             log.info("bridge.stopped", events=self._usage.passed)
 
-    def _take_all(self, records: Sequence[ReceivedRecord]) -> None:
-        for record in records:
-            self._take(record)
-        self._tracker.reach(self._consumer.take_ends())
+    def _poll(self) -> None:
+        """Poll what may be taken now, or as good as nothing."""
+        if self._throttle.full or self._usage.is_full():
+            time.sleep(FULL_SECONDS)
+        if self._throttle.full or self._backlog:
+            # The answer to a commit, which may make room, comes in a poll; and who polls stays a member.
+            records = self._consumer.poll(1, 0)
+        else:
+            records = self._consumer.poll(POLL_RECORDS, POLL_SECONDS)
+        self._backlog.add(records, self._consumer.take_ends())
         for topic, polled in Counter(record.topic for record in records).items():
             metrics.EVENTS_POLLED.labels(topic).inc(polled)
+
+    def _take_all(self) -> None:
+        """Take what was polled, as far as there is room and time."""
+        until = time.monotonic() + TURN_SECONDS
+        for record in self._backlog.take():
+            self._take(record)
+            if self._usage.is_full() or time.monotonic() > until:
+                break
+        self._tracker.reach(self._backlog.take_ends())
 
     def _take(self, record: ReceivedRecord) -> None:
         ticket = self._tracker.take(Partition(record.topic, record.partition), record.offset)
         if ticket is None:
             return
-        content = self._translator.translate(record)
-        if content is None:
-            metrics.TOMBSTONES.labels(record.topic).inc()
+        contents = self._translator.translate(record)
+        if not contents:
             self._tracker.settle(ticket)
             return
+        self._tracker.divide(ticket, len(contents))
         size = len(record.value or b"") + len(record.key or b"")
-        self._usage.add(size)
+        for content in contents:
+            self._put(content, ticket, size // len(contents) + content.made_bytes)
+
+    def _put(self, content: EventTasks | Rejection, ticket: Ticket, size: int) -> None:
+        """Hand one event of a record to the delivery; ``size``: bytes held for it."""
         settings = self._settings
+        self._usage.add(size)
         entries = entries_of(content, ticket, size, settings.kafka_consumer_group, settings.task_queue)
         for entry in entries:
             self._delivery.put(entry)
@@ -214,6 +245,7 @@ class Bridge:
     def _on_assigned(self, partitions: list[Partition]) -> None:
         log.info("bridge.assigned", partitions=_names(partitions))
         self._delivery.on_assigned(partitions)
+        self._backlog.drop(partitions)
         self._tracker.assign(partitions)
         self._throttle.forget(partitions)
 
@@ -224,7 +256,7 @@ class Bridge:
             self._delivery.drain(held, REVOKE_WAIT)
             self._commit(held)
         log.info("bridge.revoked", partitions=_names(partitions))
-        self._tracker.revoke(partitions)
+        self._forget(partitions)
         self._throttle.forget(partitions)
         if held:
             self._delivery.resume()
@@ -232,7 +264,7 @@ class Bridge:
     def _on_lost(self, partitions: list[Partition]) -> None:
         """Forget partitions that another member has already: nothing of them may be committed."""
         log.warning("bridge.lost", partitions=_names(partitions))
-        self._tracker.revoke(partitions)
+        self._forget(partitions)
         self._throttle.forget(partitions)
 
     def _on_restarted(self, restart: Restart) -> None:
@@ -242,7 +274,15 @@ class Bridge:
         metrics.EVENTS_EXPIRED.labels(topic).inc(restart.lost)
         self._throttle.forget([restart.partition])
         if restart.reason != "expired":
+            # They were read before, so they count with those in flight.
+            for record in self._backlog.take_of(restart.partition):
+                self._take(record)
             self._tracker.restart(restart.partition)
+
+    def _forget(self, partitions: Iterable[Partition]) -> None:
+        """Drop partitions that are given away, with what was polled of them and not taken."""
+        self._backlog.drop(list(partitions))
+        self._tracker.revoke(partitions)
 
     def _report_when_due(self) -> None:
         now = time.monotonic()

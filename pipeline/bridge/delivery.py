@@ -3,9 +3,11 @@
 import functools
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, ClassVar
 
+from pipeline.author.consumers import Consumer
+from pipeline.bridge.consuming import fed_by
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.offsets import OffsetTracker
 from pipeline.bridge.outbox import REJECTED, UNPLANNED, Entry, Outbox, task_entries
@@ -311,11 +313,14 @@ class SqsDelivery(Delivery):
         self._depths = depths
 
     @classmethod
-    def make(cls, settings: Settings, plans: KnownPlans) -> "SqsDelivery":
+    def make(
+        cls, settings: Settings, plans: KnownPlans, consumers: Iterable[Consumer[Any, Any]] = ()
+    ) -> "SqsDelivery":
         """Return the delivery of a service's bridge."""
         patience, producer, client = Patience(), EventProducer(settings, "bridge"), sqs_client(settings)
         ledger = Ledger(settings, JobStore(settings), producer, patience)
-        rejects = Rejects(settings, plans, ledger)
+        fed = fed_by(settings, consumers)
+        rejects = Rejects(settings, plans, ledger, fed)
         queue_named = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
         return cls(
             queue_named,
@@ -326,7 +331,7 @@ class SqsDelivery(Delivery):
             producer,
             plans,
             settings.task_queue,
-            QueueDepths(settings, plans, queue_named),
+            QueueDepths(settings, plans, queue_named, fed),
         )
 
     def start(self) -> None:

@@ -71,6 +71,14 @@ class KnownPlans:
             return known.plans[plan_id]
         return known.beginning.get((topic, tombstone), _NOTHING)
 
+    def beginning_here(self, topic: str) -> JobPlan:
+        """Return the plan of a job that an event of a consumer of this process begins now.
+
+        Its own deployment's where the current one has no stage on ``topic``: consumers are of its version.
+        """
+        plan = self.beginning(topic)
+        return plan if plan.stages else plan_from(self._own, topic)
+
     def take_tombstones(self, topic: str) -> bool:
         """Whether a stage of any deployment asks for tombstones on ``topic``."""
         return any(route.tombstones and route.consumes == topic for route in self._known.newest.values())

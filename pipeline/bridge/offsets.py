@@ -82,9 +82,19 @@ class OffsetTracker:
             if partition in self._assigned:
                 self._assigned[partition] = _Assignment()
 
+    def divide(self, ticket: Ticket, events: int) -> None:
+        """Let a record be settled with the last of its ``events``; called before the first of them can be."""
+        with self._lock:
+            if events > 1:
+                ticket.assignment.unsettled[ticket.offset] = events
+
     def settle(self, ticket: Ticket) -> None:
         """Mark an event as settled: it is a task, or on the DLQ topic."""
         with self._lock:
+            left = ticket.assignment.unsettled.pop(ticket.offset, 1) - 1
+            if left:
+                ticket.assignment.unsettled[ticket.offset] = left
+                return
             ticket.assignment.settled.add(ticket.offset)
             self._lock.notify_all()
 
@@ -142,6 +152,8 @@ class _Assignment:
         #: Offset and moment of each, in order. Offsets may have gaps: compaction, transactions.
         self.taken: deque[tuple[int, float]] = deque()
         self.settled: set[int] = set()
+        #: By offset, the events that are not settled of a record that became several.
+        self.unsettled: dict[int, int] = {}
         #: Events taken in all.
         self.count = 0
         #: All events before this offset were taken.

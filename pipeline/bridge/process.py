@@ -21,7 +21,7 @@ from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.pulse import Pulse
 from pipeline.deadletters.periodicsweep import periodic_sweep
 from pipeline.errors import ConfigurationError, PipelineError
-from pipeline.infra.startchecks import check_start
+from pipeline.infra.startchecks import check_start, check_topics_of_others
 from pipeline.kafka import KafkaAdmin
 from pipeline.observe.embedded import serve_health
 from pipeline.settings import Settings
@@ -45,10 +45,10 @@ def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
         if __name__ == "__main__":
             run(app)
 
-    It loads the stages of TASK_MODULES, checks topics, queues and table, serves health on HEALTH_PORT, sweeps
-    for jobs that stopped moving, and consumes as one member of KAFKA_CONSUMER_GROUP. ``app`` is the app of
-    ``pipeline.celery``. ``stop``: return once it is set, with what is done committed; without it SIGTERM and
-    SIGINT stop the bridge.
+    It loads the stages of TASK_MODULES and the consumers of CONSUMER_MODULES, checks topics, queues and
+    table, serves health on HEALTH_PORT, sweeps for jobs that stopped moving, and consumes as one member of
+    KAFKA_CONSUMER_GROUP. ``app`` is the app of ``pipeline.celery``. ``stop``: return once it is set, with
+    what is done committed; without it SIGTERM and SIGINT stop the bridge.
 
     Ends the process (``SystemExit``) with one line on stderr when it cannot go on: exit code 2 for a
     configuration that must change, 1 for a service that refuses. With USE_SQS_TASK_PROCESSING=false there is
@@ -68,7 +68,9 @@ def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
             periodic_sweep(settings, REGISTRY),
             agreed(settings) as (plans, topics),
         ):
-            Bridge(settings, plans, topics, SqsDelivery.make(settings, plans), pulse).run(stop)
+            consumers = REGISTRY.consumers.values()
+            delivery = SqsDelivery.make(settings, plans, consumers)
+            Bridge(settings, plans, topics, delivery, pulse, consumers).run(stop)
 
     run_process(app, send, stop)
 
@@ -102,6 +104,7 @@ def checked(settings: Settings, pulse: Pulse) -> Iterator[None]:
         )
     with serve_health(settings, REGISTRY, pulse.stuck):
         check_start(settings, REGISTRY)
+        check_topics_of_others(settings, REGISTRY)
         yield
 
 

@@ -14,6 +14,8 @@ class Pulse:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        #: Returns what the loop is held up by, if it is known.
+        self.held_up: Callable[[], str | None] = lambda: None
         self._turned_at: float | None = None
         self._unanswered = 0.0
 
@@ -31,7 +33,8 @@ class Pulse:
         if turned_at is None:
             return None
         if (still := self._clock() - turned_at) > STUCK_AFTER:
-            return f"the bridge's loop has not turned for {still:.0f} s"
+            why = self.held_up()
+            return f"the bridge's loop has not turned for {still:.0f} s" + (f": {why}" if why else "")
         if self._unanswered > STUCK_AFTER:
             return f"the Kafka client has not answered a commit for {self._unanswered:.0f} s"
         return None

@@ -6,7 +6,8 @@ tasks are sent.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 import structlog
 
@@ -31,8 +32,18 @@ DEPTH_EVERY = 10.0
 class QueueDepths:
     """Asks for the depths on a thread of its own. Any thread may read ``deep_topics``."""
 
-    def __init__(self, settings: Settings, plans: KnownPlans, queue_named: Callable[[str], SqsQueue]) -> None:
-        """``queue_named`` returns a queue by its name. All deployments in ``plans`` count."""
+    def __init__(
+        self,
+        settings: Settings,
+        plans: KnownPlans,
+        queue_named: Callable[[str], SqsQueue],
+        fed: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
+        """``queue_named`` returns a queue by its name. All deployments in ``plans`` count.
+
+        ``fed``: by Kafka topic of others, the logical topics whose stages take what consumers make of it.
+        """
+        self._fed = fed
         self._settings = settings
         self._plans = plans
         self._queue_named = queue_named
@@ -64,10 +75,14 @@ class QueueDepths:
 
     def _feeds(self) -> Mapping[str, frozenset[str]]:
         """Return the names of the queues that each Kafka topic feeds."""
-        queues = self._plans.queues()
-        return {
-            self._settings.topic(topic): frozenset(name or self._settings.task_queue for name in names)
-            for topic, names in queues.items()
+        task_queue = self._settings.task_queue
+        queues = {
+            topic: frozenset(name or task_queue for name in names)
+            for topic, names in self._plans.queues().items()
+        }
+        return {self._settings.topic(topic): names for topic, names in queues.items()} | {
+            topic: frozenset().union(*(queues.get(name, ()) for name in names))
+            for topic, names in self._fed.items()
         }
 
     def _is_deep(self, name: str, new: dict[str, int]) -> bool:

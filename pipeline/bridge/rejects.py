@@ -1,7 +1,7 @@
 """The way of rejected events: to the DLQ topic and the errors topic, and as a failure into their jobs."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -28,8 +28,12 @@ log = structlog.get_logger(__name__)
 class Rejects:
     """Buries rejected events. Threads may share it."""
 
-    def __init__(self, settings: Settings, plans: KnownPlans, ledger: Ledger) -> None:
+    def __init__(
+        self, settings: Settings, plans: KnownPlans, ledger: Ledger, others: Container[str] = ()
+    ) -> None:
+        """``others``: the topics of others that consumers read."""
         self._settings = settings
+        self._others = others
         self._plans = plans
         self._ledger = ledger
         self._sentry = Sentry(settings)
@@ -74,7 +78,13 @@ class Rejects:
             topic=self._settings.topic(DLQ_TOPIC),
             key=source.key,
             value=source.value,
-            headers=encode_headers(source.headers, _failure(rejection), at, _redrive_of(source)),
+            headers=encode_headers(
+                source.headers,
+                _failure(rejection),
+                at,
+                _redrive_of(source),
+                consumed=source.topic in self._others,
+            ),
         )
 
     def _error(self, rejection: Rejection) -> tuple[str, ErrorEvent]:
@@ -103,13 +113,15 @@ class Rejects:
                 StageRef(job_id=rejection.job_id, stage=route.name),
                 replace(failure, task_id=_task_id(rejection, route.name)),
             )
-            for route in self._plans.routes(plan, self._logical(rejection.record.topic))
-            if rejection.stage in (None, route.name)
-            and (rejection.record.value is not None or route.tombstones)
+            for route in self._plans.routes(plan, self._logical(rejection))
+            if rejection.concerns(route)
         ]
 
-    def _logical(self, topic: str) -> str:
-        """Return the logical name of one of the topics that are consumed."""
+    def _logical(self, rejection: Rejection) -> str:
+        """Return the logical topic of an event: of one that a consumer made, its type."""
+        if rejection.consumer is not None and rejection.event is not None:
+            return rejection.event.type
+        topic = rejection.record.topic
         return next(name for name in self._plans.topics if self._settings.topic(name) == topic)
 
     def _log(self, rejection: Rejection) -> None:
@@ -117,6 +129,7 @@ class Rejects:
         fields = {
             "job_id": rejection.job_id,
             "stage": rejection.stage,
+            "consumer": rejection.consumer,
             "entity_id": _entity(rejection.record),
             **_place(rejection.record),
         }

@@ -1,4 +1,6 @@
-"""Replay: sends one stage's tasks again for events that its topic still has, outside the consumer group.
+"""Replay: sends one stage's tasks again for events that Kafka still has, outside the consumer group.
+
+They are on the stage's topic, and on the topics of others whose consumers make events for it.
 
 The tasks have the ids they had, so done tasks stay done. A replay that runs them again has an id of its own:
 each event then counts as a new one, with a task, a job and everything downstream of its own.
@@ -16,8 +18,10 @@ from typing import Any, Literal
 
 import structlog
 
+from pipeline.author.consumers import Consumer
 from pipeline.author.registry import Registry
 from pipeline.author.stages import Stage
+from pipeline.bridge.consuming import Consuming
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.queuedepths import MAX_DEPTH
 from pipeline.bridge.translator import Translator, event_of
@@ -36,6 +40,7 @@ from pipeline.wire import identity, taskmessage
 from pipeline.wire.events import Event
 from pipeline.wire.plans import plan_from_stage
 from pipeline.wire.taskmessage import TaskMessage
+from pipeline.worker.child.outcome import failed
 
 log = structlog.get_logger(__name__)
 
@@ -89,8 +94,10 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One record in the window."""
+    """One event in the window, or a record that is none."""
 
+    #: The Kafka topic that it was read from.
+    topic: str
     partition: int
     offset: int
     #: Its timestamp on Kafka, in seconds since 1970.
@@ -123,6 +130,7 @@ class Replayed:
             "job_id": found.job_id,
             "event_id": found.event.id if found.event else None,
             "entity_id": found.event.entity_id if found.event else None,
+            "topic": found.topic,
             "partition": found.partition,
             "offset": found.offset,
             "time": datetime.fromtimestamp(found.written_at, UTC).isoformat(),
@@ -149,7 +157,10 @@ class Replay:
         self._settings = settings
         self._stage = stage
         self._again = again
-        self._translator = Translator(settings, KnownPlans(registry.routes), registry.consumed_topics)
+        self._consuming = Consuming(settings, registry.consumers_to(stage.consumes))
+        self._translator = Translator(
+            settings, KnownPlans(registry.routes), registry.consumed_topics, self._consuming
+        )
         self._plan = plan_from_stage(registry.routes, stage.route)
         self._patience = Patience()
         client = sqs_client(settings)
@@ -163,9 +174,9 @@ class Replay:
         self.has_begun = False
 
     @property
-    def topic(self) -> str:
-        """The topic that is read, by its name on Kafka."""
-        return self._settings.topic(self._stage.consumes)
+    def topics(self) -> tuple[str, ...]:
+        """The topics that are read, by their names on Kafka: the stage's, and those of its consumers."""
+        return (self._settings.topic(self._stage.consumes), *self._consuming.topics)
 
     def run(self, window: Window, *, dry: bool) -> Iterator[Replayed]:
         """Replay the window; ``dry``: only report what would be sent. Waits for services that are away.
@@ -191,33 +202,67 @@ class Replay:
     def _find(self, window: Window) -> Iterator[Found]:
         # Kafka knows no parts of a millisecond.
         begin, end = int(window.begin * 1000), int(window.end * 1000)
-        # To the topic's end: timestamps are the producers' own, and need not be in order.
-        for message in scan(self._settings, self.topic, since=window.begin):
+        for message in self._records(window.begin):
             if not begin <= message.timestamp_ms < end:
                 continue
-            if message.value is None and not self._stage.tombstones:
-                continue
-            found = self._found(message)
-            if window.of_job is not None:
-                if found.job_id == self._replayed(window.of_job):
+            for found in self._found(message):
+                if window.of_job is not None:
+                    if found.job_id == self._replayed(window.of_job):
+                        yield found
+                        return
+                elif window.entity_id is None or (found.event and found.event.entity_id == window.entity_id):
                     yield found
-                    return
-            elif window.entity_id is None or (found.event and found.event.entity_id == window.entity_id):
-                yield found
 
-    def _found(self, message: ReceivedRecord) -> Found:
+    def _records(self, since: float) -> Iterator[ReceivedRecord]:
+        # To each topic's end: timestamps are the producers' own, and need not be in order.
+        for topic in self.topics:
+            yield from scan(self._settings, topic, since=since)
+
+    def _found(self, message: ReceivedRecord) -> Iterator[Found]:
+        """Yield the stage's events in a record, with their tasks, or why it has none."""
+        is_own = message.topic == self.topics[0]
+        if message.value is None and not (self._stage.tombstones if is_own else self._asked(message)):
+            return
         found = Found(
-            partition=message.partition, offset=message.offset, written_at=message.timestamp_ms / 1000
+            topic=message.topic,
+            partition=message.partition,
+            offset=message.offset,
+            written_at=message.timestamp_ms / 1000,
         )
         try:
             event = event_of(message)
             if self._again is None:
                 self._translator.check_age(message)
         except InvalidEventError as error:
-            return replace(found, why=str(error))
+            yield replace(found, why=str(error))
+            return
+        if is_own:
+            yield self._of_event(found, event, message)
+            return
+        for consumer in self._asked(message):
+            yield from self._consume(consumer, found, event, message)
+
+    def _asked(self, message: ReceivedRecord) -> list[Consumer[Any, Any]]:
+        return self._consuming.consumers_of(message)
+
+    def _consume(
+        self, consumer: Consumer[Any, Any], found: Found, event: Event, message: ReceivedRecord
+    ) -> Iterator[Found]:
+        try:
+            made = self._consuming.run(consumer, message, event)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            yield replace(found, why=f"consumer {consumer.name}: {failed(error).message}")
+            return
+        for each in made:
+            yield self._of_event(found, each, message, made=True)
+
+    def _of_event(self, found: Found, event: Event, message: ReceivedRecord, *, made: bool = False) -> Found:
         if self._again is not None:
             return self._as_new(found, event, self._again)
-        job_id, submitted_at, job = self._translator.job_of(event, message)
+        topic = self._stage.consumes
+        job_id, submitted_at, job = self._translator.job_of(event, message, topic, made=made)
         return self._with_task(replace(found, event=event, job=job), job_id, submitted_at)
 
     def _replayed(self, job_id: str) -> str:

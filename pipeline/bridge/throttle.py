@@ -21,6 +21,10 @@ from pipeline.telemetry import metrics
 #: 100 ms; the rest is for bursts and for groups whose events must wait for one another.
 MAX_EVENTS, MAX_BYTES = 2_000, 64 * 1024 * 1024
 
+#: Times these limits, at which taking stops in the middle of a poll: a record of others may become many
+#: events. Records that are one event each never come so far.
+FULL_AT = 2
+
 #: The same of events that wait for their jobs to be opened; they do not count as held meanwhile. So many are
 #: opened in a tenth of a second at a round trip of 10 ms.
 MAX_OPENING_EVENTS, MAX_OPENING_BYTES = MAX_EVENTS // 2, MAX_BYTES // 2
@@ -83,6 +87,11 @@ class BufferUsage:
         with self._lock:
             events = self._events - self._opening.total()
             return max(events / MAX_EVENTS, (self._bytes - self._opening_bytes) / MAX_BYTES)
+
+    def is_full(self) -> bool:
+        """Whether so much is held that not even what is polled already may be taken."""
+        with self._lock:
+            return self._events >= FULL_AT * MAX_EVENTS or self._bytes >= FULL_AT * MAX_BYTES
 
     def opening(self) -> tuple[float, frozenset[Partition]]:
         """Return how near the events that wait for their jobs are to their limit, and their partitions."""

@@ -1,24 +1,28 @@
 """Translation of Kafka records: a task for each stage that reads the topic, or a rejection.
 
-A tombstone (a record without a value) makes tasks for the stages that ask for it; the others pass it over.
+A tombstone (a record without a value) makes tasks for the stages that ask for it; the others pass it over. On
+a topic of others the service's consumers make events of a record, and these their tasks.
 """
 
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
+from pipeline.author.consumers import Consumer
+from pipeline.bridge.consuming import Consuming
 from pipeline.bridge.knownplans import KnownPlans
 from pipeline.errors import InvalidEventError
 from pipeline.jobs import NewJob
 from pipeline.kafka import ReceivedRecord
 from pipeline.settings import Settings
+from pipeline.telemetry import metrics
 from pipeline.wire import events, identity, taskmessage
 from pipeline.wire.events import Coordinates, Event, redrive_of
 from pipeline.wire.plans import JobPlan, Route
 from pipeline.wire.redaction import redact
 from pipeline.wire.taskmessage import TaskMessage
-from pipeline.worker.child.outcome import MESSAGE_LIMIT
+from pipeline.worker.child.outcome import MESSAGE_LIMIT, failed
 
 _DAY = 86_400
 
@@ -39,12 +43,25 @@ class Rejection:
     message: str
     #: The stage whose task it cannot become, or in which it failed; None for all stages of the topic.
     stage: str | None = None
+    #: The consumer that raised it, or that made the event of it; None for a record that is an event itself.
+    consumer: str | None = None
     #: Failed runs, and the traceback of the last, where its stage was run.
     attempts: int = 0
     traceback: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "message", redact(self.message)[:MESSAGE_LIMIT])
+        message = f"consumer {self.consumer}: {self.message}" if self.consumer else self.message
+        object.__setattr__(self, "message", redact(message)[:MESSAGE_LIMIT])
+
+    @property
+    def made_bytes(self) -> int:
+        """Bytes that are held beside the record."""
+        return 0
+
+    def concerns(self, route: Route) -> bool:
+        """Whether the event would have become a task of a stage that reads its topic."""
+        asked = self.record.value is not None or self.consumer is not None or route.tombstones
+        return asked and self.stage in (None, route.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +83,13 @@ class EventTasks:
     is_certain: bool
     #: One for each stage of the plan that reads the topic.
     tasks: tuple[tuple[Route, TaskMessage], ...]
+    #: The consumer that made the event of the record; None for a record that is an event itself.
+    consumer: str | None = None
+
+    @property
+    def made_bytes(self) -> int:
+        """Bytes that are held beside the record: the data of an event that a consumer made."""
+        return len(self.event.data) if self.consumer else 0
 
     def under(self, plan: JobPlan, routes: Iterable[Route], *, is_certain: bool = True) -> Self:
         """Return the event with the tasks of ``routes``, the stages of ``plan`` that read its topic.
@@ -75,7 +99,7 @@ class EventTasks:
         tasks = (
             (route, taskmessage.for_event(route, self.event, self.job_id, self.submitted_at, plan.id))
             for route in routes
-            if self.record.value is not None or route.tombstones
+            if self.record.value is not None or self.consumer is not None or route.tombstones
         )
         return replace(self, plan=plan, is_certain=is_certain, tasks=tuple(tasks))
 
@@ -96,39 +120,87 @@ class EventTasks:
             error=error,
             message=message,
             stage=stage,
+            consumer=self.consumer,
             attempts=attempts,
             traceback=traceback,
         )
 
 
 class Translator:
-    """Translates the records of a service's topics. It runs no user code and asks no service."""
+    """Translates the records of a service's topics and of its consumers' topics. It asks no service."""
 
     def __init__(
         self,
         settings: Settings,
         plans: KnownPlans,
         topics: Iterable[str],
+        consuming: Consuming | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``topics``: the logical names of those to consume."""
+        """``topics``: the logical names of those of stages to consume."""
         self._settings = settings
         self._plans = plans
+        self._consuming = consuming or Consuming(settings, ())
         self._clock = clock
-        #: The Kafka topics to consume, and the logical name of each.
-        self.topics = {settings.topic(name): name for name in topics}
+        #: The Kafka topics of stages to consume, and the logical name of each.
+        self._topics = {settings.topic(name): name for name in topics}
 
-    def translate(self, record: ReceivedRecord) -> EventTasks | Rejection | None:
-        """Return the tasks of a record, or why it has none; None for a tombstone that no stage asks for."""
-        if record.value is None and not self._plans.take_tombstones(self.topics[record.topic]):
-            return None
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The Kafka topics to consume: of stages, and of others."""
+        return (*self._topics, *self._consuming.topics)
+
+    def translate(self, record: ReceivedRecord) -> list[EventTasks | Rejection]:
+        """Return the tasks of each event of a record, or why there are none.
+
+        Empty for a tombstone that nobody asks for, and for a record that its consumers pass over.
+        """
+        topic = self._topics.get(record.topic)
+        if topic is None:
+            return self._consume(record)
+        if record.value is None and not self._plans.take_tombstones(topic):
+            metrics.TOMBSTONES.labels(record.topic).inc()
+            return []
         expired = True
         try:
             self.check_age(record)
             expired = False
-            return self._tasks(record, event_of(record))
+            return [self._tasks(record, event_of(record), topic)]
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not block a partition either
-            return self._reject(record, error, expired=expired)
+            return [self._reject(record, error, topic, expired=expired)]
+
+    def _consume(self, record: ReceivedRecord) -> list[EventTasks | Rejection]:
+        consumers = self._consuming.consumers_of(record)
+        if not consumers:
+            metrics.TOMBSTONES.labels(record.topic).inc()
+            return []
+        try:
+            self.check_age(record)
+            event = event_of(record)
+        except Exception as error:  # noqa: BLE001 - as above
+            return [Rejection(record=record, error=type(error).__name__, message=str(error))]
+        return [made for consumer in consumers for made in self._consume_with(consumer, record, event)]
+
+    def _consume_with(
+        self, consumer: Consumer[Any, Any], record: ReceivedRecord, event: Event
+    ) -> list[EventTasks | Rejection]:
+        """Return the tasks of all events that a consumer makes of a record, or of none."""
+        try:
+            made = self._consuming.run(consumer, record, event)
+            return [self._tasks(record, each, consumer.emits, consumer.name) for each in made]
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything, SystemExit too
+            failure = failed(error)
+            return [
+                Rejection(
+                    record=record,
+                    consumer=consumer.name,
+                    error=failure.error,
+                    message=failure.message,
+                    traceback=failure.traceback,
+                )
+            ]
 
     def check_age(self, record: ReceivedRecord) -> None:
         """Refuse an event older than any record of its job: its counters are gone and would count anew."""
@@ -141,16 +213,35 @@ class Translator:
                 f"{self._settings.job_expiry_days} (JOB_EXPIRY_DAYS): what of it was done is no longer known"
             )
 
-    def job_of(self, event: Event, record: ReceivedRecord) -> tuple[str, float, NewJob | None]:
-        """Return an event's job id, when the job was submitted, and the job where this event is its first."""
-        job_id, begins = event.job_in(self._settings.service_name, self.topics[record.topic])
+    def job_of(
+        self, event: Event, record: ReceivedRecord, topic: str, *, made: bool = False
+    ) -> tuple[str, float, NewJob | None]:
+        """Return an event's job id, when the job was submitted, and the job where this event is its first.
+
+        ``topic``: the event's logical topic. ``made``: a consumer made it of the record.
+        """
+        job_id, begins = event.job_in(self._settings.service_name, topic)
         submitted_at = self._submitted_at(record, event.submitted_at)
-        job = self._new_job(record, job_id, event.entity_id, submitted_at, event.plan_id) if begins else None
-        job = replace(job, event=(event.source, event.id)) if job else None
+        if not begins:
+            return job_id, submitted_at, None
+        if made:
+            plan = self._plans.beginning_here(topic)
+        else:
+            plan = self._plans.beginning(topic, event.plan_id, tombstone=record.value is None)
+        job = NewJob(
+            job_id=job_id,
+            entity_id=event.entity_id,
+            topic=topic,
+            plan=plan,
+            submitted_at=submitted_at,
+            event=(event.source, event.id),
+        )
         return job_id, submitted_at, job
 
-    def _tasks(self, record: ReceivedRecord, event: Event) -> EventTasks:
-        job_id, submitted_at, job = self.job_of(event, record)
+    def _tasks(
+        self, record: ReceivedRecord, event: Event, topic: str, consumer: str | None = None
+    ) -> EventTasks:
+        job_id, submitted_at, job = self.job_of(event, record, topic, made=consumer is not None)
         plan = job.plan if job else self._plans.find(event.plan_id)
         tasks = EventTasks(
             record=record,
@@ -159,14 +250,15 @@ class Translator:
             # A topic that only an earlier deployment consumes begins no job any more.
             job=job if job and job.plan.stages else None,
             submitted_at=submitted_at,
-            topic=self.topics[record.topic],
+            topic=topic,
             plan=plan,
             is_certain=plan is not None and plan.id == event.plan_id,
             tasks=(),
+            consumer=consumer,
         )
         if plan is None:
             return tasks
-        return tasks.under(plan, self._plans.routes(plan, tasks.topic), is_certain=tasks.is_certain)
+        return tasks.under(plan, self._plans.routes(plan, topic), is_certain=tasks.is_certain)
 
     def _submitted_at(self, record: ReceivedRecord, claimed: float | None = None) -> float:
         """Return when the job was submitted, never later than its event was written.
@@ -177,32 +269,19 @@ class Translator:
         known = [self._clock(), claimed, _first_written(record)]
         return min(moment for moment in known if moment is not None and moment > 0)
 
-    def _new_job(
-        self,
-        record: ReceivedRecord,
-        job_id: str,
-        entity_id: str,
-        submitted_at: float,
-        plan_id: str | None = None,
-    ) -> NewJob:
-        topic = self.topics[record.topic]
-        return NewJob(
-            job_id=job_id,
-            entity_id=entity_id,
-            topic=topic,
-            plan=self._plans.beginning(topic, plan_id, tombstone=record.value is None),
-            submitted_at=submitted_at,
-        )
-
-    def _reject(self, record: ReceivedRecord, error: Exception, *, expired: bool) -> Rejection:
-        job_id, begins = events.job_named(
-            self._settings.service_name, record.headers, self.topics[record.topic]
-        )
+    def _reject(self, record: ReceivedRecord, error: Exception, topic: str, *, expired: bool) -> Rejection:
+        job_id, begins = events.job_named(self._settings.service_name, record.headers, topic)
         job = None
         if job_id and begins and not expired:
             # Without a record nobody would see the job fail.
             entity_id = (record.key or b"").decode(errors="replace")[: events.ENTITY_LIMIT] or job_id
-            job = self._new_job(record, job_id, entity_id, self._submitted_at(record))
+            job = NewJob(
+                job_id=job_id,
+                entity_id=entity_id,
+                topic=topic,
+                plan=self._plans.beginning(topic, tombstone=record.value is None),
+                submitted_at=self._submitted_at(record),
+            )
             job = job if job.plan.stages else None
         return Rejection(
             record=record, job_id=job_id, job=job, error=type(error).__name__, message=str(error)

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pipeline.capacity import quotas
 from pipeline.checklist.facts import HEARD_WITHIN, Facts
@@ -20,9 +19,8 @@ from pipeline.checklist.line import (
 )
 from pipeline.checklist.rehearsal import rehearse_close
 from pipeline.errors import ServiceError
-from pipeline.infra.needs import DAY_MS, ERRORS_RETENTION_MS, missing_topics
+from pipeline.infra.needs import DAY_MS, ERRORS_RETENTION_MS, missing_topics, topics_of_others
 from pipeline.kafka import producer_configuration
-from pipeline.loopback import is_loopback
 from pipeline.observe.brokerconnections import LIMITED, connections_of
 from pipeline.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 
@@ -99,8 +97,8 @@ def _tls(facts: Facts) -> Finding:
     if "SSL" not in protocol:
         evidence = f"KAFKA_SECURITY_PROTOCOL={protocol} to {servers}"
         mend = "Set KAFKA_SECURITY_PROTOCOL=SSL and name the brokers' TLS listeners."
-        local = all(is_loopback(_host(server)) for server in servers.split(","))
-        return warn(f"{evidence}, this machine", mend) if local else fail(evidence, mend)
+        here = facts.settings.brokers_are_here
+        return warn(f"{evidence}, this machine", mend) if here else fail(evidence, mend)
     authorities = facts.settings.ssl_ca_location
     if authorities and not Path(authorities).is_file():
         return fail(
@@ -118,10 +116,6 @@ def _login(facts: Facts) -> str:
     named = f" with KAFKA_SASL_MECHANISM={mechanism}" if mechanism else ""
     named += f", tokens from {tokens}" if tokens else ""
     return named + (f", client certificate {certificate}" if certificate else "")
-
-
-def _host(server: str) -> str | None:
-    return urlsplit(f"//{server.strip().rpartition('://')[2]}").hostname
 
 
 def _error_topic(facts: Facts) -> Finding:
@@ -153,18 +147,25 @@ def _dlq_topic(facts: Facts) -> Finding:
 def _creation(facts: Facts) -> Finding:
     if missing := missing_topics(facts.topic_needs, facts.cluster.topics):
         return fail(f"missing: {', '.join(missing)}", 'Run "pipeline provision", or set AUTO_PROVISION=true.')
+    others = topics_of_others(facts.settings, facts.registry)
+    if absent := others.keys() - facts.cluster.topics.keys():
+        return fail(
+            f"missing, of others: {', '.join(sorted(absent))}",
+            f"Ask their owners, or name them in {TOPIC_VARIABLE}<NAME>: topics of others are not made here.",
+        )
     wrong = [f"{topic.need.name}: {each.text()}" for topic in facts.topics for each in topic.differences]
     if wrong:
         return fail("; ".join(wrong), _PROVISION)
-    evidence = f"all {len(facts.topic_needs)} topics are there"
-    needed = {need.name for need in facts.topic_needs}
+    evidence = f"all {len(facts.topic_needs) + len(others)} topics are there"
+    needed = {*(need.name for need in facts.topic_needs), *others}
     strange = [
         f"{TOPIC_VARIABLE}{name}" for name, topic in facts.settings.topics.items() if topic not in needed
     ]
     if strange:
         return warn(
             f"{evidence}, but {', '.join(sorted(strange))} is the name of none of them",
-            f"Remove it, or write {TOPIC_VARIABLE} and a stage's topic in capitals, with _ for - and dots.",
+            f"Remove it, or write {TOPIC_VARIABLE} and a topic of a stage or consumer in capitals, with "
+            "_ for - and dots.",
         )
     if not facts.topic_configs:
         return skip(f"{evidence}; this cluster does not tell how they are configured")

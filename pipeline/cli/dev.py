@@ -31,7 +31,7 @@ OPTIONAL = {"flower": "flower", "web": "fastapi"}
 ENVIRONMENT_FILE = Path(".pipeline/dev.env")
 
 #: Prefixes of variables that another terminal needs as well: the stages and the names of their topics.
-STAGES_AND_TOPICS = ("TASK_MODULES", "TOPIC_", "KAFKA_TOPIC_")
+STAGES_AND_TOPICS = ("TASK_MODULES", "CONSUMER_MODULES", "TOPIC_", "KAFKA_TOPIC_")
 
 
 @click.command(

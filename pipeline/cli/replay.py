@@ -113,7 +113,7 @@ def _replay_id(again: bool, resume: str | None) -> ReplayId | None:
 
 
 def _run(replaying: Replay, window: Window, counts: Counter[str], *, dry: bool, as_json: bool) -> None:
-    text = f"reading {replaying.topic}"
+    text = f"reading {', '.join(replaying.topics)}"
     with REMARKS.status(text) as status:
         for replayed in replaying.run(window, dry=dry):
             counts[replayed.outcome] += 1
@@ -127,7 +127,8 @@ def _run(replaying: Replay, window: Window, counts: Counter[str], *, dry: bool, 
 
 def _reason_line(replayed: Replayed) -> str:
     found = replayed.found
-    return f"{replayed.outcome}: partition {found.partition}, offset {found.offset}: {replayed.why}"
+    place = f"{found.topic}, partition {found.partition}, offset {found.offset}"
+    return f"{replayed.outcome}: {place}: {replayed.why}"
 
 
 def _sum_up(counts: Counter[str], replay_id: ReplayId | None, *, dry: bool) -> None:

@@ -30,8 +30,8 @@ def read_settings() -> Settings:
 
 
 def read_stages(settings: Settings) -> Registry:
-    """Load the stages of TASK_MODULES; the current folder may hold them, as for worker and bridge."""
-    return load_stages(settings.task_modules, Path.cwd())
+    """Load stages and consumers; the current folder may hold them, as for worker and bridge."""
+    return load_stages(settings.task_modules, Path.cwd(), settings.consumer_modules)
 
 
 def job_ids_of(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.author.registry import Registry
+from pipeline.infra.needs import feeding
 from pipeline.jobs import Job, JobStore, SplitRef, StageProgress
 from pipeline.settings import Settings
 from pipeline.wire import identity
@@ -60,7 +61,7 @@ def find_awaited(
         for part in _parts(store, job, stage, event):
             group = identity.group_id(event.task_id(route.name, part), job.entity_id, route.ordered)
             groups.add((queue, group))
-        topics.add(settings.topic(route.consumes))
+        topics.update(feeding(settings, registry, route.consumes))
     if not groups:
         raise UnknownTasksError("no stage waits for a task")
     return Awaited(groups=frozenset(groups), topics=frozenset(topics))

@@ -14,13 +14,15 @@ from pipeline.deadletters.letter import DeadLetter
 from pipeline.deadletters.proof import UNPROVED, Proof, body_of
 from pipeline.deadletters.queuescan import QueueScan
 from pipeline.deadletters.reading import event_task_id
-from pipeline.errors import ServiceError
+from pipeline.deadletters.remaking import Remaking
+from pipeline.errors import InvalidEventError, ServiceError
 from pipeline.jobs import JobStore, Ref, StageRef, TaskOverError
 from pipeline.kafka import EMIT_TIMEOUT, EventProducer, OutgoingRecord, ReceivedRecord
 from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, ReceivedMessage, SqsQueue, sqs_client
+from pipeline.wire import identity
 from pipeline.wire.deadletter import coordinates_of, encode_mark, own_headers, redrive_attributes
-from pipeline.wire.events import MAX_GENERATION, REDRIVE, Redrive, record_digest, redrive_of
+from pipeline.wire.events import MAX_GENERATION, REDRIVE, Event, Redrive, record_digest, redrive_of
 from pipeline.wire.failure import ErrorEvent
 
 #: "redriven": sent again. "removed": its task is done, or its job complete or cancelled, so it is no dead
@@ -65,6 +67,9 @@ class Redriver:
         self._out_of_order = out_of_order
         self._proof = Proof(settings, registry, store)
         self._topics = {settings.topic(name): name for name in registry.consumed_topics}
+        self._remaking = Remaking(settings, registry)
+        #: By the letter's id, the events that consumers made of records of topics of others.
+        self._remade: dict[str, list[Event]] = {}
 
     def redrive(self, letters: Sequence[DeadLetter]) -> list[RedriveResult]:
         """Redrive letters that are proved; return the result of each, in their order."""
@@ -122,12 +127,19 @@ class Redriver:
     def _event_refusal(self, letter: DeadLetter) -> str:
         if letter.source is None:
             return "it does not say which topic it is from"
+        if self._remaking.emits(letter.source):
+            try:
+                self._remade[letter.id] = self._remaking.events(letter)
+            except InvalidEventError as error:
+                return str(error)
+            return ""
         return "" if letter.source in self._topics else f"no stage in TASK_MODULES consumes {letter.source}"
 
     def _is_ordered(self, letter: DeadLetter) -> bool:
         if letter.place != "kafka":
             return letter.ordered
-        return any(stage.ordered for stage in self._registry.stages_on(self._topics.get(letter.source or "")))
+        topics = self._remaking.emits(letter.source) or (self._topics.get(letter.source or ""),)
+        return any(stage.ordered for topic in topics for stage in self._registry.stages_on(topic))
 
     # ─── Its job ───
 
@@ -150,10 +162,17 @@ class Redriver:
             return [letter.ref]
         if letter.place != "kafka" or letter.job_id is None or self._store.records.get(letter.job_id) is None:
             return []
-        stages = self._registry.stages_on(self._topics[letter.source or ""])
+        remade = self._remade.get(letter.id)
+        topic = remade[0].type if remade else self._topics[letter.source or ""]
         return [
-            StageRef(job_id=letter.job_id, stage=stage.name, task_id=_task_id(letter, stage.name))
-            for stage in stages
+            StageRef(
+                job_id=letter.job_id,
+                stage=stage.name,
+                task_id=identity.task_id(remade[0].source, remade[0].id, stage.name, None)
+                if remade
+                else _task_id(letter, stage.name),
+            )
+            for stage in self._registry.stages_on(topic)
             if letter.stage in (None, stage.name)
         ]
 
@@ -162,11 +181,14 @@ class Redriver:
     def _send(self, letters: Sequence[DeadLetter]) -> dict[str, RedriveResult]:
         tasks = [letter for letter in letters if letter.place != "kafka"]
         events = [letter for letter in letters if letter.place == "kafka"]
-        errors = self._send_tasks(tasks) + self._emit([self._event(letter) for letter in events])
+        errors = self._send_tasks(tasks) + self._send_events(events)
         return {
             letter.id: RedriveResult(letter=letter, outcome="failed", why=str(error))
             if error
-            else RedriveResult(letter=letter, outcome="redriven")
+            # Consumers that pass a record over by now leave nothing to redrive.
+            else RedriveResult(
+                letter=letter, outcome="redriven" if self._remade.get(letter.id, True) else "removed"
+            )
             for letter, error in zip(tasks + events, errors, strict=True)
         }
 
@@ -188,6 +210,22 @@ class Redriver:
             deduplication_id=letter.id,
             attributes=redrive_attributes(letter),
         )
+
+    def _send_events(self, letters: Sequence[DeadLetter]) -> list[ServiceError | None]:
+        """Write the records of letters; the first error of each."""
+        owned = [
+            (at, record)
+            for at, letter in enumerate(letters)
+            for record in (
+                [self._remaking.outgoing(letter, event) for event in self._remade[letter.id]]
+                if letter.id in self._remade
+                else [self._event(letter)]
+            )
+        ]
+        errors: list[ServiceError | None] = [None] * len(letters)
+        for (at, _), error in zip(owned, self._emit([record for _, record in owned]), strict=True):
+            errors[at] = errors[at] or error
+        return errors
 
     @staticmethod
     def _event(letter: DeadLetter) -> OutgoingRecord:

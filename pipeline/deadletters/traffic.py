@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.author.registry import Registry
+from pipeline.infra.needs import consumed_topics, feeding
 from pipeline.kafka import GroupOffsets, Partition
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
@@ -28,7 +29,7 @@ class Traffic:
         """Describe the tasks and events that may be of some stages; empty without any."""
         known = [registry.by_name[stage] for stage in stages if stage in registry.by_name]
         queues = {stage.queue or settings.task_queue for stage in known}
-        topics = {settings.topic(stage.consumes) for stage in known}
+        topics = {topic for stage in known for topic in feeding(settings, registry, stage.consumes)}
         words = [f"{count:,} tasks on {name}" for name in sorted(queues) if (count := self.tasks.get(name))]
         words += [
             f"{count:,} events on {name}" for name in sorted(topics) if (count := self.events.get(name))
@@ -65,10 +66,9 @@ def _tasks(settings: Settings, registry: Registry) -> Mapping[str, int]:
 
 
 def _positions(settings: Settings, registry: Registry) -> Mapping[Partition, tuple[int, int]]:
-    topics = [settings.topic(name) for name in registry.consumed_topics]
     offsets = GroupOffsets(settings, settings.kafka_consumer_group)
     try:
-        return offsets.positions(topics)
+        return offsets.positions(consumed_topics(settings, registry))
     finally:
         offsets.close()
 

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
 from pipeline.infra.arns import Arns, arns_of
-from pipeline.infra.needs import Role, queue_needs, topic_needs
+from pipeline.infra.needs import Role, queue_needs, topic_needs, topics_of_others
 from pipeline.jobs.keys import Keys
 from pipeline.jobs.table import ENTITY_INDEX, INDEX
 from pipeline.settings import Settings
@@ -173,6 +173,9 @@ def _kafka(settings: Settings, registry: Registry, role: Role, arns: Arns) -> It
     yield _kafka_statement("KafkaTopics", _TOPICS[role], map(arns.topic, every))
     if _makes(settings, role):
         yield _kafka_statement("KafkaMissingTopics", "CreateTopic", map(arns.topic, every))
+    if others := topics_of_others(settings, registry):
+        reads = " ReadData" if role in _READ_OTHERS else ""
+        yield _kafka_statement("KafkaTopicsOfOthers", f"DescribeTopic{reads}", map(arns.topic, others))
     yield _kafka_statement("KafkaRead", "ReadData", map(arns.topic, read))
     if written:
         yield _kafka_statement("KafkaWrite", "WriteData", map(arns.topic, written))
@@ -191,6 +194,10 @@ _TOPICS: dict[Role, str] = {
     "operator": "AlterTopic AlterTopicDynamicConfiguration CreateTopic DescribeTopic "
     "DescribeTopicDynamicConfiguration",
 }
+
+
+#: Bridges run consumers; the jobs page and operators replay. The rest shows how far behind the bridges are.
+_READ_OTHERS: frozenset[Role] = frozenset({"bridge", "web", "operator"})
 
 
 def _groups(settings: Settings, role: Role) -> list[str]:

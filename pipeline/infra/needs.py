@@ -100,8 +100,12 @@ def check_topics(settings: Settings, registry: Registry) -> None:
     never see the events of the one before it.
     """
     names: dict[str, str] = {}
-    for name in (*registry.topics, ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC, *settings.control_names):
-        topic = settings.topic(name)
+    own = (*registry.topics, ERRORS_TOPIC, DLQ_TOPIC, JOBS_TOPIC, *settings.control_names)
+    others = registry.topics_of_others
+    for name, topic in (
+        *((name, settings.topic(name)) for name in own),
+        *((name, settings.topic_of_others(name)) for name in others),
+    ):
         other = names.setdefault(topic, name)
         if other != name:
             raise ConfigurationError(
@@ -146,6 +150,26 @@ def topic_needs(settings: Settings, registry: Registry) -> list[TopicNeed]:
         ),
     ]
     return needs + _control_topics(settings)
+
+
+def consumed_topics(settings: Settings, registry: Registry) -> list[str]:
+    """Return the names on Kafka of all topics that bridges consume: of stages, and of others."""
+    own = [settings.topic(name) for name in registry.consumed_topics]
+    return [*own, *topics_of_others(settings, registry)]
+
+
+def feeding(settings: Settings, registry: Registry, topic: str) -> list[str]:
+    """Return the names on Kafka of the topics that feed a logical one: itself, and those of its consumers."""
+    others = [settings.topic_of_others(each.topic) for each in registry.consumers_to(topic)]
+    return [settings.topic(topic), *dict.fromkeys(others)]
+
+
+def topics_of_others(settings: Settings, registry: Registry) -> dict[str, tuple[str, ...]]:
+    """Return the consumers of each topic of others, by its name on Kafka. Nothing makes these topics."""
+    return {
+        settings.topic_of_others(name): tuple(each.name for each in registry.consumers_on(name))
+        for name in registry.topics_of_others
+    }
 
 
 def missing_topics(needs: Iterable[TopicNeed], existing: Collection[str]) -> list[str]:

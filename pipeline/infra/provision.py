@@ -14,7 +14,7 @@ from pipeline.infra.compare import (
     compare_queue,
     compare_topic,
 )
-from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs
+from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs, topics_of_others
 from pipeline.infra.queuepolicy import with_tls_only
 from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
@@ -48,7 +48,9 @@ def provision(settings: Settings, registry: Registry, *, update: bool = False) -
 
     A second run changes nothing. Raises ServiceRefusedError, naming the mend, for what is not allowed.
     """
-    yield from _provision_topics(KafkaAdmin(settings), topic_needs(settings, registry), update)
+    admin = KafkaAdmin(settings)
+    yield from _provision_topics(admin, topic_needs(settings, registry), update)
+    yield from _stand_in_for_others(admin, settings, registry)
     yield from _provision_queues(settings, queue_needs(settings, registry), update)
     yield _provision_table(settings, update)
 
@@ -61,6 +63,7 @@ def make_missing(settings: Settings, registry: Registry, *, kafka: bool, sqs: bo
         for need in topic_needs(settings, registry):
             if need.name not in existing and _make_topic(admin, need):
                 yield Result(kind="topic", name=need.name, outcome="made")
+        yield from _stand_in_for_others(admin, settings, registry)
     if sqs:
         results = _provision_queues(settings, queue_needs(settings, registry), update=False)
         yield from (result for result in results if result.outcome == "made")
@@ -81,6 +84,21 @@ def _provision_topics(admin: KafkaAdmin, needs: Sequence[TopicNeed], update: boo
             # It is present if another process made it meanwhile, as this one would have.
             outcome: Outcome = "made" if _make_topic(admin, need) else "present"
             yield Result(kind="topic", name=need.name, outcome=outcome)
+
+
+def _stand_in_for_others(admin: KafkaAdmin, settings: Settings, registry: Registry) -> Iterator[Result]:
+    """Make missing topics of others where the brokers are on this machine: nobody else would, for a trial."""
+    others = topics_of_others(settings, registry)
+    if not others or not settings.brokers_are_here:
+        return
+    for name in others.keys() - admin.topics():
+        if admin.create(
+            name,
+            partitions=settings.topic_partitions,
+            replication=settings.topic_replication_factor,
+            config={},
+        ):
+            yield Result(kind="topic", name=name, outcome="made")
 
 
 def _make_topic(admin: KafkaAdmin, need: TopicNeed) -> bool:

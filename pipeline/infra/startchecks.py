@@ -1,6 +1,6 @@
 """Checks at start: refuse to run now rather than lose a task later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -8,11 +8,11 @@ import structlog
 from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
 from pipeline.infra.compare import QueueComparison, compare_queue
-from pipeline.infra.needs import QueueNeed, missing_topics, queue_needs, topic_needs
+from pipeline.infra.needs import QueueNeed, missing_topics, queue_needs, topic_needs, topics_of_others
 from pipeline.infra.provision import make_missing
 from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
-from pipeline.settings import Settings
+from pipeline.settings import TOPIC_VARIABLE, Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, QUEUE_RETENTION, sqs_client
 from pipeline.sqs.queues import queue_attributes
 
@@ -41,6 +41,22 @@ def check_start(settings: Settings, registry: Registry, takes: Sequence[str] = (
         _check_queues(settings, registry, takes)
     _check_table(settings)
     report_max_parts(settings, registry)
+
+
+def check_topics_of_others(settings: Settings, registry: Registry) -> None:
+    """Refuse to consume where a consumer's topic is not there: nobody would notice that it gets nothing."""
+    others = topics_of_others(settings, registry)
+    if others and (missing := others.keys() - KafkaAdmin(settings).topics()):
+        raise ConfigurationError(missing_of_others(others, missing))
+
+
+def missing_of_others(others: Mapping[str, Sequence[str]], missing: Collection[str]) -> str:
+    """Return the message for topics of others that are not there, with their consumers."""
+    read = ", ".join(f"{name} (read by {', '.join(others[name])})" for name in sorted(missing))
+    return (
+        f"Not on Kafka, or not to be seen with this process's rights: {read}. Topics of others are not made "
+        f"here: ask their owners, or name them in {TOPIC_VARIABLE}<NAME>."
+    )
 
 
 def report_max_parts(settings: Settings, registry: Registry) -> None:

@@ -9,6 +9,7 @@ from pipeline.bridge.knownplans import KnownPlans
 from pipeline.bridge.outbox import Entry
 from pipeline.bridge.rejects import Rejects
 from pipeline.bridge.translator import EventTasks
+from pipeline.infra.needs import topics_of_others
 from pipeline.inline.children import Children
 from pipeline.inline.queuedrain import QueueDrain
 from pipeline.inline.runqueue import RunQueue
@@ -69,7 +70,8 @@ class InlineDelivery(Delivery):
         """Return the delivery of a service's bridge that runs stages itself."""
         store, patience, producer = JobStore(settings), Patience(), EventProducer(settings, "bridge")
         runtime = InlineRuntime(settings, registry, store, producer, children, patience)
-        rejects = Rejects(settings, plans, runtime.ledger)
+        others = topics_of_others(settings, registry)
+        rejects = Rejects(settings, plans, runtime.ledger, others)
         names = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
         drain = QueueDrain(sqs_client(settings), [settings.queue_url(name) for name in names])
         return cls(runtime, RunQueue(), rejects, producer, drain, plans)

@@ -35,7 +35,8 @@ def run(app: "Celery", *, processes: int | None = None, stop: threading.Event | 
                 # It can run the stages of its own code only, so it follows no other deployment.
                 plans = KnownPlans(REGISTRY.routes)
                 delivery = InlineDelivery.make(settings, REGISTRY, children, plans)
-                Bridge(settings, plans, plans.topics, delivery, pulse).run(stop)
+                consumers = REGISTRY.consumers.values()
+                Bridge(settings, plans, plans.topics, delivery, pulse, consumers).run(stop)
         finally:
             children.end()
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pipeline.author.registry import Registry
 from pipeline.errors import ServiceError
-from pipeline.infra.needs import missing_topics, topic_needs
+from pipeline.infra.needs import consumed_topics, missing_topics, topic_needs, topics_of_others
 from pipeline.jobs import JobStore
 from pipeline.kafka import GroupOffsets, KafkaAdmin
 from pipeline.observe.queues import queue_reading
@@ -41,8 +41,9 @@ class Dependencies:
                 status="unhealthy", error=f"No broker answers: {error}", bootstrap_servers=servers
             )
         needs = topic_needs(self._settings, self._registry)
-        missing = missing_topics(needs, cluster.topics)
-        existing = [need.name for need in needs if need.name not in missing]
+        others = topics_of_others(self._settings, self._registry)
+        missing = [*missing_topics(needs, cluster.topics), *(others.keys() - cluster.topics.keys())]
+        existing = [name for name in (*(need.name for need in needs), *others) if name not in missing]
         leaderless = sorted(
             name for name in existing if any(partition.leader < 0 for partition in cluster.topics[name])
         )
@@ -114,9 +115,7 @@ class Dependencies:
 
     def _lag(self, existing: Iterable[str]) -> dict[str, int]:
         """Return the events not committed by the group, by topic."""
-        consumed = sorted(
-            {self._settings.topic(name) for name in self._registry.consumed_topics}.intersection(existing)
-        )
+        consumed = sorted({*consumed_topics(self._settings, self._registry)}.intersection(existing))
         by_topic = dict.fromkeys(consumed, 0)
         for partition, events in self._offsets.lag(consumed).items():
             by_topic[partition.topic] += events

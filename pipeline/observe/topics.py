@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.author.registry import Registry
 from pipeline.errors import ServiceError, ServiceUnavailableError
-from pipeline.infra.needs import topic_needs
+from pipeline.infra.needs import consumed_topics, topic_needs, topics_of_others
 from pipeline.kafka import (
     Group,
     GroupOffsets,
@@ -136,8 +136,9 @@ class KafkaMonitor:
         return self._reports(found)
 
     def service_topics(self, registry: Registry) -> list[TopicReport]:
-        """Return the topics of this service that exist."""
+        """Return the topics of this service, and those of others that it reads, that exist."""
         needed = {need.name for need in topic_needs(self._settings, registry)}
+        needed |= topics_of_others(self._settings, registry).keys()
         return self._reports({n: p for n, p in self._admin.cluster().topics.items() if n in needed})
 
     def newest(self, topic: str, count: int) -> list[RecordReport]:
@@ -156,14 +157,14 @@ class KafkaMonitor:
     def groups(self, names: Sequence[str], registry: Registry | None = None) -> list[GroupReport]:
         """Return groups: their members, and their lag in each partition that they hold or have committed.
 
-        With ``registry`` this service's group has every topic that its stages consume: partitions without a
+        With ``registry`` this service's group has every topic that its bridges consume: partitions without a
         commit count with all their records, as no member reads them yet.
         """
         try:
             described: Mapping[str, Group | ServiceError] = describe_groups(self._settings, names, TIMEOUT)
         except ServiceError as error:
             described = dict.fromkeys(names, error)
-        consumed = [self._settings.topic(name) for name in registry.consumed_topics] if registry else []
+        consumed = consumed_topics(self._settings, registry) if registry else []
         own = self._settings.kafka_consumer_group
         return [self._group(name, described[name], consumed if name == own else ()) for name in names]
 

@@ -16,6 +16,8 @@ REGISTRY = CollectorRegistry()
 _RUN_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 _STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30)
 _EVENT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 300, 3600)
+#: From a field that is looked at to a run that is named as slow, and beyond.
+_CONSUMER_BUCKETS = (0.0001, 0.001, 0.01, 0.1, 1, 10, 60)
 _JOB_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400)
 
 # ─── Worker ───
@@ -85,6 +87,22 @@ TOMBSTONES = Counter(
     "pipeline_tombstones",
     "Records without a value that no stage asks for.",
     ["topic"],
+    registry=REGISTRY,
+)
+CONSUMER_SECONDS = Histogram(
+    "pipeline_consumer_seconds",
+    "Run time of consumers, on one record.",
+    ["consumer"],
+    buckets=_CONSUMER_BUCKETS,
+    registry=REGISTRY,
+)
+CONSUMER_SLOW = Counter(
+    "pipeline_consumer_slow", "Runs of a consumer that took too long.", ["consumer"], registry=REGISTRY
+)
+RECORDS_PASSED_OVER = Counter(
+    "pipeline_records_passed_over",
+    "Records of which a consumer makes no event.",
+    ["consumer"],
     registry=REGISTRY,
 )
 EVENTS_EXPIRED = Counter(

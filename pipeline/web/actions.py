@@ -122,7 +122,7 @@ class Actions:
                 counts[replayed.outcome] += 1
                 new_job = replayed.found.job_id or new_job
                 if replayed.why:
-                    at = f"{replay.topic}:{replayed.found.partition}:{replayed.found.offset}"
+                    at = f"{replayed.found.topic}:{replayed.found.partition}:{replayed.found.offset}"
                     troubles.append(Trouble(id=at, why=replayed.why))
         finally:
             replay.close()

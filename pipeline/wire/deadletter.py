@@ -109,6 +109,9 @@ DLQ_HEADERS: Final = (
     "dlq_reason",
     "dlq_stage",
 )
+#: The job of an event that a consumer made of the record, which the record itself does not tell; empty where
+#: it made none. A record that is an event itself does not have it.
+CONSUMED_JOB: Final = "dlq_job"
 #: Headers of a mark: the name of the dead letter that was handled, and how.
 HANDLED, HOW = "dlq_handled", "dlq_how"
 
@@ -118,11 +121,12 @@ _RESERVED: Final = re.compile(r"(own_)*(dlq_.*|redrive)", re.DOTALL)
 
 
 def encode_headers(
-    own: Headers, failure: Failure, at: Coordinates, redrive: Redrive | None
+    own: Headers, failure: Failure, at: Coordinates, redrive: Redrive | None, *, consumed: bool = False
 ) -> tuple[tuple[str, bytes], ...]:
     """Return the headers of an event's dead letter.
 
-    ``own``: the event's headers; ``at``: where it was read; ``redrive``: the redrive that they tell of. Other
+    ``own``: the event's headers; ``at``: where it was read; ``redrive``: the redrive that they tell of;
+    ``consumed``: it is a record of a topic of others, which a consumer read. Other
     headers under this project's names are renamed, so that no reader of the topic obeys them.
     """
     values = (
@@ -135,6 +139,8 @@ def encode_headers(
         failure.stage or "",
     )
     added = tuple((name, str(value).encode()) for name, value in zip(DLQ_HEADERS, values, strict=True))
+    if consumed:
+        added += ((CONSUMED_JOB, (failure.job_id or "").encode()),)
     return (*(_set_aside(name, value, redrive) for name, value in own), *added)
 
 
@@ -149,6 +155,7 @@ def decode_headers(headers: Headers, otherwise: Failure) -> Failure:
     texts, at = _last(headers), coordinates_of(headers)
     return replace(
         otherwise,
+        job_id=texts[CONSUMED_JOB] or None if CONSUMED_JOB in texts else otherwise.job_id,
         error=texts.get("dlq_error") or otherwise.error,
         reason=texts.get("dlq_reason") or otherwise.reason,
         stage=texts.get("dlq_stage") or None,
@@ -174,7 +181,7 @@ def own_headers(headers: Headers) -> tuple[tuple[str, bytes], ...]:
     return tuple(
         (name.removeprefix(ASIDE) if _RESERVED.fullmatch(name) else name, value)
         for name, value in headers
-        if name not in DLQ_HEADERS
+        if name not in DLQ_HEADERS and name != CONSUMED_JOB
     )
 
 

@@ -21,7 +21,7 @@ class Loader(AppLoader):  # type: ignore[misc]
     """Runs wherever the tasks must be known: worker, bridge, Flower, ``celery inspect``."""
 
     def import_default_modules(self) -> Any:
-        """Import TASK_MODULES. Raises ``StartRefused`` when the stages are missing, or cannot work."""
+        """Import stages and consumers. Raises ``StartRefused`` where some are missing, or cannot work."""
         refuse_open_flower()
         settings = self.app.settings
         try:
@@ -29,7 +29,7 @@ class Loader(AppLoader):  # type: ignore[misc]
             set_up_django()
             modules = super().import_default_modules()
             # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
-            registry = load_stages(settings.task_modules, Path.cwd())
+            registry = load_stages(settings.task_modules, Path.cwd(), settings.consumer_modules)
         except (ConfigurationError, StageDefinitionError) as error:
             raise start_refused(error) from error
         register_stages(self.app, settings, registry)

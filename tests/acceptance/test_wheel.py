@@ -197,7 +197,7 @@ def test_the_service_of_this_repository_can_be_forked(
     run(installed.pipeline, "provision", folder=tmp_path, environment=environment)
     with children() as started:
         for name, command in (
-            ("bridge", [str(installed.python), "-m", "consumers.bridge"]),
+            ("bridge", [str(installed.python), "-m", "consumers"]),
             ("worker", [*installed.celery, "worker", "--concurrency", "1"]),
         ):
             with (tmp_path / f"{name}.log").open("wb") as log:

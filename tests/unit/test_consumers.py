@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
@@ -140,6 +140,7 @@ def test_a_discriminator_field_chooses_the_type() -> None:
         run(one, b'{"kind": "moved"}')
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 9), max_size=5), st.integers(0, 2**40), st.integers(0, 2**40))
 def test_ids_are_functions_of_the_record(numbers: list[int], one: int, other: int) -> None:
     """The same record gives the same events whenever it is read; another record never one of their ids."""

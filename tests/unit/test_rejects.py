@@ -137,7 +137,7 @@ EVENT_HEADERS = (
 
 def translated(plans: KnownPlans, record: ReceivedRecord) -> Rejection:
     """Return the rejection that a bridge makes of a record."""
-    rejection = Translator(SETTINGS, plans, ["letters"]).translate(record)
+    (rejection,) = Translator(SETTINGS, plans, ["letters"]).translate(record)
     assert isinstance(rejection, Rejection)
     return rejection
 

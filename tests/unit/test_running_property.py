@@ -224,8 +224,7 @@ class Process:
             value=record.value,
             headers=record.headers,
         )
-        content = self._translator.translate(message)
-        assert content
+        (content,) = self._translator.translate(message)
         for entry in entries_of(content, ticket, 1, "post", SETTINGS.task_queue):
             self._delivery.put(entry)
 
