@@ -19,6 +19,7 @@ from pydantic_core import from_json
 
 from pipeline.errors import InvalidEventError
 from pipeline.wire import identity
+from pipeline.wire.headertext import attributes_in, text_of, unquoted
 
 JSON_TYPE: Final = "application/json"
 PREFIX: Final = "ce_"
@@ -214,11 +215,10 @@ def decode(
 ) -> Event:
     """Read a Kafka record; raise ``InvalidEventError`` where it cannot become a task."""
     headers = list(headers or ())
-    header = _json_headers(headers)
+    attributes = _json_attributes(headers)
     entity_id = _checked_entity(key_text(key or b""))
     data = checked_json(value)
     redrive = redrive_of(headers, coordinates.topic, key, value)
-    attributes = {name[len(PREFIX) :]: text for name, text in header.items() if name.startswith(PREFIX)}
     traceparent, carried = _trace(headers)
     if not attributes:
         plain = _plain(entity_id, data, coordinates, redrive)
@@ -250,11 +250,10 @@ def source_of(service: str, stage: str) -> str:
 
 def job_named(service: str, headers: Headers, topic: str) -> tuple[str | None, bool]:
     """Return ``Event.job_in`` of a record that may be no event; None where its headers are not enough."""
-    named = {name.lower(): value or b"" for name, value in headers if name.lower().startswith(PREFIX)}
     try:
-        texts = {name[len(PREFIX) :]: value.decode() for name, value in named.items()}
-        known = EventAttributes.model_validate({"specversion": "1.0", "type": "unknown", **texts})
-    except ValueError:
+        named = {"specversion": "1.0", "type": "unknown", **_attributes(headers)}
+        known = EventAttributes.model_validate(named)
+    except (ValueError, InvalidEventError):
         return None, False
     emitted = known.source == source_of(service, known.stage or "") and known.type == topic
     return _job_in(known.source, known.id, known.jobid if known.stage and emitted else None)
@@ -340,37 +339,33 @@ def _plain(entity_id: str, data: bytes, at: Coordinates, redrive: Redrive | None
     )
 
 
-def _json_headers(headers: Headers) -> dict[str, str]:
-    """Return relevant headers by lower-case name; of two with one name the last, as Kafka's clients do."""
-    found = {}
+def _json_attributes(headers: Headers) -> dict[str, str]:
+    """Return ``_attributes`` of a record whose value is JSON; raise ``InvalidEventError`` for another one."""
+    media = JSON_TYPE
     for name, value in headers:
         if name == UNREADABLE:
-            raise InvalidEventError(f"its headers cannot be read: {_text(name, value)}")
-        lower = name.lower()
-        if lower.startswith(PREFIX) or lower == CONTENT_TYPE:
-            found[lower] = _text(name, value)
-    media = found.pop(CONTENT_TYPE, JSON_TYPE).partition(";")[0].strip().lower()
+            raise InvalidEventError(f"its headers cannot be read: {text_of(value)}")
+        if name.lower() == CONTENT_TYPE:
+            media = unquoted(text_of(value) or JSON_TYPE).partition(";")[0].strip().lower()
     if media.startswith("application/cloudevents"):
         raise InvalidEventError(
             f"content-type is {media}: the event is in structured mode. Send it in binary mode, "
             "with its attributes as ce_* headers and its data as the value."
         )
+    found = _attributes(headers)
     if found and media != JSON_TYPE and not media.endswith("+json"):
         raise InvalidEventError(f"content-type is {media[:100]!r}: a stage takes JSON. Send {JSON_TYPE}.")
     return found
 
 
+def _attributes(headers: Headers) -> dict[str, str]:
+    return attributes_in(headers, PREFIX, EventAttributes.model_fields.keys())
+
+
 def _trace(headers: Headers) -> tuple[str | None, dict[str, str]]:
     """Return the trace that a tracing library wrote into a record's headers, and its other headers."""
     named = {name: value for name, value in headers if value and name.lower() in _TRACING}
-    return trace_of({name: value.decode("ascii", "replace") for name, value in named.items()})
-
-
-def _text(name: str, value: bytes | None) -> str:
-    try:
-        return (value or b"").decode()
-    except UnicodeDecodeError as error:
-        raise InvalidEventError(f"header {name} is not UTF-8: {(value or b'')[:100]!r}") from error
+    return trace_of({name: unquoted(value.decode("ascii", "replace")) for name, value in named.items()})
 
 
 def _checked_attributes(attributes: dict[str, str]) -> EventAttributes:

@@ -26,6 +26,18 @@ HARMLESS: dict[str, dict[str, str]] = {
     "a plan that is none": {"ce_planid": "newest"},
     "a trace that is none": {"traceparent": "00-zz", "tracestate": "\x7f" * 600},
     "a redrive": FORGED,
+    "headers of Kafka Connect": {
+        "__connect.errors.topic": "parcels",
+        "traceparent": '{"schema":{"type":"string"},"payload":"00-zz"}',
+        "tenant": '"a"',
+    },
+    "headers of Spring and of Debezium": {
+        "__TypeId__": "com.example.Parcel",
+        "spring_json_header_types": '{"tenant":"java.lang.String"}',
+        "id": "7b3c7c1e",
+        "eventType": "ParcelSent",
+    },
+    "an attribute without a value": {"ce_time": "", "ce_traceparent": ""},
     "headers of a library": {"x-datadog-trace-id": "1", "b3": "0", "kafka_replyTopic": "parcels"},
 }
 #: By name, headers with which an event cannot become a task.

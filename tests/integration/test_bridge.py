@@ -38,6 +38,7 @@ from tests.conftest import MakeEnvironment, MakeSettings
 from tests.kafkagroups import lag, members
 from tests.loglines import log_lines
 from tests.processes import PATIENCE, wait_until
+from tests.unit.test_events import FOREIGN, REQUIRED
 
 pytestmark = pytest.mark.one_set
 
@@ -550,8 +551,8 @@ def test_of_two_members_with_one_name_one_is_refused(
             wait_until(lambda: [each.poll(1, 0.1) for each in members] and False, "a refusal")
 
 
-def test_transactions_leave_no_lag(service: World) -> None:
-    """Markers and aborted records behind the last event are no events that wait."""
+def test_aborted_transactions_never_run(service: World) -> None:
+    """Tasks are those of the committed records; markers and aborted ones behind the last leave no lag."""
     producer = Producer(
         {
             "bootstrap.servers": service.settings.kafka_bootstrap_servers,
@@ -559,15 +560,31 @@ def test_transactions_leave_no_lag(service: World) -> None:
         }
     )
     producer.init_transactions(PATIENCE)
-    for end in (producer.commit_transaction, producer.abort_transaction):
+    for value, end in (
+        (b'"aborted"', producer.abort_transaction),
+        (b'"committed"', producer.commit_transaction),
+        (b'"aborted"', producer.abort_transaction),
+    ):
         producer.begin_transaction()
         for n in range(8):
-            producer.produce(service.topic, b'"%d"' % n, key=b"%d" % n)
+            producer.produce(service.topic, value, key=b"%d" % n)
         producer.flush(PATIENCE)
         end(PATIENCE)
     with service.bridge():
-        service.receive(8)
+        assert [_data(task) for task in service.receive(8)] == ["committed"] * 8
         wait_until(lambda: service.lag() == 0, "no lag")
+
+
+def test_an_event_with_headers_of_other_tools_is_a_task(service: World) -> None:
+    """Connect's, Streams', Spring's and Debezium's: without a value, in binary, twice, or quoted."""
+    producer = Producer({"bootstrap.servers": service.settings.kafka_bootstrap_servers})
+    producer.produce(service.topic, b'"plain"', key=b"ada", headers=[*FOREIGN])
+    own = {**REQUIRED, "content-type": b"application/json"}
+    quoted = [(name, json.dumps(text.decode())) for name, text in own.items()]
+    producer.produce(service.topic, b'"event"', key=b"ada", headers=[*FOREIGN, *quoted])
+    assert producer.flush(PATIENCE) == 0
+    with service.bridge():
+        assert [_data(task) for task in service.receive(2)] == ["plain", "event"]
 
 
 def test_events_that_retention_deleted_are_counted(service: World) -> None:

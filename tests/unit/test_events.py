@@ -10,7 +10,7 @@ import pytest
 from cloudevents.core.bindings import kafka
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidEventError
@@ -24,6 +24,7 @@ from pipeline.wire.events import (
     Redrive,
     decode,
     encode,
+    job_named,
     record_digest,
 )
 
@@ -247,6 +248,76 @@ def test_broken_attributes_are_refused(headers: dict[str, bytes | None], reason:
     with pytest.raises(InvalidEventError) as caught:
         read(headers=headers)
     assert reason in str(caught.value)
+
+
+TRACE = "00-" + "c" * 32 + "-" + "b" * 16 + "-01"
+SCHEMA = {"type": "string", "optional": False}
+
+
+def _as_connect_writes(text: str, *, schema: bool) -> bytes:
+    """A header by Kafka Connect's JsonConverter, with schemas.enable or without."""
+    return json.dumps({"schema": SCHEMA, "payload": text} if schema else text, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("schema", [True, False])
+def test_headers_that_connect_wrote_as_json_are_read(schema: bool) -> None:
+    """Its JsonConverter quotes every header: the event and its trace are those of the plain headers."""
+    plain = {**REQUIRED, "ce_time": b"2026-01-02T03:04:05Z", "content-type": b"application/json"}
+    plain["traceparent"] = TRACE.encode()
+    quoted: dict[str, bytes | None] = {
+        name: _as_connect_writes(text.decode(), schema=schema) for name, text in plain.items()
+    }
+    assert read(headers=quoted) == read(headers={**plain})
+    assert read(headers=quoted).traceparent == TRACE
+    assert job_named("s", quoted.items(), "t") == job_named("s", plain.items(), "t")
+    only: dict[str, bytes | None] = {"traceparent": quoted["traceparent"]}
+    assert read(headers=only).traceparent == TRACE
+
+
+def test_quotes_of_a_producer_stay() -> None:
+    """Where the version has no quotes, those of an id are a part of it."""
+    assert read(headers={**REQUIRED, "ce_id": b'"1"'}).id == '"1"'
+
+
+#: Headers as tools write them, none of which says anything about the event.
+FOREIGN: list[tuple[str, bytes | None]] = [
+    # Kafka Connect: its dead letter queue, and a JsonConverter's header without a schema.
+    ("__connect.errors.topic", b"orders"),
+    ("__connect.errors.exception.stacktrace", None),
+    ("__connect.errors.offset", b"12"),
+    ("tenant", b'"a"'),
+    # Kafka Streams: numbers and times in binary, names twice.
+    ("__streams.errors.offset.bin", b"\x00\x00\x01\x8c\xff"),
+    ("window", b"\xff\xfe\x00"),
+    ("window", b"\x00"),
+    # Spring: the types of its headers and payload.
+    ("__TypeId__", b"com.example.Order"),
+    ("spring_json_header_types", b'{"tenant":"java.lang.String"}'),
+    ("kafka_dlt-exception-stacktrace", b"java.lang.RuntimeException: \xc3"),
+    # Debezium: its outbox, and the context of its source.
+    ("id", b"7b3c7c1e"),
+    ("eventType", b"OrderPlaced"),
+    ("__debezium.context.task", b"0"),
+    # Headers of this project and of others that are broken or hold nothing.
+    ("content-type", b"\xff"),
+    ("traceparent", b'"00-'),
+    ("traceparent", None),
+    ("tracestate", b"\x00\xff"),
+    ("ce_tenant", None),
+    ("ce_tenant", b"\xff"),
+    ("", b""),
+]
+ANY_HEADER = st.tuples(st.text(max_size=12), st.none() | st.binary(max_size=12))
+
+
+@given(st.lists(st.sampled_from(FOREIGN) | ANY_HEADER, max_size=30))
+@example(FOREIGN)
+def test_headers_of_other_tools_change_no_event(foreign: list[tuple[str, bytes | None]]) -> None:
+    """With any of them a plain event and a CloudEvent are those that they are without."""
+    for own in ([], [("ce_time", None), ("content-type", None), *REQUIRED.items()]):
+        event = decode(key=b"k", value=b"{}", headers=[*foreign, *own], coordinates=AT)
+        expected = decode(key=b"k", value=b"{}", headers=own, coordinates=AT)
+        assert replace(event, carried={}) == expected
 
 
 @given(
