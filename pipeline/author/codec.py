@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticSerializationError, to_json
 
 from pipeline.author.roundtrip import difference, hidden_secret, non_finite, unsafe_numbers
@@ -28,7 +29,7 @@ class Codec:
 
     def __init__(self, annotation: Any, where: str) -> None:
         self.annotation = annotation
-        self._where = where
+        self.where = where
 
     # ─── at start ───
 
@@ -37,7 +38,7 @@ class Codec:
         if self._shape.lazy:
             place = self._shape.lazy[0] or describe(self.annotation)
             raise StageDefinitionError(
-                f"{self._where}: {place} is an Iterable, whose items would be checked only while the "
+                f"{self.where}: {place} is an Iterable, whose items would be checked only while the "
                 "function runs. Annotate list[…]: wrong items are then a dead letter at once."
             )
 
@@ -45,14 +46,14 @@ class Codec:
         """Raise ``StageDefinitionError`` where a value would be written as asterisks."""
         self.check()
         if secret := next((fault for fault in self._differences if "asterisks" in fault), None):
-            raise StageDefinitionError(f"{self._where}: {describe(self.annotation)}: {secret}.")
+            raise StageDefinitionError(f"{self.where}: {describe(self.annotation)}: {secret}.")
 
     def check_read_again(self) -> None:
         """Raise ``StageDefinitionError`` where the JSON that is written cannot be read again as the same."""
         self.check()
         if self._faults:
             raise StageDefinitionError(
-                f"{self._where}: {describe(self.annotation)} is not read from JSON as the value that was "
+                f"{self.where}: {describe(self.annotation)} is not read from JSON as the value that was "
                 f"written: {self._faults[0]}."
             )
 
@@ -62,7 +63,7 @@ class Codec:
             self.check_read_again()
         elif misfit := self._shape.misfit(reader._shape):
             raise StageDefinitionError(
-                f"{self._where} writes {describe(self.annotation)}, and {reader._where} reads "
+                f"{self.where} writes {describe(self.annotation)}, and {reader.where} reads "
                 f"{describe(reader.annotation)}: {misfit}. Annotate both alike."
             )
 
@@ -77,6 +78,26 @@ class Codec:
             return self._adapter.json_schema()
         except PydanticUserError:
             return {}
+
+    def written_schema(
+        self, generator: type[GenerateJsonSchema] = GenerateJsonSchema, references: str = "#/$defs/{model}"
+    ) -> dict[str, Any]:
+        """Return the JSON Schema of the data that is written, without None, which ends a path.
+
+        ``references`` is the form of those to its definitions. Raises ``StageDefinitionError`` where a schema
+        cannot express it.
+        """
+        try:
+            schema = self._adapter.json_schema(
+                mode="serialization", schema_generator=generator, ref_template=references
+            )
+        except PydanticUserError as error:
+            raise StageDefinitionError(
+                f"{self.where}: {describe(self.annotation)} has no JSON Schema "
+                f"({str(error).splitlines()[0]}). Annotate a type that JSON has."
+            ) from error
+        members = [each for each in schema.pop("anyOf", []) if each != {"type": "null"}]
+        return schema | (members[0] if len(members) == 1 else {"anyOf": members} if members else {})
 
     # ─── at run time ───
 
@@ -99,7 +120,7 @@ class Codec:
             return self._text(value)
         except ValueError as error:
             raise PermanentError(
-                f"{self._where}: the result is not {describe(self.annotation)}: {error}"
+                f"{self.where}: the result is not {describe(self.annotation)}: {error}"
             ) from error
 
     def dump_data(self, value: Any) -> str:
@@ -135,7 +156,7 @@ class Codec:
         return None
 
     def _invalid(self, reasons: str) -> InvalidInputError:
-        return InvalidInputError(f"{self._where}: the data is not {describe(self.annotation)}: {reasons}")
+        return InvalidInputError(f"{self.where}: the data is not {describe(self.annotation)}: {reasons}")
 
     # ─── the annotation ───
 
@@ -146,7 +167,7 @@ class Codec:
             adapter.rebuild(raise_errors=True)
         except (PydanticUserError, NameError) as error:
             raise StageDefinitionError(
-                f"{self._where}: {describe(self.annotation)} cannot be read from JSON "
+                f"{self.where}: {describe(self.annotation)} cannot be read from JSON "
                 f"({str(error).splitlines()[0]}). Use a pydantic model, a dataclass, a TypedDict, or a type "
                 "of the standard library."
             ) from error

@@ -9,6 +9,7 @@ from pipeline.author.consumers import Consumer, ConsumerOptions
 from pipeline.author.records import Record
 from pipeline.author.registry import REGISTRY, Registry
 from pipeline.author.stages import Options, Stage
+from pipeline.author.topicschema import FORMATS, Format
 from pipeline.errors import StageDefinitionError
 
 In = TypeVar("In")
@@ -53,6 +54,7 @@ def stage(
     soft_time_limit: float | None = None,
     tolerate: float = 0,
     tombstones: bool = False,
+    format: Format = "json",
     registry: Registry | None = None,
 ) -> Callable[[Callable[[In], Out]], Stage[In, Out]]:
     """Make a function a stage: a task for each event on ``consumes``, its result an event on ``emits``.
@@ -62,7 +64,8 @@ def stage(
     one at a time, in order; with ``ordered="strict"`` each starts only when the one before is recorded. With
     ``tolerate=0.05`` the gather of a split runs although up to 5 % of its parts failed. With
     ``tombstones=True`` a record without a value makes a task too, with None as its data; otherwise it is
-    passed over. ``registry`` is for tests.
+    passed over. With ``format="avro"`` or ``"json-schema"`` the events it emits have a schema, made from its
+    annotation, in the schema registry. ``registry`` is for tests.
     """
 
     def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:
@@ -78,6 +81,7 @@ def stage(
             soft_time_limit=soft_time_limit,
             tolerate=tolerate,
             tombstones=tombstones,
+            format=format,
         )
         made = Stage(function, options)
         _check_function(function, made.where)
@@ -135,6 +139,7 @@ def _check_options(options: Options, where: str) -> None:
     _check_names(options, where)
     _check_order(options, where)
     _check_numbers(options, where)
+    _check_format(options, where)
 
 
 def _check_names(options: Options, where: str) -> None:
@@ -159,6 +164,15 @@ def _check_name(where: str, option: str, value: Any, pattern: re.Pattern[str], a
 def _check_order(options: Options, where: str) -> None:
     if not isinstance(options.ordered, bool) and options.ordered != "strict":
         raise StageDefinitionError(f'{where}: ordered={options.ordered!r}. Use True, False or "strict".')
+
+
+def _check_format(options: Options, where: str) -> None:
+    if options.format not in FORMATS:
+        raise StageDefinitionError(f"{where}: format={options.format!r}. Use one of {', '.join(FORMATS)}.")
+    if options.format != "json" and options.emits is None:
+        raise StageDefinitionError(
+            f"{where}: format={options.format!r}, and it emits nothing. Add emits=, or leave format= out."
+        )
 
 
 def _check_numbers(options: Options, where: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.author.consumers import Consumer
 from pipeline.author.stages import Stage
+from pipeline.author.topicschema import TopicSchema
 from pipeline.errors import StageDefinitionError
 from pipeline.wire.plans import JobPlan, Route, plan_from
 
@@ -55,6 +56,15 @@ class Registry:
         """Return the stages that an event on ``topic`` makes a task for."""
         return tuple(stage for stage in self._stages.values() if stage.consumes == topic)
 
+    @property
+    def topic_schemas(self) -> Mapping[str, TopicSchema]:
+        """The schemas that its stages write by, by the logical topic; none of a topic of plain JSON."""
+        return {
+            topic: stages[0].topic_schema
+            for topic, stages in self._emitters().items()
+            if stages[0].topic_schema is not None
+        }
+
     def add(self, stage: Stage[Any, Any]) -> None:
         """Add a stage; refuse a second one of the same name. A reloaded module replaces its own stages."""
         known = self._stages.get(stage.name)
@@ -95,6 +105,7 @@ class Registry:
             self._check_consumer(consumer)
         self._check_variables()
         self._check_cycles()
+        self._check_topic_schemas()
         for topic in self.consumed_topics:
             self._check_emitters(topic)
 
@@ -143,6 +154,28 @@ class Registry:
                     f"{'; '.join(users)}: the topics {other!r} and {topic!r} are both set by "
                     f"KAFKA_TOPIC_{variable}. Rename one."
                 )
+
+    def _check_topic_schemas(self) -> None:
+        """Refuse a topic on which two stages write by different schemas: its readers know one."""
+        for topic, (first, *others) in self._emitters().items():
+            for other in others:
+                if first.format != other.format:
+                    raise StageDefinitionError(
+                        f"{other.where}: it emits {topic!r} as {other.format}, and {first.where} as "
+                        f"{first.format}. Give both the same format=."
+                    )
+                if first.topic_schema != other.topic_schema:
+                    raise StageDefinitionError(
+                        f"{other.where}: it emits {topic!r} by another schema than {first.where}. "
+                        "Annotate both alike."
+                    )
+
+    def _emitters(self) -> dict[str, list[Stage[Any, Any]]]:
+        found: dict[str, list[Stage[Any, Any]]] = {}
+        for stage in self._stages.values():
+            if stage.emits is not None:
+                found.setdefault(stage.emits, []).append(stage)
+        return found
 
     def _check_cycles(self) -> None:
         for stage in self._stages.values():

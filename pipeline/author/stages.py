@@ -24,6 +24,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pipeline.author.annotations import Signature, fits, lost_fields
 from pipeline.author.codec import Codec, describe
+from pipeline.author.topicschema import Format, TopicSchema, topic_schema
 from pipeline.errors import InvalidInputError, StageDefinitionError
 from pipeline.wire.plans import Route
 
@@ -59,6 +60,8 @@ class Options:
     tolerate: float = 0
     #: Whether a record without a value makes a task, with None as its data.
     tombstones: bool = False
+    #: How its events are written on the topic.
+    format: Format = "json"
 
 
 class Stage(Generic[In, Out]):
@@ -78,6 +81,7 @@ class Stage(Generic[In, Out]):
         self.time_limit, self.soft_time_limit = options.time_limit, options.soft_time_limit
         self.tolerate = options.tolerate
         self.tombstones = options.tombstones
+        self.format = options.format
         self._part = Signature(function, 1, "@stage")
         self._split: Signature | None = None
         self._gather: Signature | None = None
@@ -181,13 +185,28 @@ class Stage(Generic[In, Out]):
 
     def dump_output(self, value: Any) -> str | None:
         """Return the data of the event that this stage emits; None where the path ends here."""
-        codec = (self._gather or self._part).returned
-        text = codec.dump(value)
+        text = self._written.dump(value)
         return None if value is None else text
 
     def load_output(self, data: str | bytes) -> Any:
         """Return the value of what ``dump_output`` wrote."""
-        return (self._gather or self._part).returned.load(data)
+        return self._written.load(data)
+
+    def output_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the data of the events that it emits."""
+        return self._written.written_schema()
+
+    @functools.cached_property
+    def topic_schema(self) -> TopicSchema | None:
+        """The schema that the topic it emits to carries; None for a topic of plain JSON.
+
+        Raises ``StageDefinitionError`` where the format has no type for the annotation.
+        """
+        return None if self.format == "json" else topic_schema(self._written, self.format)
+
+    @property
+    def _written(self) -> Codec:
+        return (self._gather or self._part).returned
 
     # ─── checks ───
 
@@ -251,7 +270,7 @@ class Stage(Generic[In, Out]):
 
     def check_handover(self, consumer: "Stage[Any, Any]") -> None:
         """Raise ``StageDefinitionError`` where ``consumer`` cannot read the events of this stage."""
-        (self._gather or self._part).returned.check_read_by(consumer.input)
+        self._written.check_read_by(consumer.input)
 
     def _check_end(self, last: Signature) -> None:
         last.returned.check()
@@ -262,3 +281,4 @@ class Stage(Generic[In, Out]):
                 f"{last.where}: it returns None, so no event would ever reach {self.emits!r}. "
                 "Annotate what it returns, or leave emits= out."
             )
+        _ = self.topic_schema

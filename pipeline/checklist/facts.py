@@ -18,6 +18,7 @@ from pipeline.author.stages import Stage
 from pipeline.errors import ServiceError
 from pipeline.infra.compare import QueueComparison, TopicComparison, compare_queue, compare_topic
 from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs
+from pipeline.infra.topicschemas import SchemaReport, schema_reports
 from pipeline.jobs import JobStore, Pass, TableReport
 from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import Cluster, KafkaAdmin, Topic, consumer_configuration, producer_configuration
@@ -132,6 +133,11 @@ class Facts:
             for need in self.topic_needs
             if need.name in self.cluster.topics and need.name in self.topic_configs
         ]
+
+    @once
+    def schemas(self) -> list[SchemaReport]:
+        """The schemas of topics, compared with those that the registry has."""
+        return schema_reports(self.settings, self.registry)
 
     @once
     def queue_needs(self) -> list[QueueNeed]:

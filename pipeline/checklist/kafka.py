@@ -20,6 +20,7 @@ from pipeline.checklist.line import (
 from pipeline.checklist.rehearsal import rehearse_close
 from pipeline.errors import ServiceError
 from pipeline.infra.needs import DAY_MS, ERRORS_RETENTION_MS, missing_topics, topics_of_others
+from pipeline.infra.topicschemas import MEND
 from pipeline.kafka import producer_configuration
 from pipeline.observe.brokerconnections import LIMITED, connections_of
 from pipeline.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
@@ -178,6 +179,18 @@ def _creation(facts: Facts) -> Finding:
     return ok(f"AUTO_PROVISION=true; {evidence}")
 
 
+def _schemas(facts: Facts) -> Finding:
+    if not facts.schemas:
+        return skip("no stage emits a topic with a schema")
+    if wrong := [each for each in facts.schemas if each.state == "incompatible"]:
+        reasons = "; ".join(f"{each.subject}: {each.reason}" for each in wrong)
+        return fail(f"not compatible with the versions that are registered: {reasons}", MEND)
+    if new := [each.subject for each in facts.schemas if each.state == "new"]:
+        return fail(f"not registered as this version writes: {', '.join(new)}", 'Run "pipeline provision".')
+    found = ", ".join(f"{each.subject} version {each.version} (id {each.id})" for each in facts.schemas)
+    return ok(f"registered: {found}")
+
+
 def _partitions(facts: Facts) -> Finding:
     cluster = facts.cluster
     mine = [at for need in facts.topic_needs for at in cluster.topics.get(need.name, ())]
@@ -297,6 +310,7 @@ ITEMS: tuple[Item, ...] = (
         check=_creation,
         asks="kafka",
     ),
+    Item(id="kafka.schemas", section="Kafka", title="Schemas of emitted topics", check=_schemas),
     Item(id="kafka.partitions", section="Kafka", title="Partitions", check=_partitions, asks="kafka"),
     Item(id="kafka.connections", section="Kafka", title="Connections", check=_connections, asks="kafka"),
     Item(id="kafka.health", section="Kafka", title="Health check endpoint", check=_health, asks="kafka"),

@@ -17,6 +17,7 @@ COMMANDS = {
     "dev": "pipeline.cli.dev",
     "stack": "pipeline.cli.stack",
     "provision": "pipeline.cli.provision",
+    "schemas": "pipeline.cli.schemas",
     "submit": "pipeline.cli.submit",
     "jobs": "pipeline.cli.jobs",
     "dlq": "pipeline.cli.dlq",

@@ -54,7 +54,7 @@ Exit code 1 when --update could not change all differences."""
     help="Print the same resources for another tool; create nothing.",
 )
 def provision(update: bool, as_json: bool, role: Role | None, exported: str | None) -> None:
-    """Create the topics, queues and table of this service.
+    """Create the topics, queues, table and schemas of this service.
 
     Existing resources are not changed. Those with less than the service needs are reported; larger values
     are accepted.

@@ -1,4 +1,4 @@
-"""Provisioning: make the topics, queues and table that a service needs, and change those that differ."""
+"""Provisioning: make the topics, queues, table and schemas of a service, and change those that differ."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +16,7 @@ from pipeline.infra.compare import (
 )
 from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs, topics_of_others
 from pipeline.infra.queuepolicy import with_tls_only
+from pipeline.infra.topicschemas import register_schemas
 from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
 from pipeline.settings import Settings
@@ -25,13 +26,13 @@ from pipeline.sqs.queues import change_queue, make_queue, queue_arn, queue_attri
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-Kind = Literal["topic", "queue", "table"]
+Kind = Literal["topic", "queue", "table", "schema"]
 Outcome = Literal["made", "present", "differs", "updated"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The outcome for one topic, queue or table."""
+    """The outcome for one topic, queue, table or schema."""
 
     kind: Kind
     name: str
@@ -46,6 +47,8 @@ class Result:
 def provision(settings: Settings, registry: Registry, *, update: bool = False) -> Iterator[Result]:
     """Make what is missing, one after the other; change what differs only with ``update``.
 
+    A schema that is new is registered as the next version: those before it stay.
+
     A second run changes nothing. Raises ServiceRefusedError, naming the mend, for what is not allowed.
     """
     admin = KafkaAdmin(settings)
@@ -53,6 +56,8 @@ def provision(settings: Settings, registry: Registry, *, update: bool = False) -
     yield from _stand_in_for_others(admin, settings, registry)
     yield from _provision_queues(settings, queue_needs(settings, registry), update)
     yield _provision_table(settings, update)
+    for subject, made in register_schemas(settings, registry):
+        yield Result(kind="schema", name=subject, outcome="made" if made else "present")
 
 
 def make_missing(settings: Settings, registry: Registry, *, kafka: bool, sqs: bool) -> Iterator[Result]:

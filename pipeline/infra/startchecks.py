@@ -10,6 +10,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.infra.compare import QueueComparison, compare_queue
 from pipeline.infra.needs import QueueNeed, missing_topics, queue_needs, topic_needs, topics_of_others
 from pipeline.infra.provision import make_missing
+from pipeline.infra.topicschemas import check_schemas
 from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
 from pipeline.settings import TOPIC_VARIABLE, Settings
@@ -27,6 +28,9 @@ def check_start(settings: Settings, registry: Registry, takes: Sequence[str] = (
 
     ``takes``: the names of the queues that a worker consumes from, which may belong to no stage.
 
+    Schemas of topics are not made here, also not with AUTO_PROVISION: the registry's other users would see a
+    version that nobody decided on.
+
     Raises ConfigurationError, which names the setting and the mend, or the ServiceError that kept it from
     asking. A side that is switched off (KAFKA_ENABLED, USE_SQS_TASK_PROCESSING) is not checked, nor are time
     limits: neither a setting nor a stage accepts one that SQS could not hold.
@@ -37,6 +41,8 @@ def check_start(settings: Settings, registry: Registry, takes: Sequence[str] = (
             log.info("provision.made", kind=result.kind, name=result.name)
     elif kafka:
         _check_topics(settings, registry)
+    if kafka:
+        check_schemas(settings, registry)
     if sqs:
         _check_queues(settings, registry, takes)
     _check_table(settings)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from pipeline.errors import ConfigurationError, ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.settings import Settings
@@ -72,10 +73,11 @@ class SchemaRegistry:
             answer.append(self._with_references(found))
         return answer[0] if answer else None
 
-    def find(self, subject: str, schema: Schema) -> int | None:
-        """Return the id that a schema without references has under a subject; None if it is not there."""
+    def find(self, subject: str, schema: Schema) -> tuple[int, int] | None:
+        """Return id and version of a schema without references under a subject; None if it is not there."""
         with self._asking(f"an id of {subject}", missing=(_NO_SUBJECT, _NO_SCHEMA)) as answer:
-            answer.append(self._client.lookup_schema(subject, _theirs(schema)).schema_id)
+            found = self._client.lookup_schema(subject, _theirs(schema))
+            answer.append((found.schema_id, found.version))
             self._client.clear_caches()
         return answer[0] if answer else None
 
@@ -97,11 +99,21 @@ class SchemaRegistry:
             self._client.clear_caches()
         return int(answer[0])
 
-    def is_compatible(self, subject: str, schema: Schema) -> bool:
-        """Whether a schema without references may follow the latest version; True for an unknown subject."""
+    def misfit(self, subject: str, schema: Schema) -> str | None:
+        """Return why a schema without references may not be the next version, in the registry's words.
+
+        None if it may, also for an unknown subject. The subject's compatibility level says which versions it
+        is compared with.
+        """
+        path = f"compatibility/subjects/{quote(subject, safe='')}/versions?verbose=true"
         with self._asking(f"the compatibility of {subject}", missing=(_NO_SUBJECT, _NO_VERSION)) as answer:
-            answer.append(self._client.test_compatibility(subject, _theirs(schema)))
-        return bool(answer[0]) if answer else True
+            # The client's own test_compatibility_all_versions drops the reasons (confluent-kafka 2.16).
+            answer.append(self._client._rest_client.post(path, body=_theirs(schema).to_dict()))
+        if not answer or answer[0]["is_compatible"]:
+            return None
+        # Confluent's registry has messages, Apicurio's a reason.
+        reasons = answer[0].get("messages") or [answer[0].get("reason") or "the registry gives no reason"]
+        return "; ".join(map(str, reasons))
 
     def ping(self) -> None:
         """Ask for something small; return if it answers."""

@@ -183,8 +183,11 @@ class EventAttributes(BaseModel):
     ] = None
 
 
-def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
-    """Return the key, value and headers of the Kafka record that carries ``event``."""
+def encode(event: Event, content_type: str = JSON_TYPE) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
+    """Return the key, value and headers of the Kafka record that carries ``event``.
+
+    The value is JSON; ``content_type`` is another one where the caller writes it in another format.
+    """
     attributes = {
         "specversion": "1.0",
         "id": event.id,
@@ -199,7 +202,7 @@ def encode(event: Event) -> tuple[bytes, bytes, tuple[tuple[str, bytes], ...]]:
     }
     headers = [(PREFIX + name, value.encode()) for name, value in attributes.items() if value is not None]
     headers += [
-        (CONTENT_TYPE, JSON_TYPE.encode()),
+        (CONTENT_TYPE, content_type.encode()),
         # What consumers that know nothing of CloudEvents look at.
         ("timestamp", repr(event.time.timestamp()).encode()),
         ("source", event.source.encode()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pipeline.author.registry import Registry
 from pipeline.errors import PermanentError
@@ -9,6 +10,7 @@ from pipeline.jobs import JobStore, PartRef, PartResult, is_small, ref_of, split
 from pipeline.kafka import OutgoingRecord
 from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience
+from pipeline.registry import Encoder
 from pipeline.settings import Settings
 from pipeline.telemetry import tracing
 from pipeline.telemetry.spans import Span
@@ -25,6 +27,13 @@ from pipeline.worker.settle.work import Work
 SENT_TOGETHER = 200
 
 Errors = list[Exception | None]
+
+
+class Written(NamedTuple):
+    """The value of a record, and its media type."""
+
+    value: bytes
+    content_type: str
 
 
 class Emitter:
@@ -48,6 +57,7 @@ class Emitter:
         self._dispatch = dispatch
         self._patience = patience
         self._parts = PartTasks(registry, store, patience)
+        self._encoder = Encoder(settings, patience)
 
     def emit(self, works: Sequence[Work]) -> Errors:
         """Emit each task's event, store its result, or send its parts. Waits for services during an outage.
@@ -74,21 +84,41 @@ class Emitter:
     def _emit_events(self, works: Sequence[Work]) -> Errors:
         errors: Errors = [None] * len(works)
         plans = self._plans.of(_header(work) for work in works)
-        made = {at: event for at, work in enumerate(works) if (event := self._event(work, plans)) is not None}
+        made: dict[int, tuple[Event, Written]] = {}
+        for at, work in enumerate(works):
+            event = self._event(work, plans)
+            if event is not None:
+                try:
+                    made[at] = event, self._written(event, _header(work).stage)
+                except PermanentError as misfit:
+                    errors[at] = misfit
         spans = [
             tracing.send_span(self._settings.topic(event.type), event, works[at].attempt)
-            for at, event in made.items()
+            for at, (event, _) in made.items()
         ]
-        records = [self._outgoing(event, span) for event, span in zip(made.values(), spans, strict=True)]
+        records = [
+            self._outgoing(event, written, span)
+            for (event, written), span in zip(made.values(), spans, strict=True)
+        ]
         answers = self._ledger.emit("emit", records)
         for at, error in zip(made, answers, strict=True):
             errors[at] = error
         _end(spans, answers)
         return errors
 
-    def _outgoing(self, event: Event, span: Span) -> OutgoingRecord:
-        key, value, headers = events.encode(event.continuing(span.traceparent))
-        return OutgoingRecord(topic=self._settings.topic(event.type), key=key, value=value, headers=headers)
+    def _written(self, event: Event, stage: str) -> Written:
+        """Return the value of an event's record as its stage writes it, also to a topic of an older plan."""
+        emitter = self._registry.by_name.get(stage)
+        if emitter is None or emitter.emits is None or emitter.topic_schema is None:
+            return Written(event.data, events.JSON_TYPE)
+        schema = emitter.topic_schema
+        value = self._encoder.encode(self._settings.topic(emitter.emits), schema, event.data)
+        return Written(value, schema.content_type)
+
+    def _outgoing(self, event: Event, written: Written, span: Span) -> OutgoingRecord:
+        key, _, headers = events.encode(event.continuing(span.traceparent), written.content_type)
+        topic = self._settings.topic(event.type)
+        return OutgoingRecord(topic=topic, key=key, value=written.value, headers=headers)
 
     def _event(self, work: Work, plans: Mapping[str, JobPlan]) -> Event | None:
         """Return the event of a run or gather; None where it emits nothing."""

@@ -1,0 +1,118 @@
+"""A real worker whose stages emit topics with schemas, and a real registry that comes and goes."""
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.schema_registry.json_schema import JSONDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from pipeline.infra.provision import provision
+from pipeline.kafka import ReceivedRecord, newest_records
+from pipeline.services.environment import Services
+from tests.conftest import MakeEnvironment
+from tests.integration import pricing
+from tests.integration.pricing import Order
+from tests.integration.shop import Shop, open_shop
+from tests.ownstages import stages_of
+from tests.processes import PATIENCE
+from tests.registry import RunningRegistry, registry
+
+
+@pytest.fixture(scope="module")
+def schemas(local_programs: None) -> Iterator[RunningRegistry]:
+    """A registry of this module's own, which it ends and starts again with what it had."""
+    with registry(keep=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shop(
+    schemas: RunningRegistry,
+    embedded_services: Services,
+    make_environment: MakeEnvironment,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Shop]:
+    """A service without workers."""
+    with open_shop(
+        embedded_services,
+        make_environment,
+        tmp_path_factory.mktemp("shop"),
+        TASK_MODULES="tests.integration.pricing",
+        SCHEMA_REGISTRY_URL=schemas.url,
+    ) as shop:
+        shop.registry = stages_of("tests.integration.pricing")
+        yield shop
+
+
+def records(shop: Shop, topic: str, key: str) -> list[ReceivedRecord]:
+    """The records of a logical topic whose value names a key."""
+    found = newest_records(shop.settings, shop.settings.topic(topic), 100, PATIENCE)
+    return [record for record in found if key.encode() in (record.value or b"")]
+
+
+def read(client: SchemaRegistryClient, record: ReceivedRecord, reader: Any) -> Any:
+    """What Confluent's deserializer reads of a record."""
+    return reader(record.value, SerializationContext(record.topic, MessageField.VALUE))
+
+
+def test_a_topic_with_a_schema_from_provision_to_its_readers(shop: Shop, schemas: RunningRegistry) -> None:
+    """No start before provision; then values that others read, also while the registry comes and goes."""
+    refused = shop.start()
+    assert refused.wait(PATIENCE) != 0
+    assert "The schema registry does not have the schema of prices under" in shop.log()
+
+    made = [result for result in provision(shop.settings, shop.registry) if result.kind == "schema"]
+    assert [result.outcome for result in made] == ["made", "made"]
+    worker = shop.start()
+    shop.wait(lambda: " ready." in shop.log(), "the worker is ready")
+
+    # Its id is not known yet, and the registry is away: the result waits.
+    schemas.stop()
+    first = shop.submit(pricing.price, Order(key="first", amounts=[3, 4]))
+    shop.wait(lambda: "find schemas" in shop.log(), "the worker waits for the registry")
+    assert not records(shop, "prices", "first")
+    schemas.start()
+    shop.wait_job(first)
+    counted = shop.submit(pricing.count, Order(key="counted", amounts=[3, 4]))
+    shop.wait_job(counted)
+
+    # Ids are known: the registry is not asked again.
+    schemas.stop()
+    shop.wait_job(shop.submit(pricing.price, Order(key="second", amounts=[1])))
+    schemas.start()
+
+    client = SchemaRegistryClient({"url": schemas.url})
+    try:
+        check_values(shop, client, first)
+    finally:
+        client.close()
+
+    # A value that the schema has no room for.
+    shop.submit(pricing.price, Order(key="huge", amounts=[2**63]))
+    letter = shop.wait_letter("huge")
+    assert "amounts is '9223372036854775808', which is not long" in letter.attributes["reason"]
+    assert letter.attributes["attempts"] == "1"
+    assert not records(shop, "prices", "huge")
+    assert shop.stop(worker) == 0
+
+
+def check_values(shop: Shop, client: SchemaRegistryClient, job_id: str) -> None:
+    """Confluent's deserializers read what was emitted; the headers are those of an event."""
+    (avro,), (again,) = records(shop, "prices", "first"), records(shop, "prices", "second")
+    assert read(client, avro, AvroDeserializer(client)) == {
+        "key": "first",
+        "amounts": 7,
+        "total": Decimal("2.00"),
+    }
+    assert (again.value or b"")[:5] == (avro.value or b"")[:5]
+    headers = dict(avro.headers)
+    assert headers["content-type"] == b"application/avro"
+    assert headers["ce_jobid"] == job_id.encode()
+    (framed,) = records(shop, "counts", "counted")
+    expected = {"key": "counted", "amounts": 2, "total": None}
+    assert read(client, framed, JSONDeserializer(None, None, client)) == expected
+    assert dict(framed.headers)["content-type"] == b"application/json"
