@@ -23,10 +23,10 @@ CALM = 120.0
 #: A line of librdkafka: its "facility", the client, the thread, and the detail.
 _LINE = re.compile(r"(?P<facility>\w+) \[(?P<client>[^]]*)\] (?:\[thrd:.*?\]: )?(?P<detail>.*)", re.DOTALL)
 #: Facilities about brokers that are away or not ready: FAIL is a connection, which ERROR repeats; GETPID an
-#: idempotent producer that asks for its number again.
-_AWAY = frozenset(("FAIL", "ERROR", "GETPID"))
-#: Refusals, which waiting does not mend, are kept apart from brokers that are away.
-_REFUSED = re.compile("sasl|ssl|authenti|authori", re.IGNORECASE)
+#: idempotent producer that asks for its number again; OIDC a token that did not come, asked for every 10 s.
+_AWAY = frozenset(("FAIL", "ERROR", "GETPID", "OIDC"))
+#: Refusals, and tokens that do not come, are kept apart from brokers that are away.
+_REFUSED = re.compile("sasl|ssl|authenti|authori|oidc", re.IGNORECASE)
 
 
 class OneLineAnOutage(logging.Filter):

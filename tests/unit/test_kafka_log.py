@@ -10,6 +10,9 @@ CLIENT = "orders-worker#producer-1"
 AWAY = f"FAIL [{CLIENT}] [thrd:b:1/bootstrap]: b:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: refused"
 DOWN = f"ERROR [{CLIENT}] [thrd:app]: {CLIENT}: b:1/bootstrap: 1/1 brokers are down"
 REFUSED = f"FAIL [{CLIENT}] [thrd:sasl_ssl://b:1]: b:1: SASL authentication error: wrong password"
+NO_TOKEN = (
+    f'OIDC [{CLIENT}] [thrd:background]: Failed to retrieve OIDC token from "https://l/token": away (-1)'
+)
 STARTING = f"GETPID [{CLIENT}] [thrd:main]: Failed to acquire idempotence PID: retrying"
 FENCED = f"MAXPOLL [{CLIENT}] [thrd:main]: Application maximum poll interval exceeded"
 
@@ -51,6 +54,17 @@ def test_what_waiting_does_not_mend_is_told_in_an_outage_too() -> None:
         client.says(AWAY)
         client.says(REFUSED)
     assert ["wrong password" in line["detail"] for line in lines] == [False, True]
+
+
+def test_a_provider_of_tokens_that_is_away_is_one_line_too() -> None:
+    """Each client asks it again every 10 s; brokers that cut their connections meanwhile do not hide it."""
+    client = Client()
+    with log_lines(configuration) as lines:
+        client.says(AWAY)
+        for _ in range(10):
+            assert not client.says(NO_TOKEN)
+            client.now += 10
+    assert ["OIDC token" in line["detail"] for line in lines] == [False, True]
 
 
 def test_a_broker_that_is_starting_is_no_warning() -> None:
