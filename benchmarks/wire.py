@@ -83,7 +83,7 @@ def _row(operation: str, threads: int, costs: dict[str, list[float]]) -> dict[st
 
 def _calls(url: str, *, lean: bool) -> dict[str, Call]:
     reached = {"AWS_ENDPOINT_URL_SQS": url, "AWS_ENDPOINT_URL_DYNAMODB": url}
-    limits = {"connect_timeout": 3, "read_timeout": 10, "attempts": 1, "connections": 8}
+    limits: dict[str, Any] = {"connect_timeout": 3, "read_timeout": 10, "attempts": 1, "connections": 8}
     with patch.dict(os.environ, _CREDENTIALS | reached):
         sqs = make_client("sqs", OF_SQS if lean else (), **limits)
         dynamodb = make_client("dynamodb", OF_DYNAMODB if lean else (), **limits)

@@ -17,6 +17,7 @@ from celery.signals import (
 from pipeline.control.transport import configure
 from pipeline.errors import PipelineError
 from pipeline.jobs import JobStore
+from pipeline.payloads import Payloads
 from pipeline.settings import Settings, load_settings
 from pipeline.telemetry import logs, tracing
 from pipeline.transport.publishing import GROUP_HEADER, is_for_later
@@ -66,6 +67,11 @@ class PipelineApp(Celery):  # type: ignore[misc]
     def job_store(self) -> JobStore:
         """Return the job store of this process and of those it forks."""
         return JobStore(self.settings)
+
+    @cached_property
+    def payloads(self) -> Payloads:
+        """Return the payloads on S3 of this process and of those it forks."""
+        return Payloads(self.settings)
 
 
 def celery_configuration(settings: Settings) -> dict[str, Any]:

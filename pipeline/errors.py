@@ -5,7 +5,8 @@
     ├── StageDefinitionError        a stage or consumer cannot work as written: refused at import
     ├── PermanentError              a task must not be tried again: dead letter at once
     │   ├── InvalidInputError       the data does not match the function's annotation
-    │   └── ResultTooLargeError     the result does not fit where it must be stored
+    │   ├── ResultTooLargeError     the result does not fit where it must be stored
+    │   └── PayloadLostError        the data that a task names on S3 is gone or damaged
     ├── InvalidEventError           an event cannot become a task: Kafka DLQ topic, then commit
     ├── Retry                       a task asks to be tried again after its own delay
     ├── KeyConflictError            a key that a job has is submitted again with other data
@@ -14,7 +15,7 @@
     │   ├── JobFailedError          it failed: the stage, the error, the message
     │   ├── JobCancelledError       it was cancelled
     │   └── ResultNotKeptError      its result is not in its record
-    └── ServiceError                Kafka, SQS or DynamoDB did not do what was asked
+    └── ServiceError                Kafka, SQS, DynamoDB or S3 did not do what was asked
         ├── ServiceUnavailableError ask again with the same ids: throttled, timed out, reply lost
         └── ServiceRefusedError     asking again gives the same answer: denied, missing
             └── MessageRefusedError this one message only: too large, a character it may not have
@@ -45,6 +46,10 @@ class InvalidInputError(PermanentError):
 
 class ResultTooLargeError(PermanentError):
     """A result does not fit the item or message that must carry it. The message names the limit."""
+
+
+class PayloadLostError(PermanentError):
+    """The data of a task is on S3, and is gone, damaged, or not this service's to read."""
 
 
 class InvalidEventError(PipelineError):
@@ -110,7 +115,7 @@ class JobFailedError(JobError):
 
 
 class ServiceError(PipelineError):
-    """Kafka, SQS or DynamoDB did not do what was asked; the vendor's error is the ``__cause__``."""
+    """Kafka, SQS, DynamoDB or S3 did not do what was asked; the vendor's error is the ``__cause__``."""
 
 
 class ServiceUnavailableError(ServiceError):

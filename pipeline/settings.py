@@ -124,7 +124,7 @@ class Settings(BaseModel):
     #: The MSK cluster, for the policies that "pipeline provision --iam" prints.
     msk_cluster_arn: str | None = Field(default=None, pattern=MSK_CLUSTER_ARN)
 
-    #: The key of KMS that encrypts queues and table at rest, instead of those of SQS and DynamoDB.
+    #: The key of KMS that encrypts queues, table and bucket at rest, instead of those of their services.
     kms_key_arn: str | None = Field(default=None, pattern=KMS_KEY_ARN)
 
     # ─── SQS ───
@@ -144,6 +144,10 @@ class Settings(BaseModel):
     #: listed by entity through an index of their own, which costs a write unit a job. None: no such index.
     dynamodb_entity_index_since: date | None = None
     job_expiry_days: int = Field(default=45, ge=45)
+
+    # ─── S3 ───
+    #: The bucket of data that is too large for Kafka, SQS or DynamoDB. None: such data is refused.
+    payload_bucket: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
 
     # ─── Processing ───
     max_retries: int = Field(default=3, ge=0)

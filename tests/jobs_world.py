@@ -401,7 +401,7 @@ class World:
         pieces = dict(self.store.splits.parts(sealed))
         parts = list(pieces)
         assert parts == list(range(sealed.total))
-        assert len({piece.split(",")[1] for piece in pieces.values()}) <= 1, "two runs mixed"
+        assert len({str(piece).split(",")[1] for piece in pieces.values()}) <= 1, "two runs mixed"
         if sealed.total == 0:
             self.act([SplitFilled(split=ref, total=0)], set(self.closed) - {ref.split_id})
         for ordinal in parts:

@@ -37,19 +37,21 @@ class LeanClient:
 
 
 def make_client(
-    service: Literal["sqs", "dynamodb"],
+    service: Literal["sqs", "dynamodb", "s3"],
     frequent: Collection[str],
     *,
     connect_timeout: float,
     read_timeout: float,
     attempts: int,
     connections: int,
+    style: Literal["auto", "path"] = "auto",
 ) -> Any:
     """Return a client with lean calls for the operations ``frequent``. Threads may share it.
 
     Region, endpoint, profile and credentials come from boto3's own chain. botocore makes all calls where
     there are no credentials, behind a proxy, and where the endpoint has a path. Timeouts are in seconds;
     ``attempts``: tries in all, in botocore's standard mode; ``connections``: how many are kept open.
+    ``style``: how requests name a bucket of S3, in the host name or in the path.
 
     Raises BotoCoreError.
     """
@@ -64,6 +66,7 @@ def make_client(
             retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=connections,
             tcp_keepalive=True,
+            s3={"addressing_style": style},
             # Requests are built from typed fields; checking them costs CPU at each call.
             parameter_validation=False,
             disable_request_compression=True,
@@ -73,7 +76,7 @@ def make_client(
     )
     url, credentials = client.meta.endpoint_url, session.get_credentials()
     proxied = urlsplit(url).scheme in get_environ_proxies(url)
-    if credentials is None or proxied or urlsplit(url).path.strip("/"):
+    if not frequent or credentials is None or proxied or urlsplit(url).path.strip("/"):
         return client
     kept = Connections(
         url,

@@ -20,6 +20,7 @@ from pipeline.jobs import JobStore
 from pipeline.kafka import EventProducer, Partition
 from pipeline.ledger import Ledger
 from pipeline.patience import Abandoned, Patience
+from pipeline.payloads import Payloads, shrinking
 from pipeline.settings import Settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from pipeline.telemetry import metrics
@@ -321,7 +322,8 @@ class SqsDelivery(Delivery):
         ledger = Ledger(settings, JobStore(settings), producer, patience)
         fed = fed_by(settings, consumers)
         rejects = Rejects(settings, plans, ledger, fed)
-        queue_named = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name)))
+        shrink = shrinking(Payloads(settings))
+        queue_named = functools.cache(lambda name: SqsQueue(client, settings.queue_url(name), shrink))
         return cls(
             queue_named,
             Outbox(SEND_BATCH),

@@ -34,6 +34,7 @@ from pipeline.jobs import JobStore, NewJob
 from pipeline.kafka import EventProducer, ReceivedRecord, scan
 from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience, raise_first
+from pipeline.payloads import SET_BUCKET, Payloads, shrinking
 from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue, sqs_client
 from pipeline.wire import identity, taskmessage
@@ -164,7 +165,8 @@ class Replay:
         self._plan = plan_from_stage(registry.routes, stage.route)
         self._patience = Patience()
         client = sqs_client(settings)
-        self._queue = cache(lambda name: SqsQueue(client, settings.queue_url(name)))
+        shrink = shrinking(Payloads(settings))
+        self._queue = cache(lambda name: SqsQueue(client, settings.queue_url(name), shrink))
         self._dispatch = Dispatch(settings, registry, self._queue, self._patience)
         # Opens jobs only, so its producer makes no client.
         self._ledger = Ledger(settings, store, EventProducer(settings, "replay"), self._patience)
@@ -299,7 +301,7 @@ class Replay:
     # ─── Sending ───
 
     def _see_through(self, chunk: Sequence[Found], dry: bool) -> Iterator[Replayed]:
-        refusals = [found.why or _refusal(found) for found in chunk]
+        refusals = [found.why or self._refusal(found) for found in chunk]
         going = [found for found, why in zip(chunk, refusals, strict=True) if not why]
         answers = iter([None] * len(going) if dry else self._send(going))
         for found, why in zip(chunk, refusals, strict=True):
@@ -309,6 +311,14 @@ class Replay:
                 yield Replayed(outcome="refused", found=found, why=str(error))
             else:
                 yield Replayed(outcome="found" if dry else "sent", found=found)
+
+    def _refusal(self, found: Found) -> str:
+        """Return why SQS would refuse the task; asked before its job is opened, which would wait for it."""
+        message = OutgoingMessage(**_task(found).to_sqs())
+        if message.fits or self._settings.payload_bucket is not None:
+            return ""
+        room = MAX_MESSAGE_BYTES - message.room
+        return f"its task would have {message.size} bytes, SQS takes {room}: {SET_BUCKET}"
 
     def _send(self, going: Sequence[Found]) -> list[Exception | None]:
         self._wait_for_room(len(going))
@@ -349,11 +359,3 @@ class Replay:
 def _task(found: Found) -> TaskMessage:
     assert found.task is not None
     return found.task
-
-
-def _refusal(found: Found) -> str:
-    """Return why SQS would refuse the task; asked before its job is opened, which would wait for it."""
-    message = OutgoingMessage(**_task(found).to_sqs())
-    if message.size + message.room <= MAX_MESSAGE_BYTES:
-        return ""
-    return f"its task would have {message.size} bytes, SQS takes {MAX_MESSAGE_BYTES - message.room}"

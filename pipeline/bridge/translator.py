@@ -238,9 +238,26 @@ class Translator:
         )
         return job_id, submitted_at, job
 
+    def _check_reference(self, event: Event) -> None:
+        """Refuse an event whose data is not in the bucket of this service."""
+        if event.reference is None:
+            return
+        ours = self._settings.payload_bucket
+        if ours is None:
+            raise InvalidEventError(
+                f"its data is on S3, in bucket {event.bucket}, and PAYLOAD_BUCKET is not set: set it to the "
+                "bucket, then redrive"
+            )
+        if event.bucket != ours or event.reference.role != "event":
+            raise InvalidEventError(
+                f"its data is on S3 at {event.reference.uri(event.bucket or '')}, and events are read from "
+                f"PAYLOAD_BUCKET={ours} only: let both services use one bucket, or send the data as the value"
+            )
+
     def _tasks(
         self, record: ReceivedRecord, event: Event, topic: str, consumer: str | None = None
     ) -> EventTasks:
+        self._check_reference(event)
         job_id, submitted_at, job = self.job_of(event, record, topic, made=consumer is not None)
         plan = job.plan if job else self._plans.find(event.plan_id)
         tasks = EventTasks(

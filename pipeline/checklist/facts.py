@@ -24,6 +24,8 @@ from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.kafka import Cluster, KafkaAdmin, Topic, consumer_configuration, producer_configuration
 from pipeline.observe.queues import Reading, SqsMonitor
 from pipeline.observe.topics import GroupReport, KafkaMonitor
+from pipeline.payloads.bucket import Bucket, BucketReport, bucket_need
+from pipeline.payloads.client import s3_client
 from pipeline.settings import Settings, load_settings
 from pipeline.sqs import credentials_source, sqs_client
 from pipeline.sqs.queues import queue_attributes
@@ -196,6 +198,12 @@ class Facts:
         return JobStore(self.settings).schema.inspect()
 
     @once
+    def bucket(self) -> BucketReport | None:
+        """The bucket of payloads; None where nothing is kept on S3."""
+        need = bucket_need(self.settings)
+        return Bucket(need).inspect() if need else None
+
+    @once
     def recovery(self) -> bool | None:
         """Whether point-in-time recovery of the table is on; None from an emulator that does not know it."""
         return JobStore(self.settings).schema.recovers()
@@ -237,6 +245,7 @@ class Facts:
         named = {
             "AWS_ENDPOINT_URL_SQS": sqs_client(self.settings).meta.endpoint_url,
             "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_client().meta.endpoint_url,
+            "AWS_ENDPOINT_URL_S3": s3_client().meta.endpoint_url if self.settings.payload_bucket else "",
             "SQS_TASK_QUEUE_URL": self.settings.sqs_task_queue_url,
             "SQS_DLQ_URL": self.settings.sqs_dlq_url,
             "SENTRY_DSN": self.settings.sentry_dsn.get_secret_value() if self.settings.sentry_dsn else "",

@@ -19,6 +19,7 @@ from pipeline.checklist.line import (
 )
 from pipeline.deadletters.openjobs import MOST_JOBS
 from pipeline.loopback import is_loopback
+from pipeline.payloads.bucket import kept_days
 from pipeline.settings import MOST_SHARDS
 from pipeline.telemetry import logs
 from pipeline.wire import events
@@ -104,6 +105,24 @@ def _recovery(facts: Facts) -> Finding:
             return ok(f"table {facts.table.name} can be restored to any second of the last 35 days")
         case False:
             return warn(f"table {facts.table.name}: point-in-time recovery is off", _UPDATE)
+
+
+def _payloads(facts: Facts) -> Finding:
+    bucket = facts.bucket
+    if bucket is None:
+        return skip(
+            "PAYLOAD_BUCKET is not set: an event or task over 1 MiB is a dead letter",
+            "Set PAYLOAD_BUCKET to keep such data on S3: docs/guides/large-payloads.md.",
+        )
+    if bucket.outcome == "missing":
+        return fail(f"there is no S3 bucket {bucket.name}", 'Run "pipeline provision".')
+    if bucket.differences:
+        return warn(f"bucket {bucket.name}: {'; '.join(bucket.differences)}", _UPDATE)
+    days = kept_days(facts.settings)
+    return ok(
+        f"bucket {bucket.name} is there; its rule deletes this service's data after {days} days, when "
+        "nothing names it any more"
+    )
 
 
 def _write_capacity(facts: Facts) -> Finding:
@@ -241,6 +260,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.tracing", section="General", title="Distributed tracing headers", check=_tracing),
     Item(id="general.job-tracking", section="General", title="Job tracking", check=_jobs),
     Item(id="general.recovery", section="General", title="Point-in-time recovery", check=_recovery),
+    Item(id="general.payloads", section="General", title="Large payloads", check=_payloads),
     Item(id="general.write-capacity", section="General", title="Write capacity", check=_write_capacity),
     Item(id="general.index-shards", section="General", title="Shards of the index", check=_index_shards),
     Item(id="general.cancelled-jobs", section="General", title="List of cancelled jobs", check=_cancelled),

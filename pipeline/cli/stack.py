@@ -53,7 +53,8 @@ Examples:
     "also",
     type=click.Choice(sorted(OPTIONAL)),
     multiple=True,
-    help="Also run this server, here from now on (registry: Apicurio Registry, for schemas).",
+    help="Also run this server, here from now on (registry: Apicurio Registry, for schemas; s3: S3Mock, for "
+    "large payloads).",
 )
 @_options
 def up(data: Path, also: tuple[str, ...], as_json: bool) -> None:

@@ -25,6 +25,7 @@ from pipeline.jobs.deployments import current
 from pipeline.kafka import EventProducer, OutgoingRecord
 from pipeline.ledger import Ledger
 from pipeline.patience import Patience
+from pipeline.payloads import SET_BUCKET, Payloads, referenced
 from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage
 from pipeline.telemetry import tracing
@@ -102,6 +103,7 @@ class Submitter:
         self._registry = registry
         self._producer = producer
         self._store = store
+        self._payloads = Payloads(settings)
         self._ledger = Ledger(settings, store, producer, Patience(waits=False))
         self._start = find_start(registry, start, store.deployments.all if asks_bridges else None)
         self.topic = self._start.topic
@@ -163,11 +165,14 @@ class Submitter:
     def _emit(self, begun: Sequence["_Begun"]) -> list[ServiceError | None]:
         """Emit the first events of jobs; record which jobs have theirs, or failed without it."""
         topic = self._settings.topic(self.topic)
-        made = [self._event(each) for each in begun]
+        kept = [self._kept(self._event(each)) for each in begun]
+        made = [each for each in kept if isinstance(each, Event)]
         spans = [tracing.send_span(topic, event) for event in made]
         records = [self._record(event, span.traceparent) for event, span in zip(made, spans, strict=True)]
-        emitted = self._ledger.emit("submit", records)
-        for span, error in zip(spans, emitted, strict=True):
+        answers = self._ledger.emit("submit", records)
+        acknowledged = iter(answers)
+        emitted = [next(acknowledged) if isinstance(each, Event) else each for each in kept]
+        for span, error in zip(spans, answers, strict=True):
             if error is not None:
                 span.fail(type(error).__qualname__, str(error))
             span.end()
@@ -180,6 +185,13 @@ class Submitter:
             None if error is None else self._unsent(each, error)
             for each, error in zip(begun, emitted, strict=True)
         ]
+
+    def _kept(self, event: Event) -> Event | ServiceError:
+        """Return an event, the data of a large one on S3; or the error of S3."""
+        try:
+            return referenced(self._payloads, event)
+        except ServiceError as error:
+            return error
 
     def _mark_sent(self, job_ids: Iterable[str]) -> None:
         """Record that jobs with a key have their events. Without the mark an event is only sent again."""
@@ -255,13 +267,15 @@ class Submitter:
         return OutgoingRecord(topic=self._settings.topic(self.topic), key=key, value=value, headers=headers)
 
     def _check_size(self, task: TaskMessage) -> None:
-        """Refuse data that SQS has no room for; without SQS a task has no message."""
+        """Refuse data that SQS has no room for; without SQS a task has no message, on S3 it has room."""
+        if self._settings.payload_bucket is not None:
+            return
         message = OutgoingMessage(**task.to_sqs())
         room = MAX_MESSAGE_BYTES - message.room - TRACE_BYTES
         if self._settings.use_sqs_task_processing and message.size > room:
             raise InvalidEventError(
-                f"the message of its task would have {message.size:,} bytes, and SQS takes {room:,}: store "
-                "the data elsewhere and submit where it is"
+                f"the message of its task would have {message.size:,} bytes, and SQS takes {room:,}: "
+                f"{SET_BUCKET}"
             )
 
     def _give_up(self, job: SubmittedJob, error: ServiceError) -> None:

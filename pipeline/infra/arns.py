@@ -1,10 +1,11 @@
-"""ARNs (Amazon's resource names) of a service's queues, table and topics, from its settings."""
+"""ARNs (Amazon's resource names) of a service's queues, table, bucket and topics, from its settings."""
 
 import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from pipeline.errors import ConfigurationError
+from pipeline.payloads.bucket import bucket_arn
 from pipeline.settings import Settings
 
 #: The region in a host name of SQS: current, dual-stack, FIPS and VPC endpoints; then the legacy ones.
@@ -36,6 +37,10 @@ class Arns:
     def index(self, table: str, index: str) -> str:
         """Return the ARN of an index of a table."""
         return f"{self.table(table)}/index/{index}"
+
+    def bucket(self, name: str) -> str:
+        """Return the ARN of a bucket."""
+        return bucket_arn(name, self.partition)
 
     def topic(self, name: str) -> str:
         """Return the ARN of a topic on MSK."""

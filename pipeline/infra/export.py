@@ -1,6 +1,7 @@
 """Templates of a service's needs for those who provision with CloudFormation or Terraform."""
 
 import base64
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,6 +10,8 @@ from pipeline.author.registry import Registry
 from pipeline.infra.arns import Arns, arns_of
 from pipeline.infra.needs import QueueNeed, TableNeed, TopicNeed, queue_needs, table_need, topic_needs
 from pipeline.infra.queuepolicy import tls_only_policy, with_tls_only
+from pipeline.payloads.bucket import PUBLIC_ACCESS_BLOCK, BucketNeed, bucket_need
+from pipeline.payloads.bucket import tls_only_policy as bucket_tls_only_policy
 from pipeline.settings import SaslMechanism, Settings
 
 Value = str | int | bool
@@ -74,6 +77,7 @@ def cloudformation(settings: Settings, registry: Registry) -> dict[str, Any]:
             if need.tls_only
         },
         "JobsTable": _cloudformation_table(table_need(settings)),
+        **_cloudformation_bucket(bucket_need(settings)),
     }
     description = f"Queues and table of {settings.service_name}"
     if settings.msk_cluster_arn:
@@ -116,6 +120,40 @@ def _cloudformation_table(need: TableNeed) -> dict[str, Any]:
     return {"Type": "AWS::DynamoDB::Table", **_RETAINED, "Properties": properties}
 
 
+def _cloudformation_bucket(need: BucketNeed | None) -> dict[str, Any]:
+    if need is None:
+        return {}
+    rule = {
+        "Id": need.rule_id,
+        "Status": "Enabled",
+        "Prefix": need.prefix,
+        "ExpirationInDays": need.days,
+    }
+    encryption = {
+        "ServerSideEncryptionByDefault": need.encryption["ApplyServerSideEncryptionByDefault"],
+        "BucketKeyEnabled": need.encryption["BucketKeyEnabled"],
+    }
+    bucket = {
+        "Type": "AWS::S3::Bucket",
+        **_RETAINED,
+        "Properties": {
+            "BucketName": need.name,
+            "LifecycleConfiguration": {"Rules": [rule]},
+            "BucketEncryption": {"ServerSideEncryptionConfiguration": [encryption]},
+            "PublicAccessBlockConfiguration": PUBLIC_ACCESS_BLOCK,
+        },
+    }
+    arn = {"Fn::GetAtt": ["PayloadBucket", "Arn"]}
+    policy = {
+        "Type": "AWS::S3::BucketPolicy",
+        "Properties": {
+            "Bucket": {"Ref": "PayloadBucket"},
+            "PolicyDocument": bucket_tls_only_policy(arn, {"Fn::Sub": "${PayloadBucket.Arn}/*"}),
+        },
+    }
+    return {"PayloadBucket": bucket, "PayloadBucketPolicy": policy}
+
+
 def _cloudformation_topic(need: TopicNeed, cluster: str) -> dict[str, Any]:
     # MSK takes a properties file in base64 ("Describe a topic using the AWS CLI", MSK developer guide).
     lines = "\n".join(f"{name}={value}" for name, value in sorted(need.config.items()))
@@ -151,6 +189,7 @@ def terraform(settings: Settings, registry: Registry) -> dict[str, Any]:
                 **{f"tasks_{queue_labels[need.name]}": _terraform_queue(need, arns) for need in queues},
             },
             "aws_dynamodb_table": {"jobs": _terraform_table(table_need(settings))},
+            **_terraform_bucket(bucket_need(settings)),
             "kafka_topic": {f"topic_{topic_labels[need.name]}": _terraform_topic(need) for need in topics},
         },
     }
@@ -205,6 +244,57 @@ def _terraform_table(need: TableNeed) -> dict[str, Any]:
         **_terraform_warm(definition),
         **encryption,
         **_PROTECTED,
+    }
+
+
+def _terraform_bucket(need: BucketNeed | None) -> dict[str, Any]:
+    if need is None:
+        return {}
+    bucket = "${aws_s3_bucket.payloads.id}"
+    arn = "${aws_s3_bucket.payloads.arn}"
+    by = need.encryption["ApplyServerSideEncryptionByDefault"]
+    key = {"kms_master_key_id": need.key} if need.key else {}
+    return {
+        "aws_s3_bucket": {"payloads": {"bucket": need.name, **_PROTECTED}},
+        "aws_s3_bucket_lifecycle_configuration": {
+            "payloads": {
+                "bucket": bucket,
+                "rule": [
+                    {
+                        "id": need.rule_id,
+                        "status": "Enabled",
+                        "filter": {"prefix": need.prefix},
+                        "expiration": {"days": need.days},
+                    }
+                ],
+            }
+        },
+        "aws_s3_bucket_server_side_encryption_configuration": {
+            "payloads": {
+                "bucket": bucket,
+                "rule": [
+                    {
+                        "apply_server_side_encryption_by_default": {
+                            "sse_algorithm": by["SSEAlgorithm"],
+                            **key,
+                        },
+                        "bucket_key_enabled": need.encryption["BucketKeyEnabled"],
+                    }
+                ],
+            }
+        },
+        "aws_s3_bucket_public_access_block": {
+            "payloads": {
+                "bucket": bucket,
+                "block_public_acls": True,
+                "ignore_public_acls": True,
+                "block_public_policy": True,
+                "restrict_public_buckets": True,
+            }
+        },
+        "aws_s3_bucket_policy": {
+            "payloads": {"bucket": bucket, "policy": json.dumps(bucket_tls_only_policy(arn, f"{arn}/*"))}
+        },
     }
 
 

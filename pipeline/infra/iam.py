@@ -42,6 +42,16 @@ _WRITE_ITEMS = _of("dynamodb", "BatchWriteItem PartiQLInsert UpdateItem")
 _CLOSE = _of("dynamodb", "PartiQLUpdate")
 _READ_INDEX = _of("dynamodb", "Query")
 
+_READ_OBJECTS, _WRITE_OBJECTS = _of("s3", "GetObject"), _of("s3", "PutObject")
+#: Look whether the bucket is there. Without it S3 answers "denied" for an object that is gone.
+_LIST_BUCKET = _of("s3", "ListBucket")
+_MAKE_BUCKET = _of(
+    "s3",
+    "CreateBucket GetBucketPolicy GetBucketPublicAccessBlock GetEncryptionConfiguration "
+    "GetLifecycleConfiguration PutBucketPolicy PutBucketPublicAccessBlock PutEncryptionConfiguration "
+    "PutLifecycleConfiguration",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Actions:
@@ -53,6 +63,10 @@ class _Actions:
     index: frozenset[str] = frozenset()
     #: The table itself, which has no owner among the services that share it.
     table: frozenset[str] = _READ_TABLE
+    #: The service's own objects, and the data of the events of services that share the bucket.
+    objects: frozenset[str] = frozenset()
+    events: frozenset[str] = frozenset()
+    bucket: frozenset[str] = _LIST_BUCKET
 
 
 _ACTIONS: dict[Role, _Actions] = {
@@ -62,18 +76,22 @@ _ACTIONS: dict[Role, _Actions] = {
         dead_letters=_READ_QUEUE | _LETTERS,
         items=_READ_ITEMS | _WRITE_ITEMS | _CLOSE,
         index=_READ_INDEX,
+        objects=_WRITE_OBJECTS,
     ),
     "worker": _Actions(
         task_queues=_READ_QUEUE
         | _of("sqs", "ChangeMessageVisibility DeleteMessage ReceiveMessage SendMessage"),
         dead_letters=_READ_QUEUE | _of("sqs", "SendMessage"),
         items=_READ_ITEMS | _WRITE_ITEMS | _CLOSE | _of("dynamodb", "PutItem"),
+        objects=_READ_OBJECTS | _WRITE_OBJECTS,
+        events=_READ_OBJECTS,
     ),
     "web": _Actions(
         task_queues=_READ_QUEUE | _of("sqs", "SendMessage"),
         dead_letters=_READ_QUEUE | _of("sqs", "ChangeMessageVisibility DeleteMessage ReceiveMessage"),
         items=_READ_ITEMS | _WRITE_ITEMS,
         index=_READ_INDEX,
+        objects=_WRITE_OBJECTS,
     ),
     "web-read-only": _Actions(
         task_queues=_READ_QUEUE,
@@ -90,6 +108,9 @@ _ACTIONS: dict[Role, _Actions] = {
         items=_READ_ITEMS | _WRITE_ITEMS | _CLOSE,
         index=_READ_INDEX,
         table=_READ_TABLE | _MAKE_TABLE | _of("dynamodb", "DescribeContinuousBackups UpdateTable"),
+        objects=_READ_OBJECTS | _WRITE_OBJECTS,
+        events=_READ_OBJECTS,
+        bucket=_LIST_BUCKET | _MAKE_BUCKET,
     ),
 }
 
@@ -129,9 +150,13 @@ def policy(settings: Settings, registry: Registry, role: Role) -> Policy:
     if actions.index and settings.dynamodb_entity_index_since:
         index = arns.index(settings.dynamodb_table, ENTITY_INDEX)
         statements.append(_own_items(settings, "JobsByEntity", actions.index, index))
+    if settings.payload_bucket is not None:
+        statements += _payloads(settings, settings.payload_bucket, role, arns)
     if settings.kms_key_arn:
         gives = makes or role == "operator"
-        statements.append(_key(settings.kms_key_arn, arns, _USE_KEY | (_GIVE_KEY if gives else frozenset())))
+        services = ["dynamodb", *(["s3"] if settings.payload_bucket else []), "sqs"]
+        use = _USE_KEY | (_GIVE_KEY if gives else frozenset())
+        statements.append(_key(settings.kms_key_arn, arns, use, services))
     if settings.kafka_sasl_mechanism == "AWS_MSK_IAM":
         statements += _kafka(settings, registry, role, arns)
     return {"Version": "2012-10-17", "Statement": statements}
@@ -153,11 +178,24 @@ def _own_items(settings: Settings, sid: str, actions: Iterable[str], resource: s
     return {**_statement(sid, actions, [resource]), "Condition": condition}
 
 
-def _key(key: str, arns: Arns, actions: Iterable[str]) -> Policy:
-    """Return the statement about the key: it may be used through SQS and DynamoDB only, not directly."""
+def _payloads(settings: Settings, bucket: str, role: Role, arns: Arns) -> Iterator[Policy]:
+    """Return the statements about the bucket; a bridge that runs the stages itself reads as a worker does."""
+    actions, arn = _ACTIONS[role], arns.bucket(bucket)
+    is_worker = role == "bridge" and not settings.use_sqs_task_processing
+    reads = _READ_OBJECTS if is_worker else frozenset[str]()
+    made = _MAKE_BUCKET if _makes(settings, role) else frozenset[str]()
+    yield _statement("PayloadBucket", actions.bucket | made, [arn])
+    if objects := actions.objects | reads:
+        yield _statement("Payloads", objects, [f"{arn}/{settings.service_name}/*"])
+    if events := actions.events | reads:
+        yield _statement("EventPayloads", events, [f"{arn}/*/event/*"])
+
+
+def _key(key: str, arns: Arns, actions: Iterable[str], services: Iterable[str]) -> Policy:
+    """Return the statement about the key: it may be used through these services only, not directly."""
     # The end of the host names differs by partition: .com, .com.cn, .eu.
-    services = [f"{service}.{arns.region}.amazonaws.*" for service in ("dynamodb", "sqs")]
-    return {**_statement("Key", actions, [key]), "Condition": {"StringLike": {"kms:ViaService": services}}}
+    through = [f"{service}.{arns.region}.amazonaws.*" for service in services]
+    return {**_statement("Key", actions, [key]), "Condition": {"StringLike": {"kms:ViaService": through}}}
 
 
 def _kafka(settings: Settings, registry: Registry, role: Role, arns: Arns) -> Iterator[Policy]:

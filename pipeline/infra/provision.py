@@ -1,4 +1,4 @@
-"""Provisioning: make the topics, queues, table and schemas of a service, and change those that differ."""
+"""Provisioning: make topics, queues, table, bucket and schemas of a service, and change what differs."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +17,9 @@ from pipeline.infra.compare import (
 from pipeline.infra.needs import QueueNeed, TopicNeed, queue_needs, topic_needs, topics_of_others
 from pipeline.infra.queuepolicy import with_tls_only
 from pipeline.infra.topicschemas import register_schemas
-from pipeline.jobs import JobStore
+from pipeline.jobs import JobStore, TableReport
 from pipeline.kafka import KafkaAdmin
+from pipeline.payloads.bucket import Bucket, BucketReport, bucket_need
 from pipeline.settings import Settings
 from pipeline.sqs import sqs_client
 from pipeline.sqs.queues import change_queue, make_queue, queue_arn, queue_attributes
@@ -26,13 +27,13 @@ from pipeline.sqs.queues import change_queue, make_queue, queue_arn, queue_attri
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-Kind = Literal["topic", "queue", "table", "schema"]
+Kind = Literal["topic", "queue", "table", "bucket", "schema"]
 Outcome = Literal["made", "present", "differs", "updated"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The outcome for one topic, queue, table or schema."""
+    """The outcome for one topic, queue, table, bucket or schema."""
 
     kind: Kind
     name: str
@@ -56,6 +57,8 @@ def provision(settings: Settings, registry: Registry, *, update: bool = False) -
     yield from _stand_in_for_others(admin, settings, registry)
     yield from _provision_queues(settings, queue_needs(settings, registry), update)
     yield _provision_table(settings, update)
+    if (need := bucket_need(settings)) is not None:
+        yield _report_result("bucket", Bucket(need).provision(update))
     for subject, made in register_schemas(settings, registry):
         yield Result(kind="schema", name=subject, outcome="made" if made else "present")
 
@@ -74,6 +77,8 @@ def make_missing(settings: Settings, registry: Registry, *, kafka: bool, sqs: bo
         yield from (result for result in results if result.outcome == "made")
     if JobStore(settings).schema.inspect().outcome == "missing":
         yield _provision_table(settings, update=False)
+    if (bucket := bucket_need(settings)) is not None and not Bucket(bucket).exists():
+        yield _report_result("bucket", Bucket(bucket).provision(update=False))
 
 
 def _provision_topics(admin: KafkaAdmin, needs: Sequence[TopicNeed], update: bool) -> Iterator[Result]:
@@ -164,10 +169,13 @@ def _policy(client: "SQSClient", need: QueueNeed) -> dict[str, str]:
 
 
 def _provision_table(settings: Settings, update: bool) -> Result:
-    report = JobStore(settings).schema.provision(update)
+    return _report_result("table", JobStore(settings).schema.provision(update))
+
+
+def _report_result(kind: Kind, report: TableReport | BucketReport) -> Result:
     outcomes: Mapping[str, Outcome] = {"changed": "updated", "made": "made", "present": "present"}
     return Result(
-        kind="table",
+        kind=kind,
         name=report.name,
         outcome=outcomes.get(report.outcome, "differs"),
         differences=() if report.outcome == "changed" else report.differences,

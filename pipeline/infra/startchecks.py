@@ -13,6 +13,7 @@ from pipeline.infra.provision import make_missing
 from pipeline.infra.topicschemas import check_schemas
 from pipeline.jobs import JobStore
 from pipeline.kafka import KafkaAdmin
+from pipeline.payloads.bucket import Bucket, bucket_need
 from pipeline.settings import TOPIC_VARIABLE, Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, QUEUE_RETENTION, sqs_client
 from pipeline.sqs.queues import queue_attributes
@@ -46,6 +47,7 @@ def check_start(settings: Settings, registry: Registry, takes: Sequence[str] = (
     if sqs:
         _check_queues(settings, registry, takes)
     _check_table(settings)
+    _check_bucket(settings)
     report_max_parts(settings, registry)
 
 
@@ -166,3 +168,11 @@ def _check_table(settings: Settings) -> None:
         raise ConfigurationError(f"DynamoDB table {report.name}: {'; '.join(report.faults)}.")
     for difference in report.differences:
         log.warning("table.differs", table=report.name, difference=difference)
+
+
+def _check_bucket(settings: Settings) -> None:
+    need = bucket_need(settings)
+    if need is not None and not Bucket(need).exists():
+        raise ConfigurationError(
+            f"S3 bucket {need.name} does not exist. {_MAKE} Or correct PAYLOAD_BUCKET or AWS_DEFAULT_REGION."
+        )

@@ -9,7 +9,6 @@ from billiard.einfo import ExceptionWithTraceback
 from celery.concurrency.prefork import TaskPool
 
 from pipeline.patience import Abandoned
-from pipeline.transport.envelope import CONTENT
 from pipeline.transport.lease import Lease
 from pipeline.worker.child import trace
 from pipeline.worker.child.outcome import Outcome, failed
@@ -51,6 +50,7 @@ class Children:
             start_before=math.inf,
             traceparent=traceparent,
         )
+        content = (envelope.payload["content-type"], envelope.payload["content-encoding"])
         request = {
             **envelope.headers,
             "correlation_id": envelope.task_id,
@@ -59,7 +59,7 @@ class Children:
         }
         result = self._pool.apply_async(
             trace.run,
-            args=(task.name, envelope.task_id, request, envelope.body, *CONTENT, options),
+            args=(task.name, envelope.task_id, request, envelope.body, *content, options),
             timeout=limit,
             soft_timeout=task.soft_time_limit,
         )

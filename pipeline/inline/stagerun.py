@@ -18,6 +18,7 @@ from pipeline.ledger import gather_of
 from pipeline.patience import Abandoned
 from pipeline.transport.lease import Lease
 from pipeline.wire import taskmessage
+from pipeline.wire.references import Reference
 from pipeline.wire.taskmessage import TaskHeader, TaskMessage, generation_of
 from pipeline.worker.child.outcome import AlreadyDone, Cancelled, Failed, Succeeded, failed
 from pipeline.worker.lookup import SUSPECT_BEYOND
@@ -148,7 +149,7 @@ class StageRun:
                     # Later parts wait while this one is retried.
                     return
 
-    def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str]]]:
+    def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str | Reference]]]:
         yield list(enumerate(sealed.inline))
         for page in range(sealed.pages):
             yield self._runtime.patience.one(
@@ -156,7 +157,7 @@ class StageRun:
                 lambda page=page: self._runtime.store.splits.page(sealed, page),  # type: ignore[misc]
             )
 
-    def _part(self, sealed: SealedSplit, ordinal: int, data: str) -> Lease:
+    def _part(self, sealed: SealedSplit, ordinal: int, data: str | Reference) -> Lease:
         trace = Work(lease=self._event, outcome=Succeeded(result=None, summary="", seconds=0)).trace
         return self._lease(
             taskmessage.for_part(

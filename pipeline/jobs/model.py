@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pipeline.errors import ServiceError
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef
 from pipeline.wire.plans import JobPlan
+from pipeline.wire.references import Reference
 
 
 class JobState(StrEnum):
@@ -228,14 +229,14 @@ class SealedSplit:
     total: int
     #: JSON: the header for the gather's message, as given to ``seal``.
     header: str
-    #: JSON: the data of the split's event.
-    data: str
+    #: JSON: the data of the split's event, or the reference to it.
+    data: str | Reference
     #: The run whose pages hold the parts; two runs of the split never mix.
     run: str
     #: How many pages hold the parts; 0 when ``inline`` does.
     pages: int
-    #: The parts (JSON) of a small split.
-    inline: tuple[str, ...] = ()
+    #: The parts (JSON, or the reference to it) of a small split.
+    inline: tuple[str | Reference, ...] = ()
     #: The share of its parts that its gather goes on without when they fail; 0 for none.
     tolerate: float = 0
     #: Whether small results are kept in its counter (ADR 23).

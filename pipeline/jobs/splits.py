@@ -19,6 +19,8 @@ from pipeline.jobs.keys import FAN_OUT, Key, Keys
 from pipeline.jobs.model import PartResult, SealedSplit
 from pipeline.jobs.refs import SplitRef
 from pipeline.jobs.table import ITEM_BYTES, Table
+from pipeline.payloads import SET_BUCKET, Payloads, PayloadsOffError
+from pipeline.wire.references import Reference, from_text, to_text
 
 #: A page holds at most this many parts.
 PAGE_PARTS = 256
@@ -57,9 +59,20 @@ class Splits:
     """The seals, pages and results of all splits."""
 
     def __init__(
-        self, table: Table, keys: Keys, counter: Counter, expiry: Callable[[], int], *, max_parts: int
+        self,
+        table: Table,
+        keys: Keys,
+        counter: Counter,
+        expiry: Callable[[], int],
+        payloads: Payloads,
+        *,
+        max_parts: int,
     ) -> None:
-        """``expiry`` gives the ``exp`` of an item written now. ``max_parts``: the most of one split."""
+        """``expiry`` gives the ``exp`` of an item written now. ``max_parts``: the most of one split.
+
+        ``payloads`` keep the parts and results that are too large for the table.
+        """
+        self._payloads = payloads
         self._table = table
         self._keys = keys
         self._counter = counter
@@ -101,7 +114,7 @@ class Splits:
         self,
         split: SplitRef,
         header: str,
-        data: str,
+        data: str | Reference,
         parts: Iterable[str],
         tolerate: float = 0,
         layout: int = 1,
@@ -109,15 +122,15 @@ class Splits:
         """Fix the parts (JSON) of a split for ever; send them only afterwards.
 
         Write the parts as they come, then the seal. If another run sealed the split first, return its parts.
-        ``header`` and ``data`` (JSON) are kept for the gather's message. ``tolerate``: the share of the parts
-        that may fail. ``layout``: of the job's records. Raise what ``parts`` raises, ``ResultTooLargeError``
-        for a part over the limit, and ``PermanentError`` for more parts than MAX_PARTS, of which none is
-        sent.
+        ``header`` and ``data`` (JSON, or the reference to it) are kept for the gather's message.
+        ``tolerate``: the share of the parts that may fail. ``layout``: of the job's records. Raise what
+        ``parts`` raises, ``ResultTooLargeError`` for a part that neither the table nor S3 takes, and
+        ``PermanentError`` for more parts than MAX_PARTS, of which none is sent.
         """
         run = uuid.uuid4().hex
         pages = _PageWriter(self._table, self._keys, split.split_id, run, self._expiry())
-        total, last = pages.write(self._bounded(split, parts))
-        packed_data, packed_parts = _pack([data]), _pack(last)
+        total, last = pages.write(self._fitted(split, self._bounded(split, parts)))
+        packed_data, packed_parts = _pack([to_text(data)]), _pack(last)
         item: Item = {"n": total, "run": run, "split": split.split_id, "header": header, "exp": pages.expiry}
         if tolerate:
             item["tolerate"] = tolerate
@@ -135,13 +148,13 @@ class Splits:
             winner = self._table.put_new(self._keys.further_seal(split), item, unless="n")
         return self._read(split, winner or item)
 
-    def parts(self, sealed: SealedSplit) -> Iterator[tuple[int, str]]:
-        """Yield every part (JSON) with its ordinal, fetched page by page."""
+    def parts(self, sealed: SealedSplit) -> Iterator[tuple[int, str | Reference]]:
+        """Yield every part (JSON, or the reference to it) with its ordinal, fetched page by page."""
         yield from enumerate(sealed.inline)
         for page in range(sealed.pages):
             yield from self.page(sealed, page)
 
-    def page(self, sealed: SealedSplit, page: int) -> list[tuple[int, str]]:
+    def page(self, sealed: SealedSplit, page: int) -> list[tuple[int, str | Reference]]:
         """Return the parts of one of ``sealed.pages`` pages, with their ordinals."""
         item = self._table.get(self._keys.page(sealed.split.split_id, sealed.run, page))
         if item is None:
@@ -149,17 +162,25 @@ class Splits:
                 f"Page {page} of the sealed split {sealed.split.split_id} (stage {sealed.split.stage}) "
                 "is gone: it expired"
             )
-        return list(enumerate(_unpack(item["parts"]), start=item["first"]))
+        return list(enumerate(map(from_text, _unpack(item["parts"])), start=item["first"]))
 
     # ─── Results ───
 
     def put_results(self, results: Sequence[PartResult]) -> list[ServiceError | ResultTooLargeError | None]:
-        """Store the results of parts before they are recorded done; the first result of a part stays."""
-        answers: list[ServiceError | ResultTooLargeError | None] = [_too_large(each) for each in results]
-        fitting = [index for index, error in enumerate(answers) if error is None]
-        items = [
-            (self._keys.result(results[index].ref), self._result_item(results[index])) for index in fitting
-        ]
+        """Store the results of parts before they are recorded done; the first result of a part stays.
+
+        One that is too large for an item is put on S3 first.
+        """
+        answers: list[ServiceError | ResultTooLargeError | None] = [None] * len(results)
+        fitting, items = [], []
+        for index, result in enumerate(results):
+            try:
+                item = self._result_item(result)
+            except (ServiceError, ResultTooLargeError) as refused:
+                answers[index] = refused
+            else:
+                fitting.append(index)
+                items.append((self._keys.result(result.ref), item))
         for index, error in zip(fitting, self._table.insert_many(items).errors, strict=True):
             answers[index] = error
         return answers
@@ -183,7 +204,7 @@ class Splits:
                     continue
                 if not expected or ordinal != expected[0]:
                     break
-                yield item["result"]
+                yield self._result_in(item)
                 expected.pop(0)
             if expected:
                 raise _gone(split, total, expected[0])
@@ -198,7 +219,7 @@ class Splits:
         for ordinal in expected:
             if ordinal not in found:
                 raise _gone(split, total, ordinal)
-            yield found[ordinal]["result"]
+            yield self._result_in(found[ordinal])
 
     def _bounded(self, split: SplitRef, parts: Iterable[str]) -> Iterator[str]:
         for count, part in enumerate(parts, start=1):
@@ -209,8 +230,40 @@ class Splits:
                 )
             yield part
 
+    def _fitted(self, split: SplitRef, parts: Iterable[str]) -> Iterator[str]:
+        """Yield the parts as pages hold them: of one that is too large, the reference to it."""
+        for ordinal, part in enumerate(parts):
+            size = len(part.encode())
+            if size <= PART_BYTES:
+                yield part
+                continue
+            try:
+                kept = self._payloads.put("part", f"{split.split_id}.{ordinal}", part.encode())
+            except PayloadsOffError as error:
+                raise ResultTooLargeError(
+                    f"Part {ordinal} of the split has {size:,} bytes of JSON, a part may have "
+                    f"{PART_BYTES:,}: {SET_BUCKET}"
+                ) from error
+            yield to_text(kept)
+
     def _result_item(self, result: PartResult) -> Item:
-        return {**run_item(result), "exp": self._expiry()}
+        data = result.result.encode()
+        item = {**run_item(result), "exp": self._expiry()}
+        if len(data) <= ITEM_BYTES:
+            return item
+        try:
+            kept = self._payloads.put("result", f"{result.ref.split_id}.{result.ref.ordinal}", data)
+        except PayloadsOffError as error:
+            raise ResultTooLargeError(
+                f"The result of part {result.ref.ordinal} of stage {result.ref.stage} has {len(data):,} "
+                f"bytes of JSON, a DynamoDB item holds {ITEM_BYTES:,}: {SET_BUCKET}"
+            ) from error
+        # Versions before references know no result but JSON, and fail to read this one.
+        return item | {"result": to_text(kept)}
+
+    def _result_in(self, item: Item) -> str:
+        """Return the result (JSON) in an item; read it if it is on S3."""
+        return self._payloads.text(from_text(item["result"]))
 
     # ─── The seal's own data ───
 
@@ -232,13 +285,13 @@ class Splits:
             split=split,
             total=item["n"],
             header=item["header"],
-            data=_unpack(packed)[0],
+            data=from_text(_unpack(packed)[0]),
             run=run,
             pages=item["pages"],
             tolerate=float(item.get("tolerate", 0)),
             keeps=item.get("keeps", False),
             window=item.get("window", FEWEST_OPEN),
-            inline=tuple(_unpack(item["parts"])) if item.get("parts") else (),
+            inline=tuple(map(from_text, _unpack(item["parts"]))) if item.get("parts") else (),
         )
 
     def _load_data(self, split: SplitRef, run: str, pieces: int) -> bytes:
@@ -266,8 +319,9 @@ class _PageWriter:
         """Write full pages; return the number of parts, and those of the last page, which is not written."""
         total, size = 0, 0
         page: list[str] = []
-        for total, part in enumerate(parts, start=1):
-            length = _length(part, total - 1)
+        for part in parts:
+            total += 1
+            length = len(part.encode()) + len(SEPARATOR)
             if len(page) == PAGE_PARTS or size + length > ITEM_BYTES:
                 self._add(page)
                 page, size = [], 0
@@ -339,26 +393,6 @@ def tolerated_parts(share: float, total: int) -> int:
     while count < total and (count + 1) / total <= share:
         count += 1
     return count
-
-
-def _length(part: str, ordinal: int) -> int:
-    length = len(part.encode())
-    if length > PART_BYTES:
-        raise ResultTooLargeError(
-            f"Part {ordinal} of the split has {length:,} bytes of JSON, a part may have {PART_BYTES:,}: "
-            "yield a reference to it instead"
-        )
-    return length + 1
-
-
-def _too_large(result: PartResult) -> ResultTooLargeError | None:
-    size = len(result.result.encode())
-    if size <= ITEM_BYTES:
-        return None
-    return ResultTooLargeError(
-        f"The result of part {result.ref.ordinal} of stage {result.ref.stage} has {size:,} bytes of JSON, "
-        f"a DynamoDB item holds {ITEM_BYTES:,}: return a reference to it instead"
-    )
 
 
 def _pack(texts: Sequence[str]) -> bytes:

@@ -26,6 +26,7 @@ from pipeline.jobs.schema import Schema
 from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
 from pipeline.jobs.taskrecords import TaskRecords
+from pipeline.payloads import Payloads
 from pipeline.settings import Settings
 
 DAY = 86_400
@@ -58,7 +59,9 @@ class JobStore:
             table, keys, self.shards, self._expiry, clock, by_entity=by_entity is not None
         )
         #: the parts of splits, and their results
-        self.splits = Splits(table, keys, counter, self._expiry, max_parts=settings.max_parts)
+        self.splits = Splits(
+            table, keys, counter, self._expiry, Payloads(settings), max_parts=settings.max_parts
+        )
         #: tasks that are done, or failed for good
         self.tasks = TaskRecords(table, keys, self.records, counter, self.splits, self._expiry)
         #: failed runs

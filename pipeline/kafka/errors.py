@@ -65,7 +65,8 @@ _MENDS = {
     "brokers in KAFKA_BOOTSTRAP_SERVERS as their certificates do",
     KafkaError.UNKNOWN_TOPIC_OR_PART: 'run "pipeline provision", or correct the topic\'s name',
     KafkaError._UNKNOWN_TOPIC: 'run "pipeline provision", or correct the topic\'s name',
-    KafkaError.MSG_SIZE_TOO_LARGE: "store the data elsewhere and send where it is",
+    KafkaError.MSG_SIZE_TOO_LARGE: "set PAYLOAD_BUCKET, and its data is kept on S3; or store it elsewhere "
+    "and send where it is",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "allow the operation on the topic to this process",
     KafkaError.GROUP_AUTHORIZATION_FAILED: "allow KAFKA_CONSUMER_GROUP to this process",
     KafkaError.INVALID_REPLICATION_FACTOR: "set TOPIC_REPLICATION_FACTOR to at most the number of brokers",

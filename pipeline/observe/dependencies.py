@@ -8,7 +8,8 @@ from pipeline.infra.needs import consumed_topics, missing_topics, topic_needs, t
 from pipeline.jobs import JobStore
 from pipeline.kafka import GroupOffsets, KafkaAdmin
 from pipeline.observe.queues import queue_reading
-from pipeline.observe.reports import DynamodbReport, KafkaReport, SqsReport
+from pipeline.observe.reports import DynamodbReport, KafkaReport, S3Report, SqsReport
+from pipeline.payloads.bucket import Bucket, bucket_need
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
 
@@ -17,7 +18,7 @@ KAFKA_TIMEOUT = 3.0
 
 
 class Dependencies:
-    """Asks Kafka, SQS and DynamoDB. Each method may block; none raises a ``ServiceError``.
+    """Asks Kafka, SQS, DynamoDB and S3. Each method may block; none raises a ``ServiceError``.
 
     A side that is switched off (KAFKA_ENABLED, USE_SQS_TASK_PROCESSING) is not asked.
     """
@@ -112,6 +113,20 @@ class Dependencies:
             differences=tuple(table.differences),
             write_capacity=table.write_capacity,
         )
+
+    def s3(self) -> S3Report:
+        """Return whether the bucket of payloads is there. Without it only large data waits."""
+        need = bucket_need(self._settings)
+        if need is None:
+            return S3Report.off()
+        try:
+            found = Bucket(need).exists()
+        except ServiceError as error:
+            return S3Report(status="degraded", error=str(error), bucket=need.name)
+        if found:
+            return S3Report(status="healthy", bucket=need.name)
+        problem = f'There is no bucket {need.name}: run "pipeline provision", or correct PAYLOAD_BUCKET'
+        return S3Report(status="degraded", error=problem, bucket=need.name)
 
     def _lag(self, existing: Iterable[str]) -> dict[str, int]:
         """Return the events not committed by the group, by topic."""

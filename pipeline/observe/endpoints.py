@@ -14,7 +14,15 @@ from pipeline import __version__
 from pipeline.jobs.table import INDEX
 from pipeline.observe.guard import Guard
 from pipeline.observe.probe import Probes
-from pipeline.observe.reports import DynamodbReport, KafkaReport, QueueReading, Report, SqsReport, Status
+from pipeline.observe.reports import (
+    DynamodbReport,
+    KafkaReport,
+    QueueReading,
+    Report,
+    S3Report,
+    SqsReport,
+    Status,
+)
 from pipeline.settings import Settings
 from pipeline.telemetry import metrics
 
@@ -108,6 +116,8 @@ def report_json(report: Report) -> dict[str, Any]:
             found |= _sqs_json(report)
         case DynamodbReport():
             found |= _table_json(report)
+        case S3Report():
+            found |= {"bucket": report.bucket} if report.bucket else {}
     if report.error is not None:
         found["error"] = report.error
     if report.since is not None:

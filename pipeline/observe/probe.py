@@ -12,7 +12,14 @@ import structlog
 
 from pipeline.author.registry import Registry
 from pipeline.observe.dependencies import Dependencies
-from pipeline.observe.reports import DynamodbReport, HealthReport, KafkaReport, Report, SqsReport
+from pipeline.observe.reports import (
+    DynamodbReport,
+    HealthReport,
+    KafkaReport,
+    Report,
+    S3Report,
+    SqsReport,
+)
 from pipeline.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -133,6 +140,8 @@ class Probes:
     kafka: Probe[KafkaReport]
     sqs: Probe[SqsReport]
     dynamodb: Probe[DynamodbReport]
+    #: None where nothing is kept on S3.
+    s3: Probe[S3Report] | None = None
 
     @classmethod
     def of(cls, settings: Settings, registry: Registry) -> Self:
@@ -142,14 +151,18 @@ class Probes:
             kafka=Probe("Kafka", KafkaReport, dependencies.kafka),
             sqs=Probe("SQS", SqsReport, dependencies.sqs),
             dynamodb=Probe("DynamoDB", DynamodbReport, dependencies.dynamodb),
+            s3=Probe("S3", S3Report, dependencies.s3) if settings.payload_bucket else None,
         )
 
     async def report(self) -> HealthReport:
         """Ask all dependencies at once. Never raises."""
-        kafka, sqs, dynamodb = await asyncio.gather(
-            self.kafka.report(), self.sqs.report(), self.dynamodb.report()
+        kafka, sqs, dynamodb, s3 = await asyncio.gather(
+            self.kafka.report(), self.sqs.report(), self.dynamodb.report(), self._s3_report()
         )
-        return HealthReport(kafka=kafka, sqs=sqs, dynamodb=dynamodb)
+        return HealthReport(kafka=kafka, sqs=sqs, dynamodb=dynamodb, s3=s3)
+
+    async def _s3_report(self) -> S3Report:
+        return S3Report.off() if self.s3 is None else await self.s3.report()
 
     async def watch(self) -> None:
         """Ask all dependencies every ``WATCH`` seconds, so that reports know when an outage began."""

@@ -4,7 +4,7 @@ No report holds a secret: names, counts and messages only.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 from pipeline.jobs import WriteCapacity
@@ -113,17 +113,26 @@ class DynamodbReport(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
+class S3Report(Report):
+    """The bucket of payloads."""
+
+    bucket: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class HealthReport:
     """All dependencies of a service."""
 
     kafka: KafkaReport
     sqs: SqsReport
     dynamodb: DynamodbReport
+    s3: S3Report = field(default_factory=S3Report.off)
 
     @property
     def by_name(self) -> Mapping[str, Report]:
-        """The reports by the names of their dependencies."""
-        return {"kafka": self.kafka, "sqs": self.sqs, "dynamodb": self.dynamodb}
+        """The reports by the names of their dependencies; without S3 where nothing is kept there."""
+        s3 = {"s3": self.s3} if self.s3.enabled else {}
+        return {"kafka": self.kafka, "sqs": self.sqs, "dynamodb": self.dynamodb, **s3}
 
     @property
     def status(self) -> Status:

@@ -92,7 +92,7 @@ def _serve() -> None:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         application = _load_ministack(listener.getsockname()[1])
         environment = service_environment(
-            kafka=kafka, group_protocol="consumer", sqs=url, dynamodb=url, folder=folder
+            kafka=kafka, group_protocol="consumer", sqs=url, dynamodb=url, s3=url, folder=folder
         )
         print(json.dumps(environment), flush=True)  # noqa: T201 - what the parent waits for
         asyncio.run(_serve_http(application, listener))
@@ -118,7 +118,7 @@ def _load_ministack(port: int) -> Any:
     os.environ.update(
         GATEWAY_PORT=str(port),
         MINISTACK_HOST="127.0.0.1",
-        SERVICES="sqs,dynamodb",
+        SERVICES="sqs,dynamodb,s3",
         PERSIST_STATE="0",
         LOG_LEVEL="ERROR",
     )

@@ -56,9 +56,17 @@ class Services:
 
 
 def service_environment(
-    *, kafka: str, group_protocol: Literal["classic", "consumer"], sqs: str, dynamodb: str, folder: Path
+    *,
+    kafka: str,
+    group_protocol: Literal["classic", "consumer"],
+    sqs: str,
+    dynamodb: str,
+    s3: str | None = None,
+    folder: Path,
 ) -> dict[str, str]:
-    """Return variables for Kafka at ``kafka`` (host:port), SQS and DynamoDB at these URLs, and a service.
+    """Return variables for Kafka at ``kafka`` (host:port), AWS's services at these URLs, and a service.
+
+    Without ``s3`` no bucket is used, also if the user's own variables name one.
 
     Write the emulators' credentials file into ``folder``.
     """
@@ -79,6 +87,7 @@ def service_environment(
         "DYNAMODB_TABLE": "pipeline-jobs",
         "AWS_ENDPOINT_URL_SQS": sqs,
         "AWS_ENDPOINT_URL_DYNAMODB": dynamodb,
+        **({"AWS_ENDPOINT_URL_S3": s3} if s3 else {"PAYLOAD_BUCKET": ""}),
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_PROFILE": AWS_PROFILE,
         "AWS_SHARED_CREDENTIALS_FILE": str(credentials),

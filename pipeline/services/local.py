@@ -110,8 +110,11 @@ class LocalStack:
             group_protocol="classic",
             sqs=f"http://{HOST}:{ports['elasticmq']}",
             dynamodb=f"http://{HOST}:{ports['dynamodb']}",
+            s3=f"http://{HOST}:{ports['s3']}" if "s3" in ports else None,
             folder=self.folder,
         )
+        if "s3" in ports:
+            environment["PAYLOAD_BUCKET"] = "pipeline-payloads"
         if "registry" in ports:
             environment["SCHEMA_REGISTRY_URL"] = f"http://{HOST}:{ports['registry']}{REGISTRY_PATH}"
         return Services(name="local", environment=environment)

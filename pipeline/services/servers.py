@@ -218,12 +218,41 @@ class Registry(Server):
         return _http_ok(ports["registry"], "GET", f"{REGISTRY_PATH}/subjects", {}, "")
 
 
+class S3Mock(Server):
+    """Adobe's S3Mock, a server with the API of S3."""
+
+    name = "s3"
+    title = "S3Mock"
+    port_names = ("s3", "s3tls")
+
+    def prepare(self, jars: Path, ports: Mapping[str, int]) -> list[str]:
+        """Keep objects in files."""
+        self.data.mkdir(exist_ok=True)
+        options = {
+            "com.adobe.testing.s3mock.httpPort": ports["s3"],
+            "com.adobe.testing.s3mock.store.root": self.data,
+            "com.adobe.testing.s3mock.store.retainFilesOnExit": "true" if self.keep else "false",
+            "server.address": HOST,
+            "server.port": ports["s3tls"],
+            "logging.level.root": "WARN",
+        }
+        return [
+            *self.java(),
+            *(f"-D{name}={value}" for name, value in options.items()),
+            *("-cp", f"{jars}/*", "com.adobe.testing.s3mock.S3MockApplication"),
+        ]
+
+    def answers(self, ports: Mapping[str, int]) -> bool:
+        """Whether it lists its buckets."""
+        return _http_ok(ports["s3"], "GET", "/", {}, "")
+
+
 #: Where Apicurio Registry has the API of Confluent's.
 REGISTRY_PATH = "/apis/ccompat/v7"
 
 #: The servers of every stack, and by its name each that a stack has on request.
 NEEDED: tuple[type[Server], ...] = (ElasticMq, DynamoDb, Kafka)
-OPTIONAL: Mapping[str, type[Server]] = {server.name: server for server in (Registry,)}
+OPTIONAL: Mapping[str, type[Server]] = {server.name: server for server in (Registry, S3Mock)}
 
 
 def servers_of(folder: Path, *, keep: bool, also: Iterable[str] = ()) -> tuple[Server, ...]:

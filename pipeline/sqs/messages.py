@@ -39,6 +39,11 @@ class OutgoingMessage:
             for name, value in self.attributes.items()
         )
 
+    @property
+    def fits(self) -> bool:
+        """Whether SQS takes it with the room that it leaves."""
+        return self.size + self.room <= MAX_MESSAGE_BYTES
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReceivedMessage:

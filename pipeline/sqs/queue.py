@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.aws.errors import VENDOR_ERRORS
 from pipeline.clock import boottime
-from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
+from pipeline.errors import (
+    MessageRefusedError,
+    ServiceError,
+    ServiceRefusedError,
+    ServiceUnavailableError,
+)
 from pipeline.sqs.errors import entry_error, sqs_error
 from pipeline.sqs.messages import (
     MAX_ENTRIES,
@@ -48,8 +53,15 @@ class SqsQueue:
     whole request fails, each of its entries gets that error; a fault of one entry is a MessageRefusedError.
     """
 
-    def __init__(self, client: "SQSClient", url: str) -> None:
+    def __init__(
+        self,
+        client: "SQSClient",
+        url: str,
+        shrink: Callable[[OutgoingMessage], OutgoingMessage] | None = None,
+    ) -> None:
+        """``shrink`` returns a message that SQS takes for one that is too large, or raises a ServiceError."""
         self._client = client
+        self._shrink = shrink
         self.url = url
         self.name = url.rsplit("/", 1)[1]
 
@@ -61,7 +73,7 @@ class SqsQueue:
         Messages of a group go in order. With ``one_per_group`` also one a request, and after a failure the
         rest of its group is not sent (their results say so): sending the rest again keeps the order.
         """
-        results: list[ServiceError | None] = [self._too_large(message) for message in messages]
+        messages, results = self._fitted(messages)
         broken = {messages[at].group_id for at, error in enumerate(results) if error}
         sendable = [at for at, error in enumerate(results) if error is None]
         fitting = [messages[at] for at in sendable]
@@ -133,13 +145,30 @@ class SqsQueue:
         self._call(self._client.purge_queue, "purge", {"QueueUrl": self.url})
         return waiting
 
-    def _too_large(self, message: OutgoingMessage) -> MessageRefusedError | None:
-        if message.size + message.room <= MAX_MESSAGE_BYTES:
-            return None
+    def _fitted(
+        self, messages: Sequence[OutgoingMessage]
+    ) -> tuple[Sequence[OutgoingMessage], list[ServiceError | None]]:
+        """Return the messages, those that are too large shrunk, and the error of each that still is."""
+        fitted, results = list(messages), list[ServiceError | None]([None] * len(messages))
+        for at, message in enumerate(messages):
+            if message.fits:
+                continue
+            try:
+                if self._shrink is not None:
+                    fitted[at] = self._shrink(message)
+            except ServiceError as error:
+                kind = MessageRefusedError if isinstance(error, ServiceRefusedError) else type(error)
+                results[at] = kind(f"{self._too_large(message)}, and it could not be made smaller. {error}")
+            else:
+                if not fitted[at].fits:
+                    results[at] = MessageRefusedError(self._too_large(fitted[at]))
+        return fitted, results
+
+    def _too_large(self, message: OutgoingMessage) -> str:
         room = f" with {message.room} for what may be added" if message.room else ""
-        return MessageRefusedError(
+        return (
             f"Could not send to {self.name}: the message has {message.size} bytes, SQS takes "
-            f"{MAX_MESSAGE_BYTES}{room}: store the data elsewhere and send where it is"
+            f"{MAX_MESSAGE_BYTES}{room}"
         )
 
     @staticmethod

@@ -207,6 +207,28 @@ WRITE_CAPACITY = Gauge(
     registry=REGISTRY,
 )
 
+# ─── S3: bridges and the parent processes of workers ───
+#: role: task, event, part, result
+PAYLOADS_KEPT = Counter(
+    "pipeline_payloads_kept",
+    "Data that was put on S3, too large for its service.",
+    ["role"],
+    registry=REGISTRY,
+)
+PAYLOAD_BYTES = Counter("pipeline_payload_bytes", "Bytes of it.", ["role"], registry=REGISTRY)
+PAYLOADS_FAILED = Counter(
+    "pipeline_payloads_failed",
+    "Puts on S3 that failed, each try.",
+    ["role"],
+    registry=REGISTRY,
+)
+PAYLOAD_SECONDS = Histogram(
+    "pipeline_payload_seconds",
+    "Time to put one on S3.",
+    buckets=_STEP_BUCKETS,
+    registry=REGISTRY,
+)
+
 # ─── The sweep: one bridge at a time ───
 #: kind: as ``pipeline.deadletters.jobsweep.Kind``
 SWEEP_FINDINGS = Counter(

@@ -13,9 +13,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import InvalidInputError
+from pipeline.wire.references import REFERENCE_TYPE, Reference, ReferencedBody
 
-#: The only content type and encoding of a task message.
+#: The content type and encoding of a task message; that of one whose data is on S3 differs in its type.
 CONTENT: Final = ("application/json", "utf-8")
+#: The only content types and encodings.
+_ALLOWED: Final = (("application/json", REFERENCE_TYPE), ("utf-8",))
 #: The key of a payload that holds its body, parsed: [args, kwargs, embed].
 PARSED: Final = "parsed"
 
@@ -85,10 +88,12 @@ class Envelope:
     headers: Mapping[str, Any]
     args: list[Any]
     kwargs: dict[str, Any]
-    #: callbacks, errbacks, chain and chord
+    #: callbacks, errbacks, chain and chord; of a body that is on S3 the errbacks only
     embed: Mapping[str, Any]
     #: the text that ``args``, ``kwargs`` and ``embed`` were parsed from
     body: str
+    #: where the data is, or the body of a plain task; None: ``body`` has it
+    reference: Reference | None = None
     #: the payload as kombu wrote it: body, headers, properties, content-type, content-encoding
     payload: Mapping[str, Any]
 
@@ -112,12 +117,13 @@ def open_envelope(text: str) -> Envelope:
     payload = _checked(_json(text, "the message"))
     if _SURROGATE.search(text):
         _refuse_half_characters(payload)
-    for name, only in zip(("content-type", "content-encoding"), CONTENT, strict=True):
-        if payload.setdefault(name, only) != only:
-            raise _invalid(f"{name} is {payload[name]!r}, only {only} is accepted")
+    for name, allowed in zip(("content-type", "content-encoding"), _ALLOWED, strict=True):
+        if payload.setdefault(name, allowed[0]) not in allowed:
+            raise _invalid(f"{name} is {payload[name]!r}, only {' or '.join(allowed)} is accepted")
     payload["properties"].setdefault("delivery_info", {})
     headers, body = payload["headers"], payload["body"]
-    args, kwargs, embed = _parsed(body)
+    referenced = ReferencedBody.read(body) if payload["content-type"] == REFERENCE_TYPE else None
+    args, kwargs, embed = _parsed(body) if referenced is None else _unread(referenced)
     return Envelope(
         task_id=headers["id"],
         task_name=headers["task"],
@@ -126,8 +132,13 @@ def open_envelope(text: str) -> Envelope:
         kwargs=kwargs,
         embed=embed or {},
         body=body,
+        reference=referenced.reference if referenced else None,
         payload=payload,
     )
+
+
+def _unread(body: ReferencedBody) -> list[Any]:
+    return [[], {}, {"errbacks": body.errbacks}]
 
 
 def _refuse_half_characters(payload: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from kombu.transport.virtual.base import queue_declare_ok_t
 from vine import promise
 
 from pipeline.errors import ConfigurationError, MessageRefusedError, ServiceError
+from pipeline.payloads import Payloads, shrinking
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.transport.envelope import PARSED
@@ -167,7 +168,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     def queue(cls, name: str) -> SqsQueue:
         """Return the queue of that name, to send to."""
         settings = cls._settings()
-        return SqsQueue(sqs_client(settings), settings.queue_url(name))
+        return SqsQueue(sqs_client(settings), settings.queue_url(name), shrinking(Payloads(settings)))
 
     def consume(self, queue: str) -> None:
         """Receive from ``queue``, and wake up when a message is ready."""

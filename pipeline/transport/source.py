@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from pipeline.errors import ConfigurationError, ServiceError
+from pipeline.payloads import Payloads, shrinking
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.telemetry import metrics
@@ -46,6 +47,7 @@ class TaskSource:
 
     def __init__(self, settings: Settings, hooks: Hooks) -> None:
         self._settings = settings
+        self._shrink = shrinking(Payloads(settings))
         self._hooks = hooks
         self._queues: dict[str, SqsQueue] = {}
         self._receivers: dict[str, Receiver] = {}
@@ -62,7 +64,7 @@ class TaskSource:
         """Return the queue of that name."""
         queue = self._queues.get(name)
         if queue is None:
-            queue = SqsQueue(sqs_client(self._settings), self._settings.queue_url(name))
+            queue = SqsQueue(sqs_client(self._settings), self._settings.queue_url(name), self._shrink)
             self._queues[name] = queue
         return queue
 

@@ -20,6 +20,7 @@ from pydantic_core import from_json
 from pipeline.errors import InvalidEventError
 from pipeline.wire import identity
 from pipeline.wire.headertext import attributes_in, text_of, unquoted
+from pipeline.wire.references import Reference
 
 JSON_TYPE: Final = "application/json"
 PREFIX: Final = "ce_"
@@ -94,8 +95,12 @@ class Event:
     time: datetime
     #: What it happened to: the Kafka key, or the event's own id where there is no key.
     entity_id: str
-    #: The data as JSON text in UTF-8, unchanged.
+    #: The data as JSON text in UTF-8, unchanged; empty where ``reference`` names it.
     data: bytes
+    #: Where the data is, if it is on S3.
+    reference: Reference | None = None
+    #: The bucket that the reference was read with; None for an event that is about to be produced.
+    bucket: str | None = None
     #: The job it names; ``job_in`` says which it belongs to.
     job_id: str | None = None
     #: The stage that emitted it; None for the first event of a job.
@@ -177,6 +182,8 @@ class EventAttributes(BaseModel):
     planid: Annotated[
         str | None, AfterValidator(lambda value: value if value and _PLAN_ID.fullmatch(value) else None)
     ] = None
+    #: Extension: where the data is, if the value is empty (CloudEvents' own "dataref").
+    dataref: str | None = None
     #: Extension: W3C trace context.
     traceparent: Annotated[
         str | None, AfterValidator(lambda value: value if value and _TRACEPARENT.fullmatch(value) else None)
@@ -187,6 +194,9 @@ def encode(event: Event, content_type: str = JSON_TYPE) -> tuple[bytes, bytes, t
     """Return the key, value and headers of the Kafka record that carries ``event``.
 
     The value is JSON; ``content_type`` is another one where the caller writes it in another format.
+
+    The value of an event with a reference is empty, and not null: a record without a value is a deletion.
+    Versions before references reject it as no JSON.
     """
     attributes = {
         "specversion": "1.0",
@@ -198,6 +208,7 @@ def encode(event: Event, content_type: str = JSON_TYPE) -> tuple[bytes, bytes, t
         "stage": event.stage,
         "submittedat": None if event.submitted_at is None else repr(event.submitted_at),
         "planid": event.plan_id,
+        "dataref": event.reference.uri(event.bucket or "") if event.reference else None,
         "traceparent": event.traceparent,
     }
     headers = [(PREFIX + name, value.encode()) for name, value in attributes.items() if value is not None]
@@ -220,7 +231,8 @@ def decode(
     headers = list(headers or ())
     attributes = _json_attributes(headers)
     entity_id = _checked_entity(key_text(key or b""))
-    data = checked_json(value)
+    found = _reference_in(value, attributes)
+    data = b"" if found else checked_json(value)
     redrive = redrive_of(headers, coordinates.topic, key, value)
     traceparent, carried = _trace(headers)
     if not attributes:
@@ -234,6 +246,8 @@ def decode(
         time=known.time or _time(coordinates),
         entity_id=entity_id or known.id,
         data=data,
+        bucket=found[0] if found else None,
+        reference=found[1] if found else None,
         job_id=known.jobid,
         stage=known.stage,
         submitted_at=known.submittedat,
@@ -324,6 +338,20 @@ def checked_json(value: bytes | None) -> bytes:
             f"the value is not JSON in UTF-8: {error}; it begins {value[:60]!r}"
         ) from error
     return value
+
+
+def _reference_in(value: bytes | None, attributes: Mapping[str, str]) -> tuple[str, Reference] | None:
+    """Return the bucket and the reference of an event whose value is empty; None for one with a value."""
+    dataref = attributes.get("dataref")
+    if value != b"" or dataref is None:
+        return None
+    found = Reference.of_uri(dataref)
+    if found is None:
+        raise InvalidEventError(
+            f"the value is empty, and {PREFIX}dataref is no reference that a stage of this project wrote: "
+            f"{dataref[:200]!r}. Send the data as the value."
+        )
+    return found
 
 
 def _plain(entity_id: str, data: bytes, at: Coordinates, redrive: Redrive | None) -> Event:

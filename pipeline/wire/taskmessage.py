@@ -21,6 +21,7 @@ from pipeline.wire import identity
 from pipeline.wire.events import MAX_GENERATION, Event, Moment, carried_of
 from pipeline.wire.events import TRACEPARENT as TRACEPARENT
 from pipeline.wire.redaction import redact
+from pipeline.wire.references import REFERENCE_TYPE, Reference, ReferencedBody
 
 #: The Celery header that holds the TaskHeader.
 HEADER: Final = "pipeline"
@@ -195,6 +196,8 @@ class TaskMessage:
     generation: int = 0
     #: Bytes of an SQS message that it leaves free.
     room: int = ATTRIBUTE_ROOM
+    #: Whether ``body`` is a reference to the data on S3 (``ReferencedBody``).
+    is_referenced: bool = False
 
     def continuing(self, traceparent: str | None) -> Self:
         """Return the same task below another hop's ``traceparent``."""
@@ -210,7 +213,7 @@ class TaskMessage:
         envelope = {
             "body": self.body,
             "content-encoding": "utf-8",
-            "content-type": "application/json",
+            "content-type": REFERENCE_TYPE if self.is_referenced else "application/json",
             "headers": self.headers,
             "properties": {
                 "correlation_id": self.task_id,
@@ -287,7 +290,7 @@ def moment_of(attributes: Mapping[str, str], name: str) -> float | None:
 
 
 def data_of(body: str | bytes) -> str:
-    """Return the JSON text of the data in a task's body, unchanged.
+    """Return the JSON text of the data in a task's body, unchanged; not of one whose data is on S3.
 
     A body that a Celery client wrote (``send_task``) is parsed; its first argument is the data.
     """
@@ -323,7 +326,8 @@ def for_event(
         submitted_at=submitted_at,
         plan=plan,
     )
-    message = _message(stage, header, event.data.decode(), trace_headers(event.traceparent, event.carried))
+    data = event.reference or event.data.decode()
+    message = _message(stage, header, data, trace_headers(event.traceparent, event.carried))
     return replace(message, generation=event.generation) if event.generation else message
 
 
@@ -332,12 +336,14 @@ def for_part(
     header: TaskHeader,
     ordinal: int,
     total: int,
-    data: str,
+    data: str | Reference,
     trace: Mapping[str, str],
     *,
     keeps: bool = False,
 ) -> TaskMessage:
     """Return the task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON.
+
+    ``data`` may be the reference to it.
 
     ``trace``: the headers of the trace that it continues (``trace_headers``). ``keeps``: as in ``PartOf``.
     """
@@ -352,10 +358,12 @@ def for_pages(stage: StageRoute, header: TaskHeader, page: int, trace: Mapping[s
     return _message(stage, header.model_copy(update={"page": page}), "null", trace)
 
 
-def for_gather(stage: StageRoute, sealed: str, total: int, data: str, *, whole: bool = False) -> TaskMessage:
+def for_gather(
+    stage: StageRoute, sealed: str, total: int, data: str | Reference, *, whole: bool = False
+) -> TaskMessage:
     """Return the task of a gather, from the header in the seal of ``total`` parts and the event's JSON.
 
-    ``whole``: no part may be missing.
+    ``data`` may be the reference to it. ``whole``: no part may be missing.
     """
     header = TaskHeader.model_validate_json(sealed)
     trace = json.loads(sealed).get(_TRACE, {})
@@ -380,19 +388,24 @@ def trace_headers_of(headers: Mapping[str, Any], traceparent: str | None) -> dic
     return trace_headers(traceparent, carried_of(headers))
 
 
-def _message(stage: StageRoute, header: TaskHeader, data: str, trace: Mapping[str, str]) -> TaskMessage:
+def _message(
+    stage: StageRoute, header: TaskHeader, data: str | Reference, trace: Mapping[str, str]
+) -> TaskMessage:
+    referenced = isinstance(data, Reference)
+    body = ReferencedBody(reference=data).text() if isinstance(data, Reference) else _BEFORE + data + _AFTER
     root_id, name = header.split_id, celery_name(header.stage, header.role)
     # An id costs a hash: of most tasks it is the same.
     task_id = root_id if header.made_for is None else header.task_id
     return TaskMessage(
         task_id=task_id,
         name=name,
-        body=_BEFORE + data + _AFTER,
-        headers={**_headers(header, task_id, root_id, name, data), **trace},
+        body=body,
+        headers={**_headers(header, task_id, root_id, name, str(data)), **trace},
         group_id=identity.group_id(task_id, header.entity_id, stage.ordered),
         deduplication_id=task_id,
         queue=stage.queue,
         room=ATTRIBUTE_ROOM + (GATHER_ROOM if header.role == "split" else 0),
+        is_referenced=referenced,
     )
 
 

@@ -4,6 +4,7 @@ Celery calls them in the child whenever a run fails. Here a failed run is tried 
 and only settlement knows which one was the last. So it publishes one task, which does what Celery would.
 """
 
+import json
 from typing import Any, Final
 
 import structlog
@@ -12,10 +13,11 @@ from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.utils.serialization import create_exception_cls
 
-from pipeline.errors import ServiceUnavailableError
+from pipeline.errors import PayloadLostError, ServiceUnavailableError
 from pipeline.transport import publish_many
 from pipeline.transport.publishing import GROUP_HEADER
 from pipeline.wire import identity
+from pipeline.wire.references import ReferencedBody
 from pipeline.worker.child.outcome import Failed
 from pipeline.worker.settle.work import Work
 
@@ -57,7 +59,12 @@ def publish_errbacks(work: Work) -> None:
     group = envelope.headers.get(GROUP_HEADER)
     signature = current_app.tasks[NAME].signature(
         ({**envelope.headers, "args": envelope.args, "kwargs": envelope.kwargs, "errbacks": errbacks},),
-        {"error": failure.error, "message": failure.message, "traceback": failure.traceback},
+        {
+            "error": failure.error,
+            "message": failure.message,
+            "traceback": failure.traceback,
+            **({"body": envelope.body} if envelope.reference else {}),
+        },
         task_id=identity.errbacks_task_id(work.task_id, work.lease.message_id),
         queue=work.lease.queue,
         headers=work.trace | ({GROUP_HEADER: group} if group else {}),
@@ -71,8 +78,17 @@ def publish_errbacks(work: Work) -> None:
         log.error("errbacks.not_published", task_id=work.task_id, error=str(error))
 
 
-def _call(request: dict[str, Any], error: str, message: str, traceback: str) -> None:
-    """Call the errbacks of a task that failed for good, as Celery does."""
+def _call(request: dict[str, Any], error: str, message: str, traceback: str, body: str | None = None) -> None:
+    """Call the errbacks of a task that failed for good, as Celery does.
+
+    ``body``: of a task whose arguments are on S3. They are left out where they are gone.
+    """
+    if body is not None:
+        try:
+            kept = current_app.payloads.get(ReferencedBody.read(body).reference)
+            request["args"], request["kwargs"], _ = json.loads(kept)
+        except PayloadLostError as lost:
+            log.warning("errbacks.without_arguments", task_id=request.get("id"), error=str(lost))
     module, _, name = error.rpartition(".")
     exception = create_exception_cls(name, module)(message)
     context = Context(request, is_eager=False, delivery_info={}, called_directly=False)

@@ -123,7 +123,7 @@ def _over_the_limit(world: World, sent: Input) -> int:
         return bool(told)
 
     world.wait(is_told, "an error event of what is too large")
-    size, limit, room = map(int, re.findall(r"\d+", told[0].partition("the message has")[2]))
+    size, limit, room = map(int, re.findall(r"\d+", told[0].partition("the message has")[2])[:3])
     return size + room - limit
 
 

@@ -178,7 +178,7 @@ class Shop:
         return str(result.id)
 
     def signature(self, name: str, *args: object) -> Any:
-        """A plain task of the workshop."""
+        """Return a plain task of the workshop."""
         return self.app.signature(f"tests.integration.workshop.{name}", args=args)
 
     # ─── What can be seen ───

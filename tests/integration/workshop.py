@@ -32,6 +32,10 @@ class Order(BaseModel):
     seconds: float = 0.0
     #: attempts that go wrong before one goes well
     times: int = 1_000
+    #: characters of the result
+    size: int = 0
+    #: what makes its data as large as it is
+    filling: str = ""
 
 
 class Done(BaseModel):
@@ -39,6 +43,7 @@ class Done(BaseModel):
 
     key: str
     total: int = 0
+    filling: str = ""
 
 
 class OddError(Exception):
@@ -84,7 +89,7 @@ def obey(order: Order) -> None:
         case "need-key":  # what a person puts there
             if not os.path.exists(f"{os.environ['WORKSHOP_LOG']}.{order.key}"):
                 raise PermanentError("no key")
-        case "succeed" | "nothing":
+        case "succeed" | "nothing" | "fill":
             pass
         case error:
             raise ERRORS[error]()
@@ -116,7 +121,7 @@ def act(order: Order) -> None:
 def make(order: Order) -> Done | None:
     """One task an event."""
     act(order)
-    return None if order.do == "nothing" else Done(key=order.key)
+    return None if order.do == "nothing" else Done(key=order.key, filling="x" * order.size)
 
 
 @stage(consumes="visits", ordered=True)
@@ -141,6 +146,8 @@ class Batch(BaseModel):
     seconds: float = 0.0
     #: bytes of each part's result
     size: int = 0
+    #: whether the parts themselves are as large
+    filled: bool = False
 
 
 class Part(BaseModel):
@@ -148,6 +155,7 @@ class Part(BaseModel):
 
     order: Order
     size: int = 0
+    filling: str = ""
 
 
 class Made(BaseModel):
@@ -170,14 +178,16 @@ def orders(batch: Batch) -> Iterator[Part]:
     write(batch.key, "split")
     for number in range(batch.parts):
         order = Order(key=f"{batch.key}/{number}", do=batch.do, seconds=batch.seconds)
-        yield Part(order=order, size=batch.size)
+        yield Part(order=order, size=batch.size, filling="x" * batch.size if batch.filled else "")
 
 
 @pack.gather
 def box(batch: Batch, made: Iterable[Made]) -> Done:
     """All of a batch."""
-    total = sum(each.count for each in made)
-    write(batch.key, "gather", total=total)
+    total, size = 0, 0
+    for each in made:
+        total, size = total + each.count, size + len(each.filling)
+    write(batch.key, "gather", total=total, bytes=size)
     return Done(key=batch.key, total=total)
 
 
@@ -204,7 +214,7 @@ def looked_at(request: Any, error: BaseException, traceback: str) -> None:
 
 
 @shared_task(bind=True, max_retries=5)  # type: ignore[untyped-decorator]
-def again(self: "Task[Any, Any]", key: str, times: int) -> None:
+def again(self: "Task[Any, Any]", key: str, times: int, filling: str = "") -> None:
     """Celery's own retry."""
     write(key, "note", retries=self.request.retries)
     if self.request.retries < times:

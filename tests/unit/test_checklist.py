@@ -20,6 +20,7 @@ from pipeline.infra.queuepolicy import tls_only_policy
 from pipeline.jobs import Pass, TableReport, WriteCapacity
 from pipeline.kafka import Cluster, Member, PartitionState, consumer_configuration, producer_configuration
 from pipeline.observe.topics import GroupReport
+from pipeline.payloads.bucket import BucketReport
 from pipeline.settings import Settings, load_settings
 from tests.unit.test_settings import REQUIRED, TOKENS
 
@@ -78,9 +79,9 @@ def test_the_line_of_tls_tells_the_login() -> None:
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Seventeen, thirteen and thirteen, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [17, 13, 43]
-    assert len({item.id for item in ITEMS}) == 43
+    """Seventeen, thirteen and fourteen, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [17, 13, 44]
+    assert len({item.id for item in ITEMS}) == 44
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,21 @@ def test_any_access_key_fails(name: str) -> None:
     assert found.status is Status.FAIL
     assert name in found.evidence
     assert "hunter2" not in found.evidence + found.mend
+
+
+@pytest.mark.parametrize(
+    ("outcome", "differences", "status"),
+    [
+        ("missing", (), "FAIL"),
+        ("present", ("no lifecycle rule deletes shop/* after 73 days",), "WARN"),
+        ("present", (), "PASS"),
+    ],
+)
+def test_the_bucket_of_payloads(outcome: Any, differences: tuple[str, ...], status: str) -> None:
+    """It must be there, with a rule that deletes in time; without the setting there is none."""
+    report = BucketReport(name="payloads", outcome=outcome, differences=differences)
+    assert CHECKS["general.payloads"](facts(bucket=report)).status == status
+    assert CHECKS["general.payloads"](facts(bucket=None)).status == "SKIP"
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(0, "FAIL"), (1, "WARN"), (5, "PASS"), (20, "PASS")])

@@ -24,6 +24,7 @@ IMAGES = {
     "softwaremill/elasticmq-native": "elasticmq",
     "amazon/dynamodb-local": "dynamodb",
     "apicurio/apicurio-registry-mem": "registry",
+    "adobe/s3mock": "s3",
 }
 
 #: This project's own processes.

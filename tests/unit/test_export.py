@@ -74,6 +74,29 @@ def test_the_template_encrypts_denies_plaintext_and_recovers(registry: Registry)
     assert table["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
 
 
+@pytest.mark.parametrize("key", ["", KEY])
+def test_the_bucket_of_payloads_is_in_both_forms(registry: Registry, key: str) -> None:
+    """With its rule, its encryption, no public access and TLS only; cfn-lint takes it."""
+    settings = _settings(PAYLOAD_BUCKET="orders-payloads", KMS_KEY_ARN=key)
+    template = cloudformation(settings, registry)
+    assert lint(json.dumps(template), regions=["eu-west-1"]) == []
+    (bucket,) = _resources(template, "AWS::S3::Bucket").values()
+    rule = bucket["LifecycleConfiguration"]["Rules"][0]
+    assert (rule["Prefix"], rule["ExpirationInDays"]) == (f"{settings.service_name}/", 73)
+    assert (key or "AES256") in json.dumps(bucket["BucketEncryption"])
+    assert len(_resources(template, "AWS::S3::BucketPolicy")) == 1
+    resources = terraform(settings, registry)["resource"]
+    lifecycle = resources["aws_s3_bucket_lifecycle_configuration"]["payloads"]["rule"][0]
+    assert lifecycle["expiration"] == {"days": 73}
+    assert lifecycle["filter"] == {"prefix": f"{settings.service_name}/"}
+    assert all(
+        resources["aws_s3_bucket_public_access_block"]["payloads"][name] is True
+        for name in ("block_public_acls", "restrict_public_buckets")
+    )
+    assert "aws:SecureTransport" in resources["aws_s3_bucket_policy"]["payloads"]["policy"]
+    assert not _resources(cloudformation(_settings(), registry), "AWS::S3::Bucket")
+
+
 def test_terraform_encrypts_denies_plaintext_and_recovers(registry: Registry) -> None:
     """The same, in Terraform's arguments; without a key of one's own SQS's."""
     resources = terraform(_settings(KMS_KEY_ARN=KEY), registry)["resource"]

@@ -151,6 +151,33 @@ def test_a_key_is_used_through_the_services_only(role: Role) -> None:
     assert ("kms:CreateGrant" in made) == (role in ("bridge", "worker", "operator"))
 
 
+def test_who_may_put_and_read_payloads() -> None:
+    """A bridge puts and reads none, a worker both; of other services only events."""
+    bucket = "arn:aws:s3:::orders-payloads"
+    own, events = f"{bucket}/{_settings().service_name}/*", f"{bucket}/*/event/*"
+    policies = [_policy(role, PAYLOAD_BUCKET="orders-payloads", AUTO_PROVISION="false") for role in ROLES]
+    bridge, worker, web, viewer, operator = map(_grants, policies)
+    assert bridge["s3:PutObject"] == worker["s3:PutObject"] == web["s3:PutObject"] == {own}
+    assert worker["s3:GetObject"] == operator["s3:GetObject"] == {own, events}
+    assert not {"s3:GetObject"} & (bridge.keys() | web.keys() | viewer.keys())
+    assert "s3:PutObject" not in viewer
+    assert all(each["s3:ListBucket"] == {bucket} for each in (bridge, worker, web, viewer, operator))
+    assert "s3:PutLifecycleConfiguration" in operator
+    assert not [each for each in {**bridge, **worker, **web, **viewer} if each.startswith("s3:PutB")]
+    assert "s3:CreateBucket" in _grants(_policy("worker", PAYLOAD_BUCKET="orders-payloads"))
+    alone = _grants(_policy("bridge", PAYLOAD_BUCKET="orders-payloads", USE_SQS_TASK_PROCESSING="false"))
+    assert alone["s3:GetObject"] == {own, events}
+    assert not [each for role in ROLES for each in _grants(_policy(role)) if each.startswith("s3:")]
+
+
+def test_a_key_is_used_through_s3_where_a_bucket_is() -> None:
+    """And not otherwise."""
+    document = _policy("worker", KMS_KEY_ARN=KEY, PAYLOAD_BUCKET="orders-payloads")
+    (statement,) = (each for each in document["Statement"] if each["Sid"] == "Key")
+    services = statement["Condition"]["StringLike"]["kms:ViaService"]
+    assert services == [f"{service}.eu-west-1.amazonaws.*" for service in ("dynamodb", "s3", "sqs")]
+
+
 def test_a_page_that_only_shows_may_write_nothing() -> None:
     """With WEB_READ_ONLY=true the only change is that a dead letter is visible again after a look at it."""
     reads = re.compile(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 
@@ -14,6 +15,7 @@ from pipeline.settings import Settings
 from pipeline.wire import events, identity
 from pipeline.wire.events import Event, Redrive, record_digest
 from pipeline.wire.plans import JobPlan, dump_routes
+from pipeline.wire.references import Reference
 from pipeline.wire.taskmessage import data_of
 
 NOW = 1_800_000_000.0
@@ -39,17 +41,19 @@ def registry() -> Registry:
     return registry
 
 
+SETTINGS = Settings(
+    service_name="post",
+    topic_prefix="my-",
+    kafka_bootstrap_servers="unused",
+    kafka_consumer_group="post",
+    sqs_task_queue_url="https://sqs/1/tasks.fifo",
+    sqs_dlq_url="https://sqs/1/dlq.fifo",
+)
+
+
 @pytest.fixture
 def translator(registry: Registry) -> Translator:
-    settings = Settings(
-        service_name="post",
-        topic_prefix="my-",
-        kafka_bootstrap_servers="unused",
-        kafka_consumer_group="post",
-        sqs_task_queue_url="https://sqs/1/tasks.fifo",
-        sqs_dlq_url="https://sqs/1/dlq.fifo",
-    )
-    return Translator(settings, KnownPlans(registry.routes), registry.consumed_topics, clock=lambda: NOW)
+    return Translator(SETTINGS, KnownPlans(registry.routes), registry.consumed_topics, clock=lambda: NOW)
 
 
 def _message(
@@ -319,3 +323,32 @@ def test_a_topic_left_behind_begins_no_job(translator: Translator, registry: Reg
     left = Translator(translator._settings, known, registry.consumed_topics, clock=lambda: NOW)
     tasks = _tasks(left, replace(_event(source="/office"), topic="my-words"))
     assert (tasks.job, tasks.tasks) == (None, ())
+
+
+def _large(bucket: str, role: Literal["task", "event", "part", "result"] = "event") -> ReceivedRecord:
+    reference = Reference.to(b'"a"', service="other", role=role, id="e-1")
+    return _event(data=b"", reference=reference, bucket=bucket)
+
+
+def test_data_on_s3_is_not_fetched_but_named_in_the_task(registry: Registry) -> None:
+    """Also of another service, in the bucket that they share."""
+    settings = SETTINGS.model_copy(update={"payload_bucket": "payloads"})
+    known = Translator(settings, KnownPlans(registry.routes), registry.consumed_topics, clock=lambda: NOW)
+    tasks = _tasks(known, _large("payloads"))
+    assert [message.is_referenced for _, message in tasks.tasks] == [True, True]
+
+
+@pytest.mark.parametrize("role", ["task", "part", "result"])
+def test_data_of_a_task_is_no_event(registry: Registry, role: Literal["task", "part", "result"]) -> None:
+    """It is not what its producer emitted."""
+    settings = SETTINGS.model_copy(update={"payload_bucket": "payloads"})
+    known = Translator(settings, KnownPlans(registry.routes), registry.consumed_topics, clock=lambda: NOW)
+    assert "PAYLOAD_BUCKET=payloads only" in _rejection(known, _large("payloads", role)).message
+
+
+def test_data_in_another_bucket_is_not_believed(registry: Registry, translator: Translator) -> None:
+    """The reason names the setting; a service without a bucket is told that it needs one."""
+    settings = SETTINGS.model_copy(update={"payload_bucket": "payloads"})
+    known = Translator(settings, KnownPlans(registry.routes), registry.consumed_topics, clock=lambda: NOW)
+    assert "PAYLOAD_BUCKET=payloads only" in _rejection(known, _large("secrets")).message
+    assert "PAYLOAD_BUCKET is not set" in _rejection(translator, _large("payloads")).message

@@ -10,6 +10,7 @@ from pipeline.author.context import CurrentTask, Part, running
 from pipeline.author.stages import Stage
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import JobStore, SealedSplit, split_ref
+from pipeline.wire.references import Reference
 from pipeline.wire.taskmessage import (
     TRACEPARENT,
     TaskHeader,
@@ -28,8 +29,11 @@ class StageTask(Task):  # type: ignore[misc]
     #: the job store; a split and a gather read and write the table from the child, page by page
     store: ClassVar[JobStore]
 
-    def run(self, data: str) -> str | None:
-        """Run the role that the message names on JSON; return JSON, or None when nothing follows."""
+    def run(self, data: str, reference: Reference | None = None) -> str | None:
+        """Run the role that the message names on JSON; return JSON, or None when nothing follows.
+
+        ``reference``: to the same data, where it is on S3.
+        """
         header = TaskHeader.read(vars(self.request))
         if header is None:
             raise PermanentError(
@@ -40,6 +44,9 @@ class StageTask(Task):  # type: ignore[misc]
         if met is None:
             raise PermanentError(f"Stage {header.stage} has no split here: its {header.role} cannot run.")
         with running(self._current(met)):
+            if met.role == "split":
+                self._split(met, data, reference or data)
+                return None
             return _ROLES[met.role](self, met, data)
 
     def retry(self, *args: Any, exc: Exception | None = None, **options: Any) -> NoReturn:
@@ -76,15 +83,18 @@ class StageTask(Task):  # type: ignore[misc]
     def _run(self, header: TaskHeader, data: str) -> str | None:
         return self.stage.run(data)
 
-    def _split(self, header: TaskHeader, data: str) -> None:
-        """Run the generator unless the split is sealed: the number of its parts never changes."""
+    def _split(self, header: TaskHeader, data: str, kept: str | Reference) -> None:
+        """Run the generator unless the split is sealed: the number of its parts never changes.
+
+        ``kept``: what the seal keeps of the data for the gather.
+        """
         ref = split_ref(header)
         layout = self.store.splits.unsealed(ref) if header.page is None else None
         if layout is not None:
             parts = self.stage.run_split(data)
             trace = trace_headers_of(vars(self.request), self._traceparent())
             self.store.splits.seal(
-                ref, sealed_header(header, trace), data, parts, self.stage.tolerate, layout
+                ref, sealed_header(header, trace), kept, parts, self.stage.tolerate, layout
             )
 
     def _part(self, header: TaskHeader, data: str) -> str:
@@ -110,7 +120,6 @@ class StageTask(Task):  # type: ignore[misc]
 
 _ROLES = {
     "run": StageTask._run,
-    "split": StageTask._split,
     "part": StageTask._part,
     "gather": StageTask._gather,
 }

@@ -16,9 +16,11 @@ from kombu.serialization import loads
 
 from pipeline.clock import boottime
 from pipeline.errors import PermanentError, ServiceUnavailableError
+from pipeline.payloads import Payloads
 from pipeline.telemetry import tracing
 from pipeline.telemetry.fields import trace_id
 from pipeline.wire.redaction import redact
+from pipeline.wire.references import REFERENCE_TYPE, ReferencedBody
 from pipeline.wire.taskmessage import data_of
 from pipeline.worker.child.outcome import (
     Discarded,
@@ -30,6 +32,12 @@ from pipeline.worker.child.outcome import (
 from pipeline.worker.child.runoptions import RunOptions, running_options
 from pipeline.worker.child.stagetask import StageTask
 
+#: The share of its time limit that a run waits for its data, where S3 is away: the rest is for the run, and
+#: for the failure to be told before the child is killed.
+WAIT_SHARE = 0.8
+#: The same (seconds) in pools without limits.
+LONGEST_WAIT = 240.0
+
 #: The most bytes of a result that a task event carries to Flower.
 SUMMARY_BYTES = 1_000
 
@@ -39,7 +47,9 @@ NOT_RUN = (
     "asyncio.run(...), or that runs the loop itself."
 )
 
-ACCEPT = frozenset({"application/json"})
+#: The content type and encoding of the bodies of plain tasks.
+CONTENT = ("application/json", "utf-8")
+ACCEPT = frozenset(CONTENT[:1])
 
 
 def run(
@@ -70,7 +80,10 @@ def run(
         if not isinstance(task, StageTask):
             # A stage's lines get the fields of its job (``add_current_task``).
             context = structlog.contextvars.bind_contextvars(**_log_fields(name, task_id, options))
-        args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
+        if content_type == REFERENCE_TYPE:
+            args, kwargs, embed = _fetched(current_app.payloads, task, body, options)
+        else:
+            args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
         request.update(embed, args=args, kwargs=kwargs, is_eager=False)
         with tracing.within(options.traceparent):
             value, info, seconds, summary = trace_task(
@@ -122,6 +135,18 @@ def _arguments(
         return (data_of(body),), {}, {}
     args, kwargs, embed = loads(body, content_type, content_encoding, accept=ACCEPT)
     return args, kwargs, embed or {}
+
+
+def _fetched(
+    payloads: Payloads, task: Any, body: str | bytes, options: RunOptions
+) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return the arguments of a task whose data is on S3; waits for S3 within the run's time limit."""
+    reference = ReferencedBody.read(body).reference
+    within = LONGEST_WAIT if options.limit is None else WAIT_SHARE * options.limit
+    kept = payloads.wait_for(reference, within).decode()
+    if isinstance(task, StageTask):
+        return (kept, reference), {}, {}
+    return _arguments(task, kept, *CONTENT)
 
 
 def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:

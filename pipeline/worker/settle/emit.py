@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from pipeline.author.registry import Registry
-from pipeline.errors import PermanentError
+from pipeline.errors import PermanentError, ServiceRefusedError
 from pipeline.jobs import JobStore, PartRef, PartResult, is_small, ref_of, split_ref
 from pipeline.kafka import OutgoingRecord
 from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience
+from pipeline.payloads import LARGEST_VALUE, Payloads, referenced
 from pipeline.registry import Encoder
 from pipeline.settings import Settings
 from pipeline.telemetry import tracing
@@ -50,6 +52,7 @@ class Emitter:
         patience: Patience,
     ) -> None:
         self._settings = settings
+        self._payloads = Payloads(settings)
         self._registry = registry
         self._plans = plans
         self._store = store
@@ -92,6 +95,7 @@ class Emitter:
                     made[at] = event, self._written(event, _header(work).stage)
                 except PermanentError as misfit:
                     errors[at] = misfit
+        made = self._kept(made, errors)
         spans = [
             tracing.send_span(self._settings.topic(event.type), event, works[at].attempt)
             for at, (event, _) in made.items()
@@ -105,6 +109,28 @@ class Emitter:
             errors[at] = error
         _end(spans, answers)
         return errors
+
+    def _kept(
+        self, made: Mapping[int, tuple[Event, Written]], errors: Errors
+    ) -> dict[int, tuple[Event, Written]]:
+        """Return the events, the data of large ones on S3; an event that S3 refuses becomes its error.
+
+        It is on S3 as JSON, whatever its topic carries: a task takes it from there.
+        """
+        kept: dict[int, tuple[Event, Written]] = {}
+        for at, (event, written) in made.items():
+            kept[at] = event, written
+            if len(written.value) <= LARGEST_VALUE:
+                continue
+            try:
+                named = self._patience.one("payloads", partial(referenced, self._payloads, event))
+            except ServiceRefusedError as error:
+                errors[at] = error
+                del kept[at]
+            else:
+                if named.reference is not None:
+                    kept[at] = named, Written(b"", events.JSON_TYPE)
+        return kept
 
     def _written(self, event: Event, stage: str) -> Written:
         """Return the value of an event's record as its stage writes it, also to a topic of an older plan."""

@@ -16,6 +16,7 @@ from pipeline.jobs import JobStore, SealedSplit
 from pipeline.ledger import gather_of
 from pipeline.patience import Patience
 from pipeline.wire import taskmessage
+from pipeline.wire.references import Reference
 from pipeline.wire.taskmessage import TaskHeader, TaskMessage
 from pipeline.worker.settle.work import Work
 
@@ -48,7 +49,7 @@ class PartTasks:
         for page in page_tasks(sealed, header.page):
             yield taskmessage.for_pages(stage, header, page, trace)
 
-    def _parts(self, sealed: SealedSplit, pages: Sequence[int]) -> Iterator[tuple[int, str]]:
+    def _parts(self, sealed: SealedSplit, pages: Sequence[int]) -> Iterator[tuple[int, str | Reference]]:
         """Yield ordinals and data, page by page. Waits for DynamoDB during an outage."""
         yield from enumerate(sealed.inline)
         for page in pages:
