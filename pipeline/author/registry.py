@@ -56,13 +56,17 @@ class Registry:
         """Return the stages that an event on ``topic`` makes a task for."""
         return tuple(stage for stage in self._stages.values() if stage.consumes == topic)
 
+    def emitters(self, topic: str) -> tuple[Stage[Any, Any], ...]:
+        """Return the stages that emit to ``topic``."""
+        return tuple(stage for stage in self._stages.values() if stage.emits == topic)
+
     @property
     def topic_schemas(self) -> Mapping[str, TopicSchema]:
         """The schemas that its stages write by, by the logical topic; none of a topic of plain JSON."""
         return {
-            topic: stages[0].topic_schema
-            for topic, stages in self._emitters().items()
-            if stages[0].topic_schema is not None
+            stage.emits: stage.topic_schema
+            for stage in self._stages.values()
+            if stage.emits is not None and stage.topic_schema is not None
         }
 
     def add(self, stage: Stage[Any, Any]) -> None:
@@ -157,25 +161,18 @@ class Registry:
 
     def _check_topic_schemas(self) -> None:
         """Refuse a topic on which two stages write by different schemas: its readers know one."""
-        for topic, (first, *others) in self._emitters().items():
-            for other in others:
-                if first.format != other.format:
-                    raise StageDefinitionError(
-                        f"{other.where}: it emits {topic!r} as {other.format}, and {first.where} as "
-                        f"{first.format}. Give both the same format=."
-                    )
-                if first.topic_schema != other.topic_schema:
-                    raise StageDefinitionError(
-                        f"{other.where}: it emits {topic!r} by another schema than {first.where}. "
-                        "Annotate both alike."
-                    )
-
-    def _emitters(self) -> dict[str, list[Stage[Any, Any]]]:
-        found: dict[str, list[Stage[Any, Any]]] = {}
         for stage in self._stages.values():
-            if stage.emits is not None:
-                found.setdefault(stage.emits, []).append(stage)
-        return found
+            first = self.emitters(stage.emits)[0] if stage.emits else stage
+            if first.format != stage.format:
+                raise StageDefinitionError(
+                    f"{stage.where}: it emits {stage.emits!r} as {stage.format}, and {first.where} as "
+                    f"{first.format}. Give both the same format=."
+                )
+            if first.topic_schema != stage.topic_schema:
+                raise StageDefinitionError(
+                    f"{stage.where}: it emits {stage.emits!r} by another schema than {first.where}. "
+                    "Annotate both alike."
+                )
 
     def _check_cycles(self) -> None:
         for stage in self._stages.values():

@@ -12,13 +12,14 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import structlog
 
 from pipeline.author.registry import Registry
+from pipeline.author.stages import Stage
 from pipeline.client.start import find_start
-from pipeline.errors import InvalidEventError, KeyConflictError, PipelineError, ServiceError
+from pipeline.errors import InvalidEventError, KeyConflictError, PermanentError, PipelineError, ServiceError
 from pipeline.infra.needs import check_topics
 from pipeline.jobs import FailedTask, Job, JobState, JobStore, NewJob, StageRef
 from pipeline.jobs.deployments import current
@@ -26,6 +27,7 @@ from pipeline.kafka import EventProducer, OutgoingRecord
 from pipeline.ledger import Ledger
 from pipeline.patience import Patience
 from pipeline.payloads import SET_BUCKET, Payloads, referenced
+from pipeline.registry import Encoder
 from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage
 from pipeline.telemetry import tracing
@@ -107,6 +109,9 @@ class Submitter:
         self._ledger = Ledger(settings, store, producer, Patience(waits=False))
         self._start = find_start(registry, start, store.deployments.all if asks_bridges else None)
         self.topic = self._start.topic
+        #: What writes to the topic with a schema; its readers expect nothing else there.
+        self._emitter = next((each for each in registry.emitters(self.topic) if each.topic_schema), None)
+        self._encoder = Encoder(settings, Patience(waits=False))
 
     def check(self, submission: Submission) -> None:
         """Raise ``InvalidEventError`` or ``InvalidInputError`` if the job could only fail.
@@ -117,6 +122,8 @@ class Submitter:
         check_entity(submission.entity_id)
         check_key(submission.key)
         events.checked_json(submission.data)
+        if self._emitter:
+            self._check_schema(self._emitter, submission.data)
         job = self._named(submission)
         event = self._event(_Begun(job=job, submission=submission, plan=self._start.plan))
         for route in self._start.consumers:
@@ -131,11 +138,13 @@ class Submitter:
         or another entity.
 
         Raise a ServiceError, with nothing written, when Kafka or DynamoDB does not answer, or Kafka lacks the
-        topic. A job whose event is not acknowledged later is recorded as failed, and its error names it;
-        should the event have arrived after all, the job runs and completes. With a key it stays open, to be
-        submitted again.
+        topic, or the registry its schema. A job whose event is not acknowledged later is recorded as failed,
+        and its error names it; should the event have arrived after all, the job runs and completes. With a
+        key it stays open, to be submitted again.
         """
         self._producer.check_topic(self._settings.topic(self.topic), ANSWER_TIMEOUT)
+        if self._emitter:
+            self._encoder.find_id(self._emitter)
         plan = self._plan()
         begun = [
             _Begun(job=self._named(submission), submission=submission, plan=plan)
@@ -263,8 +272,21 @@ class Submitter:
         )
 
     def _record(self, event: Event, traceparent: str | None) -> OutgoingRecord:
-        key, value, headers = events.encode(event.continuing(traceparent))
-        return OutgoingRecord(topic=self._settings.topic(self.topic), key=key, value=value, headers=headers)
+        # What is on S3 is there as JSON.
+        emitter = None if event.reference else self._emitter
+        data = _as_emitted(emitter, event.data) if emitter else event.data
+        written = self._encoder.write(emitter, data)
+        key, _, headers = events.encode(event.continuing(traceparent), written.content_type)
+        topic = self._settings.topic(self.topic)
+        return OutgoingRecord(topic=topic, key=key, value=written.value, headers=headers)
+
+    def _check_schema(self, emitter: Stage[Any, Any], data: bytes) -> None:
+        """Refuse data that the schema of the topic has no place for."""
+        assert emitter.topic_schema is not None
+        try:
+            emitter.topic_schema.body(_as_emitted(emitter, data))
+        except PermanentError as error:
+            raise InvalidEventError(f"topic {self.topic} has a schema: {error}") from error
 
     def _check_size(self, task: TaskMessage) -> None:
         """Refuse data that SQS has no room for; without SQS a task has no message, on S3 it has room."""
@@ -309,6 +331,11 @@ class _Begun:
         """Return it with the job that its key has already."""
         submitted = replace(self.job, entity_id=job.entity_id, submitted_at=job.submitted_at, existed=True)
         return replace(self, job=submitted, plan=job.plan, recorded=job.digest)
+
+
+def _as_emitted(emitter: Stage[Any, Any], data: bytes) -> bytes:
+    """Return data as a stage writes it, with the defaults of fields that a person left out."""
+    return (emitter.dump_output(emitter.load_output(data)) or "null").encode()
 
 
 def _lacks_event(job: Job, submission: Submission) -> bool:

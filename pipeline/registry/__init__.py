@@ -1,7 +1,7 @@
 """The schema registry, by Confluent's API: the one door to it."""
 
 from pipeline.registry.client import Reference, Schema, SchemaKind, SchemaRegistry
-from pipeline.registry.encoder import Encoder, registry_schema, subject_of
+from pipeline.registry.encoder import Encoder, Written, registry_schema, subject_of
 
 __all__ = [
     "Encoder",
@@ -9,6 +9,7 @@ __all__ = [
     "Schema",
     "SchemaKind",
     "SchemaRegistry",
+    "Written",
     "registry_schema",
     "subject_of",
 ]

@@ -2,12 +2,15 @@
 
 import threading
 from contextlib import closing
+from typing import Any, NamedTuple
 
+from pipeline.author.stages import Stage
 from pipeline.author.topicschema import TopicSchema
 from pipeline.errors import ServiceRefusedError, ServiceUnavailableError
 from pipeline.patience import Patience
 from pipeline.registry.client import Schema, SchemaKind, SchemaRegistry
 from pipeline.settings import Settings
+from pipeline.wire.events import JSON_TYPE
 
 _MAGIC = b"\x00"
 _ID_BYTES = 4
@@ -26,6 +29,13 @@ def registry_schema(schema: TopicSchema) -> Schema:
     return Schema(kind=_KINDS[schema.format], text=schema.text)
 
 
+class Written(NamedTuple):
+    """The value of a record, and its media type."""
+
+    value: bytes
+    content_type: str
+
+
 class Encoder:
     """Writes values by schemas that are registered; registers none. Threads share it.
 
@@ -39,14 +49,23 @@ class Encoder:
         self._ids: dict[tuple[str, TopicSchema], int] = {}
         self._lock = threading.Lock()
 
-    def encode(self, topic: str, schema: TopicSchema, data: bytes) -> bytes:
-        """Return the value of JSON data; the same data gives the same bytes.
+    def write(self, stage: Stage[Any, Any] | None, data: bytes) -> Written:
+        """Return the value of JSON data as a stage writes it; the same data gives the same bytes.
 
-        ``topic``: the Kafka topic under whose subject the schema is registered. Raises PermanentError where
-        the data does not fit the schema.
+        The id is that under the topic that the stage emits: also where a job's plan has an older topic.
+        Raises PermanentError where the data does not fit the schema.
         """
+        if stage is None or stage.topic_schema is None:
+            return Written(data, JSON_TYPE)
+        schema = stage.topic_schema
         body = schema.body(data)
-        return _MAGIC + self._id(subject_of(topic), schema).to_bytes(_ID_BYTES, "big") + body
+        return Written(_MAGIC + self.find_id(stage).to_bytes(_ID_BYTES, "big") + body, schema.content_type)
+
+    def find_id(self, stage: Stage[Any, Any]) -> int:
+        """Return the id of the schema that a stage writes by."""
+        assert stage.emits is not None
+        assert stage.topic_schema is not None
+        return self._id(subject_of(self._settings.topic(stage.emits)), stage.topic_schema)
 
     def _id(self, subject: str, schema: TopicSchema) -> int:
         with self._lock:

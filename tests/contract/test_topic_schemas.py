@@ -66,9 +66,8 @@ class Service:
 
     def encoded(self, annotation: Any, data: Any) -> bytes:
         """The value that a version writes."""
-        schema = self.version(annotation).topic_schemas["bills"]
-        encoder = Encoder(self.settings, Patience(waits=False))
-        return encoder.encode(self.topic, schema, json.dumps(data).encode())
+        made = self.version(annotation).by_name["bill"]
+        return Encoder(self.settings, Patience(waits=False)).write(made, json.dumps(data).encode()).value
 
 
 @pytest.fixture

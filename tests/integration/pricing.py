@@ -20,13 +20,24 @@ class Price(BaseModel):
 
     key: str
     amounts: int
-    total: Annotated[Decimal, Field(max_digits=12, decimal_places=2)] | None
+    total: Annotated[Decimal, Field(max_digits=12, decimal_places=2)] | None = None
 
 
 @stage(consumes="priced-orders", emits="prices", format="avro")
 def price(order: Order) -> Price:
     """Price an order; the sum may have more than 64 bits."""
     return Price(key=order.key, amounts=sum(order.amounts), total=Decimal(len(order.amounts)))
+
+
+@stage(consumes="checked-orders", emits="checked-prices", format="avro")
+def check(order: Order) -> Price:
+    """Price an order for the stage that stores prices."""
+    return price(order)
+
+
+@stage(consumes="checked-prices")
+def store(price: Price) -> None:
+    """Take a price, which a person may submit, too."""
 
 
 @stage(consumes="counted-orders", emits="counts", format="json-schema")

@@ -5,11 +5,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer
 from confluent_kafka.schema_registry.json_schema import JSONDeserializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
+from pipeline.cli import main
 from pipeline.infra.provision import provision
 from pipeline.kafka import ReceivedRecord, newest_records
 from pipeline.services.environment import Services
@@ -66,7 +68,7 @@ def test_a_topic_with_a_schema_from_provision_to_its_readers(shop: Shop, schemas
     assert "The schema registry does not have the schema of prices under" in shop.log()
 
     made = [result for result in provision(shop.settings, shop.registry) if result.kind == "schema"]
-    assert [result.outcome for result in made] == ["made", "made"]
+    assert [result.outcome for result in made] == ["made"] * 3
     worker = shop.start()
     shop.wait(lambda: " ready." in shop.log(), "the worker is ready")
 
@@ -98,6 +100,29 @@ def test_a_topic_with_a_schema_from_provision_to_its_readers(shop: Shop, schemas
     assert letter.attributes["attempts"] == "1"
     assert not records(shop, "prices", "huge")
     assert shop.stop(worker) == 0
+
+
+def test_a_submitted_event_is_written_by_the_schema(shop: Shop, schemas: RunningRegistry) -> None:
+    """Readers of the topic find no JSON there; what the schema has no room for is refused."""
+    list(provision(shop.settings, shop.registry))
+
+    def submit(data: str) -> Result:
+        return CliRunner().invoke(main, ["submit", "checked-prices", "--data", data], env=shop.environment)
+
+    done = submit('{"key": "by-hand", "amounts": 1}')
+    assert done.exit_code == 0, done.output
+    (record,) = records(shop, "checked-prices", "by-hand")
+    client = SchemaRegistryClient({"url": schemas.url})
+    try:
+        found = read(client, record, AvroDeserializer(client))
+    finally:
+        client.close()
+    assert found == {"key": "by-hand", "amounts": 1, "total": None}
+    assert dict(record.headers)["content-type"] == b"application/avro"
+    refused = submit(f'{{"key": "too-large", "amounts": {2**63}}}')
+    assert refused.exit_code != 0
+    assert "topic checked-prices has a schema: " in refused.output
+    assert not records(shop, "checked-prices", "too-large")
 
 
 def check_values(shop: Shop, client: SchemaRegistryClient, job_id: str) -> None:

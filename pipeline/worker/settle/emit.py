@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import NamedTuple
 
 from pipeline.author.registry import Registry
 from pipeline.errors import PermanentError, ServiceRefusedError
@@ -12,7 +11,7 @@ from pipeline.kafka import OutgoingRecord
 from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience
 from pipeline.payloads import LARGEST_VALUE, Payloads, referenced
-from pipeline.registry import Encoder
+from pipeline.registry import Encoder, Written
 from pipeline.settings import Settings
 from pipeline.telemetry import tracing
 from pipeline.telemetry.spans import Span
@@ -29,13 +28,6 @@ from pipeline.worker.settle.work import Work
 SENT_TOGETHER = 200
 
 Errors = list[Exception | None]
-
-
-class Written(NamedTuple):
-    """The value of a record, and its media type."""
-
-    value: bytes
-    content_type: str
 
 
 class Emitter:
@@ -92,7 +84,8 @@ class Emitter:
             event = self._event(work, plans)
             if event is not None:
                 try:
-                    made[at] = event, self._written(event, _header(work).stage)
+                    stage = self._registry.by_name.get(_header(work).stage)
+                    made[at] = event, self._encoder.write(stage, event.data)
                 except PermanentError as misfit:
                     errors[at] = misfit
         made = self._kept(made, errors)
@@ -131,15 +124,6 @@ class Emitter:
                 if named.reference is not None:
                     kept[at] = named, Written(b"", events.JSON_TYPE)
         return kept
-
-    def _written(self, event: Event, stage: str) -> Written:
-        """Return the value of an event's record as its stage writes it, also to a topic of an older plan."""
-        emitter = self._registry.by_name.get(stage)
-        if emitter is None or emitter.emits is None or emitter.topic_schema is None:
-            return Written(event.data, events.JSON_TYPE)
-        schema = emitter.topic_schema
-        value = self._encoder.encode(self._settings.topic(emitter.emits), schema, event.data)
-        return Written(value, schema.content_type)
 
     def _outgoing(self, event: Event, written: Written, span: Span) -> OutgoingRecord:
         key, _, headers = events.encode(event.continuing(span.traceparent), written.content_type)
