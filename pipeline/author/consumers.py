@@ -94,6 +94,10 @@ class Consumer(Generic[In, Out]):
             )
         return found
 
+    def input_schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of the value of its records, as it is read."""
+        return self._data.schema()
+
     # ─── checks ───
 
     def check(self) -> None:

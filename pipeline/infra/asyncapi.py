@@ -46,6 +46,8 @@ class _Document:
         self._settings = settings
         self._stages = tuple(registry.by_name.values())
         self._topics = registry.topics
+        self._consumers = registry.consumers
+        self._others = registry.topics_of_others
         self._schemas = registry.topic_schemas
         self._needs = {need.name: need for need in topic_needs(settings, registry)}
         self._definitions: Node = {_HEADERS: _headers()}
@@ -91,6 +93,9 @@ class _Document:
         for topic in self._topics:
             self._messages[topic] = self._message(topic)
             yield topic, self._channel(topic, f"The events {topic}.")
+        for topic in self._others:
+            self._messages[topic] = self._message_of_others(topic)
+            yield topic, self._channel_of_others(topic)
         for topic, description in _SERVICE_TOPICS.items():
             self._messages[topic] = self._service_message(topic, description)
             yield topic, self._channel(topic, description)
@@ -102,6 +107,14 @@ class _Document:
             "description": description,
             "messages": {"event": {"$ref": f"#/components/messages/{topic}"}},
             "bindings": {"kafka": _binding(need)},
+        }
+
+    def _channel_of_others(self, topic: str) -> Node:
+        """Return the channel of a topic that others made: nothing is known of its configuration."""
+        return {
+            "address": self._settings.topic_of_others(topic),
+            "description": f"The topic {topic} of others.",
+            "messages": {"event": {"$ref": f"#/components/messages/{topic}"}},
         }
 
     def _operations(self) -> Iterator[tuple[str, Node]]:
@@ -118,6 +131,12 @@ class _Document:
                     f"{stage.name}.send",
                     _operation("send", stage.emits, f"Emit the result of the stage {stage.name}."),
                 )
+        for consumer in self._consumers.values():
+            summary = f"Make events {consumer.emits} of its records, by the consumer {consumer.name}."
+            yield (
+                f"{consumer.name}.receive",
+                {**_operation("receive", consumer.topic, summary), "bindings": bindings},
+            )
         for topic, description in _SERVICE_TOPICS.items():
             yield f"{topic}.send", _operation("send", topic, description)
 
@@ -144,9 +163,18 @@ class _Document:
             return message | {"payload": {"schemaFormat": _AVRO, "schema": json.loads(schema.text)}}
         if emitted:
             return message | {"payload": self._payload(topic, emitted[0].output_schema())}
-        taken = [stage for stage in self._stages if stage.consumes == topic]
-        payloads = [self._payload(f"{topic}.{stage.name}", stage.input_schema()) for stage in taken]
-        return message | {"payload": payloads[0] if len(payloads) == 1 else {"allOf": payloads}}
+        taken = {stage.name: stage.input_schema() for stage in self._stages if stage.consumes == topic}
+        return message | {"payload": self._payload_of_all(topic, taken)}
+
+    def _message_of_others(self, topic: str) -> Node:
+        """Return the records of others as JSON, whatever format they have: it is known by their content."""
+        taken = {each.name: each.input_schema() for each in self._consumers.values() if each.topic == topic}
+        return {"name": topic, "payload": self._payload_of_all(topic, taken)}
+
+    def _payload_of_all(self, topic: str, schemas: Mapping[str, Node]) -> Node:
+        """Return the schema of data that each of several functions takes."""
+        payloads = [self._payload(f"{topic}.{name}", schema) for name, schema in schemas.items()]
+        return payloads[0] if len(payloads) == 1 else {"allOf": payloads}
 
     def _service_message(self, topic: str, description: str) -> Node:
         message: Node = {"name": topic, "summary": description, "contentType": JSON_TYPE}

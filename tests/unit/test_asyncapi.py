@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from referencing import Registry as Documents
 from referencing.jsonschema import DRAFT7
 
-from pipeline.author.decorator import stage
+from pipeline import Record
+from pipeline.author.decorator import consumer, stage
 from pipeline.author.registry import Registry
 from pipeline.cli import main
 from pipeline.infra.asyncapi import asyncapi
@@ -48,7 +49,7 @@ class Bill(BaseModel):
 
 @pytest.fixture
 def registry() -> Registry:
-    """One topic of plain JSON, one of Avro, one of JSON Schema; two stages on one of them."""
+    """Topics of JSON, Avro and JSON Schema, one of others; two stages on one of them."""
     registry = Registry()
 
     @stage(consumes="order-placed", emits="order-billed", format="avro", registry=registry)
@@ -61,6 +62,10 @@ def registry() -> Registry:
 
     @stage(consumes="order-billed", emits="order-mailed", format="json-schema", registry=registry)
     def mail(bill: Bill) -> Line | None:
+        return None
+
+    @consumer("crm.customers", emits="order-placed", registry=registry)
+    def customers(record: Record[Line]) -> Order | None:
         return None
 
     return registry
@@ -113,6 +118,7 @@ def test_all_topics_and_stages_are_there(registry: Registry) -> None:
         "order-billed": "eu.order-billed",
         "line.counted": "eu.line.counted",
         "order-mailed": "eu.order-mailed",
+        "crm.customers": "crm.customers",
         "errors": "eu.shop-errors",
         "dlq": "eu.shop-dlq",
         "jobs": "eu.jobs",
@@ -120,6 +126,7 @@ def test_all_topics_and_stages_are_there(registry: Registry) -> None:
     actions = {name: each["action"] for name, each in document["operations"].items()}
     assert actions == {
         **dict.fromkeys(["bill.receive", "count.receive", "mail.receive"], "receive"),
+        "customers.receive": "receive",
         **dict.fromkeys(["bill.send", "count.send", "mail.send"], "send"),
         **dict.fromkeys(["errors.send", "dlq.send", "jobs.send"], "send"),
     }
@@ -146,6 +153,9 @@ def test_the_schemas_check_events(registry: Registry) -> None:
     payload.validate(order)
     assert not payload.is_valid({**order, "pays": "never"})
     assert not payload.is_valid({**order, "lines": [{}]})
+    theirs = resolved(document, "#/components/messages/crm.customers/payload")
+    assert theirs.is_valid({"article": "a"})
+    assert not theirs.is_valid({})
     headers = resolved(document, "#/components/schemas/event-headers")
     headers.validate({"ce_id": "1", "ce_source": "/shop/bill", "content-type": events.JSON_TYPE})
     assert not headers.is_valid({"ce_jobid": "no spaces here"})
