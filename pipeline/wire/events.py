@@ -1,4 +1,4 @@
-"""Events on the wire: CloudEvents 1.0 in Kafka's binary mode, with plain JSON accepted.
+"""Events on the wire: CloudEvents 1.0 in Kafka's binary mode; structured mode and plain JSON are read too.
 
 Knows no Kafka client. The attributes are Kafka headers named ``ce_*``, the data is the value as it is,
 the entity id is the key (github.com/cloudevents/spec, bindings/kafka-protocol-binding.md).
@@ -18,7 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from pipeline.errors import InvalidEventError
-from pipeline.wire import identity
+from pipeline.wire import identity, structured
 from pipeline.wire.headertext import attributes_in, text_of, unquoted
 from pipeline.wire.references import Reference
 
@@ -229,16 +229,19 @@ def decode(
 ) -> Event:
     """Read a Kafka record; raise ``InvalidEventError`` where it cannot become a task."""
     headers = list(headers or ())
-    attributes = _json_attributes(headers)
+    media, attributes = _media_and_attributes(headers)
     entity_id = _checked_entity(key_text(key or b""))
     found = _reference_in(value, attributes)
     data = b"" if found else checked_json(value)
     redrive = redrive_of(headers, coordinates.topic, key, value)
+    if media == structured.MEDIA_TYPE:
+        attributes, data = structured.open_structured(data)
+        checked_json(data)
     traceparent, carried = _trace(headers)
-    if not attributes:
+    if not attributes and media != structured.MEDIA_TYPE:
         plain = _plain(entity_id, data, coordinates, redrive)
         return replace(plain, traceparent=traceparent, carried=carried)
-    known = _checked_attributes(attributes)
+    known = _checked_attributes(attributes, "attribute" if media == structured.MEDIA_TYPE else "header")
     return Event(
         id=known.id,
         source=known.source,
@@ -370,8 +373,11 @@ def _plain(entity_id: str, data: bytes, at: Coordinates, redrive: Redrive | None
     )
 
 
-def _json_attributes(headers: Headers) -> dict[str, str]:
-    """Return ``_attributes`` of a record whose value is JSON; raise ``InvalidEventError`` for another one."""
+def _media_and_attributes(headers: Headers) -> tuple[str, dict[str, str]]:
+    """Return the media type of a record and its ``_attributes``.
+
+    Raises ``InvalidEventError`` where no event is read.
+    """
     media = JSON_TYPE
     for name, value in headers:
         if name == UNREADABLE:
@@ -379,14 +385,11 @@ def _json_attributes(headers: Headers) -> dict[str, str]:
         if name.lower() == CONTENT_TYPE:
             media = unquoted(text_of(value) or JSON_TYPE).partition(";")[0].strip().lower()
     if media.startswith("application/cloudevents"):
-        raise InvalidEventError(
-            f"content-type is {media}: the event is in structured mode. Send it in binary mode, "
-            "with its attributes as ce_* headers and its data as the value."
-        )
+        structured.refuse_media(media)
     found = _attributes(headers)
     if found and media != JSON_TYPE and not media.endswith("+json"):
         raise InvalidEventError(f"content-type is {media[:100]!r}: a stage takes JSON. Send {JSON_TYPE}.")
-    return found
+    return media, found
 
 
 def _attributes(headers: Headers) -> dict[str, str]:
@@ -399,17 +402,20 @@ def _trace(headers: Headers) -> tuple[str | None, dict[str, str]]:
     return trace_of({name: unquoted(value.decode("ascii", "replace")) for name, value in named.items()})
 
 
-def _checked_attributes(attributes: dict[str, str]) -> EventAttributes:
+def _checked_attributes(attributes: dict[str, str], kind: Literal["header", "attribute"]) -> EventAttributes:
     try:
         return EventAttributes.model_validate(attributes)
     except ValidationError as error:
-        wrong = "; ".join(f"{PREFIX}{e['loc'][0]}: {_reason(e)}" for e in error.errors(include_url=False))
+        prefix = PREFIX if kind == "header" else ""
+        wrong = "; ".join(
+            f"{prefix}{e['loc'][0]}: {_reason(e, kind)}" for e in error.errors(include_url=False)
+        )
         raise InvalidEventError(f"not a CloudEvents 1.0 event: {wrong}") from error
 
 
-def _reason(error: Any) -> str:
+def _reason(error: Any, kind: str) -> str:
     if error["type"] == "missing":
-        return "the header is missing"
+        return f"the {kind} is missing"
     return f"{error['msg']}, it is {str(error['input'])[:100]!r}"
 
 

@@ -52,10 +52,10 @@ EVENTS = {
         error="InvalidEventError",
         says="header ce_type is not UTF-8",
     ),
-    "structured mode": Bad(
-        headers=(("content-type", b"application/cloudevents+json"),),
+    "a batch of events": Bad(
+        headers=(("content-type", b"application/cloudevents-batch+json"),),
         error="InvalidEventError",
-        says="binary mode",
+        says="Send each event in a record of its own",
     ),
     "a header that is slow to search": Bad(
         value=b"{oops", headers=(("x", b"-eyJ" * 200_000),), error="InvalidEventError", says="not JSON"
