@@ -23,7 +23,7 @@ from tests.processes import free_port
 Lines = dict[str, dict[str, Any]]
 Check = Callable[..., Lines]
 
-SECTIONS = {"Kafka": 15, "SQS": 13, "General": 13}
+SECTIONS = {"Kafka": 17, "SQS": 13, "General": 14}
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,7 @@ def test_a_provisioned_service_passes(check: Check) -> None:
         "sqs.iam-role": "WARN",
         "sqs.encryption": "SKIP",
         "sqs.tls-only": "SKIP",
+        "general.payloads": "SKIP",
         "general.recovery": "SKIP",
         "general.write-capacity": "SKIP",
         "general.sweep": "SKIP",
