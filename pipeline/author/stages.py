@@ -281,4 +281,3 @@ class Stage(Generic[In, Out]):
                 f"{last.where}: it returns None, so no event would ever reach {self.emits!r}. "
                 "Annotate what it returns, or leave emits= out."
             )
-        _ = self.topic_schema

@@ -31,9 +31,14 @@ SETTINGS = settings(
 )
 
 
+class Maker(BaseModel):
+    name: str
+
+
 class Line(BaseModel):
     article: str
     number: int = 1
+    maker: Maker | None = None
 
 
 class Order(BaseModel):
