@@ -123,6 +123,10 @@ class Codec:
                 f"{self.where}: the result is not {describe(self.annotation)}: {error}"
             ) from error
 
+    def listed(self, value: Any) -> Any:
+        """Return a value, an iterator where an Iterable is annotated as a list: it is read more than once."""
+        return list(value) if self._is_stream and not isinstance(value, list | None) else value
+
     def dump_data(self, value: Any) -> str:
         """Return the JSON text of an event's data; ``InvalidInputError`` for a value of another type."""
         try:
@@ -135,8 +139,7 @@ class Codec:
         try:
             if value is None and not self.takes_none:
                 raise ValueError("it returned None")
-            if self._is_stream and not isinstance(value, list | None):
-                value = list(value)
+            value = self.listed(value)
             text = self._adapter.dump_json(value, by_alias=True, warnings="error")
             if wrong := self._changed(value, text):
                 raise ValueError(wrong)

@@ -55,6 +55,7 @@ def stage(
     tolerate: float = 0,
     tombstones: bool = False,
     format: Format = "json",
+    entity: Callable[[Any], str] | None = None,
     registry: Registry | None = None,
 ) -> Callable[[Callable[[In], Out]], Stage[In, Out]]:
     """Make a function a stage: a task for each event on ``consumes``, its result an event on ``emits``.
@@ -65,7 +66,8 @@ def stage(
     ``tolerate=0.05`` the gather of a split runs although up to 5 % of its parts failed. With
     ``tombstones=True`` a record without a value makes a task too, with None as its data; otherwise it is
     passed over. With ``format="avro"`` or ``"json-schema"`` the events it emits have a schema, made from its
-    annotation, in the schema registry. ``registry`` is for tests.
+    annotation, in the schema registry. ``entity`` is a pure function of what the stage emits: the entity of that event, for the
+    stages after it; without one it is that of the event that came in. ``registry`` is for tests.
     """
 
     def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:
@@ -82,6 +84,7 @@ def stage(
             tolerate=tolerate,
             tombstones=tombstones,
             format=format,
+            entity=entity,
         )
         made = Stage(function, options)
         _check_function(function, made.where)
@@ -140,6 +143,10 @@ def _check_options(options: Options, where: str) -> None:
     _check_order(options, where)
     _check_numbers(options, where)
     _check_format(options, where)
+    if options.entity and options.emits is None:
+        raise StageDefinitionError(
+            f"{where}: entity= is for what it emits, and it emits nothing. Add emits=, or leave entity= out."
+        )
 
 
 def _check_names(options: Options, where: str) -> None:

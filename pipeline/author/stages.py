@@ -20,12 +20,13 @@ The annotations are the schema. Calling a stage just runs its function.
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pipeline.author.annotations import Signature, fits, lost_fields
 from pipeline.author.codec import Codec, describe
 from pipeline.author.topicschema import Format, TopicSchema, topic_schema
-from pipeline.errors import InvalidInputError, StageDefinitionError
+from pipeline.errors import InvalidInputError, PermanentError, StageDefinitionError
+from pipeline.wire.events import entity_fault
 from pipeline.wire.plans import Route
 
 In = TypeVar("In")
@@ -62,6 +63,27 @@ class Options:
     tombstones: bool = False
     #: How its events are written on the topic.
     format: Format = "json"
+    #: The entity of what is emitted, as a function of it; None for that of the event that came in.
+    entity: Callable[[Any], str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emission:
+    """What follows from a run or a gather."""
+
+    #: JSON; None where the path ends.
+    data: str | None
+    #: The entity of the event; None for that of the event that came in.
+    entity: str | None = None
+
+
+class NewPart(NamedTuple):
+    """What a split makes."""
+
+    #: JSON.
+    data: str
+    #: Its own entity; None for that of the event.
+    entity: str | None = None
 
 
 class Stage(Generic[In, Out]):
@@ -84,6 +106,7 @@ class Stage(Generic[In, Out]):
         self.format = options.format
         self._part = Signature(function, 1, "@stage")
         self._split: Signature | None = None
+        self._part_entity: Callable[[In], str] | None = None
         self._gather: Signature | None = None
 
     def __call__(self, data: In) -> Out:
@@ -116,13 +139,30 @@ class Stage(Generic[In, Out]):
             tombstones=self.tombstones,
         )
 
-    def split(self, function: Callable[[EventData], Iterable[In]]) -> Callable[[EventData], Iterable[In]]:
-        """Decorate the function that divides an event's data into the parts this stage runs on."""
+    @overload
+    def split(self, function: Callable[[EventData], Iterable[In]]) -> Callable[[EventData], Iterable[In]]: ...
+
+    @overload
+    def split(
+        self, *, entity: Callable[[In], str]
+    ) -> Callable[[Callable[[EventData], Iterable[In]]], Callable[[EventData], Iterable[In]]]: ...
+
+    def split(self, function: Any = None, *, entity: Callable[[In], str] | None = None) -> Any:
+        """Decorate the function that divides an event's data into the parts this stage runs on.
+
+        ``entity``: a pure function of a part: its entity, by which an ordered stage orders it among the parts
+        of all jobs. Without one it is the event's.
+        """
+        if function is None:
+            return functools.partial(self._add_split, entity)
+        return self._add_split(None, function)
+
+    def _add_split(self, entity: Callable[[In], str] | None, function: Any) -> Any:
         if self._split:
             raise StageDefinitionError(
                 f"{self.where}: it has a split already, {self._split.where}. Keep one."
             )
-        self._split = Signature(function, 1, f"@{self.name}.split")
+        self._split, self._part_entity = Signature(function, 1, f"@{self.name}.split"), entity
         return function
 
     def gather(
@@ -142,15 +182,29 @@ class Stage(Generic[In, Out]):
 
     # ─── runs in a worker: JSON in, JSON out ───
 
-    def run(self, data: str | bytes) -> str | None:
-        """Run the function on an event's data. Return None where it returned None, which ends the path."""
-        return self.dump_output(self.function(self._part.parameter(0).load(data)))
+    def emission(self, data: str | bytes) -> Emission:
+        """Run the function on an event's data."""
+        return self._emission(self.function(self._part.parameter(0).load(data)))
 
-    def run_split(self, data: str | bytes) -> Iterator[str]:
+    def emission_of_gather(self, data: str | bytes, results: Iterable[str | bytes]) -> Emission:
+        """Run the gather on the event's data and the parts' results, in order."""
+        gather, codec = self._divided()[1], self._part.returned
+        stream = (codec.load(result) for result in results)
+        return self._emission(gather.function(gather.parameter(0).load(data), stream))
+
+    def parts(self, data: str | bytes) -> Iterator[NewPart]:
         """Run the split on an event's data; yield each part as soon as it is made."""
         split, codec = self._divided()[0], self._part.parameter(0)
         for part in split.function(split.parameter(0).load(data)):
-            yield codec.dump(part)
+            yield NewPart(codec.dump(part), self._entity_of(part, self._part_entity, split.where))
+
+    def run(self, data: str | bytes) -> str | None:
+        """Run the function on an event's data. Return None where it returned None, which ends the path."""
+        return self.emission(data).data
+
+    def run_split(self, data: str | bytes) -> Iterator[str]:
+        """Run the split on an event's data; yield the JSON of each part as soon as it is made."""
+        return (part.data for part in self.parts(data))
 
     def run_part(self, data: str | bytes) -> str:
         """Run the function on one part."""
@@ -158,13 +212,28 @@ class Stage(Generic[In, Out]):
 
     def run_gather(self, data: str | bytes, results: Iterable[str | bytes]) -> str | None:
         """Run the gather on the event's data and the parts' results, in order. None ends the path."""
-        gather, codec = self._divided()[1], self._part.returned
-        stream = (codec.load(result) for result in results)
-        return self.dump_output(gather.function(gather.parameter(0).load(data), stream))
+        return self.emission_of_gather(data, results).data
+
+    def _emission(self, value: Any) -> Emission:
+        last = self._gather or self._part
+        value = last.returned.listed(value)
+        data = self.dump_output(value)
+        if data is None:
+            return Emission(data=None)
+        return Emission(data=data, entity=self._entity_of(value, self.options.entity, last.where))
+
+    def _entity_of(self, item: Any, function: Callable[[Any], str] | None, where: str) -> str | None:
+        """Return the entity of an item; raise ``PermanentError`` for one that cannot be a key."""
+        if function is None:
+            return None
+        entity = function(item)
+        if fault := entity_fault(entity):
+            raise PermanentError(f"{where}: its entity= gave what is no entity: {fault}")
+        return entity
 
     @property
     def input(self) -> Codec:
-        """The codec of the data of its events: of what the split takes, or the function without a split."""
+        """The codec of an event's data, as the split takes it, or the function where there is no split."""
         return (self._split or self._part).parameter(0)
 
     def load_input(self, data: str | bytes) -> Any:
@@ -173,7 +242,7 @@ class Stage(Generic[In, Out]):
 
     def dump_input(self, value: Any) -> str:
         """Return the JSON of an event's data; raise ``InvalidInputError`` for a value of another type."""
-        return (self._split or self._part).parameter(0).dump_data(value)
+        return self.input.dump_data(value)
 
     def is_split_by(self, function: Callable[..., Any]) -> bool:
         """Whether a function is the split of this stage."""

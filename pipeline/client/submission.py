@@ -363,16 +363,8 @@ def _answer(begun: _Begun, answer: _Begun | PipelineError) -> SubmittedJob | Pip
 
 def check_entity(entity_id: str | None) -> None:
     """Raise ``InvalidEventError`` for an entity that cannot be the key of an event."""
-    if entity_id is None:
-        return
-    if not entity_id:
-        raise InvalidEventError("the entity is empty: give a text, or none for an entity of the job's own")
-    if len(entity_id) > events.ENTITY_LIMIT:
-        raise InvalidEventError(
-            f"the entity has {len(entity_id):,} characters and may have {events.ENTITY_LIMIT:,}"
-        )
-    if not entity_id.isprintable():
-        raise InvalidEventError(f"the entity {entity_id!r} cannot be a key: use printable text in UTF-8")
+    if entity_id is not None and (fault := events.entity_fault(entity_id)):
+        raise InvalidEventError(f"the entity cannot be the key of events: {fault}")
 
 
 def check_key(key: str | None) -> None:

@@ -30,6 +30,8 @@ class _Event:
 
     source: str
     id: str
+    #: Its own, or that of the event before it.
+    entity: str
 
     def task_id(self, stage: str, part: Part = None) -> str:
         return identity.task_id(self.source, self.id, stage, part)
@@ -59,7 +61,7 @@ def find_awaited(
             continue
         queue = _queue(settings, registry, route)
         for part in _parts(store, job, stage, event):
-            group = identity.group_id(event.task_id(route.name, part), job.entity_id, route.ordered)
+            group = identity.group_id(event.task_id(route.name, part), event.entity, route.ordered)
             groups.add((queue, group))
         topics.update(feeding(settings, registry, route.consumes))
     if not groups:
@@ -71,12 +73,15 @@ def _events(settings: Settings, job: Job, progress: Sequence[StageProgress]) -> 
     """Return the events that were emitted so far, by logical topic."""
     if job.event is None:
         raise UnknownTasksError("its record does not name its first event")
-    events = {job.topic: _Event(source=job.event[0], id=job.event[1])}
+    events = {job.topic: _Event(source=job.event[0], id=job.event[1], entity=job.entity_id)}
     for stage in progress:
         route = job.plan.routes.get(stage.stage)
         if route and route.emits and stage.task_id:
             source = source_of(settings.service_name, stage.stage)
-            events[route.emits] = _Event(source=source, id=identity.emitted_event_id(stage.task_id))
+            before = events.get(route.consumes)
+            entity = stage.entity or (before.entity if before else job.entity_id)
+            event_id = identity.emitted_event_id(stage.task_id)
+            events[route.emits] = _Event(source=source, id=event_id, entity=entity)
     return events
 
 
@@ -101,6 +106,8 @@ def _parts(store: JobStore, job: Job, stage: StageProgress, event: _Event) -> li
     if page_tasks(sealed, None):
         raise UnknownTasksError("its parts are sent page by page")
     page = store.parts.page(job.job_id, stage.stage, limit=max(1, sealed.total))
+    if sealed.keyed and job.plan.routes[stage.stage].ordered:
+        raise UnknownTasksError("its parts are in the groups of their own entities")
     waiting = [row.ordinal for row in page.parts if row.state == "waiting"] if page else []
     # The split's own message sends the parts again until all were sent.
     return [None, waiting[0]] if waiting else ["gather"]

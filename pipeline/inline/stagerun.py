@@ -13,12 +13,20 @@ import structlog
 
 from pipeline.errors import PermanentError
 from pipeline.inline.runtime import Counts, InlineRuntime, lease_of
-from pipeline.jobs import PartRef, SealedSplit, SplitFilled, StageRef, ref_of, split_ref, tolerated_parts
+from pipeline.jobs import (
+    PartRef,
+    SealedPart,
+    SealedSplit,
+    SplitFilled,
+    StageRef,
+    ref_of,
+    split_ref,
+    tolerated_parts,
+)
 from pipeline.ledger import gather_of
 from pipeline.patience import Abandoned
 from pipeline.transport.lease import Lease
 from pipeline.wire import taskmessage
-from pipeline.wire.references import Reference
 from pipeline.wire.taskmessage import TaskHeader, TaskMessage, generation_of
 from pipeline.worker.child.outcome import AlreadyDone, Cancelled, Failed, Succeeded, failed
 from pipeline.worker.lookup import SUSPECT_BEYOND
@@ -140,7 +148,7 @@ class StageRun:
         """Run the parts that are not done, one for each child at a time; one by one where order counts."""
         together = 1 if self._stage.ordered else self._runtime.children.processes
         for page in self._pages(sealed):
-            left = self._not_done([self._part(sealed, *part) for part in page])
+            left = self._not_done([self._part(sealed, part) for part in page])
             for start in range(0, len(left), together):
                 if self._is_cancelled():
                     return
@@ -149,19 +157,26 @@ class StageRun:
                     # Later parts wait while this one is retried.
                     return
 
-    def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[tuple[int, str | Reference]]]:
-        yield list(enumerate(sealed.inline))
+    def _pages(self, sealed: SealedSplit) -> Iterator[Sequence[SealedPart]]:
+        yield sealed.inline_parts
         for page in range(sealed.pages):
             yield self._runtime.patience.one(
                 "read parts",
                 lambda page=page: self._runtime.store.splits.page(sealed, page),  # type: ignore[misc]
             )
 
-    def _part(self, sealed: SealedSplit, ordinal: int, data: str | Reference) -> Lease:
+    def _part(self, sealed: SealedSplit, part: SealedPart) -> Lease:
         trace = Work(lease=self._event, outcome=Succeeded(result=None, summary="", seconds=0)).trace
         return self._lease(
             taskmessage.for_part(
-                self._stage, self._header, ordinal, sealed.total, data, trace, keeps=sealed.keeps
+                self._stage,
+                self._header,
+                part.ordinal,
+                sealed.total,
+                part.data,
+                trace,
+                keeps=sealed.keeps,
+                entity=part.entity,
             )
         )
 

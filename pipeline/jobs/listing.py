@@ -352,6 +352,7 @@ def _stage(
         finished_at=done["finished_at"] if done else None,
         worker=done["worker"] if done else None,
         task_id=done["task_id"] if done else None,
+        entity=done.get("entity") if done else None,
     )
 
 

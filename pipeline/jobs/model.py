@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef
@@ -100,6 +100,8 @@ class StageDone:
     worker: str
     #: JSON: what it returned, where that ends a path; a small one is kept in the job's record.
     result: str | None = None
+    #: The entity of the event that it emitted, where the stage gave one; None for that of its own event.
+    entity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +222,16 @@ class DoneTasks:
 # ─── Splits ───
 
 
+class SealedPart(NamedTuple):
+    """A part as it is sealed."""
+
+    ordinal: int
+    #: JSON, or the reference to it.
+    data: str | Reference
+    #: Its own entity; None for that of the split's event.
+    entity: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SealedSplit:
     """A split whose parts are fixed for ever."""
@@ -237,12 +249,28 @@ class SealedSplit:
     pages: int
     #: The parts (JSON, or the reference to it) of a small split.
     inline: tuple[str | Reference, ...] = ()
+    #: The entities of these parts, where they have their own.
+    entities: tuple[str, ...] = ()
+    #: Whether parts have entities of their own.
+    keyed: bool = False
     #: The share of its parts that its gather goes on without when they fail; 0 for none.
     tolerate: float = 0
     #: Whether small results are kept in its counter (ADR 23).
     keeps: bool = False
     #: How many of its page tasks are open at a time (ADR 13).
     window: int = 2
+
+    @property
+    def inline_parts(self) -> list[SealedPart]:
+        """The parts of a small split."""
+        return sealed_parts(0, self.inline, self.entities)
+
+
+def sealed_parts(first: int, parts: Sequence[str | Reference], entities: Sequence[str]) -> list[SealedPart]:
+    """Return parts with their ordinals, and with their entities where there are any."""
+    if not entities:
+        return [SealedPart(first + at, part) for at, part in enumerate(parts)]
+    return [SealedPart(first + at, *each) for at, each in enumerate(zip(parts, entities, strict=True))]
 
 
 # ─── For people ───
@@ -286,6 +314,8 @@ class StageProgress:
     finished_at: float | None = None
     worker: str | None = None
     task_id: str | None = None
+    #: Of the event that it emitted, where the stage gave one.
+    entity: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,15 @@ Parts are stored compressed: those of one split look alike, and a write costs by
 import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
+from pipeline.author.stages import NewPart
 from pipeline.errors import PermanentError, ResultTooLargeError, ServiceError
 from pipeline.jobs.counter import Counter
 from pipeline.jobs.expressions import Item
 from pipeline.jobs.jobrecords import LAYOUT
 from pipeline.jobs.keys import FAN_OUT, Key, Keys
-from pipeline.jobs.model import PartResult, SealedSplit
+from pipeline.jobs.model import PartResult, SealedPart, SealedSplit, sealed_parts
 from pipeline.jobs.refs import SplitRef
 from pipeline.jobs.table import ITEM_BYTES, Table
 from pipeline.payloads import SET_BUCKET, Payloads, PayloadsOffError
@@ -115,22 +117,23 @@ class Splits:
         split: SplitRef,
         header: str,
         data: str | Reference,
-        parts: Iterable[str],
+        parts: Iterable[str | NewPart],
         tolerate: float = 0,
         layout: int = 1,
     ) -> SealedSplit:
         """Fix the parts (JSON) of a split for ever; send them only afterwards.
 
         Write the parts as they come, then the seal. If another run sealed the split first, return its parts.
-        ``header`` and ``data`` (JSON, or the reference to it) are kept for the gather's message.
-        ``tolerate``: the share of the parts that may fail. ``layout``: of the job's records. Raise what
-        ``parts`` raises, ``ResultTooLargeError`` for a part that neither the table nor S3 takes, and
+        A part is JSON, or has its own entity beside it. ``header`` and ``data`` (JSON, or the reference to
+        it) are kept for the gather's message. ``tolerate``: the share of the parts that may fail.
+        ``layout``: of the job's records. Raise what ``parts`` raises, ``ResultTooLargeError`` for a part that
+        neither the table nor S3 takes, and
         ``PermanentError`` for more parts than MAX_PARTS, of which none is sent.
         """
         run = uuid.uuid4().hex
         pages = _PageWriter(self._table, self._keys, split.split_id, run, self._expiry())
         total, last = pages.write(self._fitted(split, self._bounded(split, parts)))
-        packed_data, packed_parts = _pack([to_text(data)]), _pack(last)
+        packed_data, packed_parts, entities = _pack([to_text(data)]), _pack(last.parts), _pack(last.entities)
         item: Item = {"n": total, "run": run, "split": split.split_id, "header": header, "exp": pages.expiry}
         if tolerate:
             item["tolerate"] = tolerate
@@ -138,8 +141,12 @@ class Splits:
             item["keeps"] = True
         if layout == LAYOUT and (window := window_of(total)) > FEWEST_OPEN:
             item["window"] = window
-        if pages.count == 0 and len(packed_data) + len(packed_parts) + len(header) <= INLINE_BYTES:
+        if pages.keyed:
+            item["keyed"] = True
+        size = len(packed_data) + len(packed_parts) + len(entities) + len(header)
+        if pages.count == 0 and size <= INLINE_BYTES:
             item |= {"pages": 0, "data": packed_data, "parts": packed_parts}
+            item |= {"entities": entities} if entities else {}
         else:
             pages.end(last)
             item |= {"pages": pages.count, **self._store_data(split, run, packed_data)}
@@ -152,17 +159,18 @@ class Splits:
         """Yield every part (JSON, or the reference to it) with its ordinal, fetched page by page."""
         yield from enumerate(sealed.inline)
         for page in range(sealed.pages):
-            yield from self.page(sealed, page)
+            yield from ((part.ordinal, part.data) for part in self.page(sealed, page))
 
-    def page(self, sealed: SealedSplit, page: int) -> list[tuple[int, str | Reference]]:
-        """Return the parts of one of ``sealed.pages`` pages, with their ordinals."""
+    def page(self, sealed: SealedSplit, page: int) -> list[SealedPart]:
+        """Return the parts of one of ``sealed.pages`` pages."""
         item = self._table.get(self._keys.page(sealed.split.split_id, sealed.run, page))
         if item is None:
             raise PermanentError(
                 f"Page {page} of the sealed split {sealed.split.split_id} (stage {sealed.split.stage}) "
                 "is gone: it expired"
             )
-        return list(enumerate(map(from_text, _unpack(item["parts"])), start=item["first"]))
+        entities = _unpack(item["entities"]) if "entities" in item else []
+        return sealed_parts(item["first"], [*map(from_text, _unpack(item["parts"]))], entities)
 
     # ─── Results ───
 
@@ -221,7 +229,7 @@ class Splits:
                 raise _gone(split, total, ordinal)
             yield self._result_in(found[ordinal])
 
-    def _bounded(self, split: SplitRef, parts: Iterable[str]) -> Iterator[str]:
+    def _bounded(self, split: SplitRef, parts: Iterable[str | NewPart]) -> Iterator[str | NewPart]:
         for count, part in enumerate(parts, start=1):
             if count > self._max_parts:
                 raise PermanentError(
@@ -230,12 +238,13 @@ class Splits:
                 )
             yield part
 
-    def _fitted(self, split: SplitRef, parts: Iterable[str]) -> Iterator[str]:
+    def _fitted(self, split: SplitRef, parts: Iterable[str | NewPart]) -> Iterator[NewPart]:
         """Yield the parts as pages hold them: of one that is too large, the reference to it."""
-        for ordinal, part in enumerate(parts):
+        for ordinal, each in enumerate(parts):
+            part, entity = each if isinstance(each, NewPart) else (each, None)
             size = len(part.encode())
             if size <= PART_BYTES:
-                yield part
+                yield NewPart(part, entity)
                 continue
             try:
                 kept = self._payloads.put("part", f"{split.split_id}.{ordinal}", part.encode())
@@ -244,7 +253,7 @@ class Splits:
                     f"Part {ordinal} of the split has {size:,} bytes of JSON, a part may have "
                     f"{PART_BYTES:,}: {SET_BUCKET}"
                 ) from error
-            yield to_text(kept)
+            yield NewPart(to_text(kept), entity)
 
     def _result_item(self, result: PartResult) -> Item:
         data = result.result.encode()
@@ -292,6 +301,8 @@ class Splits:
             keeps=item.get("keeps", False),
             window=item.get("window", FEWEST_OPEN),
             inline=tuple(map(from_text, _unpack(item["parts"]))) if item.get("parts") else (),
+            entities=tuple(_unpack(item["entities"])) if item.get("entities") else (),
+            keyed=item.get("keyed", False),
         )
 
     def _load_data(self, split: SplitRef, run: str, pieces: int) -> bytes:
@@ -302,11 +313,29 @@ class Splits:
         return b"".join(found[key]["data"] for key in keys)
 
 
+@dataclass
+class _Page:
+    """Parts of one page, and their entities where they have their own."""
+
+    parts: list[str] = field(default_factory=list)
+    entities: list[str] = field(default_factory=list)
+    #: Bytes.
+    size: int = 0
+
+    def add(self, part: str, entity: str | None, size: int) -> None:
+        self.parts.append(part)
+        if entity is not None:
+            self.entities.append(entity)
+        self.size += size
+
+
 class _PageWriter:
     """Writes the pages of one run of a split as its parts come, a few at a time."""
 
     def __init__(self, table: Table, keys: Keys, split_id: str, run: str, expiry: int) -> None:
         self.count = 0
+        #: Whether parts have entities of their own.
+        self.keyed = False
         self.expiry = expiry
         self._table = table
         self._keys = keys
@@ -315,30 +344,32 @@ class _PageWriter:
         self._waiting: dict[Key, Item | None] = {}
         self._first = 0
 
-    def write(self, parts: Iterable[str]) -> tuple[int, list[str]]:
-        """Write full pages; return the number of parts, and those of the last page, which is not written."""
-        total, size = 0, 0
-        page: list[str] = []
-        for part in parts:
+    def write(self, parts: Iterable[NewPart]) -> tuple[int, _Page]:
+        """Write full pages; return the number of parts, and the last page, which is not written."""
+        total, page = 0, _Page()
+        for part, entity in parts:
             total += 1
-            length = len(part.encode()) + len(SEPARATOR)
-            if len(page) == PAGE_PARTS or size + length > ITEM_BYTES:
+            length = sum(len(text.encode()) + len(SEPARATOR) for text in (part, entity) if text is not None)
+            if len(page.parts) == PAGE_PARTS or page.size + length > ITEM_BYTES:
                 self._add(page)
-                page, size = [], 0
-            page.append(part)
-            size += length
+                page = _Page()
+            page.add(part, entity, length)
+            self.keyed = entity is not None
         return total, page
 
-    def end(self, page: list[str]) -> None:
+    def end(self, page: _Page) -> None:
         """Write the last page, and the pages that wait to be written."""
-        if page:
+        if page.parts:
             self._add(page)
         self._flush()
 
-    def _add(self, page: list[str]) -> None:
+    def _add(self, page: _Page) -> None:
         key = self._keys.page(self._split_id, self._run, self.count)
-        self._waiting[key] = {"first": self._first, "parts": _pack(page), "exp": self.expiry}
-        self._first += len(page)
+        item: Item = {"first": self._first, "parts": _pack(page.parts), "exp": self.expiry}
+        if page.entities:
+            item["entities"] = _pack(page.entities)
+        self._waiting[key] = item
+        self._first += len(page.parts)
         self.count += 1
         if len(self._waiting) == PAGES_AT_ONCE:
             self._flush()

@@ -209,6 +209,7 @@ def _stage_item(done: StageDone) -> Item:
         "run_seconds": round(done.run_seconds, 6),
         "finished_at": round(done.finished_at, 3),
         "worker": done.worker,
+        **({"entity": done.entity} if done.entity else {}),
     }
 
 

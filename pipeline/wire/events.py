@@ -419,6 +419,19 @@ def _reason(error: Any, kind: str) -> str:
     return f"{error['msg']}, it is {str(error['input'])[:100]!r}"
 
 
+def entity_fault(entity: object) -> str | None:
+    """Return why a value that code or a caller gives cannot be an entity; None where it can."""
+    if not isinstance(entity, str):
+        return f"it is {entity!r:.80}, and no text"
+    if not entity:
+        return "it is empty"
+    if len(entity) > ENTITY_LIMIT:
+        return f"it has {len(entity):,} characters and may have {ENTITY_LIMIT:,}"
+    if not entity.isprintable():
+        return f"{entity!r:.80} cannot be a key: use printable text in UTF-8"
+    return None
+
+
 def key_text(key: bytes) -> str:
     """Return a key as text; a key in another encoding (a serialized number, say) as hexadecimal."""
     try:

@@ -340,17 +340,18 @@ def for_part(
     trace: Mapping[str, str],
     *,
     keeps: bool = False,
+    entity: str | None = None,
 ) -> TaskMessage:
     """Return the task of one part. ``header`` is any task's of the same split, ``data`` the part's JSON.
 
     ``data`` may be the reference to it.
 
     ``trace``: the headers of the trace that it continues (``trace_headers``). ``keeps``: as in ``PartOf``.
+    ``entity``: the part's own; None for that of ``header``.
     """
     part = PartOf(split_id=header.split_id, ordinal=ordinal, total=total, keeps=keeps)
-    return _message(
-        stage, header.model_copy(update={"role": "part", "part": part, "page": None}), data, trace
-    )
+    its = {"role": "part", "part": part, "page": None, "entity_id": entity or header.entity_id}
+    return _message(stage, header.model_copy(update=its), data, trace)
 
 
 def for_pages(stage: StageRoute, header: TaskHeader, page: int, trace: Mapping[str, str]) -> TaskMessage:

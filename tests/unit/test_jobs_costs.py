@@ -163,7 +163,7 @@ def run_split(store: JobStore, parts: int, together: int) -> None:
     layout = store.splits.unsealed(split)
     assert layout is not None
     sealed = store.splits.seal(split, "{}", "{}", map(str, range(parts)), layout=layout)
-    sent = [ordinal for page in range(sealed.pages) for ordinal, _ in store.splits.page(sealed, page)]
+    sent = [ordinal for page in range(sealed.pages) for ordinal, _, _ in store.splits.page(sealed, page)]
     assert len(sent) + len(sealed.inline) == parts
     closings: list[object] = []
     for ordinals in batched(parts, together):

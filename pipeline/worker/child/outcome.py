@@ -29,6 +29,8 @@ class Succeeded:
 
     #: a stage's result as JSON, None when the stage returned None; for a plain task always None
     result: str | None
+    #: the entity of the event that it becomes; None for that of the task
+    entity: str | None = None
     #: the result cut short, for Flower
     summary: str
     #: run time in seconds

@@ -20,6 +20,9 @@ class RunOptions:
     traceparent: str | None = None
 
 
+#: The entity of the event that the run in this thread leads to, where its stage gives one.
+emitted_entity: ContextVar[str | None] = ContextVar("emitted_entity", default=None)
+
 #: The options of the run in this thread. Not in Celery's request, whose content becomes headers of the tasks
 #: that a task publishes.
 running_options: ContextVar[RunOptions] = ContextVar("running_options")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NoReturn
 from celery import Task
 
 from pipeline.author.context import CurrentTask, Part, running
-from pipeline.author.stages import Stage
+from pipeline.author.stages import Emission, Stage
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import JobStore, SealedSplit, split_ref
 from pipeline.wire.references import Reference
@@ -17,7 +17,7 @@ from pipeline.wire.taskmessage import (
     sealed_header,
     trace_headers_of,
 )
-from pipeline.worker.child.runoptions import running_options
+from pipeline.worker.child.runoptions import emitted_entity, running_options
 
 
 class StageTask(Task):  # type: ignore[misc]
@@ -81,7 +81,7 @@ class StageTask(Task):  # type: ignore[misc]
         return running_options.get().traceparent or self.request.get(TRACEPARENT)
 
     def _run(self, header: TaskHeader, data: str) -> str | None:
-        return self.stage.run(data)
+        return _emitted(self.stage.emission(data))
 
     def _split(self, header: TaskHeader, data: str, kept: str | Reference) -> None:
         """Run the generator unless the split is sealed: the number of its parts never changes.
@@ -91,7 +91,7 @@ class StageTask(Task):  # type: ignore[misc]
         ref = split_ref(header)
         layout = self.store.splits.unsealed(ref) if header.page is None else None
         if layout is not None:
-            parts = self.stage.run_split(data)
+            parts = self.stage.parts(data)
             trace = trace_headers_of(vars(self.request), self._traceparent())
             self.store.splits.seal(
                 ref, sealed_header(header, trace), kept, parts, self.stage.tolerate, layout
@@ -102,11 +102,13 @@ class StageTask(Task):  # type: ignore[misc]
 
     def _gather(self, header: TaskHeader, data: str) -> str | None:
         if header.joins is not None:
-            return self.stage.run_gather(data, self.store.splits.results(split_ref(header), header.joins))
+            results = self.store.splits.results(split_ref(header), header.joins)
+            return _emitted(self.stage.emission_of_gather(data, results))
         sealed = self._sealed(header)
         missing = self.store.splits.missing(sealed)
         with running(replace(self._current(header), missing=tuple(sorted(missing)))):
-            return self.stage.run_gather(data, self.store.splits.results(sealed.split, sealed.total, missing))
+            results = self.store.splits.results(sealed.split, sealed.total, missing)
+            return _emitted(self.stage.emission_of_gather(data, results))
 
     def _sealed(self, header: TaskHeader) -> SealedSplit:
         sealed = self.store.splits.sealed(split_ref(header))
@@ -116,6 +118,11 @@ class StageTask(Task):  # type: ignore[misc]
                 "gathered: it is older than JOB_EXPIRY_DAYS, or DYNAMODB_TABLE is not the one it ran with."
             )
         return sealed
+
+
+def _emitted(emission: Emission) -> str | None:
+    emitted_entity.set(emission.entity)
+    return emission.data
 
 
 _ROLES = {

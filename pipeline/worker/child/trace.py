@@ -29,7 +29,7 @@ from pipeline.worker.child.outcome import (
     Succeeded,
     failed,
 )
-from pipeline.worker.child.runoptions import RunOptions, running_options
+from pipeline.worker.child.runoptions import RunOptions, emitted_entity, running_options
 from pipeline.worker.child.stagetask import StageTask
 
 #: The share of its time limit that a run waits for its data, where S3 is away: the rest is for the run, and
@@ -72,6 +72,7 @@ def run(
     if boottime() > options.start_before:
         return Returned()
     token = running_options.set(options)
+    emitted_entity.set(None)
     context: Mapping[str, Any] = {}
     try:
         if options.mark is not None:
@@ -103,7 +104,7 @@ def run(
     if info is None:
         result = value if isinstance(task, StageTask) else None
         shown = redact(summary or "").encode()[:SUMMARY_BYTES].decode(errors="ignore")
-        return Succeeded(result=result, summary=shown, seconds=seconds or 0.0)
+        return Succeeded(result=result, entity=emitted_entity.get(), summary=shown, seconds=seconds or 0.0)
     if terminate_handler_fired():
         raise SystemExit  # as above; what it raised then came of that
     seconds = time.monotonic() - started

@@ -94,6 +94,7 @@ class Recorder:
                 task_id=work.task_id,
                 ends_path=ends_path,
                 result=result if ends_path else None,
+                entity=work.outcome.entity,
                 run_seconds=work.outcome.seconds,
                 finished_at=time.time(),
                 worker=self._worker,

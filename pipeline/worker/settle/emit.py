@@ -145,7 +145,7 @@ class Emitter:
             source=source_of(self._settings.service_name, header.stage),
             type=topic,
             time=datetime.now(UTC),
-            entity_id=header.entity_id,
+            entity_id=outcome.entity or header.entity_id,
             data=outcome.result.encode(),
             job_id=header.job_id,
             stage=header.stage,

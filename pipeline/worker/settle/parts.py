@@ -12,11 +12,10 @@ from functools import partial
 
 from pipeline.author.registry import Registry
 from pipeline.errors import PermanentError
-from pipeline.jobs import JobStore, SealedSplit
+from pipeline.jobs import JobStore, SealedPart, SealedSplit
 from pipeline.ledger import gather_of
 from pipeline.patience import Patience
 from pipeline.wire import taskmessage
-from pipeline.wire.references import Reference
 from pipeline.wire.taskmessage import TaskHeader, TaskMessage
 from pipeline.worker.settle.work import Work
 
@@ -44,14 +43,21 @@ class PartTasks:
         stage, trace = self._registry.by_name[header.stage], work.trace
         for part in self._parts(sealed, pages_to_send(sealed, header.page)):
             yield taskmessage.for_part(
-                stage, header, part[0], sealed.total, part[1], trace, keeps=sealed.keeps
+                stage,
+                header,
+                part.ordinal,
+                sealed.total,
+                part.data,
+                trace,
+                keeps=sealed.keeps,
+                entity=part.entity,
             )
         for page in page_tasks(sealed, header.page):
             yield taskmessage.for_pages(stage, header, page, trace)
 
-    def _parts(self, sealed: SealedSplit, pages: Sequence[int]) -> Iterator[tuple[int, str | Reference]]:
-        """Yield ordinals and data, page by page. Waits for DynamoDB during an outage."""
-        yield from enumerate(sealed.inline)
+    def _parts(self, sealed: SealedSplit, pages: Sequence[int]) -> Iterator[SealedPart]:
+        """Yield the parts, page by page. Waits for DynamoDB during an outage."""
+        yield from sealed.inline_parts
         for page in pages:
             yield from self._patience.one("read parts", partial(self._store.splits.page, sealed, page))
 
