@@ -66,8 +66,9 @@ def stage(
     ``tolerate=0.05`` the gather of a split runs although up to 5 % of its parts failed. With
     ``tombstones=True`` a record without a value makes a task too, with None as its data; otherwise it is
     passed over. With ``format="avro"`` or ``"json-schema"`` the events it emits have a schema, made from its
-    annotation, in the schema registry. ``entity`` is a pure function of what the stage emits: the entity of that event, for the
-    stages after it; without one it is that of the event that came in. ``registry`` is for tests.
+    annotation, in the schema registry. ``entity`` is a pure function of what the stage emits: the entity of
+    that event, for the stages after it; without one it is that of the event that came in. ``registry`` is for
+    tests.
     """
 
     def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:

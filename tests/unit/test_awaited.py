@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
+from pipeline.author.stages import NewPart
 from pipeline.deadletters.awaited import UnknownTasksError, find_awaited
 from pipeline.jobs import (
     Job,
@@ -71,10 +72,16 @@ class World:
         awaited = find_awaited(SETTINGS, self.registry, self.store, job, found[1])
         return set(awaited.groups), set(awaited.topics)
 
-    def done(self, name: str, task_id: str, ends: bool = False) -> None:
+    def done(self, name: str, task_id: str, ends: bool = False, entity: str | None = None) -> None:
         ref = StageRef(job_id="j", stage=name, task_id=task_id)
         done = StageDone(
-            ref=ref, task_id=task_id, ends_path=ends, run_seconds=0.1, finished_at=2.0, worker="w"
+            ref=ref,
+            task_id=task_id,
+            ends_path=ends,
+            run_seconds=0.1,
+            finished_at=2.0,
+            worker="w",
+            entity=entity,
         )
         assert self.store.tasks.record([done]).errors == [None]
 
@@ -99,6 +106,22 @@ def test_the_next_task_follows_from_the_one_recorded(world: World) -> None:
     """The group of an ordered stage is its entity's, on the stage's own queue."""
     world.done("price", identity.task_id(*EVENT, "price", None))
     assert world.find() == ({("slow.fifo", "ada")}, {"x-priced"})
+
+
+def test_an_event_with_an_entity_of_its_own_leads_to_its_group(world: World) -> None:
+    """As the stage that emitted it recorded; the stages after it have it, too."""
+    world.done("price", identity.task_id(*EVENT, "price", None), entity="bob")
+    assert world.find() == ({("slow.fifo", "bob")}, {"x-priced"})
+
+
+def test_parts_in_groups_of_their_own_are_not_looked_for(world: World) -> None:
+    """A marker in the group of the event would call a job lost whose parts wait in others."""
+    world.done("price", identity.task_id(*EVENT, "price", None))
+    root = identity.task_id(*world.packed_event(), "pack", None)
+    split = SplitRef(job_id="j", stage="pack", split_id=root)
+    world.store.splits.seal(split, "{}", "1", [NewPart("1", "cyd")])
+    with pytest.raises(UnknownTasksError, match="their own entities"):
+        world.find()
 
 
 def test_a_path_that_ended_waits_for_nothing(world: World) -> None:
