@@ -216,6 +216,8 @@ def test_a_job_that_lacks_its_event_gets_the_same_again() -> None:
     """A submitter that died before the acknowledgement is made good by the next one, under the same ids."""
     wires = Wires()
     before = begun(wires)
+    newer = (Route(name="newer", consumes="order-placed"),)
+    wires.deployed = [Deployment(id="v2", routes=newer, first_at=time.time(), seen_at=time.time())]
     (job,) = make_submitter(wires).submit([Submission(data=b'{ "order":1 }', key="order-17")])
     (record,) = wires.of("emit")
     headers = dict(record.headers)
