@@ -228,7 +228,7 @@ class Stage(Generic[In, Out]):
             return None
         entity = function(item)
         if fault := entity_fault(entity):
-            raise PermanentError(f"{where}: its entity= gave what is no entity: {fault}")
+            raise PermanentError(f"{where}: what its entity= gave is none: {fault}")
         return entity
 
     @property

@@ -364,7 +364,7 @@ def _answer(begun: _Begun, answer: _Begun | PipelineError) -> SubmittedJob | Pip
 def check_entity(entity_id: str | None) -> None:
     """Raise ``InvalidEventError`` for an entity that cannot be the key of an event."""
     if entity_id is not None and (fault := events.entity_fault(entity_id)):
-        raise InvalidEventError(f"the entity cannot be the key of events: {fault}")
+        raise InvalidEventError(fault)
 
 
 def check_key(key: str | None) -> None:

@@ -422,13 +422,13 @@ def _reason(error: Any, kind: str) -> str:
 def entity_fault(entity: object) -> str | None:
     """Return why a value that code or a caller gives cannot be an entity; None where it can."""
     if not isinstance(entity, str):
-        return f"it is {entity!r:.80}, and no text"
+        return f"the entity is {entity!r:.80}, and no text"
     if not entity:
-        return "it is empty"
+        return "the entity is empty: give a text, or none where there is none of its own"
     if len(entity) > ENTITY_LIMIT:
-        return f"it has {len(entity):,} characters and may have {ENTITY_LIMIT:,}"
+        return f"the entity has {len(entity):,} characters and may have {ENTITY_LIMIT:,}"
     if not entity.isprintable():
-        return f"{entity!r:.80} cannot be a key: use printable text in UTF-8"
+        return f"the entity {entity!r:.80} cannot be a key: use printable text in UTF-8"
     return None
 
 

@@ -71,9 +71,9 @@ def test_each_part_has_its_own_entity() -> None:
 @pytest.mark.parametrize(
     ("entity", "reason"),
     [
-        (7, "it is 7, and no text"),
-        (None, "it is None, and no text"),
-        ("", "it is empty"),
+        (7, "is 7, and no text"),
+        (None, "is None, and no text"),
+        ("", "is empty"),
         ("x" * 1_025, "1,025 characters and may have 1,024"),
         ("a\nb", "printable"),
         ("\udcff", "printable"),
@@ -81,9 +81,9 @@ def test_each_part_has_its_own_entity() -> None:
 )
 def test_what_cannot_be_a_key_fails_the_task_for_good(entity: Any, reason: str) -> None:
     """A pure function gives the same again, so there is no retry; the reason names the function."""
-    with pytest.raises(PermanentError, match=f"name .*its entity= gave what is no entity: .*{reason}"):
+    with pytest.raises(PermanentError, match=f"name .*what its entity= gave is none: .*{reason}"):
         single(lambda _: entity).emission("1")
-    with pytest.raises(PermanentError, match=f"words .*its entity= gave what is no entity: .*{reason}"):
+    with pytest.raises(PermanentError, match=f"words .*what its entity= gave is none: .*{reason}"):
         list(divided(of_part=lambda _: entity).parts('"a"'))
 
 
