@@ -19,7 +19,7 @@ from pipeline.author.codec import Codec, describe, is_union, without_none
 from pipeline.author.records import Event, Record
 from pipeline.author.stages import Stage
 from pipeline.errors import InvalidInputError, PermanentError, StageDefinitionError
-from pipeline.wire import events, identity
+from pipeline.wire import debezium, events, identity
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -79,7 +79,11 @@ class Consumer(Generic[In, Out]):
         function raises, ``InvalidInputError`` for data that is not of the annotation, and ``PermanentError``
         for a result that is not.
         """
-        made = self.function(self._record(event, key, headers))
+        change = debezium.change_in(event.data)
+        if change and change.operation == "truncate" and not self._takes_none():
+            # There is no row to read.
+            return []
+        made = self.function(self._record(event, key, headers, change))
         values = made if isinstance(made, list) else [] if made is None else [made]
         if len(values) > MAX_EVENTS:
             raise PermanentError(
@@ -113,14 +117,19 @@ class Consumer(Generic[In, Out]):
         self._returned.check_read_by(stage.input)
 
     def _check_tombstones(self) -> None:
-        try:
-            self._data.load("null")
-        except InvalidInputError as error:
+        if not self._takes_none():
             taken = describe(self._data.annotation)
             raise StageDefinitionError(
                 f"{self.where}: tombstones=True, but it takes Record[{taken}] and a tombstone's data is "
                 f"None. Annotate Record[{taken} | None], or leave tombstones= out."
-            ) from error
+            )
+
+    def _takes_none(self) -> bool:
+        try:
+            self._data.load("null")
+        except InvalidInputError:
+            return False
+        return True
 
     # ─── the annotations ───
 
@@ -158,16 +167,22 @@ class Consumer(Generic[In, Out]):
 
     # ─── at run time ───
 
-    def _record(self, event: events.Event, key: bytes | None, headers: events.Headers) -> Record[Any]:
+    def _record(
+        self, event: events.Event, key: bytes | None, headers: events.Headers, change: debezium.Change | None
+    ) -> Record[Any]:
         at = event.coordinates
         assert at is not None
         return Record(
-            self._data.load(event.data),
+            self._data.load(change.row if change else event.data),
             key=None if key is None else events.key_text(key),
             type=event.type,
             time=event.time,
             attributes=event.attributes,
             headers={name: value or b"" for name, value in headers},
+            operation=change.operation if change else None,
+            before=change.before if change else None,
+            after=change.after if change else None,
+            source=change.source if change else None,
             topic=at.topic,
             partition=at.partition,
             offset=at.offset,

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from pipeline.wire.debezium import Operation, Source
 
 T = TypeVar("T")
 
@@ -14,7 +16,8 @@ _NO_TIME = datetime.fromtimestamp(0, UTC)
 class Record(Generic[T]):
     """One record of a topic of others, as a consumer takes it: ``Record[Row]`` reads its value as ``Row``."""
 
-    #: The value, read by the annotation; None for a tombstone, where ``tombstones=True`` asks for it.
+    #: The value, read by the annotation; None for a tombstone, where ``tombstones=True`` asks for it. Of
+    #: Debezium's envelope the row: as it is after the change, or as it was before it was deleted.
     data: T
     _: KW_ONLY
     #: The Kafka key as text, in hexadecimal if it is not UTF-8; None without one.
@@ -27,6 +30,13 @@ class Record(Generic[T]):
     attributes: Mapping[str, str] = field(default_factory=dict)
     #: The Kafka headers; of two with one name the last.
     headers: Mapping[str, bytes] = field(default_factory=dict)
+    #: What was done to the row; None for a record that is not Debezium's. "read": a snapshot found it.
+    operation: Operation | None = None
+    #: The row as Debezium has it, not read by the annotation: before a change often its key alone.
+    before: Any = None
+    after: Any = None
+    #: Where the change was made.
+    source: Source | None = None
     #: The place on Kafka.
     topic: str = ""
     partition: int = 0
