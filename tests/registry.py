@@ -9,7 +9,7 @@ from pipeline.services import jars
 from pipeline.services.local import _free_port, keeping
 from pipeline.services.process import stop
 from pipeline.services.servers import HOST, REGISTRY_PATH, Registry
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 
 class RunningRegistry:
@@ -22,15 +22,17 @@ class RunningRegistry:
         self.url = f"http://{HOST}:{self._ports['registry']}{REGISTRY_PATH}"
 
     def start(self) -> None:
-        """Start it; return once it answers."""
+        """Start it unless it runs; return once it answers."""
         server = self._server
+        if server.process.is_running():
+            return
         server.process.start(server.prepare(jars.fetch(server.name, lambda _: None), self._ports))
         wait_until(lambda: server.answers(self._ports) or not server.process.is_running(), server.title)
         assert server.process.is_running(), server.process.log_tail()
 
     def stop(self) -> None:
-        """End it, as a crash does."""
-        stop([self._server.process], 0)
+        """End it in order: a killed one loses the schemas of the last moment."""
+        stop([self._server.process], PATIENCE)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from pipeline.bridge.throttle import MAX_AGE, Throttle
 from pipeline.bridge.translator import EventTasks, Rejection, Translator
 from pipeline.errors import ServiceError, ServiceRefusedError
 from pipeline.kafka import EventConsumer, Partition, ReceivedRecord, Restart
+from pipeline.registry.contents import Contents
 from pipeline.settings import Settings
 from pipeline.telemetry import metrics
 
@@ -81,12 +82,17 @@ class Bridge:
         """``topics``: the logical names of those of stages. The bridge starts and closes ``delivery``."""
         self._settings = settings
         self._consuming = Consuming(settings, consumers)
-        self._translator = Translator(settings, plans, topics, self._consuming)
+        self._contents = Contents(settings)
+        self._translator = Translator(settings, plans, topics, self._consuming, contents=self._contents)
         self._backlog = Backlog()
         self._delivery = delivery
         self._tracker, self._usage = delivery.tracker, delivery.usage
         self._throttle = Throttle(
-            delivery.deep_topics, self._tracker, self._usage, max_age=MAX_AGE if delivery.quick else math.inf
+            delivery.deep_topics,
+            self._tracker,
+            self._usage,
+            max_age=MAX_AGE if delivery.quick else math.inf,
+            backlog=self._backlog,
         )
         self._gauges = Gauges(self._tracker, self._usage, self._translator.topics, ages=delivery.quick)
         self._pulse = pulse
@@ -103,12 +109,14 @@ class Bridge:
         self._stop = stop
         self._delivery.start()
         self._consuming.start()
+        self._contents.start()
         metrics.at_scrape("bridge", self._gauges.show)
         try:
             self._consume_with_patience(time.monotonic() + GRACE)
         finally:
             self._pulse.stop()
             self._consuming.close()
+            self._contents.close()
             self._delivery.close()
         if self._delivery.failure:
             raise self._delivery.failure
@@ -172,7 +180,7 @@ class Bridge:
     def _take_all(self) -> None:
         """Take what was polled, as far as there is room and time."""
         until = time.monotonic() + TURN_SECONDS
-        for record in self._backlog.take():
+        for record in self._backlog.take(self._contents.is_ready):
             self._take(record)
             if self._usage.is_full() or time.monotonic() > until:
                 break

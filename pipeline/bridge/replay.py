@@ -35,6 +35,7 @@ from pipeline.kafka import EventProducer, ReceivedRecord, scan
 from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience, raise_first
 from pipeline.payloads import SET_BUCKET, Payloads, shrinking
+from pipeline.registry.contents import Contents
 from pipeline.settings import Settings
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage, SqsQueue, sqs_client
 from pipeline.wire import identity, taskmessage
@@ -162,6 +163,7 @@ class Replay:
         self._translator = Translator(
             settings, KnownPlans(registry.routes), registry.consumed_topics, self._consuming
         )
+        self._contents = Contents(settings)
         self._plan = plan_from_stage(registry.routes, stage.route)
         self._patience = Patience()
         client = sqs_client(settings)
@@ -198,6 +200,7 @@ class Replay:
         """End after the requests under way."""
         self._patience.end()
         self._pool.shutdown(cancel_futures=True)
+        self._contents.close()
 
     # ─── Reading ───
 
@@ -232,7 +235,8 @@ class Replay:
             written_at=message.timestamp_ms / 1000,
         )
         try:
-            event = event_of(message)
+            read = self._patience.one("schema registry", lambda: self._contents.read_now(message))
+            event = event_of(read)
             if self._again is None:
                 self._translator.check_age(message)
         except InvalidEventError as error:
@@ -241,8 +245,9 @@ class Replay:
         if is_own:
             yield self._of_event(found, event, message)
             return
+        seen = replace(message, key=read.key)
         for consumer in self._asked(message):
-            yield from self._consume(consumer, found, event, message)
+            yield from self._consume(consumer, found, event, seen)
 
     def _asked(self, message: ReceivedRecord) -> list[Consumer[Any, Any]]:
         return self._consuming.consumers_of(message)

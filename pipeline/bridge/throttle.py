@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
+from pipeline.bridge.backlog import Backlog
 from pipeline.bridge.offsets import OffsetTracker
 from pipeline.kafka import EventConsumer, Partition
 from pipeline.telemetry import metrics
@@ -115,12 +116,14 @@ class Throttle:
         usage: BufferUsage,
         max_age: float = MAX_AGE,
         clock: Callable[[], float] = time.monotonic,
+        backlog: Backlog | None = None,
     ) -> None:
         """``deep_topics`` returns the Kafka topics that feed a queue that is too deep.
 
         ``max_age``: seconds between the committed offset and the newest event taken.
         """
         self._deep_topics = deep_topics
+        self._backlog = backlog or Backlog()
         self._max_age = max_age
         self._tracker = tracker
         self._usage = usage
@@ -133,16 +136,18 @@ class Throttle:
         """Pause partitions that are over a limit for too long, resume those well below all of them.
 
         A deep queue takes minutes to empty, so the partitions that feed it are paused at once. So are those
-        whose events wait for their jobs: the other ones must not wait for them, not for a moment.
+        whose events wait for their jobs or schemas: the other ones must not wait for them, not for a moment.
         """
         partitions, topics = self._tracker.partitions(), self._deep_topics()
         opening, beginning = self._usage.opening()
         at_once = {
             partition
             for partition in partitions
-            if partition.topic in topics or (partition in beginning and opening >= self._limit(partition))
+            if partition.topic in topics
+            or partition in self._backlog.waiting
+            or (partition in beginning and opening >= self._limit(partition))
         }
-        held = self._usage.share()
+        held = max(self._usage.share(), self._backlog.waiting_bytes / MAX_BYTES)
         over = at_once | {
             partition
             for partition in partitions

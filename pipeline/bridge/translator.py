@@ -15,6 +15,7 @@ from pipeline.bridge.knownplans import KnownPlans
 from pipeline.errors import InvalidEventError
 from pipeline.jobs import NewJob
 from pipeline.kafka import ReceivedRecord
+from pipeline.registry.contents import Contents
 from pipeline.settings import Settings
 from pipeline.telemetry import metrics
 from pipeline.wire import events, identity, taskmessage
@@ -136,11 +137,13 @@ class Translator:
         topics: Iterable[str],
         consuming: Consuming | None = None,
         clock: Callable[[], float] = time.time,
+        contents: Contents | None = None,
     ) -> None:
         """``topics``: the logical names of those of stages to consume."""
         self._settings = settings
         self._plans = plans
         self._consuming = consuming or Consuming(settings, ())
+        self._contents = contents or Contents(settings)
         self._clock = clock
         #: The Kafka topics of stages to consume, and the logical name of each.
         self._topics = {settings.topic(name): name for name in topics}
@@ -165,7 +168,7 @@ class Translator:
         try:
             self.check_age(record)
             expired = False
-            return [self._tasks(record, event_of(record), topic)]
+            return [self._tasks(record, event_of(self._contents.read(record)), topic)]
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not block a partition either
             return [self._reject(record, error, topic, expired=expired)]
 
@@ -176,17 +179,22 @@ class Translator:
             return []
         try:
             self.check_age(record)
-            event = event_of(record)
+            read = self._contents.read(record)
+            event = event_of(read)
         except Exception as error:  # noqa: BLE001 - as above
             return [Rejection(record=record, error=type(error).__name__, message=str(error))]
-        return [made for consumer in consumers for made in self._consume_with(consumer, record, event)]
+        seen = replace(record, key=read.key)
+        return [made for consumer in consumers for made in self._consume_with(consumer, record, seen, event)]
 
     def _consume_with(
-        self, consumer: Consumer[Any, Any], record: ReceivedRecord, event: Event
+        self, consumer: Consumer[Any, Any], record: ReceivedRecord, seen: ReceivedRecord, event: Event
     ) -> list[EventTasks | Rejection]:
-        """Return the tasks of all events that a consumer makes of a record, or of none."""
+        """Return the tasks of all events that a consumer makes of a record, or of none.
+
+        ``seen``: the record with its key as text.
+        """
         try:
-            made = self._consuming.run(consumer, record, event)
+            made = self._consuming.run(consumer, seen, event)
             return [self._tasks(record, each, consumer.emits, consumer.name) for each in made]
         except KeyboardInterrupt:
             raise

@@ -3,11 +3,12 @@
 import socket
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from pipeline.capacity import quotas
-from pipeline.checklist.facts import HEARD_WITHIN, Facts
+from pipeline.checklist.facts import HEARD_WITHIN, TIMEOUT, Facts
 from pipeline.checklist.line import (
     NEAR,
     Finding,
@@ -18,11 +19,12 @@ from pipeline.checklist.line import (
     warn,
 )
 from pipeline.checklist.rehearsal import rehearse_close
-from pipeline.errors import ServiceError
+from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.infra.needs import DAY_MS, ERRORS_RETENTION_MS, missing_topics, topics_of_others
 from pipeline.infra.topicschemas import MEND
 from pipeline.kafka import producer_configuration
 from pipeline.observe.brokerconnections import LIMITED, connections_of
+from pipeline.registry import SchemaRegistry
 from pipeline.settings import DLQ_TOPIC, ERRORS_TOPIC, TOPIC_VARIABLE
 
 _PROVISION = 'Run "pipeline provision --update".'
@@ -265,6 +267,18 @@ def _snappy(facts: Facts) -> Finding:
     return found
 
 
+def _registry(facts: Facts) -> Finding:
+    url = facts.settings.schema_registry_url
+    if url is None:
+        return skip("SCHEMA_REGISTRY_URL is not set: no record that is read has a schema")
+    try:
+        with closing(SchemaRegistry(facts.settings, TIMEOUT)) as registry:
+            registry.ping()
+    except (ServiceError, ConfigurationError) as error:
+        return fail(str(error), "docs/guides/schemas.md has the settings of each kind of authentication.")
+    return ok(f"{url} answers; a schema that a record names is asked for once")
+
+
 def _shutdown(facts: Facts) -> Finding:
     rehearsal = rehearse_close(facts.settings)
     evidence = (
@@ -313,6 +327,13 @@ ITEMS: tuple[Item, ...] = (
     Item(id="kafka.schemas", section="Kafka", title="Schemas of emitted topics", check=_schemas),
     Item(id="kafka.partitions", section="Kafka", title="Partitions", check=_partitions, asks="kafka"),
     Item(id="kafka.connections", section="Kafka", title="Connections", check=_connections, asks="kafka"),
+    Item(
+        id="kafka.schema-registry",
+        section="Kafka",
+        title="Schema registry",
+        check=_registry,
+        asks="kafka",
+    ),
     Item(id="kafka.health", section="Kafka", title="Health check endpoint", check=_health, asks="kafka"),
     Item(id="kafka.snappy", section="Kafka", title="Snappy compression", check=_snappy),
     Item(id="kafka.graceful-shutdown", section="Kafka", title="Graceful shutdown", check=_shutdown),

@@ -4,10 +4,13 @@ Nobody writes to a topic of others, so a redrive writes these to the topic that 
 ids are those that the bridge gives them (ADR 29).
 """
 
+from dataclasses import replace
+
 from pipeline.author.registry import Registry
 from pipeline.deadletters.letter import DeadLetter
 from pipeline.errors import InvalidEventError
 from pipeline.kafka import OutgoingRecord, ReceivedRecord
+from pipeline.registry.contents import Contents
 from pipeline.settings import Settings
 from pipeline.wire.deadletter import coordinates_of, own_headers
 from pipeline.wire.events import Coordinates, Event, Redrive, decode, encode, record_digest
@@ -19,6 +22,7 @@ class Remaking:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
+        self._contents = Contents(settings)
         self._consumers = {
             settings.topic_of_others(name): registry.consumers_on(name) for name in registry.topics_of_others
         }
@@ -30,20 +34,20 @@ class Remaking:
     def events(self, letter: DeadLetter) -> list[Event]:
         """Return the events of a letter's record: all, or the one whose job the letter names.
 
-        Raises ``InvalidEventError`` where the record still becomes none.
+        Raises ``InvalidEventError`` where the record still becomes none, and the ``ServiceError`` of a schema
+        registry that does not give its schema.
         """
         record, at = _record(letter)
-        headers = own_headers(record.headers)
-        value = b"null" if record.value is None else record.value
-        event = decode(key=record.key, value=value, headers=headers, coordinates=at)
+        own = own_headers(record.headers)
+        read = self._contents.read_now(replace(record, headers=tuple(own)))
+        value = b"null" if read.value is None else read.value
+        event = decode(key=read.key, value=value, headers=read.headers, coordinates=at)
         made: list[Event] = []
         for consumer in self._consumers[at.topic]:
             if record.value is None and not consumer.tombstones:
                 continue
             try:
-                made += consumer.make_events(
-                    self._settings.service_name, event, key=record.key, headers=headers
-                )
+                made += consumer.make_events(self._settings.service_name, event, key=read.key, headers=own)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -51,10 +55,10 @@ class Remaking:
                 raise InvalidEventError(
                     f"consumer {consumer.name}: {outcome.error}: {outcome.message}"
                 ) from error
-        own = [each for each in made if letter.job_id in (None, self.job_of(each))]
-        if letter.job_id is not None and not own:
+        wanted = [each for each in made if letter.job_id in (None, self.job_of(each))]
+        if letter.job_id is not None and not wanted:
             raise InvalidEventError(f"its consumers make no event any more that begins job {letter.job_id}")
-        return own
+        return wanted
 
     def job_of(self, event: Event) -> str:
         """Return the job of an event that a consumer made."""

@@ -1,15 +1,17 @@
 """The dependencies of a service, asked for their reports."""
 
 from collections.abc import Iterable
+from contextlib import closing
 
 from pipeline.author.registry import Registry
-from pipeline.errors import ServiceError
+from pipeline.errors import ConfigurationError, ServiceError
 from pipeline.infra.needs import consumed_topics, missing_topics, topic_needs, topics_of_others
 from pipeline.jobs import JobStore
 from pipeline.kafka import GroupOffsets, KafkaAdmin
 from pipeline.observe.queues import queue_reading
 from pipeline.observe.reports import DynamodbReport, KafkaReport, S3Report, SqsReport
 from pipeline.payloads.bucket import Bucket, bucket_need
+from pipeline.registry import SchemaRegistry
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
 
@@ -54,6 +56,7 @@ class Dependencies:
             lag = self._lag(existing)
         except ServiceError as error:
             problem = str(error)
+        problem = problem or self._registry_problem()
         return KafkaReport(
             status="degraded" if missing or leaderless or problem else "healthy",
             error=problem,
@@ -127,6 +130,17 @@ class Dependencies:
             return S3Report(status="healthy", bucket=need.name)
         problem = f'There is no bucket {need.name}: run "pipeline provision", or correct PAYLOAD_BUCKET'
         return S3Report(status="degraded", error=problem, bucket=need.name)
+
+    def _registry_problem(self) -> str | None:
+        """Return why records with a schema cannot be read; None if they can, or there are none."""
+        if self._settings.schema_registry_url is None:
+            return None
+        try:
+            with closing(SchemaRegistry(self._settings, KAFKA_TIMEOUT)) as registry:
+                registry.ping()
+        except (ServiceError, ConfigurationError) as error:
+            return f"Records with a schema wait: {error}"
+        return None
 
     def _lag(self, existing: Iterable[str]) -> dict[str, int]:
         """Return the events not committed by the group, by topic."""

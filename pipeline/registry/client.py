@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from pipeline.errors import ConfigurationError, ServiceError, ServiceRefusedError, ServiceUnavailableError
+from pipeline.errors import (
+    ConfigurationError,
+    MessageRefusedError,
+    ServiceError,
+    ServiceRefusedError,
+    ServiceUnavailableError,
+)
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +30,7 @@ ANSWER_TIMEOUT = 10.0
 MAX_REFERENCES, MAX_TEXT = 200, 2_000_000
 
 #: The API's error codes for what is not there. Any other 404 is of a URL that is no registry's.
-_NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
+_MISSING = _NO_SUBJECT, _NO_VERSION, _NO_SCHEMA = 40401, 40402, 40403
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,13 +57,16 @@ class SchemaRegistry:
     """The registry of SCHEMA_REGISTRY_URL. Threads share it. It caches nothing and tries once.
 
     Raises ServiceUnavailableError where asking again may help, ServiceRefusedError for an answer that
-    settings, rights or the schema itself must change.
+    settings or rights must change, MessageRefusedError for a schema that cannot be had.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Raises ConfigurationError without the URL, the extra, or a usable certificate file."""
+    def __init__(self, settings: Settings, timeout: float = ANSWER_TIMEOUT) -> None:
+        """``timeout``: seconds for one answer.
+
+        Raises ConfigurationError without the URL, the extra, or a usable certificate file.
+        """
         self._url = settings.schema_registry_url or ""
-        self._client = _make_client(settings)
+        self._client = _make_client(settings, timeout)
 
     def close(self) -> None:
         """Close its connections."""
@@ -129,12 +138,12 @@ class SchemaRegistry:
         """Return a schema with all that it refers to, asked for one by one."""
         kind = schema.schema_type or "AVRO"
         if kind not in _KINDS:
-            raise ServiceRefusedError(f"{self._url} has a schema of the unknown type {kind!r}")
+            raise MessageRefusedError(f"the schema is of the unknown type {kind!r}")
         found: dict[str, Reference] = {}
         self._collect(schema, found, set())
         text = schema.schema_str or ""
         if sum(len(each.text) for each in found.values()) + len(text) > MAX_TEXT:
-            raise ServiceRefusedError(f"a schema has more than {MAX_TEXT:,} characters")
+            raise MessageRefusedError(f"the schema has more than {MAX_TEXT:,} characters")
         return Schema(kind=kind, text=text, references=tuple(found.values()))
 
     def _collect(self, schema: "VendorSchema", found: dict[str, Reference], seen: set[str]) -> None:
@@ -144,7 +153,7 @@ class SchemaRegistry:
                 continue
             seen.add(name)
             if len(seen) > MAX_REFERENCES:
-                raise ServiceRefusedError(f"a schema refers to more than {MAX_REFERENCES} others")
+                raise MessageRefusedError(f"the schema refers to more than {MAX_REFERENCES} others")
             form = "serialized" if schema.schema_type == "PROTOBUF" else None
             answer = self._client.get_version(subject, version, True, form)
             self._client.clear_caches()
@@ -164,6 +173,10 @@ class SchemaRegistry:
         except SchemaRegistryError as error:
             if error.http_status_code == 404 and error.error_code in missing:
                 return
+            if error.http_status_code == 404 and error.error_code in _MISSING:
+                raise MessageRefusedError(
+                    f"{what} refers to what {self._url} does not have: {error}"
+                ) from error
             raise _answer_error(self._url, what, error.http_status_code, str(error)) from error
         except OAuthTokenError as error:
             raise ServiceUnavailableError(
@@ -178,7 +191,7 @@ class SchemaRegistry:
             ) from error
 
 
-def _make_client(settings: Settings) -> "SchemaRegistryClient":
+def _make_client(settings: Settings, timeout: float) -> "SchemaRegistryClient":
     if not settings.schema_registry_url:
         raise ConfigurationError("SCHEMA_REGISTRY_URL is not set: the schema registry of the records.")
     try:
@@ -188,7 +201,7 @@ def _make_client(settings: Settings) -> "SchemaRegistryClient":
             "SCHEMA_REGISTRY_URL needs the client of schema registries: pip install 'celery-stages[schemas]'."
         ) from error
     try:
-        return SchemaRegistryClient(client_configuration(settings))
+        return SchemaRegistryClient(client_configuration(settings) | {"timeout": timeout})
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"No client for SCHEMA_REGISTRY_URL={settings.schema_registry_url}: {error}. Correct "
@@ -208,7 +221,6 @@ def client_configuration(settings: Settings) -> dict[str, Any]:
         "ssl.key.location": settings.schema_registry_key_location,
         "ssl.key.password": key_password.get_secret_value() if key_password else None,
         "basic.auth.user.info": f"{username}:{password.get_secret_value()}" if password else None,
-        "timeout": ANSWER_TIMEOUT,
         # The callers wait, and are told why.
         "max.retries": 0,
     }

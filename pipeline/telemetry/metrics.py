@@ -77,6 +77,11 @@ JOB_SECONDS = Histogram(
 
 # ─── Bridge ───
 EVENTS_POLLED = Counter("pipeline_events_polled", "Events read from Kafka.", ["topic"], registry=REGISTRY)
+REGISTRY_AWAY = Gauge(
+    "pipeline_schema_registry_away",
+    "1 while the schema registry does not give a schema that records need, else 0.",
+    registry=REGISTRY,
+)
 EVENTS_PASSED = Counter(
     "pipeline_events_passed", "Events the bridge is through with, rejected ones too.", registry=REGISTRY
 )

@@ -23,7 +23,7 @@ from tests.processes import free_port
 Lines = dict[str, dict[str, Any]]
 Check = Callable[..., Lines]
 
-SECTIONS = {"Kafka": 17, "SQS": 13, "General": 14}
+SECTIONS = {"Kafka": 18, "SQS": 13, "General": 14}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,9 @@ def test_a_provisioned_service_passes(check: Check) -> None:
     assert not_passed == {
         "kafka.acks-all": "WARN",
         "kafka.tls": "WARN",
+        "kafka.schemas": "SKIP",
         "kafka.connections": "SKIP",
+        "kafka.schema-registry": "SKIP",
         "sqs.iam-role": "WARN",
         "sqs.encryption": "SKIP",
         "sqs.tls-only": "SKIP",
