@@ -1,18 +1,9 @@
-"""Stages and consumers for tests of topics of others: named in their settings, loaded by nothing else."""
+"""Stages for tests of topics of others: named in TASK_MODULES, loaded by nothing else."""
 
 import os
 from pathlib import Path
 
-from pydantic import BaseModel
-
-from pipeline import Event, Record, consumer, current_task, stage
-
-
-class Row(BaseModel):
-    """A row of somebody's table of orders."""
-
-    customer: str
-    amounts: list[int]
+from pipeline import current_task, stage
 
 
 @stage(consumes="amounts", emits="booked", ordered=True)
@@ -28,13 +19,3 @@ def note(amount: int) -> None:
     assert task is not None
     with Path(os.environ["NOTES"], task.entity_id).open("a") as file:
         file.write(f"{amount}\n")
-
-
-@consumer("rows", emits="amounts")
-def amounts(record: Record[Row]) -> list[Event[int]] | None:
-    """Make an event of each amount of a customer; refuse those of nobody, pass over those without any."""
-    if not record.data.customer:
-        raise ValueError("a row of nobody")
-    if record.data.customer == os.environ.get("BROKEN_FOR"):
-        raise SystemExit("a defect")
-    return [Event(amount, entity=record.data.customer) for amount in record.data.amounts] or None

@@ -22,7 +22,7 @@ from tests.kafkagroups import lag
 from tests.processes import wait_until
 
 #: Never imported here: the consumers of this process are those of all tests.
-MODULE = "tests.integration.foreign"
+STAGES, CONSUMERS = "tests.integration.foreign", "tests.integration.foreignrows"
 
 PIPELINE = str(Path(sysconfig.get_path("scripts")) / "pipeline")
 
@@ -45,7 +45,7 @@ class World:
     def start(self, command: str, **variables: str) -> Any:
         """Start ``celery -A pipeline <command>``; its output is in a file of its name."""
         words = [sys.executable, "-m", "celery", "-A", "pipeline", *command.split()]
-        with (self.folder / f"{words[4]}.log").open("ab") as log:
+        with (self.folder / f"{words[5]}.log").open("ab") as log:
             return self._started.start(words, environment=self.environment | variables, output=log)
 
     def emit(self, *rows: object) -> None:
@@ -105,7 +105,7 @@ def world(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Iterator[World]:
-    environment = make_environment(local_services, TASK_MODULES=MODULE, CONSUMER_MODULES=MODULE)
+    environment = make_environment(local_services, TASK_MODULES=STAGES, CONSUMER_MODULES=CONSUMERS)
     notes = tmp_path / "notes"
     notes.mkdir()
     environment |= {
@@ -165,3 +165,11 @@ def test_records_of_others_become_jobs(world: World) -> None:
 def state_of(store: JobStore, job_id: str) -> JobState | None:
     job = store.records.get(job_id)
     return job.state if job else None
+
+
+def test_a_bridge_does_not_start_without_the_topic(world: World) -> None:
+    """It names the topic, the consumer and what to do."""
+    bridge = world.start("bridge")
+    assert bridge.wait(120) == 2
+    said = (world.folder / "bridge.log").read_text()
+    assert f"{world.rows} (read by amounts)" in said
