@@ -18,7 +18,7 @@ from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.integration import pricing
 from tests.integration.pricing import Order
-from tests.integration.shop import Shop, open_shop
+from tests.integration.shop import WORKER, Shop, open_shop
 from tests.ownstages import stages_of
 from tests.processes import PATIENCE
 from tests.registry import RunningRegistry, registry
@@ -123,6 +123,20 @@ def test_a_submitted_event_is_written_by_the_schema(shop: Shop, schemas: Running
     assert refused.exit_code != 0
     assert "topic checked-prices has a schema: " in refused.output
     assert not records(shop, "checked-prices", "too-large")
+
+
+def test_the_next_stage_reads_what_one_emitted(shop: Shop) -> None:
+    """A bridge reads the values of Avro back, so a job goes through a topic with a schema to its end."""
+    list(provision(shop.settings, shop.registry))
+    worker = shop.start()
+    with shop.log_file.open("ab") as log:
+        bridge = shop.children.start([*WORKER[:5], "bridge"], environment=shop.environment, output=log)
+    job_id = shop.submit(pricing.check, Order(key="through", amounts=[1, 2]))
+    shop.wait_job(job_id)
+    (record,) = records(shop, "checked-prices", "through")
+    assert (record.value or b"")[:1] == b"\0"
+    shop.children.end(bridge)
+    assert shop.stop(worker) == 0
 
 
 def check_values(shop: Shop, client: SchemaRegistryClient, job_id: str) -> None:
