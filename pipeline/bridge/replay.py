@@ -160,10 +160,14 @@ class Replay:
         self._stage = stage
         self._again = again
         self._consuming = Consuming(settings, registry.consumers_to(stage.consumes))
-        self._translator = Translator(
-            settings, KnownPlans(registry.routes), registry.consumed_topics, self._consuming
-        )
         self._contents = Contents(settings)
+        self._translator = Translator(
+            settings,
+            KnownPlans(registry.routes),
+            registry.consumed_topics,
+            self._consuming,
+            contents=self._contents,
+        )
         self._plan = plan_from_stage(registry.routes, stage.route)
         self._patience = Patience()
         client = sqs_client(settings)

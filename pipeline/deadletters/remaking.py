@@ -5,6 +5,7 @@ ids are those that the bridge gives them (ADR 29).
 """
 
 from dataclasses import replace
+from functools import cached_property
 
 from pipeline.author.registry import Registry
 from pipeline.deadletters.letter import DeadLetter
@@ -22,10 +23,14 @@ class Remaking:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
-        self._contents = Contents(settings)
         self._consumers = {
             settings.topic_of_others(name): registry.consumers_on(name) for name in registry.topics_of_others
         }
+
+    @cached_property
+    def _contents(self) -> Contents:
+        # Few redrives have a record of a topic of others, and only these may need the registry.
+        return Contents(self._settings)
 
     def emits(self, topic: str | None) -> tuple[str, ...]:
         """Return the logical topics that the consumers of a Kafka topic emit to; empty for any other."""

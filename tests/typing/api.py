@@ -12,12 +12,15 @@ from pipeline import (
     AsyncJobHandle,
     Client,
     CurrentTask,
+    Event,
     JobHandle,
     JobState,
     PermanentError,
     PipelineError,
+    Record,
     Retry,
     Stage,
+    consumer,
     current_task,
     stage,
 )
@@ -78,6 +81,17 @@ assert_type(total, Callable[[Order, Iterable[int]], float | None])
 assert_type(mail, Stage[float, None])
 
 
+@consumer("orders-cdc", emits="order-placed")
+def placed(record: Record[Line]) -> list[Event[Order]]:
+    """Make an order of a line."""
+    assert_type(record.data, Line)
+    assert_type(record.key, str | None)
+    return [Event(Order([record.data]), entity=record.key)]
+
+
+assert_type(placed(Record(Line("a", 1))), list[Event[Order]])
+
+
 def call(client: Client, order: Order) -> None:
     """Submit jobs: the data is of the stage's annotation, or of its split's."""
     job = client.submit(mail, 20.5, entity="c-7", key="order-17")
@@ -115,6 +129,12 @@ Retry()  # type: ignore[call-arg]
 def two_parameters(line: Line, other: int) -> int:
     """Take more than the data."""
     return line.amount + other
+
+
+@consumer("orders-cdc", emits="order-placed")  # type: ignore[arg-type]
+def no_record(line: Line) -> Order:
+    """Take the data of a record in place of the record."""
+    return Order([line])
 
 
 @price.split  # type: ignore[arg-type]
