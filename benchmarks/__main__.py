@@ -21,6 +21,7 @@ Examples:
   python -m benchmarks worker --peer ours --rtt 10 --json
   python -m benchmarks worker --services local     ElasticMQ instead of ministack
   python -m benchmarks bridge --events 5000        events to tasks
+  python -m benchmarks bridge --peer json --peer avro --rtt 0
   python -m benchmarks flow                        whole jobs, with a split and without
   python -m benchmarks flow --peer ours --job split --jobs 50 --rtt 0 --repeat 1
   python -m benchmarks units                       what a job costs in DynamoDB
@@ -134,9 +135,9 @@ def worker(
 @click.option(
     "--peer",
     "peers",
-    type=click.Choice(["ours", "first", "ours-2", "raw", "raw-8", "stock"]),
+    type=click.Choice(["ours", "first", "ours-2", "json", "avro", "raw", "raw-8", "stock"]),
     multiple=True,
-    help="first: ours with the first events of jobs, which it opens.",
+    help="first: ours with the first events of jobs, which it opens. json, avro: ours with the same orders.",
 )
 @click.option(
     "--events",

@@ -8,10 +8,11 @@ from benchmarks.fill import send_all, stage_messages
 from benchmarks.ground import make_ground
 from benchmarks.peer import Sending
 from benchmarks.peers import first, ours, raw, raw_wide, stock, two
+from benchmarks.peers.records import avro, json
 from benchmarks.rows import Row
 from pipeline.services.environment import Services
 
-PEERS: dict[str, Sending] = {peer.name: peer for peer in (ours, first, two, raw, raw_wide, stock)}
+PEERS: dict[str, Sending] = {peer.name: peer for peer in (ours, first, two, json, avro, raw, raw_wide, stock)}
 
 #: Messages that warm up an SQS server before the measurement.
 WARM_UP = 5000

@@ -93,7 +93,11 @@ def stage_event(ground: Ground, stage: str, event: Event) -> Event:
 
 def emit_all(ground: Ground, sent: Sequence[Event]) -> None:
     """Put events on Kafka; raise the first error."""
-    records = [record(ground, event) for event in sent]
+    produce_all(ground, [record(ground, event) for event in sent])
+
+
+def produce_all(ground: Ground, records: Sequence[OutgoingRecord]) -> None:
+    """Put records on Kafka; raise the first error."""
     producer = EventProducer(ground.settings, "benchmark")
     try:
         for error in producer.emit(records, EMIT_TIMEOUT):
