@@ -11,7 +11,7 @@ WITHOUT_SERVERS = {
 #: Run by ``tests/acceptance/test_benchmarks.py``.
 WITH_SERVERS = {
     "worker": "--peer ours --tasks 100 --rtt 0 --repeat 1",
-    "bridge": "--peer ours --peer avro --events 100 --rtt 0 --repeat 1",
+    "bridge": "--peer ours --events 100 --rtt 0 --repeat 1",
     "flow": "--peer ours --job split --jobs 1 --rtt 0 --repeat 1",
     "units": "--parts 1 --jobs 1",
     "split": "--parts 1 --ordered 0",
