@@ -15,9 +15,10 @@ import click
 from pipeline.author.registry import Registry
 from pipeline.cli.output import REMARKS, Console, print_json
 from pipeline.cli.web import address, jobs_page, new_token
+from pipeline.demo.changes import TOPIC
 from pipeline.demo.inputs import allowed_by, find_documents
 from pipeline.demo.report import Report
-from pipeline.demo.run import demo_environment, run_demo
+from pipeline.demo.run import Events, demo_environment, run_demo
 from pipeline.services.children import children
 from pipeline.services.embedded import embedded_services
 from pipeline.services.environment import Services
@@ -32,6 +33,7 @@ Examples:
   pipeline demo
   pipeline demo ~/Documents/notes README.md
   pipeline demo --web
+  pipeline demo --events debezium
   pipeline demo --services local --json""",
 )
 @click.argument("paths", nargs=-1, type=click.Path(path_type=Path), metavar="[PATH]...")
@@ -44,9 +46,17 @@ Examples:
     help="embedded: nothing to install, in memory. local: Apache Kafka, ElasticMQ and DynamoDB Local "
     "(needs java and mvn).",
 )
+@click.option(
+    "--events",
+    type=click.Choice(["json", "debezium"]),
+    default="json",
+    show_default=True,
+    help="json: the documents are submitted. debezium: they come as Debezium's changes of a table, and a "
+    "consumer makes the first events of them.",
+)
 @click.option("--web", is_flag=True, help="Serve the jobs page during the run and afterwards, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object at the end.")
-def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
+def demo(paths: tuple[Path, ...], which: str, events: Events, web: bool, as_json: bool) -> None:
     """Count the words of documents with a real bridge and a real worker, one job a document.
 
     Each PATH is a file or a folder; without any, the sources of Python's standard library are the
@@ -57,6 +67,8 @@ def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     documents = find_documents(paths)
     REMARKS.print(f"{len(documents):,} documents. Starting the {which} services …")
+    if events == "debezium":
+        REMARKS.print(f"Each comes as a new row of a table, on the topic {TOPIC}.")
     with (
         _stopped_report(),
         _services(which) as services,
@@ -66,7 +78,7 @@ def demo(paths: tuple[Path, ...], which: str, web: bool, as_json: bool) -> None:
         _stopping_report(),
     ):
         # This process uses the services too: boto3 reads their addresses from the environment.
-        environment = demo_environment(services, allowed_by(paths)) | {"WEB_TOKEN": new_token()}
+        environment = demo_environment(services, allowed_by(paths), events) | {"WEB_TOKEN": new_token()}
         os.environ.clear()
         os.environ.update(environment)
         show = functools.partial(_show_page, pages) if web else _show_nothing

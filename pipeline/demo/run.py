@@ -5,7 +5,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -14,6 +16,7 @@ from pipeline.author.registry import Registry
 from pipeline.client.submission import Submission, Submitter
 from pipeline.client.waiting import ended_jobs
 from pipeline.demo.allowed import VARIABLE, variable_of
+from pipeline.demo.changes import CONSUMER_MODULE, Table
 from pipeline.demo.processes import Processes
 from pipeline.demo.progress import Display, Progress, Watch
 from pipeline.demo.report import Report
@@ -27,6 +30,12 @@ from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from pipeline.vault import environment
 
+#: How the documents come: submitted, as JSON events, or as Debezium's changes, for a consumer.
+Events = Literal["json", "debezium"]
+
+#: Starts a job for each of some documents; returns them by job id.
+Start = Callable[[Sequence[Path]], dict[str, Path]]
+
 #: Jobs submitted between two updates of the display.
 BATCH = 50
 
@@ -38,10 +47,11 @@ PATIENCE = 120.0
 TRAILING = 30.0
 
 
-def demo_environment(services: Services, paths: Sequence[Path]) -> dict[str, str]:
+def demo_environment(services: Services, paths: Sequence[Path], events: Events) -> dict[str, str]:
     """Return the environment of all processes: the user's, without settings of other services.
 
-    The stages may read ``paths``, files or folders, and nothing else.
+    The stages may read ``paths``, files or folders, and nothing else. A consumer is loaded for the events
+    that need one.
     """
     own = {field.upper() for field in Settings.model_fields}
     inherited = {
@@ -55,6 +65,7 @@ def demo_environment(services: Services, paths: Sequence[Path]) -> dict[str, str
         "TASK_MODULES": "pipeline.demo.documents",
         "SQS_LEASE_SECONDS": "10",
         VARIABLE: variable_of(paths),
+        **({"CONSUMER_MODULES": CONSUMER_MODULE} if events == "debezium" else {}),
     }
 
 
@@ -72,7 +83,7 @@ def run_demo(
     ``PipelineError`` when the jobs do not end.
     """
     settings = load_settings(environment())
-    registry = load_stages(settings.task_modules)
+    registry = load_stages(settings.task_modules, consumers=settings.consumer_modules)
     list(provision(settings, registry))
     provisioned(settings, registry)
     store = JobStore(settings)
@@ -81,8 +92,8 @@ def run_demo(
     with closing(Watch(settings)) as watch, Display(console, watch.progress, len(documents)) as display:
         began = time.monotonic()
         with _report_interruption(console, watch.progress, len(documents)):
-            with _submitter(settings, registry, store) as submitter:
-                by_job = _submit(submitter, documents, watch, display)
+            with _start_of(settings, registry, store) as start:
+                by_job = _submit(start, documents, watch, display)
             _follow(processes, watch, display, len(by_job))
         seconds = time.monotonic() - began
         _drain(watch, display)
@@ -113,30 +124,36 @@ def _report_interruption(console: Console, progress: Progress, documents: int) -
 
 
 @contextmanager
-def _submitter(settings: Settings, registry: Registry, store: JobStore) -> Iterator[Submitter]:
+def _start_of(settings: Settings, registry: Registry, store: JobStore) -> Iterator[Start]:
+    """Give what starts jobs: a table that a consumer reads if one is loaded, else a submitter."""
     producer = EventProducer(settings, "demo")
     try:
-        yield Submitter(settings, registry, store, producer, "document-received")
+        if registry.topics_of_others:
+            yield Table(settings, producer).add
+        else:
+            yield partial(_submit_batch, Submitter(settings, registry, store, producer, "document-received"))
     finally:
         producer.close(5.0)
 
 
-def _submit(
-    submitter: Submitter, documents: Sequence[Path], watch: Watch, display: Display
-) -> dict[str, Path]:
-    """Submit a job for each document; return the documents by job id."""
+def _submit(start: Start, documents: Sequence[Path], watch: Watch, display: Display) -> dict[str, Path]:
+    """Start a job for each document; return the documents by job id."""
     by_job: dict[str, Path] = {}
     for begin in range(0, len(documents), BATCH):
-        batch = documents[begin : begin + BATCH]
-        data = [json.dumps({"path": str(path)}, ensure_ascii=False).encode() for path in batch]
-        for path, answer in zip(
-            batch, submitter.submit([Submission(data=each) for each in data]), strict=True
-        ):
-            if isinstance(answer, PipelineError):
-                raise answer
-            by_job[answer.job_id] = path
+        by_job |= start(documents[begin : begin + BATCH])
         watch.look(0)
         display.show()
+    return by_job
+
+
+def _submit_batch(submitter: Submitter, documents: Sequence[Path]) -> dict[str, Path]:
+    by_job: dict[str, Path] = {}
+    data = [json.dumps({"path": str(path)}, ensure_ascii=False).encode() for path in documents]
+    answers = submitter.submit([Submission(data=each) for each in data])
+    for path, answer in zip(documents, answers, strict=True):
+        if isinstance(answer, PipelineError):
+            raise answer
+        by_job[answer.job_id] = path
     return by_job
 
 

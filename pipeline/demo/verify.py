@@ -67,6 +67,8 @@ def differences(
 
     All three arguments are by job id: its document, its record (missing while it runs), and its events.
     """
+    for job_id in sorted(seen.keys() - documents.keys()):
+        yield f"job {job_id} is no document's: each has one job"
     for job_id, path in documents.items():
         job = jobs.get(job_id)
         if job is None:

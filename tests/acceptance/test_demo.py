@@ -156,6 +156,16 @@ def test_the_report_for_a_person(demo: Callable[..., Demo], documents: Path) -> 
     assert "Verified" in output
 
 
+def test_changes_of_a_table_are_verified(demo: Callable[..., Demo], documents: Path) -> None:
+    """Debezium's records, some written twice: a consumer makes one job of each document."""
+    run = demo(documents, "--events", "debezium", "--json")
+    code, output = run.end()
+    assert code == 0, "".join(run.said) + output
+    fields = result(output)
+    assert fields["verified"] is True
+    assert (fields["documents"], fields["jobs_completed"], fields["jobs_failed"]) == (25, 24, 1)
+
+
 def test_killed_processes_change_no_count(demo: Callable[..., Demo], local_programs: None) -> None:
     """kill -9 of worker and bridge while they work: every document is still counted right, once."""
     run = demo("--services", "local", "--json")

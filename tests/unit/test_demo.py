@@ -1,8 +1,10 @@
 """The demo's parts: choice of documents, progress from events, and a check that can fail."""
 
+import importlib
 import json
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from io import StringIO
@@ -12,13 +14,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipeline.author import decorator
+from pipeline.author.registry import Registry
+from pipeline.demo.changes import CONSUMER, CONSUMER_MODULE, TOPIC, creation, event_id
 from pipeline.demo.inputs import find_documents, standard_library
 from pipeline.demo.progress import Progress, Seen
 from pipeline.demo.report import Report
 from pipeline.demo.verify import count_file, differences
 from pipeline.errors import ConfigurationError
 from pipeline.jobs import Job, JobPlan, JobState
-from pipeline.wire.events import Event
+from pipeline.wire.events import Coordinates, Event, source_of
 
 # ─── which documents ───
 
@@ -79,6 +84,46 @@ def test_a_link_that_leads_out_of_the_folder_is_left_out(tmp_path: Path) -> None
     (tmp_path / "given" / "in").symlink_to("text")
     (tmp_path / "given" / "out").symlink_to(tmp_path / "outside")
     assert find_documents([tmp_path / "given"]) == [tmp_path / "given" / name for name in ("in", "text")]
+
+
+# ─── changes of a table ───
+
+
+MakeEvents = Callable[[dict[str, Any], int], list[Event]]
+
+
+@pytest.fixture
+def made_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[MakeEvents]:
+    """Return what makes events of a change and its offset: the demo's consumer, as the bridge asks it."""
+    # In a registry of its own: other tests of this process load the demo's stages without it.
+    importlib.import_module("pipeline.demo.documents")
+    monkeypatch.setattr(decorator, "REGISTRY", registry := Registry())
+    importlib.import_module(CONSUMER_MODULE)
+
+    def make(change: dict[str, Any], offset: int) -> list[Event]:
+        at = Coordinates(topic=TOPIC, partition=0, offset=offset, timestamp_ms=1)
+        record = replace(event(TOPIC, change, id=str(offset)), coordinates=at)
+        [made] = registry.consumers_on(TOPIC)
+        return made.make_events("demo", record, key=b'{"id":7}', headers=[])
+
+    yield make
+    del sys.modules[CONSUMER_MODULE]
+
+
+def test_a_new_row_is_one_job_however_often_it_comes(made_of: MakeEvents, tmp_path: Path) -> None:
+    """Debezium may write a change twice. The ids are those by which the demo looks for its jobs."""
+    change = creation(7, tmp_path / "größer.txt")
+    [first], [second] = made_of(change, 1), made_of(change, 2)
+    assert first == replace(second, coordinates=first.coordinates)
+    assert (first.source, first.id) == (source_of("demo", CONSUMER), event_id(7))
+    assert json.loads(first.data) == {"path": str(tmp_path / "größer.txt")}
+
+
+@pytest.mark.parametrize("operation", ["u", "d", "r"])
+def test_other_changes_are_passed_over(made_of: MakeEvents, tmp_path: Path, operation: str) -> None:
+    """An update, a delete and a snapshot start no job."""
+    change = creation(7, tmp_path)
+    assert made_of(change | {"op": operation, "before": change["after"]}, 1) == []
 
 
 # ─── what the events tell ───
@@ -204,6 +249,13 @@ def test_what_is_missing_or_twice_is_a_difference(document: Path) -> None:
     for seen, state, said in faults(document):
         (line,) = check(document, seen, state)
         assert said in line
+
+
+def test_a_job_of_no_document_is_a_difference(document: Path) -> None:
+    """A document that came twice and was counted twice."""
+    seen = {"j": right(document), "k": right(document)}
+    (line,) = differences({"j": document}, {"j": job()}, seen)
+    assert line == "job k is no document's: each has one job"
 
 
 def test_a_binary_document_fails_in_both(tmp_path: Path) -> None:
