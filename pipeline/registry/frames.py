@@ -36,6 +36,18 @@ def message_indexes(content: bytes) -> tuple[tuple[int, ...], int]:
     return tuple(indexes), at
 
 
+def message_name(content: bytes) -> tuple[str, int] | None:
+    """Return the message that Apicurio's serializers name in place of indexes, and where it begins.
+
+    They write a message before it, with its size: one text, the name. None for anything that is not so.
+    """
+    size = content[0] if content else 0
+    name = content[3 : 1 + size]
+    if content[1:3] != bytes((0x0A, max(0, size - 2))) or not name or len(name) != size - 2:
+        return None
+    return name.decode(errors="replace"), 1 + size
+
+
 def _varint(content: bytes, at: int) -> tuple[int, int]:
     """Read a number in zigzag encoding; return it and where it ends."""
     number = 0

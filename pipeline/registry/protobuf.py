@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,11 @@ from pydantic_core import to_json
 
 from pipeline.errors import InvalidEventError
 from pipeline.registry.client import Schema
-from pipeline.registry.frames import message_indexes
+from pipeline.registry.frames import message_indexes, message_name
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor
-    from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 
 #: Seconds for protoc to read one schema; it takes some tenths of a second.
 COMPILE_TIMEOUT = 30.0
@@ -28,6 +28,10 @@ PROTOC = (sys.executable, "-m", "grpc_tools.protoc", "--include_imports")
 
 #: A path below a folder, as other files import it, if no piece of it is "..".
 _IMPORTED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}")
+
+#: How Apicurio's serializers write that a message is the entry of a map, which protoc refuses in a text; and
+#: a name that it takes in its place, and that is in what it returns.
+_MAP_ENTRY, _MARK = re.compile(r"\boption\s+map_entry\s*=\s*true\s*;"), "_entry_of_a_map_"
 
 #: The file of the schema itself; its name is nowhere in a record.
 _MAIN = "schema_of_the_record.proto"
@@ -47,7 +51,7 @@ def protobuf_reader(schema: Schema) -> _Read:
     classes: dict[tuple[int, ...], Any] = {}
 
     def as_json(content: bytes) -> bytes:
-        path, begin = message_indexes(content)
+        path, begin = _message_of(content, messages)
         if path not in classes:
             classes[path] = message_factory.GetMessageClass(_at(messages, path))
         message = classes[path]()
@@ -58,6 +62,14 @@ def protobuf_reader(schema: Schema) -> _Read:
         return to_json(found)
 
     return as_json
+
+
+def _message_of(content: bytes, messages: "list[Descriptor]") -> tuple[tuple[int, ...], int]:
+    """Return the path of the message in a record, and where it begins; raises ValueError."""
+    named = message_name(content)
+    # Indexes could be the letters of a message's name only in a file with dozens of messages in each other.
+    paths = [(at,) for at, each in enumerate(messages) if named and each.name == named[0]]
+    return (paths[0], named[1]) if named and paths else message_indexes(content)
 
 
 def _at(messages: "list[Descriptor]", path: tuple[int, ...]) -> "Descriptor":
@@ -111,7 +123,7 @@ def _compiled(schema: Schema) -> "dict[str, FileDescriptorProto]":
             if not _is_below(path):
                 raise ValueError(f"it imports {path!r}, which is no path of a file")
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_text(text)
+            (folder / path).write_text(_MAP_ENTRY.sub(f'reserved "{_MARK}";', text))
         result = folder / "result"
         done = subprocess.run(
             [*PROTOC, f"-I{folder}", *_common_types(), f"--descriptor_set_out={result}", _MAIN],
@@ -124,7 +136,21 @@ def _compiled(schema: Schema) -> "dict[str, FileDescriptorProto]":
         )
         if done.returncode != 0:
             raise ValueError(done.stdout.replace(f"{folder}/", "").strip()[-500:])
-        return {file.name: file for file in FileDescriptorSet.FromString(result.read_bytes()).file}
+        files = {file.name: file for file in FileDescriptorSet.FromString(result.read_bytes()).file}
+    for file in files.values():
+        _set_map_entries(file.message_type)
+    return files
+
+
+def _set_map_entries(messages: "Iterable[DescriptorProto]") -> None:
+    """Make the marked messages entries of maps; raises ValueError for one that cannot be."""
+    for message in messages:
+        _set_map_entries(message.nested_type)
+        if _MARK in message.reserved_name:
+            if [(field.name, field.number) for field in message.field] != [("key", 1), ("value", 2)]:
+                raise ValueError(f"the entry of a map, {message.name}, has other fields than key and value")
+            message.reserved_name.remove(_MARK)
+            message.options.map_entry = True
 
 
 def _is_below(path: str) -> bool:

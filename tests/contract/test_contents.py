@@ -1,11 +1,13 @@
 """The contract of reading by schema: bytes of Confluent's serializers, with Apicurio's schemas, as JSON."""
 
+import base64
 import datetime
 import decimal
 import json
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 from pipeline.errors import InvalidEventError
 from pipeline.kafka import ReceivedRecord
 from pipeline.registry.contents import Contents
-from pipeline.registry.frames import frame
+from pipeline.registry.frames import HEAD, frame
 from pipeline.wire.events import REDRIVE, Redrive, record_digest, redrive_of
 from tests.builders import settings
 from tests.processes import wait_until
@@ -68,6 +70,43 @@ message Order {
   double ratio = 7;
 }
 """
+
+#: Bytes of Java's serializers, each with its schema; tests/data/README.md has how they were made.
+JAVA = json.loads((Path(__file__).parents[1] / "data" / "java" / "records.json").read_text())
+
+#: What they are as JSON.
+JAVA_LINE = {"amount": str(2**60), "raw": "//4="}
+JAVA_JSON = {
+    "avro": {
+        "id": 2**62,
+        "price": "-1234.50",
+        "rate": "-0.0625",
+        "at": "2026-01-02T03:04:05.678000Z",
+        "until": "2026-01-02T03:04:05.678901Z",
+        "day": "2026-01-02",
+        "mark": "0b5e4a1c-6f5d-4b8e-9f57-0d8a2f0e7a11",
+        "raw": "//4A",
+        "note": "hé😀",
+        "other": 7,
+        "state": "DONE",
+        "tags": {"a": -1},
+        "lines": [{"sku": "x", "inner": {"sku": "y", "inner": None}}],
+        "ratio": 0.5,
+        "share": "NaN",
+        "paid": True,
+    },
+    "avro-key": {"shop": "a", "id": 1004},
+    "protobuf-first": {"name": "ada"},
+    "protobuf-second": {
+        "customer_name": "ada",
+        "lines": [JAVA_LINE],
+        "state": "DONE",
+        "at": "2026-01-02T03:04:05.678Z",
+        "tags": {"a": 7},
+        "ratio": 0.0,
+    },
+    "json": {"id": 2**62, "customer": "hé", "lines": [{"sku": "x", "price": 1.5}]},
+}
 
 
 @pytest.fixture
@@ -231,6 +270,29 @@ def test_protobuf_of_confluents_serializer_becomes_json(
     order = kind(customer_name="ada", at=datetime.datetime.fromtimestamp(1, datetime.UTC))
     data = write(order, SerializationContext(topic, MessageField.VALUE))
     assert value_of(contents, data) == {"customer_name": "ada", "lines": [], "at": "1970-01-01T00:00:01Z"}
+
+
+def _of_java(name: str, vendor: SchemaRegistryClient, topic: str) -> bytes:
+    """A record of Java's serializers; the id is replaced by the one that this registry gives the schema."""
+    made = next(each for each in JAVA if each["name"] == name)
+    schema_id = vendor.register_schema(f"{topic}-{name}", VendorSchema(made["schema"], made["kind"]))
+    return frame(schema_id, base64.b64decode(made["data"])[HEAD:])
+
+
+@pytest.mark.parametrize("name", JAVA_JSON)
+def test_what_java_wrote_becomes_json(
+    contents: Contents, vendor: SchemaRegistryClient, topic: str, name: str
+) -> None:
+    """Also Apicurio's Protobuf, which names its message, in a schema that spells its maps out."""
+    assert value_of(contents, _of_java(name, vendor, topic)) == JAVA_JSON[name]
+
+
+def test_a_nested_message_that_java_named_is_refused(
+    contents: Contents, vendor: SchemaRegistryClient, topic: str
+) -> None:
+    """The name has no path: which message it is cannot be known."""
+    with pytest.raises(InvalidEventError, match="its schema has no message"):
+        value_of(contents, _of_java("protobuf-nested", vendor, topic))
 
 
 def test_json_schema_is_read_and_not_changed(

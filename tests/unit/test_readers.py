@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InvalidEventError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.registry import Reference, Schema, SchemaRegistry
-from pipeline.registry.frames import frame, message_indexes, schema_id_of
+from pipeline.registry.frames import frame, message_indexes, message_name, schema_id_of
 from pipeline.registry.known import ASK_AGAIN, GRACE, REMEMBER, KnownReaders
 from pipeline.registry.readers import Reader
 from tests.processes import wait_until
@@ -100,6 +100,10 @@ def test_a_length_beyond_the_record_takes_no_memory() -> None:
             ),
             "no path of a file",
         ),
+        (
+            Schema(kind="PROTOBUF", text="message M { option map_entry = true; optional int32 key = 1; }"),
+            "the entry of a map, M, has other fields",
+        ),
         (Schema(kind="PROTOBUF", text="AAAA"), "cannot be used"),
         (Schema(kind="PROTOBUF", text="message M {" * 500 + "}" * 500), "cannot be used"),
     ],
@@ -159,6 +163,24 @@ def test_frames_are_told_from_everything_else() -> None:
 def test_the_path_of_a_protobuf_message_is_read(content: bytes, found: Any) -> None:
     """The short form of the first message, one of the file, one inside another."""
     assert message_indexes(content) == found
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\x07\x0a\x05Order\x0a\x03ada", ("Order", 8)),
+        (b"\x07\x0a\x05Orde", None),
+        (b"\x07\x0a\x04Order", None),
+        (b"\x02\x0a\x00", None),
+        (b"\x01\x0a\x00", None),
+        (b"\x00", None),
+        (b"", None),
+        (b"\x02\x02\x0a\x03ada", None),
+    ],
+)
+def test_the_name_of_a_protobuf_message_is_read(content: bytes, found: Any) -> None:
+    """Its length is said twice, and both say the same."""
+    assert message_name(content) == found
 
 
 @pytest.mark.parametrize("content", [b"", b"\x01", b"\x02", b"\x80", b"\xff" * 20, b"\xfe\x01"])
