@@ -1,4 +1,4 @@
-"""A gate before SQS and DynamoDB that enforces an IAM policy, and remembers what was asked.
+"""A gate before SQS, DynamoDB and S3 that enforces an IAM policy, and remembers what was asked.
 
 It evaluates what the policies of this project use: Allow, exact actions, ARNs and two condition operators. An
 operator or a key that it does not know is an error, not a grant.
@@ -8,13 +8,15 @@ import fnmatch
 import http.client
 import json
 import re
+import ssl
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.services.environment import ACCOUNT
 
@@ -42,6 +44,15 @@ _HASH_KEY = re.compile(r"(#\w+) = (:\w+)")
 
 #: The condition key with the partition keys that a request names.
 LEADING_KEYS = "dynamodb:LeadingKeys"
+
+#: The end of the action's name for each setting of a bucket, by the query of its request (Amazon S3 API
+#: reference; service authorization reference for Amazon S3).
+BUCKET_SETTINGS = {
+    "encryption": "EncryptionConfiguration",
+    "lifecycle": "LifecycleConfiguration",
+    "policy": "BucketPolicy",
+    "publicAccessBlock": "BucketPublicAccessBlock",
+}
 
 #: An action and the ARN of what it is done to.
 Request = tuple[str, str]
@@ -102,7 +113,14 @@ class Gate:
 
     def check(self, target: str, body: Mapping[str, Any]) -> Request | None:
         """Remember a request; it, when it is denied."""
-        for request, context in _requests(target, body):
+        return self._first_denied(_requests(target, body))
+
+    def check_s3(self, method: str, path: str) -> Request | None:
+        """Remember a request of S3's; it, when it is denied."""
+        return self._first_denied([(_s3_request(method, path), {})])
+
+    def _first_denied(self, requests: Iterable[tuple[Request, Context]]) -> Request | None:
+        for request, context in requests:
             (self.allowed if allows(self.policy, request, context) else self.denied).add(request)
             if request in self.denied:
                 return request
@@ -133,6 +151,19 @@ def _requests(target: str, body: Mapping[str, Any]) -> Iterator[tuple[Request, C
         yield (action_of("dynamodb", operation), arn), context
 
 
+def _s3_request(method: str, path: str) -> Request:
+    """Return what a request in the path style needs."""
+    url = urlsplit(path)
+    bucket, _, key = unquote(url.path).lstrip("/").partition("/")
+    arn = f"arn:aws:s3:::{bucket}"
+    if key:
+        return {"GET": "s3:GetObject", "PUT": "s3:PutObject"}[method], f"{arn}/{key}"
+    if url.query:
+        (setting,) = parse_qs(url.query, keep_blank_values=True)
+        return f"s3:{method.capitalize()}{BUCKET_SETTINGS[setting]}", arn
+    return {"HEAD": "s3:ListBucket", "PUT": "s3:CreateBucket"}[method], arn
+
+
 def _leading_keys(body: Mapping[str, Any]) -> Iterator[str]:
     """The partition keys that a request names."""
     keys: list[Mapping[str, Any]] = [body[name] for name in ("Key", "Item") if name in body]
@@ -161,8 +192,11 @@ def _pk_of(statement: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def gate(policy: Mapping[str, Any], upstream: str) -> Iterator[Gate]:
-    """Serve a gate to ``upstream`` (a URL) while the block runs."""
+def gate(policy: Mapping[str, Any], upstream: str, certificate: Path | None = None) -> Iterator[Gate]:
+    """Serve a gate to ``upstream`` (a URL) while the block runs.
+
+    ``certificate``: with its key, in PEM, for a gate that speaks TLS.
+    """
     made, server_of = Gate(policy), urlsplit(upstream).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -177,14 +211,31 @@ def gate(policy: Mapping[str, Any], upstream: str) -> Iterator[Gate]:
             super().finish()
 
         def do_POST(self) -> None:
-            data = self.rfile.read(int(self.headers["Content-Length"]))
+            data = self._data()
             denied = made.check(self.headers["X-Amz-Target"], json.loads(data))
             if denied:
                 kind = "com.amazonaws.sqs#AccessDeniedException" if denied[0].startswith("sqs") else _DENIED
                 message = f"not authorized to perform: {denied[0]} on resource: {denied[1]}"
                 self._answer(400, {}, json.dumps({"__type": kind, "message": message}).encode())
                 return
-            self.upstream.request("POST", self.path, data, dict(self.headers))
+            self._forward(data)
+
+        def do_PUT(self) -> None:
+            data = self._data()
+            if made.check_s3(self.command, self.path):
+                self._answer(403, {}, b"" if self.command == "HEAD" else _DENIED_BY_S3)
+                return
+            self._forward(data)
+
+        do_GET = do_HEAD = do_PUT  # noqa: N815 - as the base class calls them
+
+        def _data(self) -> bytes:
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+        def _forward(self, data: bytes) -> None:
+            # This server has answered "Expect: 100-continue" already.
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            self.upstream.request(self.command, self.path, data, headers)
             answer = self.upstream.getresponse()
             self._answer(answer.status, dict(answer.headers), answer.read())
 
@@ -208,7 +259,12 @@ def gate(policy: Mapping[str, Any], upstream: str) -> Iterator[Gate]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    made.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        # The thread of a connection shakes hands, at its first read.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    made.url = f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -220,3 +276,4 @@ def gate(policy: Mapping[str, Any], upstream: str) -> Iterator[Gate]:
 
 
 _DENIED = "com.amazon.coral.service#AccessDeniedException"
+_DENIED_BY_S3 = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"

@@ -1,5 +1,6 @@
 """Each process works with the policy printed for it, enforced, and uses all that it is given."""
 
+import fnmatch
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,10 @@ from confluent_kafka.admin import (
 )
 
 from pipeline.author.loading import load_stages
+from pipeline.author.registry import REGISTRY, Registry
 from pipeline.cli import main
 from pipeline.deadletters import JobSweep
+from pipeline.errors import ServiceRefusedError
 from pipeline.infra.iam import policy
 from pipeline.infra.needs import ROLES, Role, topic_needs
 from pipeline.infra.startchecks import check_start
@@ -38,17 +42,21 @@ from pipeline.jobs.dynamodb import dynamodb_client
 from pipeline.jobs.table import INDEX
 from pipeline.kafka import EventProducer, KafkaAdmin, OutgoingRecord
 from pipeline.kafka.configuration import client_configuration
+from pipeline.payloads import Payloads
+from pipeline.payloads.client import s3_client
 from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
 from pipeline.settings import Settings, load_settings
 from pipeline.sqs import OutgoingMessage, SqsQueue, sqs_client
 from pipeline.sqs.queues import change_queue
+from pipeline.wire import events
 from tests.conftest import MakeEnvironment
 from tests.iamgate import Gate, gate
+from tests.payloads import keys
 from tests.processes import PATIENCE, wait_until
 from tests.securekafka import PASSWORD, USER, SecureKafka, secure_kafka
 
-MODULE = "tests.integration.errands"
+MODULE, CONSUMERS = "tests.integration.errands", "tests.integration.errandrows"
 TOKEN = "only-for-the-tests-of-policies"
 CLUSTER = "arn:aws:kafka:us-east-1:000000000000:cluster/test/0f7a5b3c-1"
 
@@ -69,6 +77,11 @@ OPERATIONS = {
 #: The command, as a process of its own; the address that "pipeline web" prints.
 _CLI = "import sys; from pipeline.cli import main; main(sys.argv[1:])"
 _SERVING = re.compile(r"Serving (http://\S+)")
+
+#: Bytes of data that Kafka, SQS and DynamoDB do not take.
+LARGE = 1_100_000
+
+KEY = "arn:aws:kms:us-east-1:000000000000:key/0f7a5b3c-1d2e-4f60-8a9b-c0d1e2f3a4b5"
 
 KINDS = {"topic": ResourceType.TOPIC, "group": ResourceType.GROUP}
 
@@ -172,6 +185,13 @@ def broker(local_programs: None) -> Iterator[SecureKafka]:
         yield broker
 
 
+@pytest.fixture(autouse=True)
+def consumers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of this service only, and for these tests only: each loads them anew."""
+    monkeypatch.setattr(REGISTRY, "_consumers", {})
+    monkeypatch.delitem(sys.modules, CONSUMERS, raising=False)
+
+
 @pytest.fixture
 def office(
     broker: SecureKafka,
@@ -184,9 +204,9 @@ def office(
     for name, value in environment.items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
-    with _policies(environment) as (policies, gates), children() as started:
+    with _policies(environment, broker) as (policies, gates), children() as started:
         yield Office(
-            environments={role: _environment(environment, role, gates[role]) for role in ROLES},
+            environments={role: _environment(environment, role, gates[role], broker) for role in ROLES},
             gates=gates,
             policies=policies,
             settings=load_settings(environment),
@@ -198,10 +218,11 @@ def office(
 def _service(
     broker: SecureKafka, services: Services, make_environment: MakeEnvironment, folder: Path, **variables: str
 ) -> dict[str, str]:
-    """The environment of a service whose user may do all."""
-    return make_environment(
+    """The environment of a service whose user may do all. The topic of others that it reads is there."""
+    environment = make_environment(
         services,
         TASK_MODULES=MODULE,
+        CONSUMER_MODULES=CONSUMERS,
         KAFKA_BOOTSTRAP_SERVERS=broker.sasl,
         KAFKA_SECURITY_PROTOCOL="SASL_SSL",
         KAFKA_SASL_MECHANISM="SCRAM-SHA-512",
@@ -212,25 +233,42 @@ def _service(
         WEB_TOKEN=TOKEN,
         **variables,
     )
+    name = environment["SERVICE_NAME"]
+    environment |= {"PAYLOAD_BUCKET": name, "KAFKA_TOPIC_ORDERS": f"their.{name}"}
+    settings = load_settings(environment)
+    KafkaAdmin(settings).create(settings.topic_of_others("orders"), partitions=1, replication=1, config={})
+    return environment
+
+
+def _registry() -> Registry:
+    return load_stages((MODULE,), consumers=(CONSUMERS,))
 
 
 @contextmanager
 def _policies(
-    environment: Mapping[str, str],
+    environment: Mapping[str, str], broker: SecureKafka
 ) -> Iterator[tuple[dict[Role, dict[str, Any]], dict[Role, Gate]]]:
     """Each process's policy, enforced on Kafka and by a gate while the block runs."""
-    settings, registry = load_settings(environment), load_stages((MODULE,))
+    settings, registry = load_settings(environment), _registry()
     on_msk = settings.model_copy(update={"kafka_sasl_mechanism": "AWS_MSK_IAM", "msk_cluster_arn": CLUSTER})
     policies = {role: policy(on_msk, registry, role) for role in ROLES}
     _grant(settings, policies)
     with ExitStack() as stack:
         upstream = environment["AWS_ENDPOINT_URL_SQS"]
-        yield policies, {role: stack.enter_context(gate(policies[role], upstream)) for role in ROLES}
+        gates = {role: stack.enter_context(gate(policies[role], upstream, broker.server)) for role in ROLES}
+        yield policies, gates
 
 
-def _environment(environment: Mapping[str, str], role: Role, way: Gate) -> dict[str, str]:
-    own = {"AWS_ENDPOINT_URL_SQS": way.url, "AWS_ENDPOINT_URL_DYNAMODB": way.url, "KAFKA_SASL_USERNAME": role}
-    return {**environment, **own}
+def _environment(
+    environment: Mapping[str, str], role: Role, way: Gate, broker: SecureKafka
+) -> dict[str, str]:
+    own = {f"AWS_ENDPOINT_URL_{service}": way.url for service in ("SQS", "DYNAMODB", "S3")}
+    return {
+        **environment,
+        **own,
+        "AWS_CA_BUNDLE": str(broker.authority),
+        "KAFKA_SASL_USERNAME": role,
+    }
 
 
 def _grant(settings: Settings, policies: Mapping[Role, dict[str, Any]]) -> None:
@@ -272,14 +310,16 @@ def test_each_process_does_its_work_with_its_policy_and_needs_all_of_it(office: 
     office.start("worker", "--concurrency", "2", "--loglevel", "INFO")
     page, viewer = office.page("web"), office.page("web-read-only")
     _works(office, page, viewer)
+    _takes_what_others_wrote(office)
     _is_looked_at(office)
     _is_shown(page)
     _is_shown(viewer)
     _is_acted_on(office, page)
+    _gets_a_key(office)
     assert {role: office.gates[role].denied for role in ROLES} == {role: set() for role in ROLES}
     assert "AUTHORIZATION" not in office.logs()
-    unused = {role: _given(office, role) - office.gates[role].allowed for role in ROLES}
-    assert unused == {role: set() for role in ROLES}
+    assert {role: _unused(office, role) for role in ROLES} == {role: set() for role in ROLES}
+    _is_kept_out(office)
 
 
 @pytest.mark.parametrize("role", ["bridge", "worker"])
@@ -293,13 +333,13 @@ def test_a_start_makes_what_is_missing_where_it_may(
 ) -> None:
     """With AUTO_PROVISION=true the policy allows a first start all that it makes, and nothing is denied."""
     environment = _service(broker, embedded_services, make_environment, tmp_path, AUTO_PROVISION="true")
-    with _policies(environment) as (policies, gates):
-        for name, value in _environment(environment, role, gates[role]).items():
+    with _policies(environment, broker) as (policies, gates):
+        for name, value in _environment(environment, role, gates[role], broker).items():
             monkeypatch.setenv(name, value)
-        settings, registry = load_settings(os.environ), load_stages((MODULE,))
+        settings, registry = load_settings(os.environ), _registry()
         check_start(settings, registry)
         assert not gates[role].denied
-        made = {action for action, _ in gates[role].allowed if "Create" in action or "Update" in action}
+        made = {action for action, _ in gates[role].allowed if re.search("Create|Update|s3:Put", action)}
         given = {action for each in policies[role]["Statement"] for action in each["Action"]}
         assert made <= given
         assert made == {
@@ -307,6 +347,10 @@ def test_a_start_makes_what_is_missing_where_it_may(
             "dynamodb:CreateTable",
             "dynamodb:UpdateContinuousBackups",
             "dynamodb:UpdateTimeToLive",
+            "s3:CreateBucket",
+            "s3:PutBucketPolicy",
+            "s3:PutBucketPublicAccessBlock",
+            "s3:PutLifecycleConfiguration",
         }
         assert {need.name for need in topic_needs(settings, registry)} <= set(KafkaAdmin(settings).topics())
 
@@ -315,7 +359,7 @@ def _works(office: Office, *pages: Page) -> None:
     """A job splits, one part fails, is tried again, given up, redriven; two events cannot become tasks."""
     for what in ("bread", "milk"):
         (office.folder / what).touch()
-    data = json.dumps(["bread", "milk", "salt"])
+    data = json.dumps(["bread".ljust(LARGE), "milk", "salt"])
     job_id = json.loads(office.run("submit", "lists", "--data", data, "--json"))["job_id"]
     _spoil(office)
     wait_until(lambda: office.state(job_id) == "failed", "the job's failure", 90)
@@ -326,6 +370,66 @@ def _works(office: Office, *pages: Page) -> None:
     (office.folder / "salt").touch()
     office.run("dlq", "redrive", "--job", job_id, "--yes")
     wait_until(lambda: office.state(job_id) == "complete", "the job's end")
+
+
+def _takes_what_others_wrote(office: Office) -> None:
+    """A record of others, and an event whose data another service keeps in the bucket, become jobs."""
+    settings = office.settings
+    data = json.dumps(["milk"]).encode()
+    kept = Payloads(settings.model_copy(update={"service_name": "another"})).put("event", "e-1", data)
+    event = events.Event(
+        id="e-1",
+        source="/another",
+        type="lists",
+        time=datetime.now(UTC),
+        entity_id="another",
+        data=b"",
+        reference=kept,
+        bucket=settings.payload_bucket,
+    )
+    key, value, headers = events.encode(event)
+    records = [
+        OutgoingRecord(topic=settings.topic_of_others("orders"), key=b"k", value=b'"bread"'),
+        OutgoingRecord(topic=settings.topic("lists"), key=key, value=value, headers=headers),
+    ]
+    producer = EventProducer(settings, "test")
+    try:
+        assert producer.emit(records, PATIENCE) == [None, None]
+    finally:
+        producer.close(5)
+
+    def are_complete() -> bool:
+        lines = office.run("jobs", "list", "--state", "complete", "--json").splitlines()
+        return {"others", "another"} <= {json.loads(line)["entity_id"] for line in lines}
+
+    wait_until(are_complete, "the jobs that others began", 90)
+    own, *_ = (each for each in keys(settings) if "/task/" in each)
+    with pytest.MonkeyPatch.context() as patch:
+        # As the guide of large payloads tells a person to look at data.
+        for name, text in office.environments["operator"].items():
+            patch.setenv(name, text)
+        for object_key in (own, kept.key):
+            s3_client().get_object(Bucket=str(settings.payload_bucket), Key=object_key)
+
+
+def _is_kept_out(office: Office) -> None:
+    """A bridge may not write to a topic of others, nor make one."""
+    settings = load_settings(office.environments["bridge"])
+    topic = settings.topic_of_others("orders")
+    producer = EventProducer(settings, "test")
+    try:
+        (error,) = producer.emit([OutgoingRecord(topic=topic, key=b"k", value=b"v")], PATIENCE)
+    finally:
+        producer.close(5)
+    assert isinstance(error, ServiceRefusedError)
+    with pytest.raises(ServiceRefusedError):
+        KafkaAdmin(settings).create(f"{topic}.new", partitions=1, replication=1, config={})
+
+
+def _gets_a_key(office: Office) -> None:
+    """The service's data is encrypted with a key from now on."""
+    office.environments["operator"]["KMS_KEY_ARN"] = KEY
+    office.run("provision", "--update", codes=(0, 1))
 
 
 def _is_shown(page: Page) -> None:
@@ -345,7 +449,8 @@ def _is_acted_on(office: Office, page: Page) -> None:
     wait_until(lambda: page.ask(f"/jobs/{job_id}/redrive", {})["counts"], "a redrive")
     wait_until(lambda: office.state(job_id) == "complete", "the end of a redriven job")
     assert page.ask(f"/jobs/{job_id}/replay?stage=buy&again=true", {})["sent"] == 1
-    waiting = page.ask("/jobs", {"start": "lists", "data": ["wine"], "entity_id": "k"})["job_id"]
+    large = {"start": "lists", "data": ["wine".ljust(LARGE)], "entity_id": "k"}
+    waiting = page.ask("/jobs", large)["job_id"]
     page.ask(f"/jobs/{waiting}/cancel", {})
     queue = office.settings.sqs_dlq_url.rsplit("/", 1)[1]
     wait_until(lambda: page.ask("/dead-letters/purge", {"queue": queue})["finished"], "a purge")
@@ -353,7 +458,7 @@ def _is_acted_on(office: Office, page: Page) -> None:
 
 def _spoil(office: Office) -> None:
     """Events that cannot become tasks, one of them of a job that waits for it."""
-    settings, registry = office.settings, load_stages((MODULE,))
+    settings, registry = office.settings, _registry()
     plan = registry.plan("lists")
     waiting = NewJob(job_id="waiting", entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
     assert JobStore(settings).records.open([waiting, replace(waiting, job_id="lost")]).errors == [None, None]
@@ -382,7 +487,7 @@ def _is_looked_at(office: Office) -> None:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in office.environments["bridge"].items():
             patch.setenv(name, value)
-        with JobSweep(load_settings(os.environ), load_stages((MODULE,))) as sweep:
+        with JobSweep(load_settings(os.environ), _registry()) as sweep:
             wait_until(partial(_finds_all, sweep, settings, set()), "a sweep before the bridge's own one")
     # A change made by hand.
     for url in queues:
@@ -432,7 +537,7 @@ def _move_a_letter(settings: Settings) -> None:
 def _leave_unclosed(settings: Settings) -> None:
     """Record the end of a job as a worker does that dies before it closes it."""
     store, job_id = JobStore(settings), uuid.uuid4().hex
-    plan = load_stages((MODULE,)).plan("lists")
+    plan = _registry().plan("lists")
     job = NewJob(job_id=job_id, entity_id="k", topic="lists", plan=plan, submitted_at=time.time())
     assert store.records.open([job]).errors == [None]
     ends = [
@@ -447,6 +552,18 @@ def _leave_unclosed(settings: Settings) -> None:
         for stage in plan.terminals
     ]
     assert store.tasks.record(ends).closings
+
+
+def _unused(office: Office, role: Role) -> set[tuple[str, str]]:
+    """Return the grants that were not needed: those for which there is no request that they alone allow."""
+    given, asked = _given(office, role), office.gates[role].allowed
+
+    def needs(request: tuple[str, str]) -> list[tuple[str, str]]:
+        action, arn = request
+        return [grant for grant in given if grant[0] == action and fnmatch.fnmatchcase(arn, grant[1])]
+
+    needed = [needs(request) for request in asked]
+    return given - {grants[0] for grants in needed if len(grants) == 1}
 
 
 def _given(office: Office, role: Role) -> set[tuple[str, str]]:
