@@ -126,7 +126,7 @@ class _SecureServer(Kafka):
 def secure_kafka() -> Iterator[SecureKafka]:
     """Run the broker while the block runs."""
     folder = Path(tempfile.mkdtemp(prefix="pipeline-secure-"))
-    made = _issue(folder)
+    made = issue(folder)
     ports: dict[str, int] = {}
     for name in ("kafka", "controller", "sasl", "mutual", "oidc"):
         ports[name] = _free_port(set(ports.values()))
@@ -138,7 +138,8 @@ def secure_kafka() -> Iterator[SecureKafka]:
         yield SecureKafka(sasl=sasl, mutual=mutual, oidc=oidc, **made)
 
 
-def _issue(folder: Path) -> dict[str, Path]:
+def issue(folder: Path) -> dict[str, Path]:
+    """Write authorities, certificates and keys into a folder; return their files, named as in SecureKafka."""
     authority, stranger = trustme.CA(), trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     stranger.cert_pem.write_to_path(str(folder / "stranger.pem"))

@@ -41,6 +41,15 @@ class Signer:
         signature = self._key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256())
         return f"{text}.{_base64(signature)}"
 
+    def signed(self, token: str) -> bool:
+        """Whether it is a token of this signer."""
+        try:
+            _, claims, _ = token.split(".")
+            found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        except ValueError:
+            return False
+        return token == self.sign(found)
+
 
 @dataclass
 class TokenServer:

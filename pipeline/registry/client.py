@@ -181,13 +181,14 @@ class SchemaRegistry:
         except OAuthTokenError as error:
             raise ServiceUnavailableError(
                 f"No token for {self._url}: {error} (SCHEMA_REGISTRY_TOKEN_URL, SCHEMA_REGISTRY_CLIENT_ID "
-                "and SCHEMA_REGISTRY_CLIENT_SECRET)"
+                "and SCHEMA_REGISTRY_CLIENT_SECRET; an authority of your own in SSL_CERT_FILE)"
             ) from error
         except Exception as error:
             # Of the HTTP client: no connection, no answer in time, or one that is no registry's.
             raise ServiceUnavailableError(
                 f"{self._url} did not give {what}: {type(error).__name__}: {error} (is it the registry, and "
-                "SCHEMA_REGISTRY_URL right?)"
+                "SCHEMA_REGISTRY_URL right? With https:// also SCHEMA_REGISTRY_CA_LOCATION and "
+                "SCHEMA_REGISTRY_CERTIFICATE_LOCATION)"
             ) from error
 
 

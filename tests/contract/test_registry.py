@@ -1,5 +1,6 @@
 """The contract of the schema registry's door, on Apicurio Registry."""
 
+import base64
 import sys
 import uuid
 from collections.abc import Iterator
@@ -14,7 +15,11 @@ from pipeline.errors import ConfigurationError, ServiceRefusedError, ServiceUnav
 from pipeline.registry import Reference, Schema, SchemaRegistry
 from pipeline.settings import Settings
 from tests.builders import settings
+from tests.processes import wait_until
 from tests.registry import RunningRegistry
+from tests.registryguard import guard
+from tests.securekafka import KEY_PASSWORD, PASSWORD, PROVIDER, issue
+from tests.tokenserver import TokenServer, token_server
 
 ORDER = '{"type":"record","name":"Order","fields":[{"name":"id","type":"long"}]}'
 WITH_NOTE = ORDER.replace("]}", ',{"name":"note","type":"string","default":""}]}')
@@ -132,3 +137,96 @@ def test_without_the_extra_the_command_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "confluent_kafka.schema_registry", None)
     with pytest.raises(ConfigurationError, match=r"celery-stages\[schemas\]"):
         SchemaRegistry(settings_of("https://registry.example.org"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Certificates and keys, and the authorities that signed them."""
+    return issue(tmp_path_factory.mktemp("certificates"))
+
+
+def _reads(url: str, **variables: str) -> None:
+    """Register a schema and read it by its id."""
+    schema = Schema(kind="AVRO", text=ORDER)
+    with closing(SchemaRegistry(settings_of(url, **variables))) as door:
+        assert door.schema(door.register(f"orders-{uuid.uuid4().hex}-value", schema)) == schema
+
+
+def test_a_registry_with_an_authority_of_its_own(
+    schema_registry: RunningRegistry, files: dict[str, Path]
+) -> None:
+    """SCHEMA_REGISTRY_CA_LOCATION names it. With another one nothing is read, and the message names it."""
+    with guard(schema_registry.url, files["server"]) as url:
+        _reads(url, schema_registry_ca_location=str(files["authority"]))
+        for variables in ({"schema_registry_ca_location": str(files["stranger"])}, {}):
+            with pytest.raises(ServiceUnavailableError, match="SCHEMA_REGISTRY_CA_LOCATION"):
+                _reads(url, **variables)
+
+
+def test_a_registry_that_asks_for_a_password(
+    schema_registry: RunningRegistry, files: dict[str, Path]
+) -> None:
+    """The right one reads; a wrong one is a refusal that names the setting and not the password."""
+    good = "Basic " + base64.b64encode(f"orders:{PASSWORD}".encode()).decode()
+    known = {"schema_registry_ca_location": str(files["authority"]), "schema_registry_username": "orders"}
+    with guard(schema_registry.url, files["server"], admits=lambda given: given == good) as url:
+        _reads(url, **known, schema_registry_password=PASSWORD)
+        with pytest.raises(ServiceRefusedError, match="SCHEMA_REGISTRY_PASSWORD") as refused:
+            _reads(url, **known, schema_registry_password="wrong-one")
+        assert "wrong-one" not in str(refused.value)
+        with pytest.raises(ServiceRefusedError, match="SCHEMA_REGISTRY_USERNAME"):
+            _reads(url, schema_registry_ca_location=str(files["authority"]))
+
+
+def test_a_registry_that_asks_for_a_certificate(
+    schema_registry: RunningRegistry, files: dict[str, Path]
+) -> None:
+    """A certificate with an encrypted key reads; without one, the message names the setting."""
+    known = {"schema_registry_ca_location": str(files["authority"])}
+    own = {
+        "schema_registry_certificate_location": str(files["certificate"]),
+        "schema_registry_key_location": str(files["key"]),
+    }
+    with guard(schema_registry.url, files["server"], clients=files["authority"]) as url:
+        _reads(url, **known, **own, schema_registry_key_password=KEY_PASSWORD)
+        with pytest.raises(ServiceUnavailableError, match="SCHEMA_REGISTRY_CERTIFICATE_LOCATION"):
+            _reads(url, **known)
+        with pytest.raises(ConfigurationError, match="SCHEMA_REGISTRY_KEY_PASSWORD"):
+            _reads(url, **known, **own, schema_registry_key_password="wrong-one")
+
+
+def test_a_registry_that_asks_for_a_token(
+    schema_registry: RunningRegistry, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With client credentials a token is got, and renewed; without a token the settings are named."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(files["authority"]))
+    provider = TokenServer(signer=PROVIDER, subject="orders", client_id="orders", client_secret=PASSWORD)
+    with (
+        token_server(provider, files["server"]),
+        guard(
+            schema_registry.url,
+            files["server"],
+            admits=lambda given: given.startswith("Bearer ") and PROVIDER.signed(given[7:]),
+        ) as url,
+    ):
+        known = {
+            "schema_registry_ca_location": str(files["authority"]),
+            "schema_registry_token_url": provider.url,
+            "schema_registry_client_id": "orders",
+        }
+        own = known | {"schema_registry_client_secret": PASSWORD}
+        _reads(url, **own, schema_registry_scope="schemas")
+        assert [form["scope"] for form in provider.asked] == [["schemas"]]
+        _reads(url, **own)
+        with pytest.raises(ServiceUnavailableError, match="SCHEMA_REGISTRY_CLIENT_SECRET") as unavailable:
+            _reads(url, **known, schema_registry_client_secret="wrong-one")
+        assert "wrong-one" not in str(unavailable.value)
+        provider.seconds, asked = 1, len(provider.asked)
+        with closing(SchemaRegistry(settings_of(url, **own))) as door:
+            wait_until(
+                lambda: door.schema(2_000_000_000) is None and len(provider.asked) > asked + 1,
+                "the token is renewed",
+            )
+        monkeypatch.setenv("SSL_CERT_FILE", str(files["stranger"]))
+        with pytest.raises(ServiceUnavailableError, match="SSL_CERT_FILE"):
+            _reads(url, **own)
