@@ -3,15 +3,19 @@
 import base64
 import contextlib
 import json
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
+from click.testing import CliRunner
 
 from pipeline.author.registry import Registry
+from pipeline.cli import main
 from pipeline.errors import ServiceError, ServiceRefusedError, ServiceUnavailableError
 from pipeline.kafka import (
     EventConsumer,
@@ -27,8 +31,11 @@ from pipeline.kafka import (
     security,
 )
 from pipeline.observe.dependencies import Dependencies
+from pipeline.services.children import children
+from pipeline.services.environment import Services
 from pipeline.services.servers import HOST
 from pipeline.settings import Settings, load_settings
+from tests.conftest import MakeEnvironment
 from tests.loglines import log_lines
 from tests.processes import PATIENCE, wait_until
 from tests.securekafka import KEY_PASSWORD, PASSWORD, PROVIDER, USER, SecureKafka, secure_kafka
@@ -80,7 +87,11 @@ def _provider(broker: SecureKafka, **differences: Any) -> Iterator[tuple[TokenSe
 
 
 def _with_tokens(broker: SecureKafka, server: TokenServer, **variables: str) -> Settings:
-    own = {
+    return _settings(broker, **{**_tokens(broker, server), **variables})
+
+
+def _tokens(broker: SecureKafka, server: TokenServer) -> dict[str, str]:
+    return {
         "KAFKA_BOOTSTRAP_SERVERS": broker.oidc,
         "KAFKA_SASL_MECHANISM": "OAUTHBEARER",
         "KAFKA_OAUTH_TOKEN_URL": server.url,
@@ -88,7 +99,6 @@ def _with_tokens(broker: SecureKafka, server: TokenServer, **variables: str) -> 
         "KAFKA_OAUTH_CLIENT_SECRET": PASSWORD,
         "KAFKA_OAUTH_CA_LOCATION": str(broker.authority),
     }
-    return _settings(broker, **{**own, **variables})
 
 
 def _every_client_works(settings: Settings) -> None:
@@ -312,6 +322,38 @@ def test_a_provider_that_is_away_delays_records_and_loses_none(broker: SecureKaf
             wait_until(talk.has_all, "the record is read")
         finally:
             talk.close()
+
+
+def test_a_job_is_done_by_processes_that_bring_tokens(
+    broker: SecureKafka, embedded_services: Services, make_environment: MakeEnvironment, tmp_path: Path
+) -> None:
+    """A bridge, a worker and a person's command take a job to its end, through tokens that end meanwhile."""
+    (tmp_path / "bread").touch()
+    with _provider(broker, seconds=5) as (server, _), children() as started:
+        environment = make_environment(
+            embedded_services,
+            **_tokens(broker, server),
+            KAFKA_SECURITY_PROTOCOL="SASL_SSL",
+            SSL_CA_LOCATION=str(broker.authority),
+            TASK_MODULES="tests.integration.mending",
+            MENDED=str(tmp_path),
+        )
+
+        def run(*arguments: str) -> Any:
+            done = CliRunner().invoke(main, [*arguments, "--json"], env=environment)
+            assert done.exit_code == 0, done.output
+            return json.loads(done.stdout.splitlines()[0])
+
+        assert CliRunner().invoke(main, ["provision"], env=environment).exit_code == 0
+        with (tmp_path / "log").open("ab") as log:
+            for role in ("bridge", "worker"):
+                command = [sys.executable, "-m", "celery", "-A", "pipeline", role]
+                started.start(command, environment=environment, output=log)
+        job_id = run("submit", "broken", "--data", '"bread"')["job_id"]
+        try:
+            wait_until(lambda: run("jobs", "show", job_id)["state"] == "complete", "the job's end", 120)
+        except AssertionError:
+            pytest.fail((tmp_path / "log").read_text()[-6000:])
 
 
 PROVIDERS: dict[str, tuple[dict[str, str], type[ServiceError], str]] = {
