@@ -449,6 +449,10 @@ def _is_acted_on(office: Office, page: Page) -> None:
     wait_until(lambda: page.ask(f"/jobs/{job_id}/redrive", {})["counts"], "a redrive")
     wait_until(lambda: office.state(job_id) == "complete", "the end of a redriven job")
     assert page.ask(f"/jobs/{job_id}/replay?stage=buy&again=true", {})["sent"] == 1
+    # Its first event is in a record on the topic of others.
+    lines = map(json.loads, office.run("jobs", "list", "--state", "complete", "--json").splitlines())
+    (of_others,) = (job["job_id"] for job in lines if job["entity_id"] == "others")
+    assert page.ask(f"/jobs/{of_others}/replay?stage=buy&again=true", {})["sent"] == 1
     large = {"start": "lists", "data": ["wine".ljust(LARGE)], "entity_id": "k"}
     waiting = page.ask("/jobs", large)["job_id"]
     page.ask(f"/jobs/{waiting}/cancel", {})
