@@ -1,7 +1,11 @@
 """The stages of one module alone, although the test process registers those of every test."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pipeline.author.loading import load_stages
-from pipeline.author.registry import Registry
+from pipeline.author.registry import REGISTRY, Registry
 
 
 def stages_of(name: str) -> Registry:
@@ -11,3 +15,18 @@ def stages_of(name: str) -> Registry:
         if f"{stage.function.__module__}.".startswith(f"{name}."):
             registry.add(stage)
     return registry
+
+
+@contextmanager
+def stages_alone(name: str) -> Iterator[Registry]:
+    """The same, and what was registered before is registered again at the end.
+
+    For stages whose topics have schemas: other tests of this process may provision without a registry.
+    """
+    before = dict(REGISTRY._stages)
+    try:
+        yield stages_of(name)
+    finally:
+        REGISTRY._stages.clear()
+        REGISTRY._stages.update(before)
+        del sys.modules[name]

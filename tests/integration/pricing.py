@@ -24,7 +24,7 @@ class Price(BaseModel):
 
 
 @stage(consumes="priced-orders", emits="prices", format="avro")
-def price(order: Order) -> Price:
+def estimate(order: Order) -> Price:
     """Price an order; the sum may have more than 64 bits."""
     return Price(key=order.key, amounts=sum(order.amounts), total=Decimal(len(order.amounts)))
 
@@ -32,7 +32,7 @@ def price(order: Order) -> Price:
 @stage(consumes="checked-orders", emits="checked-prices", format="avro")
 def check(order: Order) -> Price:
     """Price an order for the stage that stores prices."""
-    return price(order)
+    return estimate(order)
 
 
 @stage(consumes="checked-prices")
@@ -41,6 +41,6 @@ def store(price: Price) -> None:
 
 
 @stage(consumes="counted-orders", emits="counts", format="json-schema")
-def count(order: Order) -> Price:
+def tally(order: Order) -> Price:
     """Count the amounts of an order."""
     return Price(key=order.key, amounts=len(order.amounts), total=None)

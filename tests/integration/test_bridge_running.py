@@ -202,8 +202,8 @@ def test_events_run_to_their_end(mill: Mill, bridge: Bridge) -> None:
     for job in (one, tried, many, none):
         mill.wait_job(job)
     assert [line["attempt"] for line in mill.shop.lines("tried", "start")] == [1, 2]
-    assert mill.events_of("packed", "many") == [{"key": "many", "total": 5}]
-    assert mill.events_of("packed", "none") == [{"key": "none", "total": 0}]
+    assert mill.events_of("packed", "many") == [{"key": "many", "total": 5, "filling": ""}]
+    assert mill.events_of("packed", "none") == [{"key": "none", "total": 0, "filling": ""}]
     assert len(mill.events_of("made", "one")) == 1
     mill.wait_committed()
 
@@ -257,7 +257,7 @@ def test_a_dead_letter_is_an_event_and_its_redrive_runs_what_is_left(mill: Mill,
     for part in range(3):
         assert len(mill.shop.lines(f"{key}/{part}", "end")) == 1
         assert len(mill.shop.lines(f"{key}/{part}", "start")) == (1 if part in done else 2)
-    assert mill.events_of("packed", key) == [{"key": key, "total": 3}]
+    assert mill.events_of("packed", key) == [{"key": key, "total": 3, "filling": ""}]
 
 
 def test_a_child_that_ends_is_an_attempt(mill: Mill, bridge: Bridge) -> None:

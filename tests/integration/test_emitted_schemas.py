@@ -1,5 +1,6 @@
 """A real worker whose stages emit topics with schemas, and a real registry that comes and goes."""
 
+import json
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -16,10 +17,8 @@ from pipeline.infra.provision import provision
 from pipeline.kafka import ReceivedRecord, newest_records
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
-from tests.integration import pricing
-from tests.integration.pricing import Order
 from tests.integration.shop import WORKER, Shop, open_shop
-from tests.ownstages import stages_of
+from tests.ownstages import stages_alone
 from tests.processes import PATIENCE
 from tests.registry import RunningRegistry, registry
 
@@ -39,15 +38,23 @@ def shop(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Shop]:
     """A service without workers."""
-    with open_shop(
-        embedded_services,
-        make_environment,
-        tmp_path_factory.mktemp("shop"),
-        TASK_MODULES="tests.integration.pricing",
-        SCHEMA_REGISTRY_URL=schemas.url,
-    ) as shop:
-        shop.registry = stages_of("tests.integration.pricing")
+    with (
+        open_shop(
+            embedded_services,
+            make_environment,
+            tmp_path_factory.mktemp("shop"),
+            TASK_MODULES="tests.integration.pricing",
+            SCHEMA_REGISTRY_URL=schemas.url,
+        ) as shop,
+        stages_alone("tests.integration.pricing") as shop.registry,
+    ):
         yield shop
+
+
+def submit(shop: Shop, stage: str, key: str, amounts: list[int]) -> str:
+    """Submit an order to a stage, which is known while the module's shop is open; the job's id."""
+    found = shop.registry.by_name[stage]
+    return shop.submit(found, found.load_input(json.dumps({"key": key, "amounts": amounts})))
 
 
 def records(shop: Shop, topic: str, key: str) -> list[ReceivedRecord]:
@@ -74,17 +81,17 @@ def test_a_topic_with_a_schema_from_provision_to_its_readers(shop: Shop, schemas
 
     # Its id is not known yet, and the registry is away: the result waits.
     schemas.stop()
-    first = shop.submit(pricing.price, Order(key="first", amounts=[3, 4]))
+    first = submit(shop, "estimate", "first", [3, 4])
     shop.wait(lambda: "find schemas" in shop.log(), "the worker waits for the registry")
     assert not records(shop, "prices", "first")
     schemas.start()
     shop.wait_job(first)
-    counted = shop.submit(pricing.count, Order(key="counted", amounts=[3, 4]))
+    counted = submit(shop, "tally", "counted", [3, 4])
     shop.wait_job(counted)
 
     # Ids are known: the registry is not asked again.
     schemas.stop()
-    shop.wait_job(shop.submit(pricing.price, Order(key="second", amounts=[1])))
+    shop.wait_job(submit(shop, "estimate", "second", [1]))
     schemas.start()
 
     client = SchemaRegistryClient({"url": schemas.url})
@@ -94,7 +101,7 @@ def test_a_topic_with_a_schema_from_provision_to_its_readers(shop: Shop, schemas
         client.close()
 
     # A value that the schema has no room for.
-    shop.submit(pricing.price, Order(key="huge", amounts=[2**63]))
+    submit(shop, "estimate", "huge", [2**63])
     letter = shop.wait_letter("huge")
     assert "amounts is '9223372036854775808', which is not long" in letter.attributes["reason"]
     assert letter.attributes["attempts"] == "1"
@@ -106,10 +113,10 @@ def test_a_submitted_event_is_written_by_the_schema(shop: Shop, schemas: Running
     """Readers of the topic find no JSON there; what the schema has no room for is refused."""
     list(provision(shop.settings, shop.registry))
 
-    def submit(data: str) -> Result:
+    def submit_by_hand(data: str) -> Result:
         return CliRunner().invoke(main, ["submit", "checked-prices", "--data", data], env=shop.environment)
 
-    done = submit('{"key": "by-hand", "amounts": 1}')
+    done = submit_by_hand('{"key": "by-hand", "amounts": 1}')
     assert done.exit_code == 0, done.output
     (record,) = records(shop, "checked-prices", "by-hand")
     client = SchemaRegistryClient({"url": schemas.url})
@@ -119,7 +126,7 @@ def test_a_submitted_event_is_written_by_the_schema(shop: Shop, schemas: Running
         client.close()
     assert found == {"key": "by-hand", "amounts": 1, "total": None}
     assert dict(record.headers)["content-type"] == b"application/avro"
-    refused = submit(f'{{"key": "too-large", "amounts": {2**63}}}')
+    refused = submit_by_hand(f'{{"key": "too-large", "amounts": {2**63}}}')
     assert refused.exit_code != 0
     assert "topic checked-prices has a schema: " in refused.output
     assert not records(shop, "checked-prices", "too-large")
@@ -131,7 +138,7 @@ def test_the_next_stage_reads_what_one_emitted(shop: Shop) -> None:
     worker = shop.start()
     with shop.log_file.open("ab") as log:
         bridge = shop.children.start([*WORKER[:5], "bridge"], environment=shop.environment, output=log)
-    job_id = shop.submit(pricing.check, Order(key="through", amounts=[1, 2]))
+    job_id = submit(shop, "check", "through", [1, 2])
     shop.wait_job(job_id)
     (record,) = records(shop, "checked-prices", "through")
     assert (record.value or b"")[:1] == b"\0"

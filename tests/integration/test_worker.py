@@ -111,7 +111,7 @@ def test_a_task_emits_is_recorded_and_deleted(shop: Shop) -> None:
     job_id = shop.submit(workshop.make, Order(key="plain"))
     shop.wait_job(job_id)
     ((message, data),) = [each for each in shop.events("made") if each[1]["key"] == "plain"]
-    assert data == {"key": "plain", "total": 0}
+    assert data == {"key": "plain", "total": 0, "filling": ""}
     assert dict(message.headers)["ce_jobid"] == job_id.encode()
     assert [d for _, d in shop.events("jobs") if d["job_id"] == job_id]
     shop.wait_empty()
