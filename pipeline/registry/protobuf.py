@@ -31,7 +31,7 @@ _IMPORTED = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,200}")
 
 #: How Apicurio's serializers write that a message is the entry of a map, which protoc refuses in a text; and
 #: a name that it takes in its place, and that is in what it returns.
-_MAP_ENTRY, _MARK = re.compile(r"\boption\s+map_entry\s*=\s*true\s*;"), "_entry_of_a_map_"
+_MAP_ENTRY, _MARK = re.compile(r"\boption\s{1,9}map_entry\s{0,9}=\s{0,9}true\s{0,9};"), "_entry_of_a_map_"
 
 #: The file of the schema itself; its name is nowhere in a record.
 _MAIN = "schema_of_the_record.proto"

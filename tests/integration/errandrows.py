@@ -3,7 +3,7 @@
 from pipeline import Event, Record, consumer
 
 
-@consumer("orders", emits="lists")
+@consumer("their-lists", emits="lists")
 def ordered(record: Record[str]) -> Event[list[str]]:
     """Make a list of one thing, which is too large for SQS and DynamoDB."""
     return Event([record.data.ljust(1_200_000)], entity="others")

@@ -234,9 +234,11 @@ def _service(
         **variables,
     )
     name = environment["SERVICE_NAME"]
-    environment |= {"PAYLOAD_BUCKET": name, "KAFKA_TOPIC_ORDERS": f"their.{name}"}
+    environment |= {"PAYLOAD_BUCKET": name, "KAFKA_TOPIC_THEIR_LISTS": f"their.{name}"}
     settings = load_settings(environment)
-    KafkaAdmin(settings).create(settings.topic_of_others("orders"), partitions=1, replication=1, config={})
+    KafkaAdmin(settings).create(
+        settings.topic_of_others("their-lists"), partitions=1, replication=1, config={}
+    )
     return environment
 
 
@@ -389,7 +391,7 @@ def _takes_what_others_wrote(office: Office) -> None:
     )
     key, value, headers = events.encode(event)
     records = [
-        OutgoingRecord(topic=settings.topic_of_others("orders"), key=b"k", value=b'"bread"'),
+        OutgoingRecord(topic=settings.topic_of_others("their-lists"), key=b"k", value=b'"bread"'),
         OutgoingRecord(topic=settings.topic("lists"), key=key, value=value, headers=headers),
     ]
     producer = EventProducer(settings, "test")
@@ -415,7 +417,7 @@ def _takes_what_others_wrote(office: Office) -> None:
 def _is_kept_out(office: Office) -> None:
     """A bridge may not write to a topic of others, nor make one."""
     settings = load_settings(office.environments["bridge"])
-    topic = settings.topic_of_others("orders")
+    topic = settings.topic_of_others("their-lists")
     producer = EventProducer(settings, "test")
     try:
         (error,) = producer.emit([OutgoingRecord(topic=topic, key=b"k", value=b"v")], PATIENCE)
