@@ -1,4 +1,4 @@
-"""What a consumer takes and returns: a record of a topic of others, and an event of the service."""
+"""The input and output of a consumer: a record of a topic of others, and an event of the service."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field

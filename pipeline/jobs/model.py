@@ -149,7 +149,7 @@ class FailedTask:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptResult:
-    """What the record of a job keeps of the result of a stage that ended a path."""
+    """The result of a stage that ended a path, as far as the record of its job keeps it."""
 
     #: JSON; None for one that is larger than a record keeps.
     result: str | None

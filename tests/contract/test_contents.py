@@ -162,7 +162,7 @@ def value_of(contents: Contents, value: bytes) -> Any:
 def test_every_type_of_avro_becomes_json(
     contents: Contents, vendor: SchemaRegistryClient, topic: str
 ) -> None:
-    """What Confluent's serializer wrote is read: decimals and bytes as text, moments in ISO 8601."""
+    """Bytes of Confluent's serializer are read: decimals and bytes as text, moments in ISO 8601."""
     write = AvroSerializer(vendor, json.dumps(EVERYTHING))
     mark = uuid.uuid4()
     order = {

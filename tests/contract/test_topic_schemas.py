@@ -118,7 +118,7 @@ def test_a_compatible_version_lives_beside_the_old_one(
 
 
 def theirs(service: Service, client: SchemaRegistryClient, value: bytes) -> Any:
-    """What Confluent's own deserializer reads."""
+    """The value that Confluent's own deserializer reads."""
     reader: Any = AvroDeserializer(client) if service.form == "avro" else JSONDeserializer(None, None, client)
     return reader(value, SerializationContext(service.topic, MessageField.VALUE))
 

@@ -106,7 +106,7 @@ def test_away_when_data_is_read(storage: Storage) -> None:
 
 
 def test_a_crash_between_put_and_send(storage: Storage) -> None:
-    """What was put is put again under the same keys, by the next bridge."""
+    """The next bridge puts the same data again, under the same keys."""
     hold = Hold()
     with storage.world.wire.rule(hold, "SendMessageBatch", client="bridge"):
         storage.send()

@@ -41,7 +41,7 @@ class Sale(BaseModel):
 
 
 class Bill(BaseModel):
-    """What is to be paid."""
+    """The sum to be paid."""
 
     total: int
 
