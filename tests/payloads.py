@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.payloads.client import s3_client
 from pipeline.services import jars
-from pipeline.services.local import _free_port, keeping
+from pipeline.services.local import free_port, keeping
 from pipeline.services.servers import HOST, S3Mock
 from pipeline.settings import Settings
 from tests.processes import wait_until
@@ -21,7 +21,7 @@ def s3mock() -> Iterator[str]:
         server = S3Mock(folder=folder, keep=False)
         ports: dict[str, int] = {}
         for name in server.port_names:
-            ports[name] = _free_port(ports.values())
+            ports[name] = free_port(ports.values())
         server.process.start(server.prepare(jars.fetch(server.name, lambda _: None), ports))
         wait_until(lambda: server.answers(ports) or not server.process.is_running(), server.title)
         assert server.process.is_running(), server.process.log_tail()

@@ -32,7 +32,7 @@ def wait_until(condition: Callable[[], object], what: str, timeout: float = PATI
 
 def free_port() -> int:
     """Return a port that nothing listens at, below those that the system gives to connections meanwhile."""
-    return local._free_port(())
+    return local.free_port(())
 
 
 def running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.services import jars
-from pipeline.services.local import _free_port, keeping
+from pipeline.services.local import free_port, keeping
 from pipeline.services.process import stop
 from pipeline.services.servers import HOST, REGISTRY_PATH, Registry
 from tests.processes import PATIENCE, wait_until
@@ -18,7 +18,7 @@ class RunningRegistry:
     def __init__(self, folder: Path, *, keep: bool = False) -> None:
         """``keep``: whether it has its schemas after a restart."""
         self._server = Registry(folder=folder, keep=keep)
-        self._ports = {"registry": _free_port(())}
+        self._ports = {"registry": free_port(())}
         self.url = f"http://{HOST}:{self._ports['registry']}{REGISTRY_PATH}"
 
     def start(self) -> None:

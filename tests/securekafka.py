@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from pipeline.infra.needs import ROLES
 from pipeline.services import jars
-from pipeline.services.local import _free_port, _wait, keeping
+from pipeline.services.local import free_port, keeping, wait_for_server
 from pipeline.services.servers import HOST, Kafka
 from tests.tokenserver import AUDIENCE, Signer
 
@@ -129,11 +129,11 @@ def secure_kafka() -> Iterator[SecureKafka]:
     made = issue(folder)
     ports: dict[str, int] = {}
     for name in ("kafka", "controller", "sasl", "mutual", "oidc"):
-        ports[name] = _free_port(set(ports.values()))
+        ports[name] = free_port(set(ports.values()))
     server = _SecureServer(folder=folder, keep=False)
     with keeping(folder, remove=True):
         server.process.start(server.prepare(jars.fetch("kafka", lambda _: None), ports))
-        _wait(server, ports)
+        wait_for_server(server, ports)
         sasl, mutual, oidc = (f"{HOST}:{ports[name]}" for name in ("sasl", "mutual", "oidc"))
         yield SecureKafka(sasl=sasl, mutual=mutual, oidc=oidc, **made)
 

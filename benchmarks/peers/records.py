@@ -19,7 +19,7 @@ from pipeline.kafka import OutgoingRecord
 from pipeline.registry import Schema, SchemaRegistry
 from pipeline.registry.frames import frame
 from pipeline.services import jars
-from pipeline.services.local import _free_port, _wait, keeping
+from pipeline.services.local import free_port, keeping, wait_for_server
 from pipeline.services.servers import HOST, REGISTRY_PATH, Registry
 
 #: An order of five items: some 380 bytes in JSON, 120 in Avro.
@@ -122,8 +122,8 @@ def _in_avro(
 def _registry() -> Iterator[str]:
     """Run a schema registry for the block; return its URL."""
     folder = Path(tempfile.mkdtemp(prefix="pipeline-registry-"))
-    server, ports = Registry(folder=folder, keep=False), {"registry": _free_port(())}
+    server, ports = Registry(folder=folder, keep=False), {"registry": free_port(())}
     with keeping(folder, remove=True):
         server.process.start(server.prepare(jars.fetch(server.name, lambda _: None), ports))
-        _wait(server, ports)
+        wait_for_server(server, ports)
         yield f"http://{HOST}:{ports['registry']}{REGISTRY_PATH}"

@@ -82,7 +82,7 @@ class LocalStack:
                     progress(f"starting {server.title} {jars.versions()[server.name]}")
                     server.process.start(command)
             for server in self._servers:
-                _wait(server, ports)
+                wait_for_server(server, ports)
                 progress(f"{server.title} is ready on port {ports[server.name]}")
         return self._services(ports)
 
@@ -134,9 +134,7 @@ class LocalStack:
             running = server.process.is_running()
             for name in server.port_names:
                 port = known.get(name)
-                ports[name] = (
-                    port if port and (running or _is_free(port)) else _free_port(set(ports.values()))
-                )
+                ports[name] = port if port and (running or _is_free(port)) else free_port(set(ports.values()))
         self._ports_file.write_text(json.dumps(ports))
         return ports
 
@@ -176,7 +174,8 @@ def _status(server: Server, ports: Mapping[str, int]) -> ServerStatus:
     )
 
 
-def _wait(server: Server, ports: Mapping[str, int]) -> None:
+def wait_for_server(server: Server, ports: Mapping[str, int]) -> None:
+    """Wait until a started server answers; raise ``ServiceUnavailableError`` if it ends, or is too late."""
     deadline = time.monotonic() + START_TIMEOUT
     while not server.answers(ports):
         ended, late = not server.process.is_running(), time.monotonic() > deadline
@@ -199,7 +198,8 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def _free_port(taken: Collection[int]) -> int:
+def free_port(taken: Collection[int]) -> int:
+    """Return a port that is free now and not ``taken``; raise ``ServiceUnavailableError`` without one."""
     for port in random.sample(PORTS, len(PORTS)):
         if port not in taken and _is_free(port):
             return port
