@@ -18,6 +18,7 @@ from pipeline.control.transport import configure
 from pipeline.errors import PipelineError
 from pipeline.jobs import JobStore
 from pipeline.payloads import Payloads
+from pipeline.results.asyncresult import TaskResult
 from pipeline.settings import Settings, load_settings
 from pipeline.telemetry import logs, tracing
 from pipeline.transport.publishing import GROUP_HEADER, is_for_later
@@ -27,21 +28,6 @@ from pipeline.worker import errbacks
 from pipeline.worker.bootsteps import Health, Preflight, Runtime, Settling
 from pipeline.worker.celerychecks import start_refused
 from pipeline.worker.child.runoptions import running_options
-
-
-class UnstoredResult(AsyncResult):  # type: ignore[misc]
-    """The result of a task, where results are not stored: to ask for it raises ``NotImplementedError``.
-
-    Celery's own returns None at once, as if the task had returned that.
-    """
-
-    @property
-    def ignored(self) -> bool:
-        """Return False: Celery marks every result as ignored where none are stored."""
-        return False
-
-    @ignored.setter
-    def ignored(self, value: bool) -> None: ...
 
 
 class PipelineApp(Celery):  # type: ignore[misc]
@@ -61,7 +47,7 @@ class PipelineApp(Celery):  # type: ignore[misc]
     @cached_property
     def AsyncResult(self) -> type[AsyncResult]:  # noqa: N802 - Celery's name
         """Return the class of what ``delay`` and ``apply_async`` return."""
-        return cast(type[AsyncResult], self.subclass_with_self(UnstoredResult))
+        return cast(type[AsyncResult], self.subclass_with_self(TaskResult))
 
     @cached_property
     def job_store(self) -> JobStore:
@@ -82,7 +68,7 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
         "broker_connection_retry_on_startup": True,
         "accept_content": ["json"],
         "task_default_queue": settings.task_queue,
-        "task_ignore_result": True,
+        "task_ignore_result": not settings.results,
         # The default deletes a message when its run starts; here settlement deletes it at its end.
         "task_acks_late": True,
         "task_reject_on_worker_lost": True,
@@ -107,7 +93,7 @@ def make_app() -> PipelineApp:
     made = PipelineApp(
         "pipeline",
         loader="pipeline.worker.loader:Loader",
-        backend="pipeline.worker.errbacks:Backend",
+        backend="pipeline.results.backend:Backend",
     )
     made.add_defaults(lambda: celery_configuration(made.settings))
     errbacks.register(made)

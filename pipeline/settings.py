@@ -158,6 +158,9 @@ class Settings(BaseModel):
     #: The longest rolling deployment: how long a task unknown to this worker waits for another one.
     unknown_task_seconds: float = Field(default=600, ge=0, le=24 * 3600)
 
+    #: Whether the results of plain tasks are kept, unless a task says otherwise (``ignore_result``).
+    results: bool = False
+
     # ─── Control plane ───
     #: How far back Flower and "celery events" read the log of task events when they start, in seconds and in
     #: records; the shorter of both applies. 0: no past events.

@@ -89,7 +89,7 @@ def lease(
 
     ``message`` changes the message, as in ``received_message``.
     """
-    whole = {"id": f"t-{message_id}", "task": "note", **(headers or {})}
+    whole = {"id": f"t-{message_id}", "task": "note", "ignore_result": True, **(headers or {})}
     received = received_message(message_id, **{"body": task_body(whole, body), **message})
     return Lease.of(received, queue, deadline)
 

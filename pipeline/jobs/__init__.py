@@ -36,6 +36,7 @@ from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef, ref_of, split_r
 from pipeline.jobs.schema import TableReport, WriteCapacity
 from pipeline.jobs.splits import is_small, tolerated_parts
 from pipeline.jobs.store import JobStore
+from pipeline.jobs.taskresults import RecordedResult, TaskResults
 from pipeline.wire.plans import JobPlan
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Passes",
     "PastAttempts",
     "Recorded",
+    "RecordedResult",
     "Ref",
     "SealedPart",
     "SealedSplit",
@@ -78,6 +80,7 @@ __all__ = [
     "StageRef",
     "TableReport",
     "TaskOverError",
+    "TaskResults",
     "Verdict",
     "WriteCapacity",
     "is_small",

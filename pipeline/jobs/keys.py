@@ -12,6 +12,8 @@
     P#split#run#page, P#split#run#dN    -                      a page of sealed parts; a piece of the data
     R#split#leaf                        ordinal                a part's result
     T#task#messageid                    -                      a message's attempts
+    K#task                              -                      the result of a plain task (ADR 36)
+    G#group                             -                      the ids of a saved group of plain tasks
     C                                   moment#job             a job that was cancelled, and when
     U#name                              -                      whose turn it is with a periodic duty;
                                                                how far the sweep is (ADR 28)
@@ -112,6 +114,14 @@ class Keys:
     def attempts(self, task_id: str, message_id: str) -> Key:
         """Return the key of a message's attempts."""
         return f"{self.service}/T#{task_id}#{message_id}", ALONE
+
+    def task_result(self, task_id: str) -> Key:
+        """Return the key of the result of a plain task."""
+        return f"{self.service}/K#{task_id}", ALONE
+
+    def group_result(self, group_id: str) -> Key:
+        """Return the key of the ids of a saved group's tasks."""
+        return f"{self.service}/G#{group_id}", ALONE
 
     def cancellations(self) -> str:
         """Return the pk of all cancelled jobs, in the order of their cancellation."""

@@ -26,6 +26,7 @@ from pipeline.jobs.schema import Schema
 from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
 from pipeline.jobs.taskrecords import TaskRecords
+from pipeline.jobs.taskresults import TaskResults
 from pipeline.payloads import Payloads
 from pipeline.settings import Settings
 
@@ -58,12 +59,13 @@ class JobStore:
         self.records = JobRecords(
             table, keys, self.shards, self._expiry, clock, by_entity=by_entity is not None
         )
+        payloads = Payloads(settings)
         #: the parts of splits, and their results
-        self.splits = Splits(
-            table, keys, counter, self._expiry, Payloads(settings), max_parts=settings.max_parts
-        )
+        self.splits = Splits(table, keys, counter, self._expiry, payloads, max_parts=settings.max_parts)
         #: tasks that are done, or failed for good
         self.tasks = TaskRecords(table, keys, self.records, counter, self.splits, self._expiry)
+        #: results of plain tasks
+        self.results = TaskResults(table, keys, payloads, clock)
         #: failed runs
         self.attempts = Attempts(table, keys, self._expiry)
         #: what is left to do after a crash, a replay or a redrive

@@ -29,8 +29,7 @@ OVERRULED: Final[Mapping[str, tuple[Any, str]]] = {
     "task_acks_late": (True, "a message is deleted once its task is settled"),
     "task_reject_on_worker_lost": (True, "a killed task is tried again, within its retries"),
     "task_acks_on_failure_or_timeout": (True, "a failed task is tried again, or becomes a dead letter"),
-    "result_backend": ("pipeline.worker.errbacks:Backend", "results of plain tasks are not stored"),
-    "task_ignore_result": (True, "results of plain tasks are not stored"),
+    "result_backend": ("pipeline.results.backend:Backend", "results are kept in the jobs table"),
     "broker_transport_options": ({}, "queues, leases and waits are set by SQS_... variables"),
     "accept_content": (["json"], "tasks travel as JSON"),
     "task_queue_max_priority": (None, "an SQS FIFO queue has no priorities"),
@@ -39,6 +38,7 @@ OVERRULED: Final[Mapping[str, tuple[Any, str]]] = {
 #: Celery's settings with which no task could be run: the value they must have.
 REQUIRED: Final[Mapping[str, Any]] = {
     "task_serializer": "json",
+    "result_serializer": "json",
     "task_compression": None,
     "worker_consumer": "pipeline.worker.consumer:Consumer",
 }

@@ -10,7 +10,6 @@ from typing import Any, Final
 import structlog
 from celery import Celery, current_app
 from celery.app.task import Context
-from celery.backends.base import DisabledBackend
 from celery.utils.serialization import create_exception_cls
 
 from pipeline.errors import PayloadLostError, ServiceUnavailableError
@@ -27,24 +26,9 @@ log = structlog.get_logger(__name__)
 NAME: Final = "pipeline.errbacks"
 
 
-class Backend(DisabledBackend):  # type: ignore[misc]
-    """Celery's backend without results, which does not call errbacks whenever a run fails."""
-
-    def get_task_meta(self, task_id: str, cache: bool = True) -> Any:
-        """Raise ``NotImplementedError``: there are no results. Celery's own raises an AttributeError."""
-        self._is_disabled()
-
-    def _call_task_errbacks(self, request: Any, exc: Any, traceback: Any) -> None:
-        """Do nothing: the run may not have been the last."""
-
-    def call_errbacks(self, request: Context, error: Exception, traceback: str) -> None:
-        """Publish those that take a task's id; call those that take request, exception and traceback."""
-        super()._call_task_errbacks(request, error, traceback)
-
-
 def register(app: Celery) -> None:
     """Register the task that calls errbacks."""
-    app.task(name=NAME)(_call)
+    app.task(name=NAME, ignore_result=True)(_call)
 
 
 def publish_errbacks(work: Work) -> None:

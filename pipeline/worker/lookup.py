@@ -28,6 +28,7 @@ from pipeline.transport.lease import LONGEST_HOLD, Lease
 from pipeline.transport.publishing import seconds_until
 from pipeline.wire.taskmessage import TaskHeader
 from pipeline.worker.child.outcome import AlreadyDone
+from pipeline.worker.keptresults import keeps_result
 from pipeline.worker.settle.retry import final_failure
 from pipeline.worker.versions import other_version
 
@@ -115,6 +116,11 @@ class Lookup:
                         closings=_closings_of(ref, found.closings),
                         finished_at=found.finished_at.get(ref, math.inf),
                     )
+        plain = {_key(lease): lease for lease in suspects if lease.header is None and keeps_result(lease)}
+        if plain:
+            ended = self._patience.one("look up results", lambda: self._store.results.ended_by(plain))
+            for key in ended:
+                plain[key].verdict = AlreadyDone()
         # A message received for the first time never failed, and a job may have 100,000 late parts.
         again = [each for each in suspects if each.verdict is None and each.message.receive_count > 1]
         messages = {_key(lease): lease for lease in again}

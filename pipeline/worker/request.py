@@ -248,7 +248,10 @@ class Request(base.Request):  # type: ignore[misc]
             sender=self.task, request=self._context, terminated=terminated, signum=signum, expired=expired
         )
         if self.request_dict.get(HEADER) is None:
-            self.settle(Discarded(reason=reason))
+            kept = self.store_errors
+            error = TaskRevokedError(reason)
+            report = self.task.backend.report(states.REVOKED, error, request=self._context) if kept else None
+            self.settle(Discarded(reason=reason, report=report))
         else:
             # A job counts its tasks: one that will never run is a failure a person can see and redrive.
             self.settle(Failed(error="celery.exceptions.TaskRevokedError", message=reason, permanent=True))

@@ -28,6 +28,7 @@ from pipeline.worker.settle.completion import Completion, Recorder
 from pipeline.worker.settle.deadletter import DeadLetters
 from pipeline.worker.settle.emit import Emitter
 from pipeline.worker.settle.plans import Plans
+from pipeline.worker.settle.results import ResultRecorder
 from pipeline.worker.settle.retry import Retries
 from pipeline.worker.settle.settlement import Settlement
 from pipeline.worker.settle.taskevents import EventSender, SendEvent
@@ -77,6 +78,7 @@ class WorkerRuntime:
         dispatch = Dispatch(settings, registry, self.source.queue, patience)
         ledger = Ledger(settings, store, self._producer, patience, dispatch)
         plans = Plans(registry, ledger)
+        results = ResultRecorder(store.results, patience)
         self._dead_letters = DeadLetters(settings, ledger, patience, node_name)
         give_back = self.source.disposal.give_back
         self._settlement = Settlement(
@@ -86,8 +88,17 @@ class WorkerRuntime:
                 Recorder(plans, ledger, node_name),
                 ledger,
             ),
-            Retries(settings, registry, give_back, store.attempts, patience, longest=LONGEST_HOLD),
+            Retries(
+                settings,
+                registry,
+                give_back,
+                store.attempts,
+                patience,
+                longest=LONGEST_HOLD,
+                on_retry=results.retry,
+            ),
             self._dead_letters,
+            results,
             patience,
             on_dead_letter=publish_errbacks,
             record_markers=store.markers.record,

@@ -49,7 +49,7 @@ class Worker:
     """A worker around one message: a real intake, a pool that only takes, a settlement that only lists."""
 
     def __init__(self) -> None:
-        self.app = Celery("test", set_as_current=False)
+        self.app = Celery("test", set_as_current=False, task_ignore_result=True)
         self.app.conf.task_time_limit = LIMIT
         self.app.conf.task_acks_late = True
         # Celery would give it to every app of this process otherwise.

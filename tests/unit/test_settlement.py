@@ -144,6 +144,8 @@ class Desk:
         #: the messages of strict stages
         self.strict: set[str] = set()
         self.reasons: list[str] = []
+        #: the messages whose results are failures
+        self.failures: list[str] = []
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
         patience = Patience()
@@ -158,6 +160,7 @@ class Desk:
             ),
             retries,
             cast(Any, SimpleNamespace(dead_letter=self._bury)),
+            cast(Any, SimpleNamespace(record=self._keep_results, fail=self._keep_failure)),
             patience,
             on_dead_letter=publish_errbacks,
             record_markers=lambda markers: self.shelf.log.append(f"markers {[m.job_id for m in markers]}"),
@@ -173,6 +176,14 @@ class Desk:
         counts = self.attempts.setdefault((task_id, message_id), set())
         counts.add(receive_count)
         return len(counts)
+
+    def _keep_results(self, works: Sequence[Work]) -> list[Exception | None]:
+        if any(isinstance(work.outcome, Succeeded | Discarded) and work.outcome.report for work in works):
+            self.shelf.log.append("result")
+        return [None] * len(works)
+
+    def _keep_failure(self, work: Work) -> None:
+        self.failures.append(work.lease.message_id)
 
     def _bury(self, works: Sequence[Work]) -> None:
         if works:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import Closing
+from pipeline.results.report import Report
 from pipeline.wire.marker import Marker
 from pipeline.wire.redaction import LIMIT, redact
 
@@ -35,6 +36,8 @@ class Succeeded:
     summary: str
     #: run time in seconds
     seconds: float
+    #: what the backend told of a plain task whose result is kept
+    report: Report | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Failed:
     #: seconds until the next try that the task asked for; None: the computed backoff
     delay: float | None = None
     seconds: float = 0.0
+    #: what the backend told of a plain task whose result is kept
+    report: Report | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,8 @@ class Discarded:
     """A plain task ended without a result: retried by its own publish, ignored, revoked or expired."""
 
     reason: str
+    #: what the result of the task says of it
+    report: Report | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,8 @@ class StageTask(Task):  # type: ignore[misc]
     """A stage under one of its Celery names; ``pipeline.worker.loader`` makes one for each name."""
 
     abstract = True
+    #: what a stage returned is in its job
+    ignore_result = True
     #: the stage it runs
     stage: ClassVar[Stage[Any, Any]]
     #: the job store; a split and a gather read and write the table from the child, page by page

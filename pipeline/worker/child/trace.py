@@ -3,6 +3,7 @@
 import inspect
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from traceback import walk_tb
 from typing import Any
 
@@ -17,6 +18,7 @@ from kombu.serialization import loads
 from pipeline.clock import boottime
 from pipeline.errors import PermanentError, ServiceUnavailableError
 from pipeline.payloads import Payloads
+from pipeline.results.report import reporting
 from pipeline.telemetry import tracing
 from pipeline.telemetry.fields import trace_id
 from pipeline.wire.redaction import redact
@@ -24,6 +26,7 @@ from pipeline.wire.references import REFERENCE_TYPE, ReferencedBody
 from pipeline.wire.taskmessage import data_of
 from pipeline.worker.child.outcome import (
     Discarded,
+    Failed,
     Outcome,
     Returned,
     Succeeded,
@@ -86,7 +89,7 @@ def run(
         else:
             args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
         request.update(embed, args=args, kwargs=kwargs, is_eager=False)
-        with tracing.within(options.traceparent):
+        with tracing.within(options.traceparent), reporting(task_id) as running:
             value, info, seconds, summary = trace_task(
                 task, task_id, args, kwargs, request, app=current_app._get_current_object()
             )
@@ -104,15 +107,25 @@ def run(
     if info is None:
         result = value if isinstance(task, StageTask) else None
         shown = redact(summary or "").encode()[:SUMMARY_BYTES].decode(errors="ignore")
-        return Succeeded(result=result, entity=emitted_entity.get(), summary=shown, seconds=seconds or 0.0)
+        return Succeeded(
+            result=result,
+            entity=emitted_entity.get(),
+            summary=shown,
+            seconds=seconds or 0.0,
+            report=running.told(states.SUCCESS),
+        )
     if terminate_handler_fired():
         raise SystemExit  # as above; what it raised then came of that
     seconds = time.monotonic() - started
     if isinstance(task, StageTask):
         return failed(info.retval, seconds)
     if info.state == states.FAILURE and _retried_in_vain(task, request.get("retries") or 0, info.retval):
-        return failed(info.retval, seconds, permanent=True)
-    return _unsuccessful(info.state, info.retval, seconds)
+        outcome: Outcome = failed(info.retval, seconds, permanent=True)
+    else:
+        outcome = _unsuccessful(info.state, info.retval, seconds)
+    if isinstance(outcome, Failed | Discarded) and (report := running.told(info.state)) is not None:
+        return replace(outcome, report=report)
+    return outcome
 
 
 def _log_fields(name: str, task_id: str, options: RunOptions) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
@@ -40,14 +41,19 @@ class Retries:
         patience: Patience,
         *,
         longest: float,
+        on_retry: Callable[[Work], None] = lambda _: None,
     ) -> None:
-        """``give_back`` makes a message visible again after so many seconds, ``longest`` at most."""
+        """``give_back`` makes a message visible again after so many seconds, ``longest`` at most.
+
+        ``on_retry`` is called for each one before that.
+        """
         self._settings = settings
         self._registry = registry
         self._give_message_back = give_back
         self._recorded = attempts
         self._patience = patience
         self._longest = longest
+        self._on_retry = on_retry
 
     @property
     def pause(self) -> float:
@@ -100,6 +106,7 @@ class Retries:
             message=failure.message,
             exception=failure.traceback,
         )
+        self._patience.one("record results", partial(self._on_retry, work))
         self._give_message_back(work.lease, delay)
         work.send_event(
             "task-retried",

@@ -1,7 +1,8 @@
 """Settlement: emit, record, close and delete the tasks whose run has ended, in batches.
 
 The order is the promise. Recorded implies emitted, so a recorded task may be skipped safely; deleted
-implies recorded, so a crash anywhere is repaired by the redelivery.
+implies recorded, so a crash anywhere is repaired by the redelivery. The result of a plain task is what
+records it, so it comes last before the delete.
 """
 
 import threading
@@ -11,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from pipeline.patience import Abandoned, Patience
+from pipeline.patience import Abandoned, Patience, raise_first
 from pipeline.transport.lease import Lease, Phase
 from pipeline.transport.source import TaskSource
 from pipeline.wire.marker import Marker
@@ -27,8 +28,9 @@ from pipeline.worker.child.outcome import (
 from pipeline.worker.settle.arrivals import Arrivals
 from pipeline.worker.settle.completion import Completion
 from pipeline.worker.settle.deadletter import DeadLetters
+from pipeline.worker.settle.results import ResultRecorder
 from pipeline.worker.settle.retry import Retries
-from pipeline.worker.settle.work import Work, count, count_failures
+from pipeline.worker.settle.work import Work, count, count_failures, keep
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,7 @@ class Settlement:
         completion: Completion,
         retries: Retries,
         dead_letters: DeadLetters,
+        results: ResultRecorder,
         patience: Patience,
         *,
         on_dead_letter: Callable[[Work], None],
@@ -65,6 +68,7 @@ class Settlement:
         self._completion = completion
         self._retries = retries
         self._dead_letters = dead_letters
+        self._results = results
         self._patience = patience
         self._arrivals = Arrivals()
         self._threads = [
@@ -132,6 +136,7 @@ class Settlement:
         splits: list[Work] = []
         unsuccessful: list[Work] = []
         marked: list[Work] = []
+        discarded: list[Work] = []
         # One that is not finished was settled when the batch was settled as a whole, or went back.
         for work in (work for work in batch if work.lease.phase is Phase.FINISHED):
             match work.outcome:
@@ -141,8 +146,7 @@ class Settlement:
                     self._disposal.give_back(work.lease, delay)
                     count(work)
                 case Discarded() | Cancelled():
-                    self._delete([work])
-                    count(work)
+                    discarded.append(work)
                 case Failed():
                     unsuccessful.append(work)
                 case Marked():
@@ -151,11 +155,19 @@ class Settlement:
                     splits.append(work)
                 case Succeeded() | AlreadyDone():
                     done.append(work)
+        self._settle_discarded(discarded)
         self._settle_in_order(done, unsuccessful)
         for split in splits:
             # Sending many parts takes long: nothing else waits for it.
             self._settle_in_order([split], [])
         self._settle_markers(marked)
+
+    def _settle_discarded(self, works: Sequence[Work]) -> None:
+        if works:
+            raise_first(self._results.record(works))
+            self._delete(works)
+        for work in works:
+            count(work)
 
     def _settle_markers(self, works: Sequence[Work]) -> None:
         """Record markers, after all that ran before them in their lanes: a batch has a lane's works in order.
@@ -190,13 +202,15 @@ class Settlement:
         given_up = self._retries.retry(unsuccessful)
         self._dead_letters.dead_letter(given_up)
         for work in given_up:
+            self._patience.one("record results", partial(self._results.fail, work))
             self._patience.one("errbacks", partial(self._on_dead_letter, work))
             self._delete([work])
         count_failures(unsuccessful, given_up)
 
     def _complete(self, done: Sequence[Work], refused: list[Work]) -> list[Work]:
-        """Emit, record, close, delete; see ``Completion.complete``."""
+        """Emit, record, close (see ``Completion.complete``), keep the result, delete."""
         completed = self._completion.complete(done, refused, lambda work: self.intake.advance(work.lease))
+        completed = keep(completed, self._results.record(completed), refused)
         self._delete(completed)
         for work in completed:
             if isinstance(work.outcome, Succeeded):
