@@ -97,7 +97,11 @@ class Observer:
         kafka: dict[str, Any] = {"bootstrap.servers": self.bootstrap, "log_level": 0}
         self._admin = AdminClient(kafka)
         # A consumer that is in no group, and one that asks what the bridge's group committed.
-        self._reader = Consumer({**kafka, "group.id": f"{self.group}-observer"})
+        # A client that looks for its place again after an outage goes back to the start: librdkafka's default
+        # is the end, and what was written meanwhile would count as lost.
+        self._reader = Consumer(
+            {**kafka, "group.id": f"{self.group}-observer", "auto.offset.reset": "earliest"}
+        )
         self._member = Consumer({**kafka, "group.id": self.group})
         self._read: dict[str, list[Read]] = {name: [] for name in self.written}
         self._next = dict.fromkeys(self._partitions(self.written), 0)
@@ -154,16 +158,22 @@ class Observer:
         return sum(self._ends(self._consumed).values())
 
     def _catch_up(self) -> None:
-        """Read all records that exist."""
+        """Read all records that exist; each once, and none left out."""
         ends, deadline = self._ends(self._next), time.monotonic() + 60
+        shorter = {place: end for place, end in ends.items() if end < self._next[place]}
+        assert not shorter, f"Kafka has lost records: it ends at {shorter}, and {self._next} were read before"
         while any(self._next[place] < end for place, end in ends.items()):
             assert time.monotonic() < deadline, "the topics cannot be read"
             for message in self._reader.consume(500, 0.05):
                 if message.error():
                     continue
                 read = _read(message)
+                place = read.topic, read.partition
+                if read.offset < self._next[place]:
+                    continue
+                assert read.offset == self._next[place], f"{place}: {read.offset} follows {self._next[place]}"
                 self._read[read.topic.removeprefix(self.prefix)].append(read)
-                self._next[read.topic, read.partition] = read.offset + 1
+                self._next[place] = read.offset + 1
 
     def _partitions(self, names: Iterable[str]) -> list[Place]:
         topics = [self.prefix + name for name in names]
