@@ -21,9 +21,9 @@ from pipeline.payloads import Payloads
 from pipeline.results.asyncresult import TaskResult
 from pipeline.settings import Settings, load_settings
 from pipeline.telemetry import logs, tracing
-from pipeline.transport.publishing import GROUP_HEADER, is_for_later
+from pipeline.transport.publishing import is_for_later
 from pipeline.vault import environment
-from pipeline.wire.taskmessage import TRACEPARENT
+from pipeline.wire.taskmessage import GROUP_HEADER, TRACEPARENT
 from pipeline.worker import errbacks
 from pipeline.worker.bootsteps import Health, Preflight, Runtime, Settling
 from pipeline.worker.celerychecks import start_refused

@@ -11,6 +11,7 @@ from pipeline.author.registry import Registry
 from pipeline.observe.reports import QueueReading
 from pipeline.settings import Settings
 from pipeline.sqs import ReceivedMessage, SqsQueue, sqs_client
+from pipeline.transport.stockmessage import as_own, is_of_others, plain_text
 from pipeline.wire.deadletter import ATTEMPTS
 from pipeline.wire.taskmessage import HEADER
 
@@ -173,7 +174,8 @@ def _view(message: ReceivedMessage, now: float) -> Sample:
 def _headers(body: str) -> dict[str, Any]:
     """Return the Celery headers of a task's message; {} for any other body."""
     try:
-        headers = json.loads(body)["headers"]
+        payload = json.loads(plain_text(body))
+        headers = (as_own(payload) if is_of_others(payload) else payload)["headers"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return headers if isinstance(headers, dict) else {}

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import InvalidInputError
+from pipeline.transport.stockmessage import as_own, is_of_others, plain_text
 from pipeline.wire.references import REFERENCE_TYPE, Reference, ReferencedBody
 
 #: The content type and encoding of a task message; that of one whose data is on S3 differs in its type.
@@ -79,7 +80,7 @@ class _Payload(_Read):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Envelope:
-    """A task message as received: Celery's protocol 2 in JSON."""
+    """A task message as received, in Celery's protocol 2 and JSON, however its client wrote it."""
 
     task_id: str
     #: Celery's name of the task
@@ -114,12 +115,8 @@ def open_envelope(text: str) -> Envelope:
 
     Raises ``InvalidInputError``, which says what is wrong with it.
     """
-    payload = _checked(_json(text, "the message"))
-    if _SURROGATE.search(text):
-        _refuse_half_characters(payload)
-    for name, allowed in zip(("content-type", "content-encoding"), _ALLOWED, strict=True):
-        if payload.setdefault(name, allowed[0]) not in allowed:
-            raise _invalid(f"{name} is {payload[name]!r}, only {' or '.join(allowed)} is accepted")
+    payload = _checked(_read(text))
+    _refuse_content(payload)
     payload["properties"].setdefault("delivery_info", {})
     headers, body = payload["headers"], payload["body"]
     referenced = ReferencedBody.read(body) if payload["content-type"] == REFERENCE_TYPE else None
@@ -137,6 +134,28 @@ def open_envelope(text: str) -> Envelope:
     )
 
 
+def _read(text: str) -> Any:
+    """Return the payload in the text of a message, as this project's clients write it."""
+    try:
+        text = plain_text(text)
+        payload = _json(text, "the message")
+        is_others = is_of_others(payload)
+        if is_others:
+            _refuse_content(payload)
+            payload = as_own(payload)
+    except ValueError as error:
+        raise _invalid(str(error)) from error
+    if is_others or _SURROGATE.search(text):
+        _refuse_half_characters(payload)
+    return payload
+
+
+def _refuse_content(payload: dict[str, Any]) -> None:
+    for name, allowed in zip(("content-type", "content-encoding"), _ALLOWED, strict=True):
+        if payload.setdefault(name, allowed[0]) not in allowed:
+            raise _invalid(f"{name} is {payload[name]!r}, only {' or '.join(allowed)} is accepted")
+
+
 def _unread(body: ReferencedBody) -> list[Any]:
     return [[], {}, {"errbacks": body.errbacks}]
 
@@ -147,6 +166,8 @@ def _refuse_half_characters(payload: dict[str, Any]) -> None:
         json.dumps(payload, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise _invalid(f"it is not Unicode: {error}") from error
+    except RecursionError as error:
+        raise _invalid(f"it is nested too deep: {error}") from error
 
 
 def _checked(payload: Any) -> dict[str, Any]:

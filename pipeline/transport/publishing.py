@@ -15,14 +15,12 @@ import structlog
 from pipeline.errors import InvalidInputError, MessageRefusedError
 from pipeline.sqs import QUEUE_RETENTION, OutgoingMessage
 from pipeline.transport.envelope import LONGEST_ID, open_envelope
+from pipeline.transport.stockmessage import DEDUPLICATION_PROPERTY, GROUP_PROPERTY
 from pipeline.wire import identity
-from pipeline.wire.redaction import redact
-from pipeline.wire.taskmessage import ATTRIBUTE_ROOM, allow_in_sqs
+from pipeline.wire.taskmessage import ATTRIBUTE_ROOM, GROUP_HEADER, allow_in_sqs, redact_shown
 
 log = structlog.get_logger(__name__)
 
-#: The Celery header that names a plain task's message group; without it each task is its own group.
-GROUP_HEADER: Final = "message_group"
 #: A task due later than this (seconds) goes back to the queue until it is due.
 PARK_BEYOND = 1.0
 DAY = 86_400
@@ -33,7 +31,10 @@ LATEST = QUEUE_RETENTION - DAY
 Queued = tuple[str, OutgoingMessage]
 
 #: Headers and properties whose value may be an int or a UUID: it is sent as text.
-_NAMES: Final = ("id", "root_id", "parent_id", "group", GROUP_HEADER, "correlation_id", "reply_to")
+_NAMES: Final = (
+    *("id", "root_id", "parent_id", "group", GROUP_HEADER, "correlation_id", "reply_to"),
+    *(GROUP_PROPERTY, DEDUPLICATION_PROPERTY),
+)
 
 _outbox: ContextVar[list[Queued] | None] = ContextVar("outbox", default=None)
 
@@ -67,9 +68,9 @@ def to_sqs(queue: str, message: dict[str, Any]) -> OutgoingMessage:
         each.update({name: str(each[name]) for name in _NAMES if isinstance(each.get(name), int | UUID)})
     try:
         _check_options(headers, properties, message)
-        _redact_shown(headers)
+        redact_shown(headers)
         body = _text({**message, "body": _unescaped(message["body"])})
-        open_envelope(body)
+        group = open_envelope(body).headers.get(GROUP_HEADER)
     except InvalidInputError as error:
         raise MessageRefusedError(f"Could not send to {queue}: {error}") from error
     if properties.get("priority"):
@@ -77,8 +78,9 @@ def to_sqs(queue: str, message: dict[str, Any]) -> OutgoingMessage:
     task_id = headers["id"]
     return OutgoingMessage(
         body=body,
-        group_id=identity.group_id(task_id, headers.get(GROUP_HEADER) or task_id, ordered=True),
-        deduplication_id=identity.publish_deduplication_id(
+        group_id=identity.group_id(task_id, group or task_id, ordered=True),
+        deduplication_id=properties.get(DEDUPLICATION_PROPERTY)
+        or identity.publish_deduplication_id(
             task_id,
             headers.get("retries") or 0,
             headers.get("replaced_task_nesting") or 0,
@@ -89,13 +91,6 @@ def to_sqs(queue: str, message: dict[str, Any]) -> OutgoingMessage:
     )
 
 
-def _redact_shown(headers: dict[str, Any]) -> None:
-    """Redact the arguments as Celery's events show them; those in the body are the task's own."""
-    for name in ("argsrepr", "kwargsrepr"):
-        if isinstance(headers.get(name), str):
-            headers[name] = redact(headers[name])
-
-
 def _check_options(headers: dict[str, Any], properties: dict[str, Any], message: dict[str, Any]) -> None:
     """Raise ``InvalidInputError`` for options that SQS FIFO queues, or the workers, do not have."""
     if (delay := seconds_until(headers.get("eta"))) > LATEST:
@@ -103,11 +98,16 @@ def _check_options(headers: dict[str, Any], properties: dict[str, Any], message:
             f"the task is due in {delay / DAY:.1f} days ({headers['eta']}), and a queue keeps a message for "
             f"{QUEUE_RETENTION // DAY}: publish it at most {LATEST // DAY} days before"
         )
-    # Options of kombu's own SQS transport: if they were ignored, an order would be lost without an error.
-    if given := {"MessageGroupId", "MessageDeduplicationId"} & properties.keys():
+    given = properties.get(DEDUPLICATION_PROPERTY)
+    if given is not None and not identity.is_sqs_id(given):
         raise InvalidInputError(
-            f"{', '.join(sorted(given))} is no option here. The group is given as "
-            f'headers={{"{GROUP_HEADER}": ...}}; the deduplication id is made from the task id, task_id=...'
+            f"its {DEDUPLICATION_PROPERTY} is {str(given)[:40]!r}, and SQS takes 1 to 128 letters, digits "
+            "and punctuation: leave it out, or hash it"
+        )
+    if "task" not in headers:
+        raise InvalidInputError(
+            "it is in Celery's protocol 1, which has no headers for its group and trace: publish in protocol "
+            "2 (setting task_protocol)"
         )
     if compression := headers.get("compression"):
         raise InvalidInputError(

@@ -113,6 +113,11 @@ def group_id(task_id: str, entity_id: str, ordered: bool) -> str:
     return hashlib.sha256(entity_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def is_sqs_id(value: object) -> bool:
+    """Whether SQS takes it as a message group or deduplication id."""
+    return isinstance(value, str) and _SQS_ID.fullmatch(value) is not None
+
+
 def publish_deduplication_id(task_id: str, retries: int, nesting: int, eta: str | None, redrives: int) -> str:
     """Return the MessageDeduplicationId of a plain Celery publish.
 

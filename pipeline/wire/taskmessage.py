@@ -25,6 +25,8 @@ from pipeline.wire.references import REFERENCE_TYPE, Reference, ReferencedBody
 
 #: The Celery header that holds the TaskHeader.
 HEADER: Final = "pipeline"
+#: The Celery header that names a plain task's message group; without it each task is its own group.
+GROUP_HEADER: Final = "message_group"
 #: The Celery header of a gather that says how many parts it joins.
 PARTS: Final = "parts"
 
@@ -433,6 +435,13 @@ def _headers(header: TaskHeader, task_id: str, root_id: str, name: str, data: st
         "ignore_result": True,
         HEADER: header.model_dump(mode="json"),
     }
+
+
+def redact_shown(headers: dict[str, Any]) -> None:
+    """Redact the arguments as Celery's events show them; those in the body are the task's own."""
+    for name in ("argsrepr", "kwargsrepr"):
+        if isinstance(headers.get(name), str):
+            headers[name] = redact(headers[name])
 
 
 def allow_in_sqs(text: str) -> str:

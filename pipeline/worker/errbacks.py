@@ -14,9 +14,9 @@ from celery.utils.serialization import create_exception_cls
 
 from pipeline.errors import PayloadLostError, ServiceUnavailableError
 from pipeline.transport import publish_many
-from pipeline.transport.publishing import GROUP_HEADER
 from pipeline.wire import identity
 from pipeline.wire.references import ReferencedBody
+from pipeline.wire.taskmessage import GROUP_HEADER
 from pipeline.worker.child.outcome import Failed
 from pipeline.worker.settle.work import Work
 

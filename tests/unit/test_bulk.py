@@ -15,6 +15,7 @@ from pipeline.celery import PipelineApp, make_app
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs import OutgoingMessage
 from pipeline.transport import bulk, kombutransport, publish_many
+from pipeline.transport.envelope import open_envelope
 from pipeline.worker.child import trace
 from pipeline.worker.child.outcome import Failed
 from tests import builders
@@ -150,11 +151,14 @@ def test_what_goes_to_no_queue_is_refused(app: PipelineApp, queue: FakeQueue) ->
     assert queue.taken == []
 
 
-def test_the_options_of_another_transport_are_refused(app: PipelineApp, queue: FakeQueue) -> None:
-    """Users of kombu's own SQS transport name a group so; passed over, its order would be lost."""
-    with pytest.raises(OperationalError, match="message_group"):
-        sign(app, "a", MessageGroupId="customer-7", retry=False).apply_async()
-    assert queue.taken == []
+def test_the_options_of_kombus_sqs_transport_count(app: PipelineApp, queue: FakeQueue) -> None:
+    """Code that names a group and a deduplication id in its way needs no change."""
+    sign(app, "a", MessageGroupId="customer-7", MessageDeduplicationId="d-1").apply_async()
+    publish_many([sign(app, "a", MessageGroupId=7)])
+    first, second = queue.taken
+    assert (first.group_id, first.deduplication_id) == ("customer-7", "d-1")
+    assert second.group_id == "7"
+    assert open_envelope(first.body).headers["message_group"] == "customer-7"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_a_task_id_may_be_a_uuid(app: PipelineApp, queue: Queue) -> None:
         (1, {"headers": {"message_group": ["a"]}}, "headers.message_group"),
         ("half \ud83d", {}, "half a surrogate pair"),
         (1, {"headers": {"mine": "half \ud83d"}}, "half a surrogate pair"),
-        (1, {"MessageGroupId": "a"}, "is no option here"),
+        (1, {"MessageGroupId": ["a"]}, "headers.message_group"),
+        (1, {"MessageDeduplicationId": "a b"}, "its MessageDeduplicationId is 'a b'"),
+        (1, {"MessageDeduplicationId": ["a"]}, "its MessageDeduplicationId is"),
     ],
 )
 def test_what_no_worker_could_run_is_refused_by_the_publish(
@@ -118,3 +120,11 @@ def test_arguments_arrive_as_they_were_sent(app: PipelineApp, queue: Queue, argu
     assert open_envelope(message.body).args == [argument, "漢"]
     assert not {"\ufffe", "\uffff"} & set(message.body)
     assert json.loads(json.loads(message.body)["body"])[0][0] == argument
+
+
+def test_protocol_1_is_refused_with_the_setting_to_change(app: PipelineApp, queue: Queue) -> None:
+    """Messages of others in it are accepted; an app of ours needs the headers of protocol 2."""
+    app.conf.task_protocol = 1
+    with pytest.raises(OperationalError, match="task_protocol"):
+        publish(app, 1)
+    assert not queue.taken
