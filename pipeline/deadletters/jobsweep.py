@@ -24,6 +24,7 @@ from pipeline.ledger import Dispatch, Ledger
 from pipeline.patience import Patience
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.worker.settle.chords import Chords
 from pipeline.worker.settle.deadletter import DeadLetters
 
 #: Seconds without a change after which an open job is examined.
@@ -62,7 +63,9 @@ class JobSweep:
         queue_named = cache(lambda name: SqsQueue(client, settings.queue_url(name)))
         dispatch = Dispatch(settings, registry, queue_named, self._patience)
         self._ledger = Ledger(settings, self._store, self._producer, self._patience, dispatch)
-        explainer = Explainer(self._store, DeadLetters(settings, self._ledger, self._patience))
+        chords = Chords(self._store.chords, self._patience)
+        dead_letters = DeadLetters(settings, self._ledger, chords, self._patience)
+        explainer = Explainer(self._store, dead_letters)
         self._letters = KnownLetters(settings, self._store, explainer, self._stop)
         self._probes = Probes(queue_named=queue_named)
         self._open_jobs = OpenJobs(self._store.listing, self._store.passes, self._stop.wait)

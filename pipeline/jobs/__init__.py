@@ -1,6 +1,7 @@
 """Jobs, splits and attempts: what is recorded of the work, and the only door to DynamoDB."""
 
 from pipeline.jobs.attempts import Attempts, PastAttempts, Verdict
+from pipeline.jobs.chordrecords import ChordPart, ChordRecords, Decision, PartEnd, PartFailure
 from pipeline.jobs.errors import TaskOverError
 from pipeline.jobs.keys import moment
 from pipeline.jobs.listing import JobListing
@@ -42,7 +43,10 @@ from pipeline.wire.plans import JobPlan
 __all__ = [
     "TOGETHER",
     "Attempts",
+    "ChordPart",
+    "ChordRecords",
     "Closing",
+    "Decision",
     "Done",
     "DoneTasks",
     "FailedTask",
@@ -61,6 +65,8 @@ __all__ = [
     "NewJob",
     "Opened",
     "PartDone",
+    "PartEnd",
+    "PartFailure",
     "PartPage",
     "PartRef",
     "PartResult",

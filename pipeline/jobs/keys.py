@@ -12,6 +12,8 @@
     P#split#run#page, P#split#run#dN    -                      a page of sealed parts; a piece of the data
     R#split#leaf                        ordinal                a part's result
     T#task#messageid                    -                      a message's attempts
+    H#chord                             -                      a chord: its size, how many ends, its decision
+    H#chord#leaf                        index.task             the end of a header task (ADR 37)
     K#task                              -                      the result of a plain task (ADR 36)
     G#group                             -                      the ids of a saved group of plain tasks
     C                                   moment#job             a job that was cancelled, and when
@@ -114,6 +116,18 @@ class Keys:
     def attempts(self, task_id: str, message_id: str) -> Key:
         """Return the key of a message's attempts."""
         return f"{self.service}/T#{task_id}#{message_id}", ALONE
+
+    def chord(self, chord_id: str) -> Key:
+        """Return the key of a chord, whose id is that of its header's group."""
+        return f"{self.service}/H#{chord_id}", ALONE
+
+    def chord_leaf(self, chord_id: str, leaf: int) -> str:
+        """Return the pk of the ends of header tasks with neighbouring indexes, in order."""
+        return f"{self.service}/H#{chord_id}#{leaf}"
+
+    def chord_part(self, chord_id: str, leaf: int, index: int, task_id: str) -> Key:
+        """Return the key of the end of a header task."""
+        return self.chord_leaf(chord_id, leaf), f"{index:09d}.{task_id}"
 
     def task_result(self, task_id: str) -> Key:
         """Return the key of the result of a plain task."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.errors import ServiceError
 from pipeline.jobs.attempts import Attempts
+from pipeline.jobs.chordrecords import ChordRecords
 from pipeline.jobs.counter import Counter
 from pipeline.jobs.deployments import Deployments
 from pipeline.jobs.expressions import Item
@@ -68,6 +69,8 @@ class JobStore:
         self.results = TaskResults(table, keys, payloads, clock)
         #: failed runs
         self.attempts = Attempts(table, keys, self._expiry)
+        #: chords of plain tasks: the ends of their header tasks
+        self.chords = ChordRecords(table, keys, self._expiry, Payloads(settings))
         #: what is left to do after a crash, a replay or a redrive
         self.resumption = Resumption(table, keys, self.records, counter, self.tasks)
         #: lists and progress, for people

@@ -18,6 +18,7 @@ from pipeline.errors import PermanentError
 from pipeline.jobs import RecordedResult
 from pipeline.payloads import SET_BUCKET
 from pipeline.results.asyncresult import NOT_KEPT, keeps_some
+from pipeline.results.chordbackend import ChordBackend
 from pipeline.results.report import Report, running_task
 from pipeline.results.waiting import Waiting
 from pipeline.wire.redaction import LIMIT, redact
@@ -33,7 +34,7 @@ class UnstorableResultError(PermanentError, EncodeError):  # type: ignore[misc]
     """A task returned what cannot be stored: another run would return the same."""
 
 
-class Backend(Waiting, BaseBackend):  # type: ignore[misc]
+class Backend(ChordBackend, Waiting, BaseBackend):  # type: ignore[misc]
     """The results of plain tasks."""
 
     supports_autoexpire = True
@@ -43,10 +44,6 @@ class Backend(Waiting, BaseBackend):  # type: ignore[misc]
     def as_uri(self, include_password: bool = False) -> str:
         """Return the name that the worker's banner and ``celery report`` show."""
         return "disabled://" if self.app.conf.task_ignore_result else "jobs-table://"
-
-    def ensure_chords_allowed(self) -> None:
-        """Raise ``NotImplementedError``: a stage with ``split`` and ``gather`` does what a chord would."""
-        raise NotImplementedError("Chords are not supported: write a stage with split and gather.")
 
     # ─── Ends of runs ───
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.errors import ServiceError, ServiceUnavailableError
+from pipeline.patience import raise_first
 from pipeline.sqs import SqsQueue
 from pipeline.transport import kombutransport
 from pipeline.transport.publishing import Queued, gathering
@@ -48,6 +49,17 @@ def publish_many(signatures: Iterable[Any]) -> list[Published]:
         Published(task_id=task_id, error=next((error for error in errors[start:end] if error), None))
         for task_id, (start, end) in zip(task_ids, pairwise([0, *ends]), strict=True)
     ]
+
+
+def publish_all(publish: Callable[[], object]) -> None:
+    """Send together what ``publish`` publishes, ten in a request; raise the first error.
+
+    Nothing is sent if it raises. Repeat all of it after an error, under the same ids: within 5 minutes SQS
+    drops what it has already.
+    """
+    with gathering() as queued:
+        publish()
+    raise_first(_send_patiently(queued))
 
 
 def send_many(queue_named: Callable[[str], SqsQueue], queued: Sequence[Queued]) -> list[ServiceError | None]:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from pipeline.worker.child.stagetask import StageTask
 from pipeline.worker.errbacks import NAME
 
-#: Tasks that ``task.map``, ``starmap`` and ``chunks`` send, for plain tasks.
-FOR_PLAIN_TASKS: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks"})
+#: Tasks that plain tasks send: ``task.map``, ``starmap`` and ``chunks``, and ``replace`` by a group.
+FOR_PLAIN_TASKS: Final = frozenset({"celery.map", "celery.starmap", "celery.chunks", "celery.accumulate"})
 #: The beginning of the names of Celery's own tasks.
 CELERYS: Final = "celery."
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 import structlog
 from celery import Celery, current_app
 from celery.app.task import Context
-from celery.utils.serialization import create_exception_cls
 
 from pipeline.errors import PayloadLostError, ServiceUnavailableError
 from pipeline.transport import publish_many
@@ -74,6 +73,7 @@ def _call(request: dict[str, Any], error: str, message: str, traceback: str, bod
         except PayloadLostError as lost:
             log.warning("errbacks.without_arguments", task_id=request.get("id"), error=str(lost))
     module, _, name = error.rpartition(".")
-    exception = create_exception_cls(name, module)(message)
+    told = {"exc_type": name, "exc_message": [message], "exc_module": module or "builtins"}
+    exception = current_app.backend.exception_to_python(told)
     context = Context(request, is_eager=False, delivery_info={}, called_directly=False)
     current_app.backend.call_errbacks(context, exception, traceback)

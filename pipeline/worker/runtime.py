@@ -24,6 +24,7 @@ from pipeline.worker.child.outcome import MESSAGE_LIMIT, Failed, Outcome
 from pipeline.worker.errbacks import publish_errbacks
 from pipeline.worker.lookup import Lookup
 from pipeline.worker.sample import Sample
+from pipeline.worker.settle.chords import Chords
 from pipeline.worker.settle.completion import Completion, Recorder
 from pipeline.worker.settle.deadletter import DeadLetters
 from pipeline.worker.settle.emit import Emitter
@@ -78,8 +79,8 @@ class WorkerRuntime:
         dispatch = Dispatch(settings, registry, self.source.queue, patience)
         ledger = Ledger(settings, store, self._producer, patience, dispatch)
         plans = Plans(registry, ledger)
-        results = ResultRecorder(store.results, patience)
-        self._dead_letters = DeadLetters(settings, ledger, patience, node_name)
+        results, chords = ResultRecorder(store.results, patience), Chords(store.chords, patience)
+        self._dead_letters = DeadLetters(settings, ledger, chords, patience, node_name)
         give_back = self.source.disposal.give_back
         self._settlement = Settlement(
             self.source,
@@ -98,6 +99,7 @@ class WorkerRuntime:
                 on_retry=results.retry,
             ),
             self._dead_letters,
+            chords,
             results,
             patience,
             on_dead_letter=publish_errbacks,

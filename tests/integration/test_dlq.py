@@ -64,6 +64,7 @@ from pipeline.wire.events import (
 )
 from pipeline.wire.failure import Failure, origin_of
 from pipeline.wire.taskmessage import TaskHeader, first_at_of, generation_of
+from pipeline.worker.settle.chords import Chords
 from pipeline.worker.settle.deadletter import DeadLetters
 from pipeline.worker.settle.outgoingletter import OutgoingLetter
 from tests.conftest import MakeEnvironment
@@ -180,7 +181,7 @@ class World:
         patience = Patience()
         dispatch = Dispatch(self.settings, load_stages((MODULE,)), lambda _: self.tasks, patience)
         ledger = Ledger(self.settings, self.store, self.producer, patience, dispatch)
-        return DeadLetters(self.settings, ledger, patience)
+        return DeadLetters(self.settings, ledger, Chords(self.store.chords, patience), patience)
 
     def state(self, job_id: str) -> JobState:
         job = self.store.records.get(job_id)

@@ -12,7 +12,6 @@ from pipeline.worker.loader import register_stages
 from tests.builders import settings
 
 NEVER_SENT = {
-    "celery.accumulate",
     "celery.backend_cleanup",
     "celery.chain",
     "celery.chord",

@@ -31,6 +31,8 @@ def test_keys_stay_as_they_are() -> None:
     assert KEYS.result(part(700, 900)) == ("orders/R#s#2", "000000700")
     assert KEYS.index_shards() == ("orders/I", "-")
     assert KEYS.attempts("t", "m") == ("orders/T#t#m", "-")
+    assert KEYS.chord("c") == ("orders/H#c", "-")
+    assert KEYS.chord_part("c", 2, 2_700, "t") == ("orders/H#c#2", "000002700.t")
     assert leaf_of(part(700, 900)).key(KEYS) == ("orders/L#s#0#2", "-")
     assert leaf_of(part(7, 9)).key(KEYS) == top_of(SPLIT, 900).key(KEYS) == ("orders/L#s#top", "-")
 
@@ -46,6 +48,8 @@ def test_every_partition_key_begins_with_the_prefix_that_policies_grant() -> Non
         KEYS.data_piece("s", "r", 3)[0],
         KEYS.results("s", 1),
         KEYS.attempts("t", "m")[0],
+        KEYS.chord("c")[0],
+        KEYS.chord_leaf("c", 2),
         KEYS.cancellations(),
         KEYS.turn("sweep")[0],
         KEYS.deployments(),

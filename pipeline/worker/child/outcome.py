@@ -10,6 +10,7 @@ the parent has not imported, must not cost the task.
 import math
 import traceback
 from dataclasses import dataclass
+from typing import Final
 
 from pipeline.errors import PermanentError, Retry
 from pipeline.jobs import Closing
@@ -66,11 +67,17 @@ class AlreadyDone:
     finished_at: float = math.inf
 
 
+#: The reason of a task that raised ``Ignore`` and did not publish itself again.
+IGNORED: Final = "ignored"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Discarded:
     """A plain task ended without a result: retried by its own publish, ignored, revoked or expired."""
 
     reason: str
+    #: It published itself again (``retry``, ``replace``): another message of the same task ends it.
+    lives_on: bool = False
     #: what the result of the task says of it
     report: Report | None = None
 

@@ -25,6 +25,7 @@ from pipeline.wire.redaction import redact
 from pipeline.wire.references import REFERENCE_TYPE, ReferencedBody
 from pipeline.wire.taskmessage import data_of
 from pipeline.worker.child.outcome import (
+    IGNORED,
     Discarded,
     Failed,
     Outcome,
@@ -49,6 +50,9 @@ NOT_RUN = (
     "returned a coroutine or generator, whose code has not run: make it a plain function that awaits with "
     "asyncio.run(...), or that runs the loop itself."
 )
+
+#: The message of the ``Ignore`` that ``Task.replace`` raises.
+REPLACED = "Replaced by new task"
 
 #: The content type and encoding of the bodies of plain tasks.
 CONTENT = ("application/json", "utf-8")
@@ -166,9 +170,10 @@ def _fetched(
 def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:
     """Return the outcome of a plain task. A stage's task never just ends: its job counts it."""
     if state == states.IGNORED:
-        return Discarded(reason="ignored")
+        is_replaced = str(error) == REPLACED
+        return Discarded(reason="replaced" if is_replaced else IGNORED, lives_on=is_replaced)
     if state == states.RETRY and isinstance(error, CeleryRetry):
-        return Discarded(reason="retried by its own publish")
+        return Discarded(reason="retried by its own publish", lives_on=True)
     if isinstance(error, Reject):
         # Celery rejects so when the publish of a retry failed; behind kombu's error is the queue's.
         said = getattr(error.reason, "__cause__", None) or error.reason

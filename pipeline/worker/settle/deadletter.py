@@ -17,6 +17,7 @@ from pipeline.telemetry.fields import task_fields
 from pipeline.telemetry.sentry import Sentry
 from pipeline.wire.taskmessage import TRACEPARENT
 from pipeline.worker.child import outcome
+from pipeline.worker.settle.chords import Chords
 from pipeline.worker.settle.outgoingletter import OutgoingLetter, letter_of
 from pipeline.worker.settle.work import Work
 
@@ -30,12 +31,14 @@ class DeadLetters:
         self,
         settings: Settings,
         ledger: Ledger,
+        chords: Chords,
         patience: Patience,
         worker: str | None = None,
     ) -> None:
         self._settings = settings
         self._dlq = SqsQueue(sqs_client(settings), settings.sqs_dlq_url)
         self._ledger = ledger
+        self._chords = chords
         self._patience = patience
         self._worker = worker
         self._sentry = Sentry(settings)
@@ -59,6 +62,8 @@ class DeadLetters:
         failed = [task for letter in letters if (task := letter.failed_task()) is not None]
         self._ledger.close(self._ledger.fail(failed).closings, _traces(letters))
         for letter in letters:
+            if letter.header is None:
+                self._chords.fail(letter.message.body, letter.failure)
             _log(letter)
             self._report(letter)
 

@@ -26,6 +26,7 @@ from pipeline.worker.child.outcome import (
     Succeeded,
 )
 from pipeline.worker.settle.arrivals import Arrivals
+from pipeline.worker.settle.chords import Chords
 from pipeline.worker.settle.completion import Completion
 from pipeline.worker.settle.deadletter import DeadLetters
 from pipeline.worker.settle.results import ResultRecorder
@@ -47,6 +48,7 @@ class Settlement:
         completion: Completion,
         retries: Retries,
         dead_letters: DeadLetters,
+        chords: Chords,
         results: ResultRecorder,
         patience: Patience,
         *,
@@ -68,6 +70,7 @@ class Settlement:
         self._completion = completion
         self._retries = retries
         self._dead_letters = dead_letters
+        self._chords = chords
         self._results = results
         self._patience = patience
         self._arrivals = Arrivals()
@@ -164,6 +167,7 @@ class Settlement:
 
     def _settle_discarded(self, works: Sequence[Work]) -> None:
         if works:
+            raise_first(self._chords.record(works))
             raise_first(self._results.record(works))
             self._delete(works)
         for work in works:
@@ -210,6 +214,7 @@ class Settlement:
     def _complete(self, done: Sequence[Work], refused: list[Work]) -> list[Work]:
         """Emit, record, close (see ``Completion.complete``), keep the result, delete."""
         completed = self._completion.complete(done, refused, lambda work: self.intake.advance(work.lease))
+        completed = keep(completed, self._chords.record(completed), refused)
         completed = keep(completed, self._results.record(completed), refused)
         self._delete(completed)
         for work in completed:

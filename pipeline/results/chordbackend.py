@@ -1,0 +1,46 @@
+"""What Celery's canvas asks of a backend for chords. Header tasks are counted by settlement, not here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery.result import GroupResult
+from celery.utils.functional import _regen
+
+from pipeline.jobs import ChordRecords
+
+
+class ChordBackend:
+    """The part of the result backend that publishes chords."""
+
+    app: Any
+
+    @property
+    def chords(self) -> ChordRecords:
+        """The chords of this service."""
+        records: ChordRecords = self.app.job_store.chords
+        return records
+
+    def ensure_chords_allowed(self) -> None:
+        """Do nothing: the jobs table, which counts the header, is always there."""
+
+    def apply_chord(self, header_result_args: Sequence[Any], body: Any, **kwargs: Any) -> None:
+        """Keep how the results of the header are nested, where they are; nothing else is needed before it."""
+        chord_id, results = header_result_args
+        # A generator stays one: it is not read before its tasks are sent, and its results are not nested.
+        if not isinstance(results, _regen) and any(isinstance(each, GroupResult) for each in results):
+            self.chords.set_shape(chord_id, _shape(results))
+
+    def set_chord_size(self, group_id: str, chord_size: int) -> None:
+        """Set the number of header tasks. Celery calls it before it sends the last one."""
+        self.chords.set_size(group_id, chord_size)
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """Expect one more header task (``Task.add_to_chord``)."""
+        self.chords.add_task(chord_id, result.id)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        """Do nothing: this run may not be the last of the task. Settlement records its end."""
+
+
+def _shape(results: Sequence[Any]) -> list[Any]:
+    return [_shape(each.results) if isinstance(each, GroupResult) else each.id for each in results]

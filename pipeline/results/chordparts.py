@@ -1,0 +1,121 @@
+"""Chord parts: which chords a task's message belongs to, read from the JSON that Celery puts into messages.
+
+A header task carries the whole body of its chord. Of a chain in a header only the last task does; when the
+chain ends before it, those that it does not reach end with it: a chord waits for them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.jobs import ChordPart
+
+#: A signature as JSON.
+Signature = Mapping[str, Any]
+
+#: No group has so many tasks; a larger index is not Celery's.
+_MOST: int = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """A task's place in the header of a chord."""
+
+    part: ChordPart
+    #: The signature of the chord's body.
+    body: Signature
+
+
+def membership(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Membership | None:
+    """Return the place of a task in the chord that it is a header task of; None for another task."""
+    return _membership(
+        embed.get("chord"), headers.get("group"), headers.get("id"), headers.get("group_index")
+    )
+
+
+def abandoned(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Iterator[Membership]:
+    """Yield all places that are given up with a task: its own, and those of its chain behind it."""
+    own = membership(headers, embed)
+    if own is not None:
+        yield own
+    for signature in _list(embed.get("chain")):
+        yield from never_run(signature)
+
+
+def never_run(signature: Any, chord: Any = None) -> Iterator[Membership]:
+    """Yield the places in chords that end with a signature which is never applied.
+
+    ``chord``: of the group that it is in. Of a chord only the body counts: its header has its own.
+    """
+    if not isinstance(signature, Mapping):
+        return
+    options, kwargs = _mapping(signature.get("options")), _mapping(signature.get("kwargs"))
+    chord = options.get("chord") or chord
+    match signature.get("task"):
+        case "celery.chain":
+            for each in _list(kwargs.get("tasks")):
+                yield from never_run(each)
+        case "celery.group":
+            for each in _list(kwargs.get("tasks")):
+                yield from never_run(each, chord)
+        case "celery.chord":
+            yield from never_run(kwargs.get("body"), chord)
+        case _:
+            place = _membership(
+                chord, options.get("group_id"), options.get("task_id"), options.get("group_index")
+            )
+            if place is not None:
+                yield place
+    for each in _list(options.get("chain")):
+        yield from never_run(each)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyTask:
+    """A task of a chord's body, which is told if the header fails."""
+
+    task_id: str
+    task: str
+    errbacks: Sequence[Signature]
+    options: Mapping[str, Any]
+
+
+def body_tasks(body: Signature) -> list[BodyTask]:
+    """Return the tasks whose results are those of a body: of a group all of them, else the last one's."""
+    options, kwargs = _mapping(body.get("options")), _mapping(body.get("kwargs"))
+    errbacks = _list(options.get("link_error"))
+    if body.get("task") == "celery.group":
+        found = [task for each in _list(kwargs.get("tasks")) for task in body_tasks(each)]
+    elif body.get("task") == "celery.chord" and isinstance(kwargs.get("body"), Mapping):
+        found = body_tasks(kwargs["body"])
+    else:
+        task_id, name = options.get("task_id"), str(body.get("task"))
+        if name == "celery.chain" and (tasks := _list(kwargs.get("tasks"))):
+            task_id = _mapping(tasks[-1].get("options")).get("task_id", task_id)
+        return [BodyTask(task_id=str(task_id or ""), task=name, errbacks=errbacks, options=options)]
+    return [
+        BodyTask(
+            task_id=each.task_id,
+            task=each.task,
+            errbacks=[*each.errbacks, *(more for more in errbacks if more not in each.errbacks)],
+            options=each.options,
+        )
+        for each in found
+    ]
+
+
+def _membership(chord: Any, group: Any, task_id: Any, index: Any) -> Membership | None:
+    if not (isinstance(chord, Mapping) and isinstance(group, str) and isinstance(task_id, str)):
+        return None
+    if not (group and task_id):
+        return None
+    at = {"index": index} if isinstance(index, int) and 0 <= index < _MOST else {}
+    return Membership(part=ChordPart(chord_id=group, task_id=task_id, **at), body=chord)
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
