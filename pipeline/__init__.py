@@ -11,6 +11,7 @@ from pipeline.author.context import CurrentTask, Part, current_task
 from pipeline.author.decorator import consumer, stage
 from pipeline.author.records import Event, Record
 from pipeline.author.stages import Stage
+from pipeline.author.timing import Tick, cron, every
 from pipeline.errors import (
     InvalidEventError,
     InvalidInputError,
@@ -60,9 +61,12 @@ __all__ = [
     "ServiceError",
     "Stage",
     "StageDefinitionError",
+    "Tick",
     "UnknownJobError",
     "consumer",
+    "cron",
     "current_task",
+    "every",
     "stage",
 ]
 

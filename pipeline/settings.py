@@ -160,6 +160,8 @@ class Settings(BaseModel):
 
     #: Whether the results of plain tasks are kept, unless a task says otherwise (``ignore_result``).
     results: bool = False
+    #: Whether bridges fire Celery's beat_schedule; false: "celery beat" does.
+    bridge_beat: bool = True
 
     # ─── Control plane ───
     #: How far back Flower and "celery events" read the log of task events when they start, in seconds and in

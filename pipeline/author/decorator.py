@@ -9,6 +9,7 @@ from pipeline.author.consumers import Consumer, ConsumerOptions
 from pipeline.author.records import Record
 from pipeline.author.registry import REGISTRY, Registry
 from pipeline.author.stages import Options, Stage
+from pipeline.author.timing import Tick, timing_of
 from pipeline.author.topicschema import FORMATS, Format
 from pipeline.errors import StageDefinitionError
 
@@ -43,7 +44,7 @@ _LONGEST: Final = 11 * 3600
 
 def stage(
     *,
-    consumes: str,
+    consumes: str | None = None,
     emits: str | None = None,
     name: str | None = None,
     queue: str | None = None,
@@ -56,6 +57,8 @@ def stage(
     tombstones: bool = False,
     format: Format = "json",
     entity: Callable[[Any], str] | None = None,
+    schedule: Any = None,
+    schedule_data: Callable[[Tick], Any] | None = None,
     registry: Registry | None = None,
 ) -> Callable[[Callable[[In], Out]], Stage[In, Out]]:
     """Make a function a stage: a task for each event on ``consumes``, its result an event on ``emits``.
@@ -67,14 +70,24 @@ def stage(
     ``tombstones=True`` a record without a value makes a task too, with None as its data; otherwise it is
     passed over. With ``format="avro"`` or ``"json-schema"`` the events it emits have a schema, made from its
     annotation, in the schema registry. ``entity`` is a pure function of what the stage emits: the entity of
-    that event, for the stages after it; without one it is that of the event that came in. ``registry`` is for
-    tests.
+    that event, for the stages after it; without one it is that of the event that came in.
+
+    ``schedule``: ``every(…)``, ``cron(…)``, seconds, a ``timedelta``, or Celery's ``crontab``: at each of its
+    ticks the bridges start a job with an event on ``consumes``, by default a topic of its own,
+    ``<name>-ticks``. ``schedule_data`` is a pure function of the tick (``Tick``) that makes the data of that
+    event; without one the stage takes the tick. ``registry`` is for tests.
     """
 
     def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:
+        own = getattr(function, "__name__", "?") if name is None else name
+        if consumes is None and schedule is None:
+            raise StageDefinitionError(
+                f"@stage function {own}: nothing would ever run it. Add consumes=, the topic of its events, "
+                "or schedule=."
+            )
         options = Options(
-            name=getattr(function, "__name__", "?") if name is None else name,
-            consumes=consumes,
+            name=own,
+            consumes=f"{own}-ticks" if consumes is None else consumes,
             emits=emits,
             queue=queue,
             ordered=ordered,
@@ -86,6 +99,8 @@ def stage(
             tombstones=tombstones,
             format=format,
             entity=entity,
+            schedule=None if schedule is None else timing_of(schedule),
+            schedule_data=schedule_data,
         )
         made = Stage(function, options)
         _check_function(function, made.where)
@@ -147,6 +162,12 @@ def _check_options(options: Options, where: str) -> None:
     if options.entity and options.emits is None:
         raise StageDefinitionError(
             f"{where}: entity= is for what it emits, and it emits nothing. Add emits=, or leave entity= out."
+        )
+
+    if options.schedule_data and options.schedule is None:
+        raise StageDefinitionError(
+            f"{where}: schedule_data= makes the data of ticks, and it has no schedule. Add schedule=, or "
+            "leave schedule_data= out."
         )
 
 

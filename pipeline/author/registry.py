@@ -1,14 +1,19 @@
 """The stages and consumers of a process: their topics, the plan of a job, and how they are joined."""
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 from pipeline.author.consumers import Consumer
 from pipeline.author.stages import Stage
+from pipeline.author.timing import Tick
 from pipeline.author.topicschema import TopicSchema
 from pipeline.errors import StageDefinitionError
 from pipeline.wire.plans import JobPlan, Route, plan_from
+
+#: The tick that schedules are tried with when stages are loaded.
+_SOME_TICK = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Registry:
@@ -61,6 +66,11 @@ class Registry:
         return tuple(stage for stage in self._stages.values() if stage.emits == topic)
 
     @property
+    def scheduled(self) -> tuple[Stage[Any, Any], ...]:
+        """The stages with a schedule."""
+        return tuple(stage for stage in self._stages.values() if stage.schedule)
+
+    @property
     def topic_schemas(self) -> Mapping[str, TopicSchema]:
         """The schemas that its stages write by, by the logical topic; none of a topic of plain JSON."""
         return {
@@ -107,6 +117,8 @@ class Registry:
         for consumer in self._consumers.values():
             consumer.check()
             self._check_consumer(consumer)
+        for stage in self.scheduled:
+            self._check_ticks(stage)
         self._check_variables()
         self._check_cycles()
         self._check_topic_schemas()
@@ -133,6 +145,20 @@ class Registry:
             )
         for stage in self.stages_on(consumer.emits):
             consumer.check_handover(stage)
+
+    def _check_ticks(self, scheduled: Stage[Any, Any]) -> None:
+        """Refuse a schedule whose ticks a stage on their topic cannot take."""
+        tick = Tick(schedule=scheduled.name, at=_SOME_TICK)
+        try:
+            data = scheduled.tick_data(tick)
+            for stage in self.stages_on(scheduled.consumes):
+                stage.load_input(data)
+        except Exception as error:
+            raise StageDefinitionError(
+                f"{scheduled.where}: the event of its tick at {tick.at:%Y-%m-%dT%H:%M}Z could not run the "
+                f"stages on {scheduled.consumes!r}: {error}. Annotate Tick, or make their data with "
+                "schedule_data=."
+            ) from error
 
     def _reachable(self, topic: str | None) -> Iterator[Stage[Any, Any]]:
         """Yield every stage that an event on ``topic`` can lead to, once each, nearest first."""

@@ -24,6 +24,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
 
 from pipeline.author.annotations import Signature, fits, lost_fields
 from pipeline.author.codec import Codec, describe
+from pipeline.author.timing import Tick, Timing
 from pipeline.author.topicschema import Format, TopicSchema, topic_schema
 from pipeline.errors import InvalidInputError, PermanentError, StageDefinitionError
 from pipeline.wire.events import entity_fault
@@ -65,6 +66,10 @@ class Options:
     format: Format = "json"
     #: The entity of what is emitted, as a function of it; None for that of the event that came in.
     entity: Callable[[Any], str] | None = None
+    #: When it runs without an event of others; None for never.
+    schedule: Timing | None = None
+    #: The data of a tick's event, as a function of the tick; None for the tick itself.
+    schedule_data: Callable[[Tick], Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,7 @@ class Stage(Generic[In, Out]):
         self.tolerate = options.tolerate
         self.tombstones = options.tombstones
         self.format = options.format
+        self.schedule = options.schedule
         self._part = Signature(function, 1, "@stage")
         self._split: Signature | None = None
         self._part_entity: Callable[[In], str] | None = None
@@ -243,6 +249,12 @@ class Stage(Generic[In, Out]):
     def dump_input(self, value: Any) -> str:
         """Return the JSON of an event's data; raise ``InvalidInputError`` for a value of another type."""
         return self.input.dump_data(value)
+
+    def tick_data(self, tick: Tick) -> str:
+        """Return the JSON of the data of a tick's event. Raise what ``schedule_data`` raises."""
+        if self.options.schedule_data is None:
+            return Codec(Tick, self.where).dump(tick)
+        return self.dump_input(self.options.schedule_data(tick))
 
     def is_split_by(self, function: Callable[..., Any]) -> bool:
         """Whether a function is the split of this stage."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import structlog
 
-from pipeline.author.registry import REGISTRY
+from pipeline.author.registry import REGISTRY, Registry
 from pipeline.bridge.agreement import Agreement
 from pipeline.bridge.bridge import Bridge
 from pipeline.bridge.delivery import SqsDelivery
@@ -24,6 +24,7 @@ from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.infra.startchecks import check_start, check_topics_of_others
 from pipeline.kafka import KafkaAdmin
 from pipeline.observe.embedded import serve_health
+from pipeline.schedules.firing import firing_schedules
 from pipeline.settings import Settings
 from pipeline.telemetry import logs, tracing
 from pipeline.telemetry.terminal import clean
@@ -67,6 +68,7 @@ def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
             checked(settings, pulse),
             periodic_sweep(settings, REGISTRY),
             agreed(settings) as (plans, topics),
+            firing_schedules(settings, REGISTRY, app),
         ):
             consumers = REGISTRY.consumers.values()
             delivery = SqsDelivery.make(settings, plans, consumers)
@@ -80,7 +82,8 @@ def run_process(
 ) -> None:
     """Set up the process, run ``bridge`` in it until ``stop`` is set, and end it with an exit code on error.
 
-    While KAFKA_ENABLED=false it only waits. No thread runs before ``bridge`` is called: it may fork.
+    While KAFKA_ENABLED=false it only fires the schedules of the app. No thread runs before ``bridge`` is
+    called: it may fork.
     """
     stop = stop or _stop_on_signals()
     try:
@@ -88,7 +91,7 @@ def run_process(
             if settings.kafka_enabled:
                 bridge(settings, stop)
             else:
-                _wait(settings, stop)
+                _wait(app, settings, stop)
     except PipelineError as error:
         log.critical("bridge.refused", error=str(error))
         click.echo(clean(f"Error: {error}"), err=True)
@@ -133,10 +136,11 @@ def _set_up(app: "Celery") -> Iterator[Settings]:
         tracing.stop()
 
 
-def _wait(settings: Settings, stop: threading.Event) -> None:
+def _wait(app: "Celery", settings: Settings, stop: threading.Event) -> None:
     effect = "nothing is taken from Kafka, nothing is committed"
     log.warning("bridge.off", switches=["KAFKA_ENABLED"], effect=effect)
-    with serve_health(settings, REGISTRY, Pulse().stuck):
+    # Stages get their ticks over Kafka.
+    with serve_health(settings, REGISTRY, Pulse().stuck), firing_schedules(settings, Registry(), app):
         while not stop.is_set():
             # Not stop.wait: the signal handler, on this same thread, would wait for the lock inside.
             time.sleep(0.2)

@@ -20,6 +20,7 @@ COMMANDS = {
     "schemas": "pipeline.cli.schemas",
     "submit": "pipeline.cli.submit",
     "jobs": "pipeline.cli.jobs",
+    "schedules": "pipeline.cli.schedules",
     "dlq": "pipeline.cli.dlq",
     "replay": "pipeline.cli.replay",
     "web": "pipeline.cli.web",

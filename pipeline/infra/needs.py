@@ -203,10 +203,13 @@ def table_need(settings: Settings) -> TableNeed:
 
 
 def _stage_topic(settings: Settings, registry: Registry, name: str, retention_ms: int) -> TopicNeed:
-    """Bridges read what stages consume; workers write what they emit; operators submit, redrive, replay."""
+    """Bridges read what stages consume, and write ticks; workers write what they emit; operators submit,
+    redrive, replay.
+    """
     is_consumed = name in registry.consumed_topics
     is_emitted = any(stage.emits == name for stage in registry.by_name.values())
     writers: tuple[tuple[Role, bool], ...] = (
+        ("bridge", any(stage.consumes == name for stage in registry.scheduled)),
         ("worker", is_emitted),
         ("web", is_consumed),
         ("operator", is_consumed),

@@ -11,6 +11,7 @@ from pipeline.bridge.process import checked, run_process
 from pipeline.bridge.pulse import Pulse
 from pipeline.inline.children import Children
 from pipeline.inline.delivery import InlineDelivery
+from pipeline.schedules.firing import firing_schedules
 from pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def run(app: "Celery", *, processes: int | None = None, stop: threading.Event | 
         children.start()
         try:
             pulse = Pulse()
-            with checked(settings, pulse):
+            with checked(settings, pulse), firing_schedules(settings, REGISTRY, app):
                 # It can run the stages of its own code only, so it follows no other deployment.
                 plans = KnownPlans(REGISTRY.routes)
                 delivery = InlineDelivery.make(settings, REGISTRY, children, plans)

@@ -34,6 +34,7 @@ from pipeline.jobs.model import (
 )
 from pipeline.jobs.passes import Pass, Passes
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef, ref_of, split_ref
+from pipeline.jobs.schedulerecords import ScheduleRecord, ScheduleRecords
 from pipeline.jobs.schema import TableReport, WriteCapacity
 from pipeline.jobs.splits import is_small, tolerated_parts
 from pipeline.jobs.store import JobStore
@@ -77,6 +78,8 @@ __all__ = [
     "Recorded",
     "RecordedResult",
     "Ref",
+    "ScheduleRecord",
+    "ScheduleRecords",
     "SealedPart",
     "SealedSplit",
     "SplitFilled",

@@ -19,6 +19,7 @@
     C                                   moment#job             a job that was cancelled, and when
     U#name                              -                      whose turn it is with a periodic duty;
                                                                how far the sweep is (ADR 28)
+    S                                   schedule               up to when its ticks are settled (ADR 39)
     V                                   deployment             the routes of one version of the stages
     I                                   -                      the number of shards of the index (ADR 15)
 
@@ -148,6 +149,14 @@ class Keys:
     def turn(self, name: str) -> Key:
         """Return the key of the turn at a duty that one process at a time has."""
         return f"{self.service}/U#{name}", ALONE
+
+    def schedules(self) -> str:
+        """Return the pk of all schedules."""
+        return f"{self.service}/S"
+
+    def schedule(self, name: str) -> Key:
+        """Return the key of the record of a schedule."""
+        return self.schedules(), name
 
     def deployments(self) -> str:
         """The pk under which the versions of the service's stages are."""

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from pipeline.jobs.expressions import any_of, equals, outside
 from pipeline.jobs.keys import Keys
 from pipeline.jobs.table import Table
+from pipeline.jobs.turns import Turn
 
 #: The duty whose turn the passes are of, and the attribute of its item.
 SWEEP, PASS = "sweep", "pass"
@@ -57,28 +57,18 @@ class Passes:
         self, table: Table, keys: Keys, expiry: Callable[[], int], clock: Callable[[], float]
     ) -> None:
         """``expiry`` gives the ``exp`` of an item written now, ``clock`` the seconds since the epoch."""
-        self._table = table
-        self._keys = keys
-        self._expiry = expiry
-        self._clock = clock
+        self._turn = Turn(table, keys, SWEEP, expiry, clock)
 
     def take_turn(self, seconds: float, holder: str) -> bool:
         """Whether the sweep is this holder's for so long; nobody else has it within that time.
 
         The holder may take it again before it ends, and so keep it: what it saw of jobs is in its memory.
         """
-        now = self._clock()
-        updated = self._table.update(
-            self._keys.turn(SWEEP),
-            put={"until": now + seconds, "holder": holder, "exp": self._expiry()},
-            # A later end than anybody sets is of a process whose clock is ahead: it holds nobody up.
-            when=any_of(outside("until", now, now + 2 * seconds), equals("holder", holder)),
-        )
-        return updated.applied
+        return self._turn.take(seconds, holder) is not None
 
     def load(self) -> Pass | None:
         """Return how far the pass is; None before the first."""
-        item = self._table.get(self._keys.turn(SWEEP)) or {}
+        item = self._turn.load()
         known = Pass.__dataclass_fields__
         return (
             Pass(**{name: item[PASS][name] for name in known & item[PASS].keys()}) if PASS in item else None
@@ -87,4 +77,4 @@ class Passes:
     def save(self, current: Pass) -> None:
         """Record how far the pass is."""
         fields = {name: value for name, value in asdict(current).items() if value is not None}
-        self._table.update(self._keys.turn(SWEEP), put={PASS: fields, "exp": self._expiry()})
+        self._turn.save(**{PASS: fields})

@@ -23,6 +23,7 @@ from pipeline.jobs.model import Filled, Job, JobFilled, JobState, SplitFilled
 from pipeline.jobs.partlist import PartList
 from pipeline.jobs.passes import Passes
 from pipeline.jobs.resumption import Resumption
+from pipeline.jobs.schedulerecords import ScheduleRecords
 from pipeline.jobs.schema import Schema
 from pipeline.jobs.splits import Splits
 from pipeline.jobs.table import Table
@@ -92,6 +93,8 @@ class JobStore:
         self.markers = Markers(table, keys, self._expiry)
         #: whose turn the sweep is, and how far it is
         self.passes = Passes(table, keys, self._expiry, clock)
+        #: whose turn it is with schedules, and how far each is
+        self.schedules = ScheduleRecords(table, keys, self._expiry, clock)
         #: the versions of the service's stages that have a live bridge
         self.deployments = Deployments(table, keys, self._expiry, clock)
 

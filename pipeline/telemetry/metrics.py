@@ -234,6 +234,12 @@ PAYLOAD_SECONDS = Histogram(
     registry=REGISTRY,
 )
 
+# ─── Schedules: one bridge at a time ───
+#: outcome: fired, failed (it can never start anything), missed (counted once for ticks in a row)
+SCHEDULE_TICKS = Counter(
+    "pipeline_schedule_ticks", "Ticks of schedules.", ["schedule", "outcome"], registry=REGISTRY
+)
+
 # ─── The sweep: one bridge at a time ───
 #: kind: as ``pipeline.deadletters.jobsweep.Kind``
 SWEEP_FINDINGS = Counter(

@@ -58,6 +58,11 @@ def submitted_event_id(source: str, topic: str, key: str) -> str:
     return _uuid("submitted", source, topic, key)
 
 
+def scheduled_task_id(service: str, schedule: str, tick: int) -> str:
+    """Return the id of the plain task of a schedule's tick, in seconds since 1970."""
+    return _uuid("scheduled", service, schedule, tick)
+
+
 def further_job_id(job_id: str, topic: str) -> str:
     """Return the id of the job that an event begins on a topic, if it began ``job_id`` on another topic."""
     return _uuid("job-on-topic", job_id, topic)

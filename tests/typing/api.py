@@ -20,8 +20,11 @@ from pipeline import (
     Record,
     Retry,
     Stage,
+    Tick,
     consumer,
+    cron,
     current_task,
+    every,
     stage,
 )
 
@@ -61,6 +64,17 @@ def lines(order: Order) -> Iterator[Line]:
 def total(order: Order, prices: Iterable[int]) -> float | None:
     """Add up the prices."""
     return sum(prices) / len(order.lines) if order.lines else None
+
+
+@stage(emits="day-begun", schedule=cron("0 0 * * *", timezone="Europe/Berlin", missed="all"))
+def begin_day(tick: Tick) -> str:
+    """Return the day of a tick."""
+    return str(tick.at.date())
+
+
+@stage(schedule=every(60), schedule_data=lambda tick: tick.at.minute)
+def note(minute: int) -> None:
+    """Take what is made of a tick."""
 
 
 @stage(consumes="order-priced", ordered="strict", queue="mails.fifo")
@@ -121,7 +135,7 @@ async def call_from_a_loop(client: AsyncClient, order: Order) -> None:
 
 # Faults are found.
 price("a")  # type: ignore[arg-type]
-stage(emits="order-priced")  # type: ignore[call-arg]
+cron(5)  # type: ignore[arg-type]
 Retry()  # type: ignore[call-arg]
 
 

@@ -51,9 +51,12 @@ def test_the_public_names_are_pinned() -> None:
         "ServiceError",
         "Stage",
         "StageDefinitionError",
+        "Tick",
         "UnknownJobError",
         "consumer",
+        "cron",
         "current_task",
+        "every",
         "stage",
     ]
     assert all(getattr(pipeline, name).__name__ == name for name in pipeline.__all__)
