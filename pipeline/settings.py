@@ -245,8 +245,12 @@ class Settings(BaseModel):
         return self.sqs_task_queue_url.rsplit("/", 1)[1]
 
     def queue_url(self, name: str) -> str:
-        """Return the URL of a queue of this service's account and region."""
-        return f"{self.sqs_task_queue_url.rsplit('/', 1)[0]}/{name}"
+        """Return the URL of a queue of this service's account and region.
+
+        Celery's queue ``mails`` is the SQS queue ``mails.fifo``: SQS demands that ending of a FIFO queue.
+        """
+        folder = self.sqs_task_queue_url.rsplit("/", 1)[0]
+        return f"{folder}/{name if name.endswith('.fifo') else name + '.fifo'}"
 
     @property
     def control_names(self) -> tuple[str, str, str]:

@@ -104,9 +104,14 @@ class Envelope:
         eta: str | None = self.headers.get("eta")
         return eta
 
-    def delivered_as(self, tag: str) -> dict[str, Any]:
-        """Return the payload that kombu expects, under this delivery tag, with the parsed body."""
-        properties = {**self.payload["properties"], "delivery_tag": tag}
+    def delivered_as(self, tag: str, *, redelivered: bool) -> dict[str, Any]:
+        """Return the payload that kombu expects, under this delivery tag, with the parsed body.
+
+        ``redelivered``: whether a worker received the message before.
+        """
+        properties = dict(self.payload["properties"])
+        delivery = {**properties["delivery_info"], "redelivered": redelivered}
+        properties |= {"delivery_tag": tag, "delivery_info": delivery}
         return {**self.payload, "properties": properties, PARSED: [self.args, self.kwargs, self.embed]}
 
 

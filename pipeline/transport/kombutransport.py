@@ -227,7 +227,8 @@ class Transport(virtual.Transport):  # type: ignore[misc]
             elif is_for_later(lease.envelope.eta):
                 self.source.disposal.give_back(lease, seconds_until(lease.envelope.eta))
             else:
-                callback(lease.envelope.delivered_as(lease.tag))
+                redelivered = lease.message.receive_count > 1
+                callback(lease.envelope.delivered_as(lease.tag, redelivered=redelivered))
         except Exception:
             # The event loop would end the worker, and the message the next one.
             log.exception("message.delivery_failed", queue=lease.queue, message_id=lease.message_id)

@@ -30,17 +30,21 @@ class Receiver:
         intake: Intake,
         queue: SqsQueue,
         *,
+        name: str,
         wait_seconds: int,
         lease_seconds: int,
         take_in: Callable[[Sequence[Lease]], None],
         on_refused: Callable[[ServiceError], None],
     ) -> None:
-        """``take_in`` is called with received messages, ``on_refused`` with the error that ends receiving.
+        """``name``: the queue's name in Celery, that of its leases.
+
+        ``take_in`` is called with received messages, ``on_refused`` with the error that ends receiving.
 
         That is a refusal of the queue, or one of ``take_in`` that the next messages would meet as well.
         """
         self._intake = intake
         self._queue = queue
+        self._name = name
         self._wait_seconds = wait_seconds
         self._lease_seconds = lease_seconds
         self._take_in = take_in
@@ -50,7 +54,7 @@ class Receiver:
         self._unreachable = False
         self._lock = threading.Lock()
         self._threads = [
-            threading.Thread(target=self._work, name=f"receive-{queue.name}-{n}", daemon=True)
+            threading.Thread(target=self._work, name=f"receive-{name}-{n}", daemon=True)
             for n in range(THREADS)
         ]
 
@@ -72,7 +76,7 @@ class Receiver:
     def _work(self) -> None:
         attempt_id = uuid.uuid4().hex
         pause = FIRST_PAUSE
-        while allowed := self._intake.ask(self._queue.name, self._stop):
+        while allowed := self._intake.ask(self._name, self._stop):
             try:
                 self._receive(allowed.messages, attempt_id)
             except ServiceUnavailableError as error:
@@ -81,12 +85,12 @@ class Receiver:
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             except ServiceError as error:
-                log.error("receiver.refused", queue=self._queue.name, error=str(error))
+                log.error("receiver.refused", queue=self._name, error=str(error))
                 self._on_refused(error)
                 return
             except Exception:
                 # What was received comes again when its lease ends; the receiver must live.
-                log.exception("receiver.failed", queue=self._queue.name)
+                log.exception("receiver.failed", queue=self._name)
                 self._stop.wait(LONGEST_PAUSE)
             finally:
                 self._intake.asked(allowed)
@@ -102,19 +106,19 @@ class Receiver:
             attempt_id=attempt_id,
         )
         if messages:
-            metrics.TASKS_RECEIVED.labels(self._queue.name).inc(len(messages))
+            metrics.TASKS_RECEIVED.labels(self._name).inc(len(messages))
             self._take_in([self._lease(message) for message in messages])
 
     def _lease(self, message: ReceivedMessage) -> Lease:
-        return Lease.of(message, self._queue.name, message.requested_at + self._lease_seconds)
+        return Lease.of(message, self._name, message.requested_at + self._lease_seconds)
 
     def _note_unreachable(self, error: ServiceError) -> None:
         if self._changes(unreachable=True):
-            log.warning("queue.unreachable", queue=self._queue.name, error=str(error))
+            log.warning("queue.unreachable", queue=self._name, error=str(error))
 
     def _note_reachable(self) -> None:
         if self._changes(unreachable=False):
-            log.info("queue.reachable_again", queue=self._queue.name)
+            log.info("queue.reachable_again", queue=self._name)
 
     def _changes(self, *, unreachable: bool) -> bool:
         """Note whether the queue is unreachable; return whether that is new."""

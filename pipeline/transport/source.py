@@ -95,6 +95,7 @@ class TaskSource:
             self._receivers[name] = Receiver(
                 self.intake,
                 self.queue(name),
+                name=name,
                 wait_seconds=self._settings.sqs_wait_time_seconds,
                 lease_seconds=self._settings.sqs_lease_seconds,
                 take_in=lambda leases: self._take_in(name, leases),

@@ -158,6 +158,14 @@ class Request(base.Request):  # type: ignore[misc]
             fields[STANDS_FOR] = self._stands_for
         super().send_event(type, **fields)
 
+    def info(self, safe: bool = False) -> dict[str, Any]:
+        """Return what ``inspect active`` shows: a running task is acknowledged, as by default in Celery.
+
+        Its message is on SQS until settlement deletes it, but no other worker is given it.
+        """
+        shown: dict[str, Any] = super().info(safe)
+        return shown | {"acknowledged": self.worker_pid is not None}
+
     # ─── Ends ───
 
     def skip(self, header: TaskHeader) -> None:
@@ -168,6 +176,8 @@ class Request(base.Request):  # type: ignore[misc]
 
     def on_success(self, outcome: Outcome, **kwargs: Any) -> None:
         """Settle what the child answered; the task itself may have failed."""
+        if isinstance(outcome, Failed | Returned) and outcome.rejected:
+            self.send_event("task-rejected", requeue=isinstance(outcome, Returned))
         if isinstance(outcome, Outcome):
             self.settle(outcome)
         else:  # what the threads pool makes of an exit

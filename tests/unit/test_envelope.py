@@ -24,8 +24,8 @@ def test_a_celery_message_is_opened() -> None:
     """The fields that Celery reads are available, and the payload that kombu expects."""
     opened = open_envelope(envelope())
     assert (opened.task_id, opened.task_name, opened.args) == ("t-1", "note", [1])
-    payload = opened.delivered_as("tag")
-    assert payload["properties"] == {"delivery_info": {}, "delivery_tag": "tag"}
+    payload = opened.delivered_as("tag", redelivered=True)
+    assert payload["properties"] == {"delivery_info": {"redelivered": True}, "delivery_tag": "tag"}
     assert payload[PARSED] == [[1], {}, {}]
 
 
@@ -107,7 +107,8 @@ def test_any_text_is_opened_or_refused(text: str) -> None:
 def test_what_is_opened_can_be_delivered(headers: dict[str, Any], body: Any) -> None:
     """kombu makes a message of it without an error, whatever else is in it."""
     try:
-        payload = open_envelope(envelope(headers, body=json.dumps(body))).delivered_as("tag")
+        opened = open_envelope(envelope(headers, body=json.dumps(body)))
+        payload = opened.delivered_as("tag", redelivered=False)
     except InvalidInputError:
         return
     message = Message(payload, channel=Channel.__new__(Channel))

@@ -50,6 +50,7 @@ def test_an_outage_is_said_once_for_all_threads_of_a_queue() -> None:
     receiver = Receiver(
         cast(Any, Intake()),
         cast(Any, Queue()),
+        name="tasks",
         wait_seconds=0,
         lease_seconds=30,
         take_in=lambda _: None,

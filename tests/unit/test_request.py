@@ -89,7 +89,7 @@ class Worker:
         taken = self.intake.take()
         assert taken is not None
         assert taken.envelope is not None
-        payload = taken.envelope.delivered_as(taken.tag)
+        payload = taken.envelope.delivered_as(taken.tag, redelivered=False)
         return Message(payload, SimpleNamespace(decode_body=lambda body, _: body))
 
     @property
@@ -383,6 +383,16 @@ class Announced:
     @property
     def kinds(self) -> list[str]:
         return [event["type"] for event in self.sent]
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_a_rejected_message_is_announced(worker: Worker, requeue: bool) -> None:
+    """With Celery's own event, whether the message comes again or is a dead letter."""
+    announced = Announced(worker, id=IN)
+    rejected = Returned(rejected=True) if requeue else Failed(error="Reject", message="", rejected=True)
+    announced.request.on_success(rejected)
+    assert worker.outcome is rejected
+    assert (announced.kinds[-1], announced.sent[-1]["requeue"]) == ("task-rejected", requeue)
 
 
 def an_id(*, within: int = 1, outside: int) -> str:

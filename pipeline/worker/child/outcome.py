@@ -51,6 +51,8 @@ class Failed:
     traceback: str = ""
     #: it must not be tried again
     permanent: bool = False
+    #: the task raised Celery's ``Reject``
+    rejected: bool = False
     #: seconds until the next try that the task asked for; None: the computed backoff
     delay: float | None = None
     seconds: float = 0.0
@@ -96,9 +98,11 @@ class Marked:
 
 @dataclass(frozen=True, kw_only=True)
 class Returned:
-    """The task did not run, or a shutdown cut it off: it goes back to the queue, no attempt is counted."""
+    """The task did not run, or a shutdown or itself cut it off: it goes back to the queue, as no attempt."""
 
     delay: float = 0.0
+    #: the task raised Celery's ``Reject`` with ``requeue=True``
+    rejected: bool = False
 
 
 Outcome = Succeeded | Failed | AlreadyDone | Discarded | Cancelled | Marked | Returned

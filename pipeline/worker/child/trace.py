@@ -9,10 +9,12 @@ from typing import Any
 
 import structlog
 from billiard.common import terminate_handler_fired
+from billiard.einfo import ExceptionInfo
 from celery import Task, states
 from celery.app.trace import trace_task
 from celery.exceptions import Reject, WorkerShutdown, WorkerTerminate
 from celery.exceptions import Retry as CeleryRetry
+from celery.signals import task_failure
 from kombu.serialization import loads
 
 from pipeline.clock import boottime
@@ -127,6 +129,8 @@ def run(
         outcome: Outcome = failed(info.retval, seconds, permanent=True)
     else:
         outcome = _unsuccessful(info.state, info.retval, seconds)
+    if isinstance(outcome, Failed) and outcome.rejected:
+        _send_task_failure(task, task_id, args, kwargs, info.retval)
     if isinstance(outcome, Failed | Discarded) and (report := running.told(info.state)) is not None:
         return replace(outcome, report=report)
     return outcome
@@ -175,11 +179,35 @@ def _unsuccessful(state: str, error: BaseException, seconds: float) -> Outcome:
     if state == states.RETRY and isinstance(error, CeleryRetry):
         return Discarded(reason="retried by its own publish", lives_on=True)
     if isinstance(error, Reject):
-        # Celery rejects so when the publish of a retry failed; behind kombu's error is the queue's.
-        said = getattr(error.reason, "__cause__", None) or error.reason
-        passing = error.requeue or isinstance(said, ServiceUnavailableError)
-        return failed(error, seconds, permanent=not passing)
+        return _rejected(error, seconds)
     return failed(error, seconds)
+
+
+def _rejected(error: Reject, seconds: float) -> Outcome:
+    # Celery itself rejects so when the publish of a retry failed; behind kombu's error is the queue's.
+    said = getattr(error.reason, "__cause__", None) or error.reason
+    if isinstance(said, ServiceUnavailableError):
+        return failed(error, seconds, permanent=False)
+    if error.requeue:
+        return Returned(rejected=True)
+    return replace(failed(error, seconds, permanent=True), rejected=True)
+
+
+def _send_task_failure(task: Any, task_id: str, args: Any, kwargs: Any, error: BaseException) -> None:
+    """Send the signal of a task that rejected its message for good, as Celery does in the parent."""
+    try:
+        raise error
+    except type(error):
+        info = ExceptionInfo()
+    task_failure.send(
+        sender=task,
+        task_id=task_id,
+        exception=error,
+        args=args,
+        kwargs=kwargs,
+        traceback=info.traceback,
+        einfo=info,
+    )
 
 
 def _retried_in_vain(task: Any, retries: int, error: BaseException) -> bool:
