@@ -5,6 +5,7 @@ else is written at once: what a running task says of itself (``update_state``, `
 other tasks (of a chain behind a failed one), and those of tasks that run eagerly.
 """
 
+import os
 from datetime import timedelta
 from typing import Any, Final
 
@@ -17,7 +18,6 @@ from kombu.exceptions import EncodeError
 from pipeline.errors import PermanentError
 from pipeline.jobs import RecordedResult
 from pipeline.payloads import SET_BUCKET
-from pipeline.results.asyncresult import NOT_KEPT, keeps_some
 from pipeline.results.chordbackend import ChordBackend
 from pipeline.results.report import Report, running_task
 from pipeline.results.waiting import Waiting
@@ -40,6 +40,8 @@ class Backend(ChordBackend, Waiting, BaseBackend):  # type: ignore[misc]
     supports_autoexpire = True
     supports_native_join = True
     supports_failure_expires = True
+    #: The process in whose event loop this instance is used, each thread having its own; None: in no loop.
+    _loop_process: int | None = None
 
     def as_uri(self, include_password: bool = False) -> str:
         """Return the name that the worker's banner and ``celery report`` show."""
@@ -136,11 +138,17 @@ class Backend(ChordBackend, Waiting, BaseBackend):  # type: ignore[misc]
 
     # ─── Records ───
 
+    def serve_event_loop(self) -> None:
+        """Never wait for a service where this thread of this process asks for a state: it holds leases.
+
+        Celery's command ``revoke`` asks for it, to write ``REVOKED`` at once. Here the worker that receives
+        the message writes it.
+        """
+        self._loop_process = os.getpid()
+
     def get_state(self, task_id: str) -> Any:
-        """Return a task's state. ``revoke`` asks for it on the worker's event loop, before it stores one."""
-        if not keeps_some(self.app):
-            raise NotImplementedError(NOT_KEPT)
-        return super().get_state(task_id)
+        """Return a task's state; on the worker's event loop, the one that makes ``revoke`` write nothing."""
+        return states.STARTED if self._loop_process == os.getpid() else super().get_state(task_id)
 
     def _store_result(
         self,

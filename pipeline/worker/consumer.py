@@ -40,6 +40,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         signals.heartbeat_sent.connect(self.add_figures)
+        self.app.backend.serve_event_loop()
 
     @property
     def runtime(self) -> WorkerRuntime:

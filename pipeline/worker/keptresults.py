@@ -10,8 +10,8 @@ def keeps_result(lease: Lease, *, failed: bool = False) -> bool:
     if lease.envelope is None or lease.header is not None:
         return False
     ignores = lease.envelope.headers.get("ignore_result")
-    if ignores and not failed:
-        return False
+    if ignores is False or (ignores and not failed):
+        return not ignores
     task = current_app.tasks.get(lease.envelope.task_name)
     if ignores is None:
         ignores = current_app.conf.task_ignore_result if task is None else task.ignore_result

@@ -151,7 +151,11 @@ def test_celerys_own_retry_is_one_task(shop: Shop) -> None:
 
 
 def test_a_revoked_task_says_so(shop: Shop) -> None:
-    """So does one that expired."""
+    """Once a worker receives it; so does one that expired."""
+    later = task(shop, "add", 1, 1).apply_async(countdown=4)
+    shop.app.control.revoke(later.id)
+    with pytest.raises(TaskRevokedError, match="revoked"):
+        later.get(timeout=PATIENCE)
     expired = task(shop, "add", 1, 1).apply_async(expires=datetime(2026, 1, 1, tzinfo=UTC))
     with pytest.raises(TaskRevokedError, match="expired"):
         expired.get(timeout=PATIENCE)

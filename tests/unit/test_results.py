@@ -302,3 +302,10 @@ def test_an_eager_task_has_its_result_and_calls_its_errbacks(app: PipelineApp, t
     fails.__trace__ = None
     kept = fails.apply_async()
     assert app.AsyncResult(kept.id).state == states.FAILURE
+
+
+def test_the_event_loop_of_a_worker_waits_for_no_state(backend: Backend, table: Counting) -> None:
+    """Celery's ``revoke`` asks there, for each task; a table that is away would end the worker's leases."""
+    backend.serve_event_loop()
+    assert backend.get_state("t") == states.STARTED
+    assert not table.calls

@@ -21,6 +21,7 @@ from pipeline.errors import PermanentError, ServiceRefusedError, ServiceUnavaila
 from pipeline.jobs import DoneTasks, PastAttempts, Recorded, Ref, Verdict, ref_of
 from pipeline.jobs.errors import table_error
 from pipeline.patience import Patience
+from pipeline.results.report import Report
 from pipeline.sqs import QUEUE_RETENTION
 from pipeline.transport.intake import Intake
 from pipeline.transport.lease import LONGEST_HOLD, Lease
@@ -53,6 +54,7 @@ from tests.processes import wait_until
 STRICT = identity.task_id("s", "e", "strict", None)
 
 SUCCESS = Succeeded(result=None, summary="", seconds=0)
+REPORT = Report(state="S", text="{}", keep_seconds=None, kept=True)
 SETTINGS = settings(max_retries=2, retry_delay=5)
 
 
@@ -144,13 +146,19 @@ class Desk:
         #: the messages of strict stages
         self.strict: set[str] = set()
         self.reasons: list[str] = []
-        #: the messages whose results are failures
-        self.failures: list[str] = []
         self.on_bury: Callable[[Work], None] = lambda _: None
         self.attempts: dict[tuple[str, str], set[int]] = {}
         patience = Patience()
         give_back = self.shelf.disposal.give_back
-        retries = Retries(SETTINGS, Registry(), give_back, cast(Any, self), patience, longest=LONGEST_HOLD)
+        retries = Retries(
+            SETTINGS,
+            Registry(),
+            give_back,
+            cast(Any, self),
+            patience,
+            longest=LONGEST_HOLD,
+            on_retry=self._keep_failure,
+        )
         self.settlement = Settlement(
             cast(Any, self.shelf),
             Completion(
@@ -184,7 +192,8 @@ class Desk:
         return [None] * len(works)
 
     def _keep_failure(self, work: Work) -> None:
-        self.failures.append(work.lease.message_id)
+        if isinstance(work.outcome, Failed) and work.outcome.report:
+            self.shelf.log.append("result")
 
     def _bury(self, works: Sequence[Work]) -> None:
         if works:
@@ -227,6 +236,21 @@ def test_the_order_is_emit_record_close_delete(desk: Desk) -> None:
     """Recorded implies emitted, deleted implies recorded and closed: a crash anywhere is repaired."""
     desk.settle(desk.shelf.work("a"))
     assert desk.shelf.log == ["emit", "record", "close", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "steps"),
+    [
+        (replace(SUCCESS, report=REPORT), ["emit", "record", "close", "result", "delete"]),
+        (Discarded(reason="expired", report=REPORT), ["result", "delete"]),
+        (Failed(error="E", message="no", permanent=True, report=REPORT), ["bury", "result", "delete"]),
+        (Failed(error="E", message="no", report=REPORT), ["result", "back"]),
+    ],
+)
+def test_a_result_is_kept_before_its_message_is_gone(desk: Desk, outcome: Outcome, steps: list[str]) -> None:
+    """After everything else: it is what makes a plain task done, and it must not be seen too early."""
+    desk.settle(desk.shelf.work("a", outcome))
+    assert desk.shelf.log + ["back"] * len(desk.shelf.returned) == steps
 
 
 def test_a_marker_is_recorded_when_all_before_it_are_and_then_deleted(desk: Desk) -> None:
@@ -510,7 +534,9 @@ class Table:
     """A job store that knows what a test says."""
 
     def __init__(self) -> None:
-        self.resumption, self.attempts = self, self
+        self.resumption, self.attempts, self.results = self, self, self
+        #: messages whose own success is recorded as their task's result
+        self.ended: set[tuple[str, str]] = set()
         self.done: set[Any] = set()
         self.finished_at: dict[Any, float] = {}
         self.failures: dict[tuple[str, str], int] = {}
@@ -537,6 +563,10 @@ class Table:
             for each in messages
         }
 
+    def ended_by(self, messages: Any) -> set[tuple[str, str]]:
+        self.asked.append("results")
+        return self.ended & set(messages)
+
 
 @pytest.fixture
 def known() -> Table:
@@ -561,6 +591,25 @@ def test_what_may_have_run_is_looked_up(known: Table, about: dict[str, Any]) -> 
     known.done = {ref_of(TaskHeader.model_validate(pipeline_header()))}
     (held,) = screened(known, stage_lease("a", **about))
     assert isinstance(held.verdict, AlreadyDone)
+
+
+def test_a_plain_task_whose_result_is_recorded_is_not_run_again(known: Table) -> None:
+    """By this message: another one of the same task, its own retry, runs. Its attempts are not asked for."""
+    known.ended = {("t-a", "a"), ("t-b", "another")}
+    kept = {"ignore_result": False}
+    done, other = screened(
+        known, lease("a", kept, receive_count=2, sent_at=1_300), lease("b", kept, receive_count=2)
+    )
+    assert isinstance(done.verdict, AlreadyDone)
+    assert other.verdict is None
+    assert known.counted == [("t-b", "b")]
+
+
+def test_a_redelivered_task_without_a_result_costs_what_it_did(known: Table) -> None:
+    """One read, of its attempts; so does the first delivery of one with a result: none."""
+    screened(known, lease("a", receive_count=2), lease("b", {"ignore_result": False}))
+    assert known.asked == []
+    assert known.counted == [("t-a", "a")]
 
 
 def test_what_comes_for_the_first_time_has_no_attempts(known: Table) -> None:
