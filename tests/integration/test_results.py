@@ -152,8 +152,8 @@ def test_celerys_own_retry_is_one_task(shop: Shop) -> None:
 
 def test_a_revoked_task_says_so(shop: Shop) -> None:
     """Once a worker receives it; so does one that expired."""
-    later = task(shop, "add", 1, 1).apply_async(countdown=4)
-    shop.app.control.revoke(later.id)
+    later = task(shop, "add", 1, 1).apply_async(countdown=6)
+    assert shop.app.control.revoke(later.id, reply=True, destination=["w0@test"], timeout=PATIENCE)
     with pytest.raises(TaskRevokedError, match="revoked"):
         later.get(timeout=PATIENCE)
     expired = task(shop, "add", 1, 1).apply_async(expires=datetime(2026, 1, 1, tzinfo=UTC))
