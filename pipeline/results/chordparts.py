@@ -6,12 +6,15 @@ chain ends before it, those that it does not reach end with it: a chord waits fo
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pipeline.jobs import ChordPart
 
 #: A signature as JSON.
 Signature = Mapping[str, Any]
+
+#: Beside the fields of a body's signature: what tells a run of its chord from another with the same ids.
+RUN: Final = "run"
 
 #: No group has so many tasks; a larger index is not Celery's.
 _MOST: int = 100_000_000
@@ -24,6 +27,12 @@ class Membership:
     part: ChordPart
     #: The signature of the chord's body.
     body: Signature
+
+
+def chord_id_of(group_id: str, body: Signature) -> str:
+    """Return the id of a chord, which is that of its header's group and its run."""
+    run = body.get(RUN)
+    return f"{group_id}.{run}" if isinstance(run, str) else group_id
 
 
 def membership(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Membership | None:
@@ -110,7 +119,7 @@ def _membership(chord: Any, group: Any, task_id: Any, index: Any) -> Membership 
     if not (group and task_id):
         return None
     at = {"index": index} if isinstance(index, int) and 0 <= index < _MOST else {}
-    return Membership(part=ChordPart(chord_id=group, task_id=task_id, **at), body=chord)
+    return Membership(part=ChordPart(chord_id=chord_id_of(group, chord), task_id=task_id, **at), body=chord)
 
 
 def _list(value: Any) -> Sequence[Any]:

@@ -51,13 +51,13 @@ def publish_many(signatures: Iterable[Any]) -> list[Published]:
     ]
 
 
-def publish_all(publish: Callable[[], object]) -> None:
+def publish_all(publish: Callable[[], object], *, origin: str = "") -> None:
     """Send together what ``publish`` publishes, ten in a request; raise the first error.
 
-    Nothing is sent if it raises. Repeat all of it after an error, under the same ids: within 5 minutes SQS
-    drops what it has already.
+    Nothing is sent if it raises. Repeat all of it after an error, under the same ids and from the same
+    ``origin``: within 5 minutes SQS drops what it has already.
     """
-    with gathering() as queued:
+    with gathering(origin) as queued:
         publish()
     raise_first(_send_patiently(queued))
 

@@ -13,6 +13,7 @@ from pipeline.errors import ConfigurationError, MessageRefusedError, ServiceErro
 from pipeline.payloads import Payloads, shrinking
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
+from pipeline.transport import republishing  # noqa: F401 - connects its signal
 from pipeline.transport.envelope import PARSED
 from pipeline.transport.intake import HELD_LIMIT
 from pipeline.transport.lease import Lease

@@ -36,25 +36,39 @@ _NAMES: Final = (
     *(GROUP_PROPERTY, DEDUPLICATION_PROPERTY),
 )
 
-_outbox: ContextVar[list[Queued] | None] = ContextVar("outbox", default=None)
+_outbox: ContextVar[tuple[str, list[Queued]] | None] = ContextVar("outbox", default=None)
 
 
 @contextmanager
-def gathering() -> Iterator[list[Queued]]:
-    """Gather what this thread publishes, in a list, instead of sending it."""
+def gathering(origin: str = "") -> Iterator[list[Queued]]:
+    """Gather what this thread publishes, in a list, instead of sending it.
+
+    ``origin``: what tells it from what else is published under the same task ids.
+    """
     gathered: list[Queued] = []
-    token = _outbox.set(gathered)
+    token = _outbox.set((origin, gathered))
     try:
         yield gathered
     finally:
         _outbox.reset(token)
 
 
+def is_gathering() -> bool:
+    """Whether what this thread publishes is gathered."""
+    return _outbox.get() is not None
+
+
+def gathered_from() -> str:
+    """Return the origin of what is gathered; "" for none."""
+    outbox = _outbox.get()
+    return outbox[0] if outbox is not None else ""
+
+
 def gather(queue: str, message: OutgoingMessage) -> bool:
     """Add a message to the list of ``gathering``; False if there is none, so that it must be sent."""
     outbox = _outbox.get()
     if outbox is not None:
-        outbox.append((queue, message))
+        outbox[1].append((queue, message))
     return outbox is not None
 
 

@@ -86,11 +86,19 @@ def test_large_ones_share_no_request_that_is_too_large(app: PipelineApp) -> None
 
 
 def test_published_again_under_its_id_it_is_one_message(app: PipelineApp) -> None:
-    """By a bulk publish or Celery's own: the deduplication id is the same."""
+    """By another bulk publish: the deduplication id is the same."""
     (first,) = publish_many([sign(app, 1)])
     publish_many([sign(app, 1, task_id=first.task_id)])
-    sign(app, 1, task_id=first.task_id).apply_async()
     assert [headers["id"] for headers, _ in receive(app, 1)] == [first.task_id]
+
+
+def test_a_frozen_signature_that_is_applied_twice_is_two_messages(app: PipelineApp) -> None:
+    """With one task id, as Celery sends it."""
+    signature = sign(app, 1)
+    task_id = signature.freeze().id
+    for _ in range(2):
+        signature.apply_async()
+    assert [headers["id"] for headers, _ in receive(app, 2)] == [task_id] * 2
 
 
 def test_a_queue_that_is_not_there_is_named(app: PipelineApp) -> None:

@@ -26,6 +26,8 @@ SHORT_SCALE = Scale(
     backlog=200,
     frozen=SESSION,
     outages=3,
+    chords=300,
+    kills=3,
 )
 LONG_SCALE = Scale(
     mix=Mix(entities=300, arrivals=1_200, parcels=600, crates=200, pieces=8),
@@ -37,6 +39,8 @@ LONG_SCALE = Scale(
     # Over the minute after which a bridge takes no more behind what it holds (pipeline/bridge/throttle.py).
     frozen=65,
     outages=10,
+    chords=10_000,
+    kills=20,
 )
 
 

@@ -69,6 +69,9 @@ class Scale:
     frozen: float
     #: How often Kafka goes and comes back while processes that watch it run.
     outages: int
+    #: Chords of plain tasks, and how often workers are killed while they run (twice).
+    chords: int
+    kills: int
 
 
 @dataclass(eq=False, kw_only=True)
@@ -384,7 +387,7 @@ def running_world(
     """A world without processes yet, on names of its own. ``environment`` reaches the services directly."""
     environment = {
         **environment,
-        "TASK_MODULES": "tests.faults.stages",
+        "TASK_MODULES": "tests.faults.stages,tests.faults.chordtasks",
         "KAFKA_TOPIC_ERRORS": environment["TOPIC_PREFIX"] + "errors",
         "KAFKA_TOPIC_DLQ": environment["TOPIC_PREFIX"] + "dlq",
         "FAULTS_EFFECTS": str(folder / "effects"),

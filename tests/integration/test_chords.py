@@ -218,3 +218,20 @@ def test_results_too_large_for_a_message_fail_the_chord(shop: Shop, key: str) ->
     """Without a bucket: the body cannot be sent, and its errback says so."""
     chord([large.s(350_000) for _ in range(4)])(collect.s(key).on_error(failed.s(key)))
     assert errored(shop, key).startswith("celery.exceptions.ChordError: Callback error")
+
+
+def test_a_frozen_canvas_may_be_applied_again(shop: Shop, key: str) -> None:
+    """Each time is a run of its own, with the same ids: all of it runs again."""
+    frozen = chain(give.s(0), chord([chain(give.s(1), give.s(2)), nest.si(2)], total.s()), collect.s(key))
+    frozen.freeze()
+    frozen.apply_async()
+    assert collected(shop, key) == 6
+    frozen.apply_async()
+    assert [line["results"] for line in shop.wait_line(key, "collected", 2)] == [6, 6]
+    again = chord(gs(1, 2), collect.s(f"{key}-chord"))
+    again.freeze()
+    for count in (1, 2):
+        again.apply_async()
+        shop.wait_line(f"{key}-chord", "collected", count)
+    shop.wait_empty()
+    assert len(shop.lines(f"{key}-chord")) == len(shop.lines(key)) == 2

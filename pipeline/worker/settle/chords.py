@@ -27,7 +27,15 @@ from kombu.serialization import loads
 from pipeline.errors import InvalidInputError, MessageRefusedError, PayloadLostError, ServiceError
 from pipeline.jobs import ChordRecords, PartEnd, PartFailure
 from pipeline.patience import Abandoned, Patience, raise_first
-from pipeline.results.chordparts import BodyTask, Membership, abandoned, body_tasks, membership, never_run
+from pipeline.results.chordparts import (
+    RUN,
+    BodyTask,
+    Membership,
+    abandoned,
+    body_tasks,
+    membership,
+    never_run,
+)
 from pipeline.transport.bulk import publish_all
 from pipeline.transport.envelope import CONTENT, Envelope, open_envelope
 from pipeline.wire import identity
@@ -188,7 +196,7 @@ class Chords:
         def publish() -> None:
             body = maybe_signature(copy.deepcopy(dict(ending.body)), app=current_app)
             with _as_if_by(ending):
-                publish_all(lambda: body.apply_async(args))
+                publish_all(lambda: body.apply_async(args), origin=str(ending.body.get(RUN, "")))
 
         try:
             self._patience.one("publish chord body", publish)
