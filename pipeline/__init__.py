@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pipeline.client.client import Client
     from pipeline.client.handle import JobHandle
     from pipeline.jobs import JobState
+    from pipeline.worker.installation import install
 
 __version__ = "0.1.0"
 
@@ -67,21 +68,24 @@ __all__ = [
     "cron",
     "current_task",
     "every",
+    "install",
     "stage",
 ]
 
-#: Names of callers, by module: loaded at first use, because stages do without the clients of Kafka and AWS.
-_CALLERS = {
+#: Names of callers and apps, by module: loaded at first use, because stages do without Celery and without the
+#: clients of Kafka and AWS.
+_LOADED_LATER = {
     "AsyncClient": "pipeline.client.asyncclient",
     "AsyncJobHandle": "pipeline.client.asyncclient",
     "Client": "pipeline.client.client",
     "JobHandle": "pipeline.client.handle",
     "JobState": "pipeline.jobs",
+    "install": "pipeline.worker.installation",
 }
 
 
 def __getattr__(name: str) -> Any:
-    module = _CALLERS.get(name)
+    module = _LOADED_LATER.get(name)
     if module is None:
         raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
     return getattr(importlib.import_module(module), name)

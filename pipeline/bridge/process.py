@@ -48,8 +48,9 @@ def run(app: "Celery", *, stop: threading.Event | None = None) -> None:
 
     It loads the stages of TASK_MODULES and the consumers of CONSUMER_MODULES, checks topics, queues and
     table, serves health on HEALTH_PORT, sweeps for jobs that stopped moving, and consumes as one member of
-    KAFKA_CONSUMER_GROUP. ``app`` is the app of ``pipeline.celery``. ``stop``: return once it is set, with
-    what is done committed; without it SIGTERM and SIGINT stop the bridge.
+    KAFKA_CONSUMER_GROUP. ``app`` is the app of ``pipeline.celery``, or any with ``pipeline.install``.
+    ``stop``: return once it is set, with what is done committed; without it SIGTERM and SIGINT stop the
+    bridge.
 
     Ends the process (``SystemExit``) with one line on stderr when it cannot go on: exit code 2 for a
     configuration that must change, 1 for a service that refuses. With USE_SQS_TASK_PROCESSING=false there is
@@ -124,9 +125,12 @@ def agreed(settings: Settings) -> Iterator[tuple[KnownPlans, Sequence[str]]]:
 
 @contextmanager
 def _set_up(app: "Celery") -> Iterator[Settings]:
-    settings = getattr(app, "settings", None)
-    if not isinstance(settings, Settings):
-        raise ConfigurationError("A bridge needs the app of pipeline.celery: celery -A pipeline bridge")
+    if not hasattr(app, "pipeline"):
+        raise ConfigurationError(
+            'A bridge needs an app with "pipeline.install(app)", or that of this project: '
+            "celery -A pipeline bridge"
+        )
+    settings: Settings = app.pipeline.settings
     logs.log_to_stderr(settings.log_level)
     tracing.start(settings.service_name, os.environ)
     try:

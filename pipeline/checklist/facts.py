@@ -258,9 +258,7 @@ class Facts:
         """The worker's Celery app, with these settings."""
         from pipeline.celery import make_app
 
-        app = make_app()
-        app.settings = self.settings
-        return app
+        return make_app(self.settings)
 
     @once
     def health(self) -> dict[str, tuple[int, dict[str, Any]]]:

@@ -234,7 +234,7 @@ def _shutdown(facts: Facts) -> Finding:
         f"({SETTLE_TIMEOUT:g} s) and gives back the rest ({CLOSE_TIMEOUT:g} s); what is cut off comes again"
     )
     if Settling not in steps:
-        return fail("the worker has no settlement step", "It is added in pipeline/celery.py.")
+        return fail("the worker has no settlement step", "pipeline.install adds it: undo what took it away.")
     return ok(f"{evidence}. Give its container {facts.grace:g} s before it is killed")
 
 

@@ -17,7 +17,7 @@ from pipeline.infra.startchecks import check_queue
 from pipeline.observe.queues import SqsMonitor
 
 _PROVISION = 'Run "pipeline provision --update".'
-_CODE = "It is set in pipeline/celery.py: undo what changed it."
+_CODE = "pipeline.install sets it: undo what changed it."
 
 #: The value of WaitTimeSeconds in the checklist.
 LONG_POLL = 5

@@ -6,7 +6,10 @@ import click
 
 from pipeline import bridge as sending
 from pipeline import inline
-from pipeline.settings import Settings
+from pipeline.worker.installation import refuse_other_apps
+
+# Celery imports this module, an entry point, for each of its commands.
+refuse_other_apps()
 
 
 @click.command()
@@ -26,8 +29,8 @@ def bridge(context: click.Context, concurrency: int) -> None:
     runs the stages itself.
     """
     app = context.obj.app
-    settings = getattr(app, "settings", None)
-    if isinstance(settings, Settings) and not settings.use_sqs_task_processing:
+    service = getattr(app, "pipeline", None)
+    if service is not None and not service.settings.use_sqs_task_processing:
         inline.run(app, processes=concurrency)
     else:
         sending.run(app)

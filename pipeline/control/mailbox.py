@@ -39,7 +39,7 @@ class Node(pidbox.Node):  # type: ignore[misc]
 
     @property
     def _settings(self) -> Settings:
-        settings: Settings = self.mailbox.app.settings
+        settings: Settings = self.mailbox.app.pipeline.settings
         return settings
 
     @cached_property

@@ -21,6 +21,9 @@ log = structlog.get_logger(__name__)
 atexit.register(close_control_plane)
 
 
+#: The scheme of the broker's URL.
+SCHEME = "fifo"
+
 #: The most control messages that wait in a connection. A reader pauses meanwhile; Kafka holds the rest.
 LIMIT = 1_000
 
@@ -182,7 +185,7 @@ class Transport(fifo.Transport):
         return False
 
 
-def configure(settings: Settings) -> None:
-    """Register ``fifo://`` with kombu, for these settings."""
-    TRANSPORT_ALIASES["fifo"] = f"{Transport.__module__}:{Transport.__name__}"
-    fifo.Transport.settings = settings
+def configure(settings: Callable[[], Settings]) -> None:
+    """Register ``fifo://`` with kombu. ``settings`` is called when a connection first needs them."""
+    TRANSPORT_ALIASES[SCHEME] = f"{Transport.__module__}:{Transport.__name__}"
+    fifo.Transport.settings = staticmethod(settings)

@@ -43,7 +43,8 @@ class Children:
         envelope = lease.envelope
         assert envelope is not None
         task = self._app.tasks[envelope.task_name]
-        limit = task.time_limit or self._app.conf.task_time_limit or self._app.settings.task_time_limit
+        limits = task.time_limit, self._app.conf.task_time_limit
+        limit = next(filter(None, limits), self._app.pipeline.settings.task_time_limit)
         options = RunOptions(
             attempt=lease.attempts + 1,
             limit=limit,

@@ -25,7 +25,7 @@ class ChordBackend:
     @property
     def chords(self) -> ChordRecords:
         """The chords of this service."""
-        records: ChordRecords = self.app.job_store.chords
+        records: ChordRecords = self.app.pipeline.job_store.chords
         return records
 
     def ensure_chords_allowed(self) -> None:

@@ -37,7 +37,7 @@ class Waiting:
     @property
     def records(self) -> TaskResults:
         """The records of results, in the jobs table."""
-        results: TaskResults = self.app.job_store.results
+        results: TaskResults = self.app.pipeline.job_store.results
         return results
 
     def wait_for_pending(

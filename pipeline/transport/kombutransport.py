@@ -9,7 +9,7 @@ from kombu.transport import virtual
 from kombu.transport.virtual.base import queue_declare_ok_t
 from vine import promise
 
-from pipeline.errors import ConfigurationError, MessageRefusedError, ServiceError
+from pipeline.errors import MessageRefusedError, ServiceError
 from pipeline.payloads import Payloads, shrinking
 from pipeline.settings import Settings
 from pipeline.sqs import SqsQueue, sqs_client
@@ -143,8 +143,9 @@ class Transport(virtual.Transport):  # type: ignore[misc]
         asynchronous=True, exchange_type=frozenset(["direct"]), heartbeats=False
     )
 
-    #: set once a process, when the Celery app is configured (``pipeline.control.transport.configure``)
-    settings: ClassVar[Settings | None] = None
+    #: returns the settings of this process; set when an app of Celery is configured
+    #: (``pipeline.control.transport.configure``)
+    settings: ClassVar[Callable[[], Settings]]
 
     _wakeup: WakeupPipe
     #: the worker's event loop and its thread; None while there is none
@@ -237,8 +238,4 @@ class Transport(virtual.Transport):  # type: ignore[misc]
 
     @classmethod
     def _settings(cls) -> Settings:
-        if cls.settings is None:
-            raise ConfigurationError(
-                "fifo:// is configured by the app of this project: run celery with -A pipeline"
-            )
-        return cls.settings
+        return cls.settings()

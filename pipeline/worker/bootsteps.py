@@ -12,7 +12,6 @@ from pipeline.infra.startchecks import check_start
 from pipeline.observe.embedded import health_server
 from pipeline.telemetry import tracing
 from pipeline.worker.celerychecks import (
-    check_celery_settings,
     check_open_files,
     check_pool,
     check_tasks,
@@ -20,6 +19,7 @@ from pipeline.worker.celerychecks import (
     report_queues,
     start_refused,
 )
+from pipeline.worker.celerysettings import check_celery_settings
 from pipeline.worker.consumer import EVENTS_EVERY, EVENTS_TOGETHER, TIMERS_EVERY, drop_cancelled_timers
 from pipeline.worker.runtime import WorkerRuntime
 from pipeline.worker.sample import ADAPT_EVERY
@@ -44,12 +44,12 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
                 processes,
                 len(takes),
-                serves_health=worker.app.settings.health_port is not None,
+                serves_health=worker.app.pipeline.settings.health_port is not None,
             )
-            check_start(worker.app.settings, REGISTRY, takes)
-            report_queues(worker.app.settings, REGISTRY, takes)
+            check_start(worker.app.pipeline.settings, REGISTRY, takes)
+            report_queues(worker.app.pipeline.settings, REGISTRY, takes)
             # Before the pool forks.
-            tracing.start(worker.app.settings.service_name, os.environ)
+            tracing.start(worker.app.pipeline.settings.service_name, os.environ)
         except (ConfigurationError, ServiceError) as error:
             raise start_refused(error) from error
 
@@ -68,7 +68,7 @@ class Runtime(bootsteps.StartStopStep):  # type: ignore[misc]
             return events.send if events else None
 
         worker.runtime = WorkerRuntime(
-            worker.app.settings,
+            worker.app.pipeline.settings,
             REGISTRY,
             node_name=worker.hostname,
             pool=pool_name(worker.pool_cls),
@@ -83,11 +83,11 @@ class Health(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def include_if(self, worker: Any) -> bool:
         """Whether a port is set."""
-        return worker.app.settings.health_port is not None
+        return worker.app.pipeline.settings.health_port is not None
 
     def create(self, worker: Any) -> Any:
         """Return the server, which Celery starts and stops."""
-        return health_server(worker.app.settings, REGISTRY, lambda: worker.runtime.source.stuck())
+        return health_server(worker.app.pipeline.settings, REGISTRY, lambda: worker.runtime.source.stuck())
 
 
 class Settling(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import click
 import structlog
@@ -22,26 +22,6 @@ LIMITLESS_POOLS = ("solo", "thread")
 OPEN_FILES, FILES_PER_PROCESS, FILES_PER_QUEUE = 70, 8, 4
 #: Those of a health server that is flooded: its connections, and what it accepts before it drops others.
 HEALTH_FILES = 100
-
-
-#: Celery's settings that the project overrules: the value that counts, and why.
-OVERRULED: Final[Mapping[str, tuple[Any, str]]] = {
-    "task_acks_late": (True, "a message is deleted once its task is settled"),
-    "task_reject_on_worker_lost": (True, "a killed task is tried again, within its retries"),
-    "task_acks_on_failure_or_timeout": (True, "a failed task is tried again, or becomes a dead letter"),
-    "result_backend": ("pipeline.results.backend:Backend", "results are kept in the jobs table"),
-    "broker_transport_options": ({}, "queues, leases and waits are set by SQS_... variables"),
-    "accept_content": (["json"], "tasks travel as JSON"),
-    "task_queue_max_priority": (None, "an SQS FIFO queue has no priorities"),
-    "task_default_priority": (None, "an SQS FIFO queue has no priorities"),
-}
-#: Celery's settings with which no task could be run: the value they must have.
-REQUIRED: Final[Mapping[str, Any]] = {
-    "task_serializer": "json",
-    "result_serializer": "json",
-    "task_compression": None,
-    "worker_consumer": "pipeline.worker.consumer:Consumer",
-}
 #: The strategy of every task whose author did not set another.
 CELERYS_STRATEGY = "celery.worker.strategy:default"
 
@@ -123,27 +103,6 @@ def _why_not(task: Any) -> str | None:
             "use a plain task"
         )
     return None
-
-
-def check_celery_settings(conf: Any) -> None:
-    """Raise ``ConfigurationError`` for Celery settings with which no task could run; log those overruled."""
-    wrong = [
-        f"{name} is {conf.get(name)!r}, and must be {value!r}"
-        for name, value in REQUIRED.items()
-        if conf.get(name) != value
-    ]
-    for name in ("broker_url", "broker_read_url", "broker_write_url"):
-        if (url := conf.get(name)) and not str(url).startswith("fifo://"):
-            wrong.append(f"{name} names {str(url).split(':', 1)[0]}, and must be 'fifo://'")
-    if wrong:
-        raise ConfigurationError("Change these settings of Celery: " + "; ".join(wrong) + ".")
-    overruled = {
-        name: reason for name, (value, reason) in OVERRULED.items() if conf.get(name) not in (value, None)
-    }
-    if conf.task_time_limit is None:
-        overruled["task_time_limit"] = "a lease must end: TASK_TIME_LIMIT counts"
-    if overruled:
-        log.warning("worker.settings_overruled", settings=overruled)
 
 
 def report_queues(settings: Settings, registry: Registry, takes: Sequence[str]) -> None:

@@ -118,7 +118,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         It runs on the event loop, where an error would end the worker.
         """
         try:
-            check_added_queue(self.app.settings, REGISTRY, queue)
+            check_added_queue(self.app.pipeline.settings, REGISTRY, queue)
         except (ConfigurationError, ServiceError) as error:
             log.error("queue.not_added", queue=queue, error=str(error))
         else:
@@ -134,7 +134,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             self.runtime.end(message.delivery_tag, lambda _: Marked(marker=marker), known=False)
 
     def _unknown(self, lease: Lease) -> Outcome:
-        settings = self.app.settings
+        settings = self.app.pipeline.settings
         modules = ",".join(settings.task_modules)
         why = f"no module in TASK_MODULES={modules} defines the task {lease.headers['task']!r}"
         return other_version(lease, settings, why)

@@ -68,7 +68,7 @@ def _call(request: dict[str, Any], error: str, message: str, traceback: str, bod
     """
     if body is not None:
         try:
-            kept = current_app.payloads.get(ReferencedBody.read(body).reference)
+            kept = current_app.pipeline.payloads.get(ReferencedBody.read(body).reference)
             request["args"], request["kwargs"], _ = json.loads(kept)
         except PayloadLostError as lost:
             log.warning("errbacks.without_arguments", task_id=request.get("id"), error=str(lost))

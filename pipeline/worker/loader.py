@@ -1,10 +1,10 @@
-"""Celery's loader: imports the task modules, checks the stages, and registers them as Celery tasks."""
+"""The modules of an app: Celery's own and those of stages, whose stages become Celery tasks."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
-from celery.loaders.app import AppLoader
 
 from pipeline.author.loading import load_stages, set_up_django
 from pipeline.author.registry import Registry
@@ -17,23 +17,24 @@ from pipeline.worker.celerychecks import refuse_open_flower, start_refused
 from pipeline.worker.child.stagetask import StageTask
 
 
-class Loader(AppLoader):  # type: ignore[misc]
-    """Runs wherever the tasks must be known: worker, bridge, Flower, ``celery inspect``."""
+def import_modules(app: Celery, celerys: Callable[[], Any]) -> Any:
+    """Import what Celery imports for an app, then its stages and consumers; return Celery's answer.
 
-    def import_default_modules(self) -> Any:
-        """Import stages and consumers. Raises ``StartRefused`` where some are missing, or cannot work."""
-        refuse_open_flower()
-        settings = self.app.settings
-        try:
-            # Before Celery's own imports, which set Django up as well, but do not explain a failure.
-            set_up_django()
-            modules = super().import_default_modules()
-            # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
-            registry = load_stages(settings.task_modules, Path.cwd(), settings.consumer_modules)
-        except (ConfigurationError, StageDefinitionError) as error:
-            raise start_refused(error) from error
-        register_stages(self.app, settings, registry)
-        return modules
+    ``celerys`` is the loader's own ``import_default_modules``. Runs wherever the tasks must be known: worker,
+    bridge, Flower, ``celery inspect``. Raises ``StartRefused`` where stages are missing, or cannot work.
+    """
+    refuse_open_flower()
+    settings = app.pipeline.settings
+    try:
+        # Before Celery's own imports, which set Django up as well, but do not explain a failure.
+        set_up_django()
+        imported = celerys()
+        # Celery's own script, unlike "python -m celery", leaves the current folder out of the path.
+        registry = load_stages(settings.task_modules, Path.cwd(), settings.consumer_modules)
+    except (ConfigurationError, StageDefinitionError) as error:
+        raise start_refused(error) from error
+    register_stages(app, settings, registry)
+    return imported
 
 
 def register_stages(app: Celery, settings: Settings, registry: Registry) -> None:

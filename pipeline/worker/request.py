@@ -18,6 +18,7 @@ from pipeline.telemetry.fields import header_fields
 from pipeline.telemetry.spans import Span
 from pipeline.transport.lease import Lease
 from pipeline.wire.taskmessage import HEADER, TaskHeader
+from pipeline.worker.celerysettings import LONGEST_RUN
 from pipeline.worker.child import trace
 from pipeline.worker.child.outcome import (
     Cancelled,
@@ -39,8 +40,6 @@ log = structlog.get_logger(__name__)
 
 #: Seconds that the pool may need to kill a run at its hard limit.
 KILL_GRACE = 30.0
-#: The longest run (seconds): SQS holds a message for 12 hours, and it may have waited for some of them.
-LONGEST_RUN = 11 * 3600.0
 
 
 class Request(base.Request):  # type: ignore[misc]

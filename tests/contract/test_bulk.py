@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from pipeline.author.registry import Registry
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.errors import MessageRefusedError, ServiceRefusedError
 from pipeline.infra.provision import make_missing
 from pipeline.services.environment import Services
@@ -19,32 +20,31 @@ from tests.processes import wait_until
 
 
 @pytest.fixture
-def app(services: Services, make_settings: MakeSettings) -> Iterator[PipelineApp]:
+def app(services: Services, make_settings: MakeSettings) -> Iterator[Celery]:
     """An app that publishes to a queue of its own."""
     settings = make_settings(services)
     list(make_missing(settings, Registry(), kafka=False, sqs=True))
-    made = make_app()
-    made.__dict__["settings"] = settings
+    made = make_app(settings)
     yield made
     made.close()
 
 
 @pytest.fixture
-def requests(app: PipelineApp) -> Counter[str]:
+def requests(app: Celery) -> Counter[str]:
     """The requests that SQS is sent, by action."""
     counted: Counter[str] = Counter()
-    events = sqs_client(app.settings).meta.events
+    events = sqs_client(app.pipeline.settings).meta.events
     events.register("after-call.sqs", lambda model, **_: counted.update([model.name]))
     return counted
 
 
-def sign(app: PipelineApp, number: int, **options: Any) -> Any:
+def sign(app: Celery, number: int, **options: Any) -> Any:
     return app.signature("note", args=(number,)).set(**options)
 
 
-def receive(app: PipelineApp, count: int) -> list[tuple[Mapping[str, Any], str]]:
+def receive(app: Celery, count: int) -> list[tuple[Mapping[str, Any], str]]:
     """So many messages, deleted: their headers and group, in order."""
-    queue = SqsQueue(sqs_client(app.settings), app.settings.sqs_task_queue_url)
+    queue = SqsQueue(sqs_client(app.pipeline.settings), app.pipeline.settings.sqs_task_queue_url)
     found: list[tuple[Mapping[str, Any], str]] = []
 
     def enough() -> bool:
@@ -58,7 +58,7 @@ def receive(app: PipelineApp, count: int) -> list[tuple[Mapping[str, Any], str]]
     return found
 
 
-def test_many_go_in_few_requests(app: PipelineApp, requests: Counter[str]) -> None:
+def test_many_go_in_few_requests(app: Celery, requests: Counter[str]) -> None:
     """Ten in each; every one is there under the id that was returned."""
     published = publish_many(sign(app, number) for number in range(95))
     assert requests == {"SendMessageBatch": 10}
@@ -66,7 +66,7 @@ def test_many_go_in_few_requests(app: PipelineApp, requests: Counter[str]) -> No
     assert {headers["id"] for headers, _ in receive(app, 95)} == {each.task_id for each in published}
 
 
-def test_a_group_keeps_its_order(app: PipelineApp, requests: Counter[str]) -> None:
+def test_a_group_keeps_its_order(app: Celery, requests: Counter[str]) -> None:
     """One of it in a request, since SQS may fail one entry and take the next."""
     published = publish_many(sign(app, number, headers={"message_group": "a"}) for number in range(6))
     assert requests == {"SendMessageBatch": 6}
@@ -76,7 +76,7 @@ def test_a_group_keeps_its_order(app: PipelineApp, requests: Counter[str]) -> No
     assert {group for _, group in received + receive(app, 1)} == {"a"}
 
 
-def test_large_ones_share_no_request_that_is_too_large(app: PipelineApp) -> None:
+def test_large_ones_share_no_request_that_is_too_large(app: Celery) -> None:
     """1 MiB is the limit of a request as of a message; one over it is refused, the others are there."""
     large = [app.signature("note", args=("x" * 200_000,)) for _ in range(7)]
     *there, refused = publish_many([*large, app.signature("note", args=("x" * 1_100_000,))])
@@ -85,14 +85,14 @@ def test_large_ones_share_no_request_that_is_too_large(app: PipelineApp) -> None
     assert len(receive(app, 7)) == 7
 
 
-def test_published_again_under_its_id_it_is_one_message(app: PipelineApp) -> None:
+def test_published_again_under_its_id_it_is_one_message(app: Celery) -> None:
     """By another bulk publish: the deduplication id is the same."""
     (first,) = publish_many([sign(app, 1)])
     publish_many([sign(app, 1, task_id=first.task_id)])
     assert [headers["id"] for headers, _ in receive(app, 1)] == [first.task_id]
 
 
-def test_a_frozen_signature_that_is_applied_twice_is_two_messages(app: PipelineApp) -> None:
+def test_a_frozen_signature_that_is_applied_twice_is_two_messages(app: Celery) -> None:
     """With one task id, as Celery sends it."""
     signature = sign(app, 1)
     task_id = signature.freeze().id
@@ -101,7 +101,7 @@ def test_a_frozen_signature_that_is_applied_twice_is_two_messages(app: PipelineA
     assert [headers["id"] for headers, _ in receive(app, 2)] == [task_id] * 2
 
 
-def test_a_queue_that_is_not_there_is_named(app: PipelineApp) -> None:
+def test_a_queue_that_is_not_there_is_named(app: Celery) -> None:
     """Messages for other queues arrive there."""
     lost, there = publish_many([sign(app, 1, queue="nowhere.fifo"), sign(app, 2)])
     assert isinstance(lost.error, ServiceRefusedError)

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from celery import Celery
 from celery.events.receiver import EventReceiver
 from confluent_kafka import Producer
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.control.controlmessage import EVENTS
 from pipeline.control.controlplane import ControlPlane, close_control_plane, control_plane
 from pipeline.errors import ServiceRefusedError
@@ -136,20 +137,18 @@ def test_many_read_the_same(settings: Settings, topic: str, producer: EventProdu
 
 
 @pytest.fixture
-def app(settings: Settings) -> Iterator[PipelineApp]:
+def app(settings: Settings) -> Iterator[Celery]:
     """A Celery app on these services, with a control plane of its own in this process."""
     yield make_client(settings)
     close_control_plane()
 
 
-def make_client(settings: Settings) -> PipelineApp:
-    app = make_app()
-    app.__dict__["settings"] = settings
-    return app
+def make_client(settings: Settings) -> Celery:
+    return make_app(settings)
 
 
 @contextmanager
-def listening(app: PipelineApp, name: str) -> Iterator[list[dict[str, Any]]]:
+def listening(app: Celery, name: str) -> Iterator[list[dict[str, Any]]]:
     """A mailbox as a worker has one, that answers to ``echo``; gives the arguments it heard."""
     heard: list[dict[str, Any]] = []
     stop, ready = threading.Event(), threading.Event()
@@ -181,12 +180,12 @@ def listening(app: PipelineApp, name: str) -> Iterator[list[dict[str, Any]]]:
         thread.join(10)
 
 
-def wait_hearing(app: PipelineApp, *names: str) -> None:
+def wait_hearing(app: Celery, *names: str) -> None:
     """Wait until all of these answer: they listen at once, and hear once they have found the topic's end."""
     wait_until(lambda: len(ask(app, "hello", *names)) == len(names), f"{names} hear")
 
 
-def ask(app: PipelineApp, command: str, *destination: str, **arguments: object) -> dict[str, Any]:
+def ask(app: Celery, command: str, *destination: str, **arguments: object) -> dict[str, Any]:
     """The answers of those named, by name."""
     replies = app.control.broadcast(
         command, arguments=arguments, destination=list(destination), reply=True, timeout=ASK_FOR
@@ -194,11 +193,11 @@ def ask(app: PipelineApp, command: str, *destination: str, **arguments: object) 
     return {name: answer for reply in replies or () for name, answer in reply.items()}
 
 
-def echo(app: PipelineApp, *destination: str, **arguments: object) -> dict[str, Any]:
+def echo(app: Celery, *destination: str, **arguments: object) -> dict[str, Any]:
     return ask(app, "echo", *destination, **arguments)
 
 
-def test_commands_reach_those_they_name(app: PipelineApp) -> None:
+def test_commands_reach_those_they_name(app: Celery) -> None:
     """A command is carried out by those it names; who asked has its answers when the last has come."""
     with listening(app, "a") as at_a, listening(app, "b") as at_b:
         wait_hearing(app, "a", "b")
@@ -209,7 +208,7 @@ def test_commands_reach_those_they_name(app: PipelineApp) -> None:
     assert (at_a, at_b) == ([{"n": 1}], [{"n": 1}, {"n": 2}])
 
 
-def test_clients_hear_their_own_answers(app: PipelineApp) -> None:
+def test_clients_hear_their_own_answers(app: Celery) -> None:
     """Several threads ask at once through one reader; none hears another's answer."""
     answers: dict[int, dict[str, Any]] = {}
 
@@ -226,7 +225,7 @@ def test_clients_hear_their_own_answers(app: PipelineApp) -> None:
     assert answers == {number: {"a": {"n": number}} for number in range(5)}
 
 
-def test_waiting_costs_nothing(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_costs_nothing(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader sleeps until a message comes or its time is over, and is not woken in between."""
     waits: list[int] = []
     wait = WakeupPipe.wait
@@ -247,12 +246,12 @@ def test_waiting_costs_nothing(app: PipelineApp, monkeypatch: pytest.MonkeyPatch
         assert waits.count(threading.get_ident()) == 1
 
 
-def test_events_come_with_their_past(app: PipelineApp) -> None:
+def test_events_come_with_their_past(app: Celery) -> None:
     """A reader that starts late gets what happened before, then what happens."""
     with app.connection_for_write() as connection:
         dispatcher = app.events.Dispatcher(connection, hostname="w", buffer_while_offline=False)
         dispatcher.send("task-received", uuid="before", name="t")
-        control_plane(app.settings).close()  # sends what is queued
+        control_plane(app.pipeline.settings).close()  # sends what is queued
         heard: list[str] = []
 
         def hear(event: dict[str, Any]) -> None:
@@ -267,7 +266,7 @@ def test_events_come_with_their_past(app: PipelineApp) -> None:
     assert heard == ["before", "after"]
 
 
-def test_a_forked_child_asks_for_itself(app: PipelineApp) -> None:
+def test_a_forked_child_asks_for_itself(app: Celery) -> None:
     """A child of a process that has a control plane makes its own, and is answered."""
     with listening(app, "a"):
         wait_hearing(app, "a")
@@ -275,7 +274,7 @@ def test_a_forked_child_asks_for_itself(app: PipelineApp) -> None:
         if pid == 0:
             status = 1
             try:
-                status = 0 if echo(make_client(app.settings), "a", n=2) == {"a": {"n": 2}} else 1
+                status = 0 if echo(make_client(app.pipeline.settings), "a", n=2) == {"a": {"n": 2}} else 1
             finally:
                 os._exit(status)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
@@ -284,7 +283,7 @@ def test_a_forked_child_asks_for_itself(app: PipelineApp) -> None:
 # ─── Commands that are refused ───
 
 
-def test_a_command_that_is_not_allowed_is_refused_with_its_setting(app: PipelineApp) -> None:
+def test_a_command_that_is_not_allowed_is_refused_with_its_setting(app: Celery) -> None:
     """It has no effect, and its sender is told which setting allows it."""
     with listening(app, "a"):
         wait_hearing(app, "a")

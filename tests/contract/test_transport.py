@@ -114,7 +114,7 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
     def other(data: int) -> None: ...
 
     list(make_missing(settings, registry, kafka=False, sqs=True))
-    configure(settings)
+    configure(lambda: settings)
     connection = Connection("fifo://")
     try:
         yield Broker(settings, connection)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from kombu.exceptions import OperationalError
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.control.controlplane import close_control_plane
 from pipeline.infra.provision import provision
 from pipeline.services.children import Children, children
@@ -118,7 +119,7 @@ class Fleet:
     environment: Mapping[str, str]
     settings: Settings
     registry: Registry
-    app: PipelineApp
+    app: Celery
     folder: Path
     children: Children
     workers: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
@@ -240,9 +241,8 @@ def _registry() -> Registry:
     return registry
 
 
-def _client(settings: Settings) -> PipelineApp:
+def _client(settings: Settings) -> Celery:
     """An app of this process that speaks to the fleet; it knows no tasks."""
-    app = make_app()
-    app.__dict__["settings"] = settings
+    app = make_app(settings)
     app.set_current = lambda: None
     return app

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from pipeline.author.registry import Registry
 from pipeline.author.stages import Stage
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.control.controlplane import close_control_plane
 from pipeline.infra.provision import provision
 from pipeline.jobs import Job, JobState, JobStore, NewJob
@@ -51,7 +52,7 @@ class Shop:
     settings: Settings
     folder: Path
     children: Children
-    app: PipelineApp
+    app: Celery
     registry: Registry
     workers: "list[subprocess.Popen[bytes]]" = field(default_factory=list)
     letters: list[ReceivedMessage] = field(default_factory=list)
@@ -185,7 +186,8 @@ class Shop:
 
     @property
     def store(self) -> JobStore:
-        return self.app.job_store
+        store: JobStore = self.app.pipeline.job_store
+        return store
 
     @property
     def queue(self) -> SqsQueue:
@@ -285,8 +287,6 @@ def _registry() -> Registry:
     return registry
 
 
-def _client(settings: Settings) -> PipelineApp:
+def _client(settings: Settings) -> Celery:
     """An app of this process that publishes; it knows no tasks."""
-    app = make_app()
-    app.__dict__["settings"] = settings
-    return app
+    return make_app(settings)

@@ -170,8 +170,7 @@ def test_a_split_job(counted: Counted, tmp_path: Path) -> None:
 def test_a_plain_task(counted: Counted) -> None:
     """It is sent and deleted, and DynamoDB is not asked for anything."""
     counted.bill.clear()
-    app = make_app()
-    app.__dict__["settings"] = counted.ground.settings
+    app = make_app(counted.ground.settings)
     app.signature("tests.integration.chores.add", args=(1, 2)).apply_async()
     wait_until(lambda: counted.left() == 0 and not counted.bill.under_way, "the task is deleted and billed")
     # This process sent it, past what counts.

@@ -302,7 +302,7 @@ def test_nothing_is_logged_that_is_secret(
             "-c",
             "from pipeline.cli.service import read_settings as s; print(s().service_name)",
         ],
-        [sys.executable, "-c", "from pipeline.celery import app; print(app.settings.service_name)"],
+        [sys.executable, "-c", "from pipeline.celery import app; print(app.pipeline.settings.service_name)"],
     ],
 )
 def test_every_edge_asks_vault_first(server: FakeVault, command: list[str]) -> None:

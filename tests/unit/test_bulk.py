@@ -11,7 +11,7 @@ from celery.exceptions import Reject
 from celery.states import REJECTED
 from kombu.exceptions import EncodeError, OperationalError
 
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.sqs import OutgoingMessage
 from pipeline.transport import bulk, kombutransport, publish_many
@@ -56,11 +56,9 @@ class FakeQueue:
 
 
 @pytest.fixture
-def app() -> PipelineApp:
+def app() -> Celery:
     """An app that knows no tasks."""
-    made = make_app()
-    made.__dict__["settings"] = SETTINGS
-    return made
+    return make_app(SETTINGS)
 
 
 @pytest.fixture
@@ -85,7 +83,7 @@ def test_nothing_is_published_of_nothing() -> None:
     assert publish_many([]) == []
 
 
-def test_what_was_not_answered_is_sent_again_in_its_place(app: PipelineApp, queue: FakeQueue) -> None:
+def test_what_was_not_answered_is_sent_again_in_its_place(app: Celery, queue: FakeQueue) -> None:
     """Its group waits for it, others do not."""
     queue.failing["<a1>"] = (ServiceUnavailableError("lost"), 3)
     published = publish_many(
@@ -96,7 +94,7 @@ def test_what_was_not_answered_is_sent_again_in_its_place(app: PipelineApp, queu
     assert marks(queue) == ["b", "a1", "a2", "a3"]
 
 
-def test_what_is_never_answered_says_so(app: PipelineApp, queue: FakeQueue) -> None:
+def test_what_is_never_answered_says_so(app: Celery, queue: FakeQueue) -> None:
     """After the tries that a single publish has; it may be published again under its id."""
     queue.failing["<a>"] = (ServiceUnavailableError("away"), 4)
     lost, there = publish_many([sign(app, "a"), sign(app, "b")])
@@ -106,7 +104,7 @@ def test_what_is_never_answered_says_so(app: PipelineApp, queue: FakeQueue) -> N
     assert (again.task_id, again.error) == (lost.task_id, None)
 
 
-def test_nothing_of_a_group_passes_one_that_is_refused(app: PipelineApp, queue: FakeQueue) -> None:
+def test_nothing_of_a_group_passes_one_that_is_refused(app: Celery, queue: FakeQueue) -> None:
     """As when they are published one by one and the first error ends that."""
     queue.failing["<a1>"] = (MessageRefusedError("too large"), 1)
     published = publish_many(
@@ -116,7 +114,7 @@ def test_nothing_of_a_group_passes_one_that_is_refused(app: PipelineApp, queue: 
     assert marks(queue) == ["b1", "b2"]
 
 
-def test_nothing_is_sent_when_one_cannot_be_made(app: PipelineApp, queue: FakeQueue) -> None:
+def test_nothing_is_sent_when_one_cannot_be_made(app: Celery, queue: FakeQueue) -> None:
     """And the next publish is a publish."""
     with pytest.raises(EncodeError, match="JSON serializable"):
         publish_many([sign(app, "a"), app.signature("note", args=(object(),))])
@@ -125,7 +123,7 @@ def test_nothing_is_sent_when_one_cannot_be_made(app: PipelineApp, queue: FakeQu
     assert marks(queue) == ["b"]
 
 
-def test_chains_and_groups_are_published_as_celery_would(app: PipelineApp, queue: FakeQueue) -> None:
+def test_chains_and_groups_are_published_as_celery_would(app: Celery, queue: FakeQueue) -> None:
     """The first of a chain, all of a group; each has the id of its result, and its own errors."""
     queue.failing["<g2>"] = (MessageRefusedError("too large"), 1)
     chained, grouped, alone = publish_many(
@@ -141,7 +139,7 @@ def test_chains_and_groups_are_published_as_celery_would(app: PipelineApp, queue
     assert isinstance(grouped.error, MessageRefusedError)
 
 
-def test_what_goes_to_no_queue_is_refused(app: PipelineApp, queue: FakeQueue) -> None:
+def test_what_goes_to_no_queue_is_refused(app: Celery, queue: FakeQueue) -> None:
     """kombu drops what is published to an exchange that no queue is bound to, and says that it is sent."""
     elsewhere = sign(app, "a", exchange="media", routing_key="media.video", retry=False)
     with pytest.raises(OperationalError, match="no queue is bound"):
@@ -151,7 +149,7 @@ def test_what_goes_to_no_queue_is_refused(app: PipelineApp, queue: FakeQueue) ->
     assert queue.taken == []
 
 
-def test_the_options_of_kombus_sqs_transport_count(app: PipelineApp, queue: FakeQueue) -> None:
+def test_the_options_of_kombus_sqs_transport_count(app: Celery, queue: FakeQueue) -> None:
     """Code that names a group and a deduplication id in its way needs no change."""
     sign(app, "a", MessageGroupId="customer-7", MessageDeduplicationId="d-1").apply_async()
     publish_many([sign(app, "a", MessageGroupId=7)])
@@ -172,7 +170,7 @@ def test_the_options_of_kombus_sqs_transport_count(app: PipelineApp, queue: Fake
     ids=["now", "for later", "its own retry", "as told"],
 )
 def test_a_running_task_hands_its_group_on_unless_it_would_stand_still(
-    app: PipelineApp, queue: FakeQueue, options: dict[str, Any], group: str | None
+    app: Celery, queue: FakeQueue, options: dict[str, Any], group: str | None
 ) -> None:
     """A parked task holds back its group; only tasks that must keep their place are parked."""
 
@@ -192,7 +190,7 @@ def test_a_running_task_hands_its_group_on_unless_it_would_stand_still(
     assert (sent.group_id == group) == (group is not None)
 
 
-def test_what_sqs_would_drop_before_it_is_due_is_refused(app: PipelineApp, queue: FakeQueue) -> None:
+def test_what_sqs_would_drop_before_it_is_due_is_refused(app: Celery, queue: FakeQueue) -> None:
     """Published alone or with others: a queue keeps a message for 14 days, and nobody hears of its end."""
     sign(app, "a", countdown=12 * 86_400).apply_async()
     publish_many([sign(app, "b", countdown=12 * 86_400)])
@@ -208,7 +206,7 @@ def test_what_sqs_would_drop_before_it_is_due_is_refused(app: PipelineApp, queue
     ("answer", "permanent"), [(ServiceUnavailableError("away"), False), (MessageRefusedError("late"), True)]
 )
 def test_a_retry_that_is_not_published_is_tried_again_unless_it_never_can_be(
-    app: PipelineApp, queue: FakeQueue, answer: ServiceError, permanent: bool
+    app: Celery, queue: FakeQueue, answer: ServiceError, permanent: bool
 ) -> None:
     """``self.retry`` publishes; what kept it from that stands behind kombu's own error."""
     queue.failing["<a>"] = (answer, 9)

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from celery import signals
+from celery import Celery, signals
 
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.errors import ConfigurationError
 from pipeline.settings import load_settings
-from pipeline.worker import celerychecks
+from pipeline.worker import celerychecks, celerysettings
 from tests.builders import settings
 from tests.loglines import log_lines
 from tests.unit.test_settings import REQUIRED
@@ -85,10 +85,8 @@ def _stages() -> Registry:
 
 
 @pytest.fixture
-def app() -> PipelineApp:
-    made = make_app()
-    made.__dict__["settings"] = settings()
-    return made
+def app() -> Celery:
+    return make_app(settings())
 
 
 def plain(x: int) -> int:
@@ -122,7 +120,7 @@ def wrapped(x: int) -> Any:
     ],
 )
 def test_a_task_that_would_never_run_is_refused_with_its_name(
-    app: PipelineApp, code: Any, options: dict[str, Any], why: str
+    app: Celery, code: Any, options: dict[str, Any], why: str
 ) -> None:
     """Celery would say that it is done, or hold its messages and say nothing."""
     app.task(code, name="shop.price", shared=False, **options)
@@ -130,7 +128,7 @@ def test_a_task_that_would_never_run_is_refused_with_its_name(
         celerychecks.check_tasks(app.tasks)
 
 
-def test_other_tasks_start(app: PipelineApp) -> None:
+def test_other_tasks_start(app: Celery) -> None:
     """Celery's own and this project's among them."""
     app.task(plain, name="plain", shared=False)
     celerychecks.check_tasks(app.tasks)
@@ -145,13 +143,11 @@ def test_other_tasks_start(app: PipelineApp) -> None:
         ("worker_consumer", "celery.worker.consumer:Consumer"),
     ],
 )
-def test_settings_of_celery_with_which_no_task_runs_are_refused(
-    app: PipelineApp, name: str, value: Any
-) -> None:
+def test_settings_of_celery_with_which_no_task_runs_are_refused(app: Celery, name: str, value: Any) -> None:
     """With the value that they must have."""
     app.conf[name] = value
     with pytest.raises(ConfigurationError, match=f"{name} .* must be"):
-        celerychecks.check_celery_settings(app.conf)
+        celerysettings.check_celery_settings(app.conf)
 
 
 @pytest.mark.parametrize(
@@ -164,20 +160,20 @@ def test_settings_of_celery_with_which_no_task_runs_are_refused(
         ("task_time_limit", None),
     ],
 )
-def test_settings_of_celery_that_do_not_count_are_named(app: PipelineApp, name: str, value: Any) -> None:
+def test_settings_of_celery_that_do_not_count_are_named(app: Celery, name: str, value: Any) -> None:
     """With what counts instead; a user would wonder for long."""
     app.conf[name] = value
-    with log_lines(celerychecks) as lines:
-        celerychecks.check_celery_settings(app.conf)
+    with log_lines(celerysettings) as lines:
+        celerysettings.check_celery_settings(app.conf)
     (line,) = lines
     assert line["event"] == "worker.settings_overruled"
     assert list(line["settings"]) == [name]
 
 
-def test_a_service_that_sets_nothing_of_celerys_is_told_nothing(app: PipelineApp) -> None:
+def test_a_service_that_sets_nothing_of_celerys_is_told_nothing(app: Celery) -> None:
     """The project's own values are none of a user's."""
-    with log_lines(celerychecks) as lines:
-        celerychecks.check_celery_settings(app.conf)
+    with log_lines(celerysettings) as lines:
+        celerysettings.check_celery_settings(app.conf)
     assert lines == []
 
 
@@ -205,7 +201,7 @@ def test_a_fork_does_not_wait_for_a_collection() -> None:
         gc.unfreeze()
 
 
-def test_to_ask_for_a_result_raises(app: PipelineApp) -> None:
+def test_to_ask_for_a_result_raises(app: Celery) -> None:
     """None would look like the task's result."""
     result = app.AsyncResult("t")
     result.ignored = True

@@ -136,8 +136,7 @@ class Message:
 
 def test_a_refused_command_is_not_carried_out() -> None:
     """The mailbox of the app calls no handler for it, and answers why."""
-    app = make_app()
-    app.__dict__["settings"] = load_settings(REQUIRED)
+    app = make_app(load_settings(REQUIRED))
     ran: list[str] = []
     node = app.control.mailbox.Node("w", handlers={"shutdown": ran.append, "ping": lambda _: "pong"})
     assert isinstance(node, mailbox.Node)

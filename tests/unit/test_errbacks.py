@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from celery import Celery
 
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.errors import MessageRefusedError, ServiceError, ServiceUnavailableError
 from pipeline.transport import bulk, kombutransport
 from pipeline.worker import errbacks
@@ -16,10 +17,9 @@ from tests.loglines import log_lines
 
 
 @pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> PipelineApp:
+def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
     """The current app of this process, that publishes at once or not at all."""
-    made = make_app()
-    made.__dict__["settings"] = settings()
+    made = make_app(settings())
     monkeypatch.setattr(errbacks, "current_app", made)
     monkeypatch.setattr(bulk, "PAUSES", ())
     return made
@@ -51,7 +51,7 @@ def test_a_task_without_errbacks_publishes_nothing(embed: Any) -> None:
     publish_errbacks(given_up(embed))
 
 
-def test_published_again_it_is_the_same_task(app: PipelineApp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_published_again_it_is_the_same_task(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash between the dead letter and the delete does not call them twice."""
     queue = Queue()
     monkeypatch.setattr(kombutransport.Transport, "queue", staticmethod(lambda _: queue))
@@ -61,7 +61,7 @@ def test_published_again_it_is_the_same_task(app: PipelineApp, monkeypatch: pyte
 
 
 def test_what_can_never_be_published_is_told_and_nothing_more(
-    app: PipelineApp, monkeypatch: pytest.MonkeyPatch
+    app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The task has its dead letter, and must not come again for its errbacks; SQS away is waited for."""
     queue = Queue(MessageRefusedError("too large"))

@@ -57,6 +57,7 @@ def test_the_public_names_are_pinned() -> None:
         "cron",
         "current_task",
         "every",
+        "install",
         "stage",
     ]
     assert all(getattr(pipeline, name).__name__ == name for name in pipeline.__all__)

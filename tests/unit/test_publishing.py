@@ -5,9 +5,10 @@ import uuid
 from typing import Any
 
 import pytest
+from celery import Celery
 from kombu.exceptions import OperationalError
 
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.errors import MessageRefusedError
 from pipeline.sqs import MAX_MESSAGE_BYTES, OutgoingMessage
 from pipeline.transport import kombutransport
@@ -27,10 +28,8 @@ class Queue:
 
 
 @pytest.fixture
-def app() -> PipelineApp:
-    made = make_app()
-    made.__dict__["settings"] = settings()
-    return made
+def app() -> Celery:
+    return make_app(settings())
 
 
 @pytest.fixture
@@ -40,11 +39,11 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
     return queue
 
 
-def publish(app: PipelineApp, *args: Any, **options: Any) -> Any:
+def publish(app: Celery, *args: Any, **options: Any) -> Any:
     return app.send_task("note", args, retry=False, **options)
 
 
-def test_shown_arguments_tell_no_secret(app: PipelineApp, queue: Queue) -> None:
+def test_shown_arguments_tell_no_secret(app: Celery, queue: Queue) -> None:
     """Celery's events and the message's headers show no password; the body holds it for the task."""
     app.send_task("note", ("ada", {"apiKey": "hunter2"}), {"password": "hunter2", "n": 1}, retry=False)
     (message,) = queue.taken
@@ -56,7 +55,7 @@ def test_shown_arguments_tell_no_secret(app: PipelineApp, queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("group", [7, uuid.UUID(int=1), "customer-7"])
-def test_a_group_may_be_text_a_number_or_a_uuid(app: PipelineApp, queue: Queue, group: Any) -> None:
+def test_a_group_may_be_text_a_number_or_a_uuid(app: Celery, queue: Queue, group: Any) -> None:
     """The same text, whichever of them a caller has: its tasks are one group."""
     publish(app, 1, headers={"message_group": group})
     (message,) = queue.taken
@@ -64,7 +63,7 @@ def test_a_group_may_be_text_a_number_or_a_uuid(app: PipelineApp, queue: Queue, 
     assert open_envelope(message.body).headers["message_group"] == str(group)
 
 
-def test_a_task_id_may_be_a_uuid(app: PipelineApp, queue: Queue) -> None:
+def test_a_task_id_may_be_a_uuid(app: Celery, queue: Queue) -> None:
     """It is sent as text."""
     publish(app, 1, task_id=uuid.UUID(int=2))
     (message,) = queue.taken
@@ -89,7 +88,7 @@ def test_a_task_id_may_be_a_uuid(app: PipelineApp, queue: Queue) -> None:
     ],
 )
 def test_what_no_worker_could_run_is_refused_by_the_publish(
-    app: PipelineApp, queue: Queue, argument: Any, options: dict[str, Any], why: str
+    app: Celery, queue: Queue, argument: Any, options: dict[str, Any], why: str
 ) -> None:
     """With the option that is wrong and what to write instead; not as a dead letter later."""
     with pytest.raises(OperationalError, match=why) as refused:
@@ -99,7 +98,7 @@ def test_what_no_worker_could_run_is_refused_by_the_publish(
 
 
 @pytest.mark.parametrize("text", ["漢" * 160_000, "é" * 200_000])
-def test_text_of_any_script_takes_the_bytes_of_its_utf_8(app: PipelineApp, queue: Queue, text: str) -> None:
+def test_text_of_any_script_takes_the_bytes_of_its_utf_8(app: Celery, queue: Queue, text: str) -> None:
     """Not those of its escapes: 480 kB of CJK fit into a message of 1 MiB."""
     publish(app, text)
     (message,) = queue.taken
@@ -111,7 +110,7 @@ def test_text_of_any_script_takes_the_bytes_of_its_utf_8(app: PipelineApp, queue
     "argument",
     ["\uffff \ufffe 漢", 'a "quoted" \\u6f22', "🦊", {"漢": ["\x00", "\x7f"]}, 10**40, 0.1, None, "\\"],
 )
-def test_arguments_arrive_as_they_were_sent(app: PipelineApp, queue: Queue, argument: Any) -> None:
+def test_arguments_arrive_as_they_were_sent(app: Celery, queue: Queue, argument: Any) -> None:
     """Whatever is written without escapes is read as the same value; and SQS takes each character of it."""
     publish(app, argument, "漢")
     (message,) = queue.taken
@@ -120,7 +119,7 @@ def test_arguments_arrive_as_they_were_sent(app: PipelineApp, queue: Queue, argu
     assert json.loads(json.loads(message.body)["body"])[0][0] == argument
 
 
-def test_protocol_1_is_refused_with_the_setting_to_change(app: PipelineApp, queue: Queue) -> None:
+def test_protocol_1_is_refused_with_the_setting_to_change(app: Celery, queue: Queue) -> None:
     """Messages of others in it are accepted; an app of ours needs the headers of protocol 2."""
     app.conf.task_protocol = 1
     with pytest.raises(OperationalError, match="task_protocol"):

@@ -23,6 +23,7 @@ from pipeline.transport.intake import Intake
 from pipeline.transport.kombutransport import Message
 from pipeline.transport.lease import LONGEST_HOLD, Lease, Phase
 from pipeline.wire.taskmessage import HEADER, TaskHeader
+from pipeline.worker.celerysettings import LONGEST_RUN
 from pipeline.worker.child.outcome import (
     Discarded,
     Failed,
@@ -32,7 +33,7 @@ from pipeline.worker.child.outcome import (
 )
 from pipeline.worker.child.runoptions import RunOptions
 from pipeline.worker.dispatcher import Dispatcher
-from pipeline.worker.request import LONGEST_RUN, request_class
+from pipeline.worker.request import request_class
 from pipeline.worker.sample import Sample
 from pipeline.worker.settle.work import Work
 from pipeline.worker.taskcounts import TaskCounts

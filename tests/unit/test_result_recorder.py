@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from celery import _state, signature, states
+from celery import Celery, _state, signature, states
 
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.jobs import JobStore
 from pipeline.jobs.table import Table
 from pipeline.patience import Patience
@@ -27,13 +27,12 @@ def table() -> FakeDynamoDB:
 
 
 @pytest.fixture
-def app(table: FakeDynamoDB) -> Iterator[PipelineApp]:
+def app(table: FakeDynamoDB) -> Iterator[Celery]:
     """The current app of this process, over the table."""
     before = _state._tls.current_app
-    made = make_app()
-    made.__dict__["settings"] = made_settings = settings()
-    made.__dict__["job_store"] = JobStore(
-        made_settings,
+    made = make_app(settings())
+    made.pipeline.job_store = JobStore(
+        made.pipeline.settings,
         table=Table("jobs", lambda: table),  # type: ignore[arg-type,return-value]
     )
     made.set_current()
@@ -42,11 +41,11 @@ def app(table: FakeDynamoDB) -> Iterator[PipelineApp]:
 
 
 @pytest.fixture
-def recorder(app: PipelineApp) -> ResultRecorder:
-    return ResultRecorder(app.job_store.results, Patience())
+def recorder(app: Celery) -> ResultRecorder:
+    return ResultRecorder(app.pipeline.job_store.results, Patience())
 
 
-def report(app: PipelineApp, state: str, value: Any = None, kept: bool = True) -> Report:
+def report(app: Celery, state: str, value: Any = None, kept: bool = True) -> Report:
     made: Report = app.backend.report(state, value, kept=kept)
     return made
 
@@ -55,11 +54,11 @@ def work(outcome: Outcome, headers: Any = KEPT, embed: Any = None) -> Work:
     return Work(lease=lease("a", headers, body=[[], {}, embed]), outcome=outcome)
 
 
-def test_ends_are_recorded_with_their_message(app: PipelineApp, recorder: ResultRecorder) -> None:
+def test_ends_are_recorded_with_their_message(app: Celery, recorder: ResultRecorder) -> None:
     """So that this message, and no other of the task, is known to be done."""
     done = Succeeded(result=None, summary="", seconds=0, report=report(app, states.SUCCESS, 7))
     assert recorder.record([work(done)]) == [None]
-    found = app.job_store.results.get("t-a")
+    found = app.pipeline.job_store.results.get("t-a")
     assert found
     assert (found.state, found.message_id) == (states.SUCCESS, "a")
     assert app.AsyncResult("t-a")._ignored is None
@@ -67,7 +66,7 @@ def test_ends_are_recorded_with_their_message(app: PipelineApp, recorder: Result
 
 
 def test_what_keeps_no_result_costs_nothing(
-    app: PipelineApp, recorder: ResultRecorder, table: FakeDynamoDB
+    app: Celery, recorder: ResultRecorder, table: FakeDynamoDB
 ) -> None:
     """A task without one, a chord's part without one, a stage's task."""
     part = report(app, states.SUCCESS, kept=False)
@@ -88,7 +87,7 @@ def test_what_keeps_no_result_costs_nothing(
     assert not table.items
 
 
-def test_a_run_that_was_killed_fails_with_what_is_known(app: PipelineApp, recorder: ResultRecorder) -> None:
+def test_a_run_that_was_killed_fails_with_what_is_known(app: Celery, recorder: ResultRecorder) -> None:
     """Class, message and traceback, as the dead letter has them."""
     recorder.retry(work(FAILURE))
     assert app.backend.get_state("t-a") == states.RETRY
@@ -98,7 +97,7 @@ def test_a_run_that_was_killed_fails_with_what_is_known(app: PipelineApp, record
     assert (type(meta["result"]).__name__, meta["result"].args) == ("SoldOutError", ("no more",))
 
 
-def test_a_failed_run_is_told_in_its_own_words(app: PipelineApp, recorder: ResultRecorder) -> None:
+def test_a_failed_run_is_told_in_its_own_words(app: Celery, recorder: ResultRecorder) -> None:
     """The arguments of the exception; RETRY while it goes on, and no end is recorded by then."""
     told = Failed(error="E", message="cut", report=report(app, states.FAILURE, KeyError("k", 2)))
     recorder.retry(work(told))
@@ -108,7 +107,7 @@ def test_a_failed_run_is_told_in_its_own_words(app: PipelineApp, recorder: Resul
     assert app.backend.get_task_meta("t-a")["date_done"]
 
 
-def test_those_behind_it_in_its_chain_fail(app: PipelineApp, recorder: ResultRecorder) -> None:
+def test_those_behind_it_in_its_chain_fail(app: Celery, recorder: ResultRecorder) -> None:
     """Also if the failure is recorded twice."""
     chain = [signature(name, task_id=f"t-{name}") for name in ("c", "b")]
     for _ in range(2):
@@ -120,7 +119,7 @@ def test_those_behind_it_in_its_chain_fail(app: PipelineApp, recorder: ResultRec
 
 @pytest.mark.parametrize("stores", [False, True])
 def test_errors_may_be_kept_alone(
-    app: PipelineApp, recorder: ResultRecorder, table: FakeDynamoDB, stores: bool
+    app: Celery, recorder: ResultRecorder, table: FakeDynamoDB, stores: bool
 ) -> None:
     """``store_errors_even_if_ignored`` is Celery's."""
 
@@ -133,7 +132,7 @@ def test_errors_may_be_kept_alone(
 
 @pytest.mark.parametrize("results", [False, True])
 def test_a_message_that_says_nothing_is_as_the_app_says(
-    app: PipelineApp, recorder: ResultRecorder, table: FakeDynamoDB, results: bool
+    app: Celery, recorder: ResultRecorder, table: FakeDynamoDB, results: bool
 ) -> None:
     """One that was sent by the name of its task."""
     app.conf.task_ignore_result = not results

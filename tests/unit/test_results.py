@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import states
+from celery import Celery, states
 from celery.app.task import Context
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
 
-from pipeline.celery import PipelineApp, make_app
+from pipeline.celery import make_app
 from pipeline.errors import PermanentError, ServiceUnavailableError
 from pipeline.jobs import JobStore, RecordedResult
 from pipeline.jobs.table import Table
@@ -53,24 +53,23 @@ def table() -> Counting:
     return Counting()
 
 
-def app_on(table: Counting, **changes: Any) -> PipelineApp:
-    made = make_app()
-    made.__dict__["settings"] = settings(**changes)
-    made.__dict__["job_store"] = JobStore(
-        made.settings,
+def app_on(table: Counting, **changes: Any) -> Celery:
+    made = make_app(settings(**changes))
+    made.pipeline.job_store = JobStore(
+        made.pipeline.settings,
         table=Table("jobs", lambda: table),  # type: ignore[arg-type,return-value]
     )
     return made
 
 
 @pytest.fixture
-def app(table: Counting) -> PipelineApp:
+def app(table: Counting) -> Celery:
     """An app that keeps results."""
     return app_on(table, results=True)
 
 
 @pytest.fixture
-def backend(app: PipelineApp) -> Backend:
+def backend(app: Celery) -> Backend:
     made: Backend = app.backend
     return made
 
@@ -155,7 +154,7 @@ def test_an_exception_that_would_end_its_reader_is_a_plain_one(backend: Backend)
     assert (type(failure).__name__, failure.args) == ("SystemExit", (3,))
 
 
-def test_failures_may_be_kept_longer(app: PipelineApp, backend: Backend) -> None:
+def test_failures_may_be_kept_longer(app: Celery, backend: Backend) -> None:
     """``result_expires`` and ``result_failure_expires`` are Celery's."""
     app.conf.result_failure_expires = 7
     assert backend.report(states.FAILURE, ValueError()).keep_seconds == 7
@@ -167,7 +166,7 @@ def test_failures_may_be_kept_longer(app: PipelineApp, backend: Backend) -> None
 
 
 def test_a_large_group_is_read_once_and_not_at_each_poll(
-    app: PipelineApp, backend: Backend, table: Counting
+    app: Celery, backend: Backend, table: Counting
 ) -> None:
     """While none is there, one request a poll; then one for each hundred."""
     ids = [f"t-{number}" for number in range(5 * WINDOW)]
@@ -226,7 +225,7 @@ def test_to_ask_once_asks_once(backend: Backend, table: Counting) -> None:
 # ─── Where nothing is kept ───
 
 
-def quiet(table: Counting) -> PipelineApp:
+def quiet(table: Counting) -> Celery:
     return app_on(table)
 
 
@@ -269,7 +268,7 @@ def test_one_task_may_keep_its_own(table: Counting) -> None:
         unkept.get()
 
 
-def test_in_an_app_with_results_an_ignored_one_is_none(app: PipelineApp) -> None:
+def test_in_an_app_with_results_an_ignored_one_is_none(app: Celery) -> None:
     """As in Celery."""
     result = app.AsyncResult("t")
     result.ignored = True
@@ -280,7 +279,7 @@ def test_in_an_app_with_results_an_ignored_one_is_none(app: PipelineApp) -> None
 # ─── Eager tasks ───
 
 
-def test_an_eager_task_has_its_result_and_calls_its_errbacks(app: PipelineApp, table: Counting) -> None:
+def test_an_eager_task_has_its_result_and_calls_its_errbacks(app: Celery, table: Counting) -> None:
     """Without the table; with ``task_store_eager_result`` in it."""
     called: list[str] = []
 

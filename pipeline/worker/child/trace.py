@@ -85,13 +85,13 @@ def run(
     context: Mapping[str, Any] = {}
     try:
         if options.mark is not None:
-            current_app.job_store.attempts.add(task_id, *options.mark)
+            current_app.pipeline.job_store.attempts.add(task_id, *options.mark)
         task = current_app.tasks[name]
         if not isinstance(task, StageTask):
             # A stage's lines get the fields of its job (``add_current_task``).
             context = structlog.contextvars.bind_contextvars(**_log_fields(name, task_id, options))
         if content_type == REFERENCE_TYPE:
-            args, kwargs, embed = _fetched(current_app.payloads, task, body, options)
+            args, kwargs, embed = _fetched(current_app.pipeline.payloads, task, body, options)
         else:
             args, kwargs, embed = _arguments(task, body, content_type, content_encoding)
         request.update(embed, args=args, kwargs=kwargs, is_eager=False)

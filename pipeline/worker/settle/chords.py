@@ -151,7 +151,7 @@ class Chords:
             return envelope.embed
         reference = envelope.reference
         try:
-            kept = self._patience.one("read payload", lambda: current_app.payloads.get(reference))
+            kept = self._patience.one("read payload", lambda: current_app.pipeline.payloads.get(reference))
         except PayloadLostError as lost:
             log.warning("chord.unknown", task_id=envelope.task_id, error=str(lost))
             return {}

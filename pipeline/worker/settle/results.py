@@ -99,7 +99,7 @@ def _embedded(work: Work) -> dict[str, Any]:
     if envelope.reference is None:
         return dict(envelope.embed)
     try:
-        kept = current_app.payloads.get(ReferencedBody.read(envelope.body).reference)
+        kept = current_app.pipeline.payloads.get(ReferencedBody.read(envelope.body).reference)
     except PayloadLostError as lost:
         log.warning("results.chain_unknown", task_id=work.task_id, error=str(lost))
         return {}
