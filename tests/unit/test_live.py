@@ -13,6 +13,7 @@ from pipeline.errors import ServiceUnavailableError
 from pipeline.observe.probe import Probe, Probes, Shared
 from pipeline.observe.reports import DynamodbReport, KafkaReport, QueueReading, SqsReport
 from pipeline.observe.stagestats import StageStats
+from pipeline.schedules.status import ScheduleStatus
 from pipeline.web import live
 from pipeline.web.letters import Letters
 from pipeline.web.live import Live
