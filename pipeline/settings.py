@@ -153,6 +153,8 @@ class Settings(BaseModel):
     max_retries: int = Field(default=3, ge=0)
     retry_delay: float = Field(default=5, ge=0)
     task_time_limit: float = Field(default=300, gt=0, le=11 * 3600)
+    #: Runs of async tasks that one loop child has at a time.
+    async_concurrency: int = Field(default=100, ge=1, le=1000)
     #: The most parts of a split. One small event may ask a split for any number of them.
     max_parts: int = Field(default=100_000, ge=1)
     #: The longest rolling deployment: how long a task unknown to this worker waits for another one.

@@ -4,14 +4,18 @@ import dataclasses
 import inspect
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
 
+from pipeline.author.awaiting import is_async
 from pipeline.author.codec import STREAMS, Codec, describe, is_union
 from pipeline.errors import StageDefinitionError
+
+#: Annotations of streams in async functions: read on the event loop, a plain one would stop it.
+ASYNC_STREAMS: Final = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
 class Signature:
@@ -38,12 +42,16 @@ class Signature:
 
     def returned_item(self) -> Codec:
         """Return the codec of the items of the iterator that the function returns."""
-        return self._item("return", "its return annotation", "Iterator[T]")
+        if inspect.isasyncgenfunction(self.function):
+            return self._item("return", "its return annotation", "AsyncIterator[T]", ASYNC_STREAMS)
+        return self._item("return", "its return annotation", "Iterator[T]", STREAMS)
 
     def parameter_item(self, index: int) -> Codec:
         """Return the codec of the items of a parameter that is passed as a stream."""
         name = self.parameter_names[index]
-        return self._item(name, f"the annotation of {name!r}", "Iterable[T]")
+        if is_async(self.function):
+            return self._item(name, f"the annotation of {name!r}", "AsyncIterable[T]", ASYNC_STREAMS)
+        return self._item(name, f"the annotation of {name!r}", "Iterable[T]", STREAMS)
 
     def check(self) -> None:
         """Resolve all annotations; raise ``StageDefinitionError`` where one is missing or unknown."""
@@ -64,10 +72,10 @@ class Signature:
             ) from error
         return {name: Codec(hint, self.where) for name, hint in hints.items()}
 
-    def _item(self, name: str, place: str, wanted: str) -> Codec:
+    def _item(self, name: str, place: str, wanted: str, streams: tuple[Any, ...]) -> Codec:
         annotation = self._codecs[name].annotation
         arguments = typing.get_args(annotation)
-        if typing.get_origin(annotation) not in STREAMS or not arguments:
+        if typing.get_origin(annotation) not in streams or not arguments:
             raise StageDefinitionError(
                 f"{self.where}: {place} is {describe(annotation)}. Annotate {wanted} from collections.abc: "
                 "the items are streamed, never all in memory."
@@ -80,8 +88,6 @@ class Signature:
             raise StageDefinitionError(
                 f"{self.where}: it is no function. Decorate a def at a module's top level."
             )
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise StageDefinitionError(f"{self.where}: it is async. Use a plain def; the worker runs many.")
         signature = _signature(function)
         parameters = list(signature.parameters.values())
         needed = [p for p in parameters if p.default is p.empty]

@@ -2,13 +2,14 @@
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Literal, Protocol, TypeVar, overload
 
+from pipeline.author.awaiting import is_async
 from pipeline.author.consumers import Consumer, ConsumerOptions
 from pipeline.author.records import Record
 from pipeline.author.registry import REGISTRY, Registry
-from pipeline.author.stages import Options, Stage
+from pipeline.author.stages import AsyncStage, Options, Stage
 from pipeline.author.timing import Tick, timing_of
 from pipeline.author.topicschema import FORMATS, Format
 from pipeline.errors import StageDefinitionError
@@ -42,6 +43,16 @@ RESERVED_TOPICS: Final = ("errors", "dlq", "jobs")
 _LONGEST: Final = 11 * 3600
 
 
+class StageDecorator(Protocol):
+    """Makes a function a stage, which keeps the types of the function."""
+
+    @overload
+    def __call__(self, function: Callable[[In], Coroutine[Any, Any, Out]], /) -> AsyncStage[In, Out]: ...
+
+    @overload
+    def __call__(self, function: Callable[[In], Out], /) -> Stage[In, Out]: ...
+
+
 def stage(
     *,
     consumes: str | None = None,
@@ -60,7 +71,7 @@ def stage(
     schedule: Any = None,
     schedule_data: Callable[[Tick], Any] | None = None,
     registry: Registry | None = None,
-) -> Callable[[Callable[[In], Out]], Stage[In, Out]]:
+) -> StageDecorator:
     """Make a function a stage: a task for each event on ``consumes``, its result an event on ``emits``.
 
     Both are logical names; the environment may map each to a topic (KAFKA_TOPIC_<NAME>). Times are in
@@ -78,7 +89,7 @@ def stage(
     event; without one the stage takes the tick. ``registry`` is for tests.
     """
 
-    def decorate(function: Callable[[In], Out]) -> Stage[In, Out]:
+    def decorate(function: Callable[[In], Any]) -> Any:
         own = getattr(function, "__name__", "?") if name is None else name
         if consumes is None and schedule is None:
             raise StageDefinitionError(
@@ -102,7 +113,7 @@ def stage(
             schedule=None if schedule is None else timing_of(schedule),
             schedule_data=schedule_data,
         )
-        made = Stage(function, options)
+        made: Stage[In, Any] = (AsyncStage if is_async(function) else Stage)(function, options)
         _check_function(function, made.where)
         _check_options(options, made.where)
         (REGISTRY if registry is None else registry).add(made)
@@ -140,6 +151,10 @@ def consumer(
 
 
 def _check_consumer(function: Any, options: ConsumerOptions, where: str) -> None:
+    if is_async(function):
+        raise StageDefinitionError(
+            f"{where}: it is async. Use a plain def: it is a pure function in the bridge."
+        )
     if inspect.isgeneratorfunction(function):
         raise StageDefinitionError(f"{where}: it is a generator. Return a list: an event of each item.")
     _check_name(where, "name", options.name, *_STAGE_NAMES)
@@ -148,7 +163,7 @@ def _check_consumer(function: Any, options: ConsumerOptions, where: str) -> None
 
 
 def _check_function(function: Any, where: str) -> None:
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise StageDefinitionError(
             f"{where}: it is a generator. Return one value; to make many parts of one event, add @….split."
         )

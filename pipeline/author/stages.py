@@ -14,14 +14,15 @@ A stage whose work is divided has a split and a gather as well:
     @analyse.gather
     def merge(text: Text, counts: Iterable[Counts]) -> Report: ...
 
-The annotations are the schema. Calling a stage just runs its function.
+The annotations are the schema. Calling a stage just runs its function. Each function may be async.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, overload
 
+from pipeline.author import awaiting
 from pipeline.author.annotations import Signature, fits, lost_fields
 from pipeline.author.codec import Codec, describe
 from pipeline.author.timing import Tick, Timing
@@ -29,6 +30,7 @@ from pipeline.author.topicschema import Format, TopicSchema, topic_schema
 from pipeline.errors import InvalidInputError, PermanentError, StageDefinitionError
 from pipeline.wire.events import entity_fault
 from pipeline.wire.plans import Route
+from pipeline.wire.taskmessage import Role
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -132,6 +134,11 @@ class Stage(Generic[In, Out]):
         """Whether an event makes many tasks, and their results one event."""
         return self._split is not None
 
+    def is_async(self, role: Role) -> bool:
+        """Whether the function of a role is async: its runs wait on an event loop."""
+        signature = {"split": self._split, "gather": self._gather}.get(role) or self._part
+        return awaiting.is_async(signature.function)
+
     @property
     def route(self) -> Route:
         """The stage without its code, as plans hold it."""
@@ -146,12 +153,20 @@ class Stage(Generic[In, Out]):
         )
 
     @overload
-    def split(self, function: Callable[[EventData], Iterable[In]]) -> Callable[[EventData], Iterable[In]]: ...
+    def split(
+        self, function: Callable[[EventData], AsyncIterator[In]]
+    ) -> Callable[[EventData], AsyncIterator[In]]: ...
 
     @overload
     def split(
-        self, *, entity: Callable[[In], str]
-    ) -> Callable[[Callable[[EventData], Iterable[In]]], Callable[[EventData], Iterable[In]]]: ...
+        self, function: Callable[[EventData], Coroutine[Any, Any, Iterable[In]]]
+    ) -> Callable[[EventData], Coroutine[Any, Any, Iterable[In]]]: ...
+
+    @overload
+    def split(self, function: Callable[[EventData], Iterable[In]]) -> Callable[[EventData], Iterable[In]]: ...
+
+    @overload
+    def split(self, *, entity: Callable[[In], str]) -> "SplitDecorator[In]": ...
 
     def split(self, function: Any = None, *, entity: Callable[[In], str] | None = None) -> Any:
         """Decorate the function that divides an event's data into the parts this stage runs on.
@@ -171,9 +186,17 @@ class Stage(Generic[In, Out]):
         self._split, self._part_entity = Signature(function, 1, f"@{self.name}.split"), entity
         return function
 
+    @overload
+    def gather(
+        self, function: Callable[[EventData, AsyncIterable[Out]], Coroutine[Any, Any, Gathered]]
+    ) -> Callable[[EventData, AsyncIterable[Out]], Coroutine[Any, Any, Gathered]]: ...
+
+    @overload
     def gather(
         self, function: Callable[[EventData, Iterable[Out]], Gathered]
-    ) -> Callable[[EventData, Iterable[Out]], Gathered]:
+    ) -> Callable[[EventData, Iterable[Out]], Gathered]: ...
+
+    def gather(self, function: Any) -> Any:
         """Decorate the function that makes one result from the event's data and the results of all parts.
 
         It runs once, when every part is done; the results come in the order of the parts, as a stream. Where
@@ -190,18 +213,19 @@ class Stage(Generic[In, Out]):
 
     def emission(self, data: str | bytes) -> Emission:
         """Run the function on an event's data."""
-        return self._emission(self.function(self._part.parameter(0).load(data)))
+        return self._emission(awaiting.call(self.function, self._part.parameter(0).load(data)))
 
     def emission_of_gather(self, data: str | bytes, results: Iterable[str | bytes]) -> Emission:
         """Run the gather on the event's data and the parts' results, in order."""
         gather, codec = self._divided()[1], self._part.returned
-        stream = (codec.load(result) for result in results)
-        return self._emission(gather.function(gather.parameter(0).load(data), stream))
+        loaded = (codec.load(result) for result in results)
+        stream = awaiting.stream(loaded) if awaiting.is_async(gather.function) else loaded
+        return self._emission(awaiting.call(gather.function, gather.parameter(0).load(data), stream))
 
     def parts(self, data: str | bytes) -> Iterator[NewPart]:
         """Run the split on an event's data; yield each part as soon as it is made."""
         split, codec = self._divided()[0], self._part.parameter(0)
-        for part in split.function(split.parameter(0).load(data)):
+        for part in awaiting.iterate(awaiting.call(split.function, split.parameter(0).load(data))):
             yield NewPart(codec.dump(part), self._entity_of(part, self._part_entity, split.where))
 
     def run(self, data: str | bytes) -> str | None:
@@ -214,7 +238,7 @@ class Stage(Generic[In, Out]):
 
     def run_part(self, data: str | bytes) -> str:
         """Run the function on one part."""
-        return self._part.returned.dump(self.function(self._part.parameter(0).load(data)))
+        return self._part.returned.dump(awaiting.call(self.function, self._part.parameter(0).load(data)))
 
     def run_gather(self, data: str | bytes, results: Iterable[str | bytes]) -> str | None:
         """Run the gather on the event's data and the parts' results, in order. None ends the path."""
@@ -362,3 +386,31 @@ class Stage(Generic[In, Out]):
                 f"{last.where}: it returns None, so no event would ever reach {self.emits!r}. "
                 "Annotate what it returns, or leave emits= out."
             )
+
+
+class AsyncStage(Stage[In, Out]):
+    """A stage whose function is async. Calling it returns a coroutine, to be awaited."""
+
+    # It returns what its function does: a unit test awaits it.
+    def __call__(self, data: In) -> Coroutine[Any, Any, Out]:  # type: ignore[override]
+        """Call the function; nothing else happens."""
+        return self.function(data)  # type: ignore[return-value]
+
+
+class SplitDecorator(Protocol[In]):
+    """Decorates a split: the function keeps its type."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[EventData], AsyncIterator[In]], /
+    ) -> Callable[[EventData], AsyncIterator[In]]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[EventData], Coroutine[Any, Any, Iterable[In]]], /
+    ) -> Callable[[EventData], Coroutine[Any, Any, Iterable[In]]]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[EventData], Iterable[In]], /
+    ) -> Callable[[EventData], Iterable[In]]: ...

@@ -6,16 +6,16 @@ It lives as long as the process, not as long as a connection: messages held surv
 import itertools
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from pipeline.clock import boottime
-from pipeline.transport.capacity import Capacity
 from pipeline.transport.followers import RECEIVE_MOST, Followers
 from pipeline.transport.lanes import Key, Lanes
 from pipeline.transport.lease import Lease, Phase
+from pipeline.transport.slots import Mix, Slots
 
 log = structlog.get_logger(__name__)
 
@@ -46,8 +46,10 @@ class Intake:
         self._on_ready = on_ready
         #: called with the leases that this process gives up by itself; they must go back to the queue
         self._on_unwanted = on_unwanted
-        #: how many the worker runs at once; set from its prefetch count
-        self.slots = 1
+        #: those of the pool, whose number is set from the worker's prefetch count, and those of its loops
+        self._slots = {False: Slots(1), True: Slots(0)}
+        #: by queue with messages of one kind only: whether they run on loops
+        self._kinds: Mapping[str, bool] = {}
         #: nothing is asked for, because nothing would be delivered; set by the heartbeat
         self.paused = False
         self._lock = threading.RLock()
@@ -66,8 +68,24 @@ class Intake:
         #: what is learned from receives, by queue
         self._followers: defaultdict[str, Followers] = defaultdict(Followers)
         self._numbers = itertools.count()
-        self._capacity = Capacity()
+        self._mixes: dict[str, Mix] = {}
         self._saturated = False
+
+    @property
+    def slots(self) -> int:
+        """How many the worker runs at once in its pool."""
+        return self._slots[False].count
+
+    @slots.setter
+    def slots(self, count: int) -> None:
+        self._slots[False].count = count
+
+    def use_loops(self, slots: int, kinds: Mapping[str, bool]) -> None:
+        """Deliver up to ``slots`` messages for loops as well.
+
+        ``kinds``: whether they run on loops, by queue with messages of one kind only.
+        """
+        self._slots[True].count, self._kinds = slots, kinds
 
     # ─── Receiving ───
 
@@ -107,6 +125,7 @@ class Intake:
         with self._lock:
             for queue, received in by_queue(leases).items():
                 self._followers[queue].note([lease.lane for lease in received])
+                self._mix(queue).note(lease.on_loop for lease in received)
             # One whose lease ended while it was looked up comes again, with those behind it, in order.
             added = [lease for lease in leases if not self._adopt(lease) and lease.startable()]
             for lease in added:
@@ -149,19 +168,34 @@ class Intake:
         if self._saturated or self.paused:
             return 0
         held = self._phases[Phase.WAITING] + len(self._delivered)
-        return min(
-            self._wanted() - self._lanes.ready - len(self._delivered) - self._asked[queue],
-            HELD_LIMIT - held - self._asked.total(),
-        )
+        wanted = self._heads_for(queue, {kind: slots.wanted() for kind, slots in self._slots.items()})
+        return min(wanted - self._asked[queue], HELD_LIMIT - held - self._asked.total())
+
+    def _heads_for(self, queue: str, wanted: Mapping[bool, int]) -> int:
+        """Return how many heads of a queue would fill up the slots to as many as are wanted of each kind."""
+        rooms = {
+            kind: wanted[kind] - self._lanes.ready(kind) - slots.taken for kind, slots in self._slots.items()
+        }
+        if not self._slots[True].count:
+            return rooms[False]
+        none_waits = not any(rooms[kind] <= 0 and self._lanes.ready(kind) for kind in rooms)
+        return self._mix(queue).heads_for(rooms[False], rooms[True], none_waits=none_waits)
+
+    def _mix(self, queue: str) -> Mix:
+        mix = self._mixes.get(queue)
+        if mix is None:
+            mix = self._mixes[queue] = Mix(self._kinds.get(queue))
+        return mix
 
     def _has_room(self, queue: str) -> bool:
         """Whether to ask now: for a full call, for a quarter of what is wanted, or for an idle slot."""
         room = self._room(queue)
-        idle = self.slots - len(self._delivered) - self._lanes.ready - self._asked[queue]
+        idle = self._heads_for(queue, {kind: slots.count for kind, slots in self._slots.items()})
+        idle -= self._asked[queue]
         return room >= max(1, min(RECEIVE_MOST, self._wanted() // 4)) or min(room, idle) > 0
 
     def _wanted(self) -> int:
-        return self._capacity.wanted(self.slots)
+        return sum(slots.wanted() for slots in self._slots.values())
 
     def _tell(self) -> None:
         """Wake one receiver of each queue that there is room for."""
@@ -170,13 +204,15 @@ class Intake:
                 room_for.notify()
 
     def _cut_surplus(self, added: Sequence[Lease]) -> list[Lease]:
-        startable_soon = self._capacity.most(self.slots)
+        # One more may wait where the queue had to be asked for the other kind.
+        spare = 1 if self._slots[True].count else 0
         surplus = []
         for key in dict.fromkeys(lease.lane for lease in reversed(added)):
-            if self._lanes.ready + len(self._delivered) <= startable_soon:
-                break
-            if self._lanes.is_ready(key):
-                surplus += self._cut(key)
+            kind = self._lanes.kind_of_ready(key)
+            if kind is not None:
+                slots = self._slots[kind]
+                if self._lanes.ready(kind) + slots.taken > slots.most() + spare:
+                    surplus += self._cut(key)
         return surplus
 
     # ─── Delivering ───
@@ -190,10 +226,7 @@ class Intake:
         return lease
 
     def _take(self, lapsed: list[Lease]) -> Lease | None:
-        while len(self._delivered) < self.slots:
-            lease = self._lanes.take(self._may_start)
-            if lease is None:
-                return None
+        while (lease := self._next_head()) is not None:
             if lease.startable() and self._holds_passed(lease.lane):
                 lease.tag = f"{lease.message_id}:{next(self._numbers)}"
                 self._move(lease, Phase.DELIVERED)
@@ -204,6 +237,13 @@ class Intake:
             log.warning("lease.lapsed_before_start", queue=lease.queue, group=lease.message.group_id)
         return None
 
+    def _next_head(self) -> Lease | None:
+        """Take a head that a slot is free for."""
+        for kind, slots in self._slots.items():
+            if slots.is_free and (lease := self._lanes.take(kind, self._may_start)) is not None:
+                return lease
+        return None
+
     def _holds_passed(self, key: Key) -> bool:
         """Whether this process still owns all that ran in a lane, or has settled it."""
         return all(
@@ -212,7 +252,7 @@ class Intake:
         )
 
     def _can_take(self) -> bool:
-        return self._lanes.ready > 0 and len(self._delivered) < self.slots
+        return any(slots.is_free and self._lanes.ready(kind) > 0 for kind, slots in self._slots.items())
 
     def _wake(self, ready: bool) -> None:
         """Call ``on_ready``, but only if needed: it wakes another thread, several times for each task."""
@@ -240,7 +280,6 @@ class Intake:
             lease = self._delivered.get(tag)
             if lease is not None:
                 self._move(lease, Phase.FINISHED)
-                self._capacity.run_finished()
                 self._tell()
             ready = self._can_take()
         self._wake(ready)
@@ -365,12 +404,14 @@ class Intake:
         self._phases[lease.phase] -= 1
         if lease.phase is Phase.DELIVERED:
             del self._delivered[lease.tag]
+            self._slots[lease.on_loop].free_one(has_run=phase is Phase.FINISHED)
         if phase is None:
             return
         lease.phase = phase
         self._phases[phase] += 1
         if phase is Phase.DELIVERED:
             self._delivered[lease.tag] = lease
+            self._slots[lease.on_loop].taken += 1
 
     def _let_go(self, leases: Sequence[Lease]) -> None:
         if leases:

@@ -23,6 +23,8 @@ from pipeline.transport.wakeup import WakeupPipe
 
 log = structlog.get_logger(__name__)
 
+#: The most messages that one turn of the event loop delivers.
+ROUND = 100
 #: How long a message whose delivery raised stays hidden (seconds).
 AFTER_DELIVERY_ERROR = 30
 
@@ -211,7 +213,7 @@ class Transport(virtual.Transport):  # type: ignore[misc]
     def _on_wakeup(self) -> None:
         self._wakeup.clear()
         intake = self.source.intake
-        for _ in range(intake.slots):
+        for _ in range(ROUND):
             lease = intake.take()
             if lease is None:
                 return

@@ -28,30 +28,31 @@ class Lanes:
 
     def __init__(self) -> None:
         self._lanes: dict[Key, _Lane] = {}
-        self._ready: deque[Key] = deque()
+        #: by whether their heads run on a loop
+        self._ready: dict[bool, deque[Key]] = {False: deque(), True: deque()}
         self._out: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._lanes)
 
-    @property
-    def ready(self) -> int:
-        """Return how many heads are ready."""
-        return len(self._ready)
+    def ready(self, on_loop: bool) -> int:
+        """Return how many heads are ready to run, on a loop or in the pool."""
+        return len(self._ready[on_loop])
 
     def add(self, lease: Lease) -> None:
         """Put ``lease`` at the end of its lane."""
         lane = self._lanes.setdefault(lease.lane, _Lane())
         lane.waiting.append(lease)
         if len(lane.waiting) == 1:
-            self._ready.append(lease.lane)
+            self._ready[lease.on_loop].append(lease.lane)
 
-    def take(self, may: Callable[[Lease], bool]) -> Lease | None:
-        """Take the next ready head that ``may`` be taken, and return it; None if there is none."""
-        for position, key in enumerate(self._ready):
+    def take(self, on_loop: bool, may: Callable[[Lease], bool]) -> Lease | None:
+        """Take the next ready head of a kind that ``may`` be taken, and return it; None if there is none."""
+        ready = self._ready[on_loop]
+        for position, key in enumerate(ready):
             head = self._lanes[key].waiting[0]
             if may(head):
-                del self._ready[position]
+                del ready[position]
                 self._out.add(key)
                 return head
         return None
@@ -60,7 +61,7 @@ class Lanes:
         """Make a head that was taken but not run ready again, before all others."""
         if self._is_out(lease):
             self._out.discard(lease.lane)
-            self._ready.appendleft(lease.lane)
+            self._ready[lease.on_loop].appendleft(lease.lane)
 
     def let_pass(self, lease: Lease) -> None:
         """Make the next one ready behind a head that was out and ran well; it stays in its lane.
@@ -96,9 +97,9 @@ class Lanes:
         """Return the head of a lane if it is out."""
         return self._lanes[key].waiting[0] if key in self._out else None
 
-    def is_ready(self, key: Key) -> bool:
-        """Whether the head of a lane waits to be taken."""
-        return self.waits(key) and key not in self._out
+    def kind_of_ready(self, key: Key) -> bool | None:
+        """Whether the head of a lane, which waits to be taken, runs on a loop; None where none waits."""
+        return self._lanes[key].waiting[0].on_loop if self.waits(key) and key not in self._out else None
 
     def waits(self, key: Key) -> bool:
         """Whether a lane has a message that is not passed: ready, out, or behind it."""
@@ -119,15 +120,15 @@ class Lanes:
         kept = 1 if key in self._out else 0
         removed = list(lane.waiting)[kept:]
         if removed and not kept:
-            self._ready.remove(key)
+            self._ready[removed[0].on_loop].remove(key)
         lane.waiting = deque(list(lane.waiting)[:kept])
         self._drop_empty(key)
         return removed
 
     def _head_gone(self, key: Key) -> None:
         self._out.discard(key)
-        if self._lanes[key].waiting:
-            self._ready.append(key)
+        if waiting := self._lanes[key].waiting:
+            self._ready[waiting[0].on_loop].append(key)
 
     def _drop_empty(self, key: Key) -> None:
         if not self._lanes[key].waiting and not self._lanes[key].passed:

@@ -52,6 +52,8 @@ class Lease:
     header: TaskHeader | None = None
     #: the outcome that the worker decided on without a run; None: it is to be run
     verdict: Any = None
+    #: it runs on a loop, not in the pool
+    on_loop: bool = False
     #: failed runs recorded for it before this delivery
     attempts: int = 0
     #: it may be killing workers: it is run while no other such message is

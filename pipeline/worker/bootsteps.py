@@ -20,9 +20,17 @@ from pipeline.worker.celerychecks import (
     start_refused,
 )
 from pipeline.worker.celerysettings import check_celery_settings
+from pipeline.worker.child.asynctasks import async_tasks, await_functions, queue_kinds
 from pipeline.worker.consumer import EVENTS_EVERY, EVENTS_TOGETHER, TIMERS_EVERY, drop_cancelled_timers
+from pipeline.worker.loops import LoopPool
 from pipeline.worker.runtime import WorkerRuntime
 from pipeline.worker.sample import ADAPT_EVERY
+
+
+def loop_processes(worker: Any) -> int:
+    """Return how many loop children a worker has: one for each process of its pool, if a task is async."""
+    has_processes = pool_name(worker.pool_cls) == "prefork"
+    return worker.min_concurrency if has_processes and async_tasks(worker.app.tasks) else 0
 
 
 class Preflight(bootsteps.Step):  # type: ignore[misc]
@@ -37,9 +45,11 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
             pool = pool_name(worker.pool_cls)
             check_pool(pool, REGISTRY)
             check_tasks(worker.app.tasks)
+            await_functions(worker.app.tasks)
             check_celery_settings(worker.app.conf)
             takes = sorted(worker.app.amqp.queues.consume_from)
             processes = (worker.max_concurrency or worker.concurrency) if pool == "prefork" else 0
+            processes += loop_processes(worker)
             check_open_files(
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
                 processes,
@@ -54,11 +64,58 @@ class Preflight(bootsteps.Step):  # type: ignore[misc]
             raise start_refused(error) from error
 
 
+class Loops(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Runs the loop children of a worker that has async tasks, beside its pool."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        worker.loops = None
+
+    def include_if(self, worker: Any) -> bool:
+        """Whether a task is async, and the pool has processes. Threads have loops of their own."""
+        return loop_processes(worker) > 0
+
+    def create(self, worker: Any) -> LoopPool:
+        """Return the pool, which Celery starts."""
+        settings = worker.app.pipeline.settings
+        worker.loops = loops = LoopPool(
+            worker.app,
+            worker.hostname,
+            processes=loop_processes(worker),
+            runs_each=settings.async_concurrency,
+            most_runs=worker.max_tasks_per_child,
+            tasks=async_tasks(worker.app.tasks).keys(),
+            kinds=queue_kinds(worker.app.tasks, settings.task_queue),
+        )
+        return loops
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        """Let the worker's event loop drive it."""
+        worker.loops.register_with_event_loop(hub)
+
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Return what ``inspect stats`` shows beside the pool's figures."""
+        return {"loops": worker.loops.info()}
+
+    def close(self, worker: Any) -> None:
+        """Let it go on without the event loop, while the pool ends as well."""
+        worker.loops.close()
+
+    def stop(self, worker: Any) -> None:
+        """Do nothing: what it runs ends beside the runs of the pool (``Settling.shutdown``)."""
+
+    def terminate(self, worker: Any) -> None:
+        """End what it runs soon."""
+        worker.loops.terminate()
+
+
 class Runtime(bootsteps.StartStopStep):  # type: ignore[misc]
     """Makes the worker's runtime. Celery's consumer starts after every other step of the worker."""
 
-    # After the pool: its children must not inherit the runtime's threads and connections.
-    requires = ("celery.worker.components:Pool",)
+    # After the pools: their children must not inherit the runtime's threads and connections.
+    requires = ("celery.worker.components:Pool", Loops)
 
     def start(self, worker: Any) -> None:
         """Make it: the consumer and its requests find it at ``worker.runtime``."""
@@ -73,6 +130,7 @@ class Runtime(bootsteps.StartStopStep):  # type: ignore[misc]
             node_name=worker.hostname,
             pool=pool_name(worker.pool_cls),
             event_sender=event_sender,
+            loops=worker.loops,
         )
 
 
@@ -116,5 +174,7 @@ class Settling(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def shutdown(self, consumer: Any) -> None:
         """Close the runtime: Celery calls this once the pool has ended."""
+        if consumer.runtime.loops is not None:
+            consumer.runtime.loops.join()
         consumer.runtime.close()
         tracing.stop()

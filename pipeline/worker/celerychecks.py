@@ -91,11 +91,7 @@ def check_tasks(tasks: Mapping[str, Any]) -> None:
 
 def _why_not(task: Any) -> str | None:
     function = inspect.unwrap(task.run)
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        return (
-            "is an async function, which nothing would await: write a plain def that calls asyncio.run(...)"
-        )
-    if inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         return "is a generator, whose code would not be run: return a list, or run the loop in the task"
     if task.Strategy != CELERYS_STRATEGY:
         return (

@@ -1,10 +1,13 @@
 """Celery's consumer, which here keeps every message that it cannot use."""
 
 import heapq
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 import structlog
 from celery import signals
+from celery.exceptions import TaskRevokedError
 from celery.worker import state
 from celery.worker.consumer import Consumer as CeleryConsumer
 from kombu.utils.imports import symbol_by_name
@@ -41,11 +44,22 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         signals.heartbeat_sent.connect(self.add_figures)
         self.app.backend.serve_event_loop()
+        self._run_in_pool: Callable[[Request], None] = self.on_task_request
+        self.on_task_request: Callable[[Request], None] = self._run
 
     @property
     def runtime(self) -> WorkerRuntime:
         """Return the runtime of this worker, made before the consumer starts."""
         return cast(WorkerRuntime, self.controller.runtime)
+
+    def _run(self, request: Request) -> None:
+        """Run a task, on a loop if it is async. Celery's pool has a semaphore, which counts its own runs."""
+        loops = self.runtime.loops
+        if loops is None or request.name not in loops.tasks:
+            self._run_in_pool(request)
+            return
+        with suppress(TaskRevokedError):
+            request.execute_using_pool(loops)
 
     def add_figures(self, **kwargs: Any) -> None:
         """Put the pool's size and the tasks' counters into the worker event that is about to be sent."""

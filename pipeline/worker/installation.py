@@ -10,7 +10,7 @@ from pipeline.control.transport import SCHEME, configure
 from pipeline.errors import ConfigurationError
 from pipeline.results.asyncresult import TaskResult
 from pipeline.worker import errbacks, signals
-from pipeline.worker.bootsteps import Health, Preflight, Runtime, Settling
+from pipeline.worker.bootsteps import Health, Loops, Preflight, Runtime, Settling
 from pipeline.worker.celerychecks import start_refused
 from pipeline.worker.celerysettings import Defaults
 from pipeline.worker.loader import import_modules
@@ -42,7 +42,7 @@ def install(app: Celery) -> Celery:
         app.AsyncResult = app.subclass_with_self(TaskResult, reverse="AsyncResult")
         app.loader.import_default_modules = partial(import_modules, app, app.loader.import_default_modules)
         errbacks.register(app)
-        app.steps["worker"].update({Preflight, Runtime, Health})
+        app.steps["worker"].update({Preflight, Loops, Runtime, Health})
         app.steps["consumer"].add(Settling)
         signals.connect()
         app.add_defaults(partial(_defaults, app, service))

@@ -44,15 +44,16 @@ def register_stages(app: Celery, settings: Settings, registry: Registry) -> None
         # A split that another version sent is run whole where this one has none.
         roles: tuple[Role, ...] = ("part", "split", "gather") if stage.is_split else ("run", "split")
         for role in roles:
-            app.register_task(_task(stage, celery_name(stage.name, role), store))
+            app.register_task(_task(stage, role, store))
 
 
-def _task(stage: Stage[Any, Any], name: str, store: JobStore) -> StageTask:
+def _task(stage: Stage[Any, Any], role: Role, store: JobStore) -> StageTask:
     attributes = {
         "__module__": stage.function.__module__,
         "__doc__": stage.function.__doc__,
-        "name": name,
+        "name": celery_name(stage.name, role),
         "stage": stage,
+        "is_async": stage.is_async(role),
         "store": store,
         "soft_time_limit": stage.soft_time_limit,
     }

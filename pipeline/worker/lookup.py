@@ -5,7 +5,7 @@ It finds those that were done before, that used up their attempts, or that may b
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import structlog
 
@@ -45,11 +45,20 @@ SUSPECT_BEYOND = 3
 class Lookup:
     """Looks up only messages that may have been run before: redelivered, or sent late in their job."""
 
-    def __init__(self, settings: Settings, registry: Registry, store: JobStore, patience: Patience) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        store: JobStore,
+        patience: Patience,
+        loop_tasks: Collection[str] = (),
+    ) -> None:
+        """``loop_tasks``: the names of the tasks that run on loops."""
         self._settings = settings
         self._registry = registry
         self._store = store
         self._patience = patience
+        self._loop_tasks = loop_tasks
 
     def __call__(self, leases: Sequence[Lease]) -> Sequence[Lease]:
         """Set verdict, attempts and suspicion of each lease; return the leases to hold.
@@ -58,6 +67,7 @@ class Lookup:
         """
         try:
             for lease in leases:
+                lease.on_loop = lease.headers.get("task") in self._loop_tasks
                 self._meet_role(lease)
             suspects = [lease for lease in leases if lease.verdict is None and _may_have_run(lease)]
             if suspects:

@@ -100,7 +100,7 @@ class Request(base.Request):  # type: ignore[misc]
                 self.body,
                 self.content_type,
                 self.content_encoding,
-                self._start(lease, limit),
+                self._start(lease, limit, soft_limit),
             ),
             accept_callback=self.on_accepted,
             timeout_callback=self.on_timeout,
@@ -122,7 +122,7 @@ class Request(base.Request):  # type: ignore[misc]
         hard = hard or self.task.time_limit or self.app.conf.task_time_limit or self.runtime.time_limit
         return min(hard, LONGEST_RUN), soft or self.task.soft_time_limit
 
-    def _start(self, lease: Lease, limit: float | None) -> RunOptions:
+    def _start(self, lease: Lease, limit: float | None, soft_limit: float | None) -> RunOptions:
         # Not after the end of the lease as it is now: if this process is frozen before the child starts,
         # another worker may run the message meanwhile. A child that starts too late gives it back.
         start_before = lease.start_by
@@ -132,6 +132,7 @@ class Request(base.Request):  # type: ignore[misc]
         return RunOptions(
             attempt=lease.attempts + 1,
             limit=limit,
+            soft_limit=soft_limit,
             start_before=start_before,
             mark=(lease.message_id, lease.message.receive_count) if lease.suspect else None,
             traceparent=self._span.traceparent if self._span else None,

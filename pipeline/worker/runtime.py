@@ -23,6 +23,7 @@ from pipeline.worker.celerychecks import LIMITLESS_POOLS
 from pipeline.worker.child.outcome import MESSAGE_LIMIT, Failed, Outcome
 from pipeline.worker.errbacks import publish_errbacks
 from pipeline.worker.lookup import Lookup
+from pipeline.worker.loops import LoopPool
 from pipeline.worker.sample import Sample
 from pipeline.worker.settle.chords import Chords
 from pipeline.worker.settle.completion import Completion, Recorder
@@ -53,8 +54,12 @@ class WorkerRuntime:
         node_name: str,
         pool: str,
         event_sender: Callable[[], SendEvent | None],
+        loops: LoopPool | None,
     ) -> None:
-        """``pool`` is the pool's name; ``event_sender`` returns what sends task events at the moment."""
+        """``pool`` is the pool's name; ``event_sender`` returns what sends task events at the moment.
+
+        ``loops``: the loop children, where the worker has some.
+        """
         self._event_sender = event_sender
         #: the jobs whose task events are sent, and the counters of all tasks
         self.sample = Sample(settings.events_tasks_per_second)
@@ -69,12 +74,16 @@ class WorkerRuntime:
         self.source = open_task_source(
             settings,
             Hooks(
-                look_up=Lookup(settings, registry, store, patience),
+                look_up=Lookup(settings, registry, store, patience, loops.tasks if loops else ()),
                 end_unrun=self._end_unrun,
                 on_refused=stop_worker,
             ),
         )
         self.intake = self.source.intake
+        if loops is not None:
+            self.intake.use_loops(loops.slots, loops.kinds)
+        #: the loop children; None where no task is async, and in pools of threads
+        self.loops = loops
         self._producer = OrderedProducer(settings, "worker")
         dispatch = Dispatch(settings, registry, self.source.queue, patience)
         ledger = Ledger(settings, store, self._producer, patience, dispatch)

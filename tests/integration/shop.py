@@ -254,7 +254,12 @@ class Shop:
 
 @contextmanager
 def open_shop(
-    services: Services, make_environment: MakeEnvironment, folder: Path, **variables: str
+    services: Services,
+    make_environment: MakeEnvironment,
+    folder: Path,
+    stages: Sequence[Stage[Any, Any]] = STAGES,
+    /,
+    **variables: str,
 ) -> Iterator[Shop]:
     """A shop without workers; whatever it starts is ended after the block."""
     environment = make_environment(
@@ -274,15 +279,15 @@ def open_shop(
         for name, value in environment.items():
             if name.startswith("AWS_"):
                 patch.setenv(name, value)
-        settings, registry = load_settings(environment), _registry()
+        settings, registry = load_settings(environment), _registry(stages)
         list(provision(settings, registry))
         yield Shop(environment, settings, folder, started, _client(settings), registry)
         close_control_plane()
 
 
-def _registry() -> Registry:
+def _registry(stages: Sequence[Stage[Any, Any]]) -> Registry:
     registry = Registry()
-    for stage in STAGES:
+    for stage in stages:
         registry.add(stage)
     return registry
 

@@ -3,9 +3,9 @@
 A ``type: ignore`` that is not needed is an error, so each of them says that the checker finds this fault.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from pipeline import (
     AsyncClient,
@@ -87,12 +87,40 @@ def mail(amount: float) -> None:
         assert_type(task.missing, tuple[int, ...])
 
 
+@stage(consumes="order-placed", emits="order-quoted")
+async def quote(line: Line) -> int:
+    """Ask another service for the price of a line."""
+    return 10 * line.amount
+
+
+@quote.split
+async def lines_one_by_one(order: Order) -> AsyncIterator[Line]:
+    """Divide an order."""
+    for line in order.lines:
+        yield line
+
+
+@quote.gather
+async def quoted(order: Order, prices: AsyncIterable[int]) -> float:
+    """Add up the prices."""
+    return sum([price async for price in prices]) / len(order.lines)
+
+
 # A stage keeps the types of its function, and so do split and gather.
 assert_type(price, Stage[Line, int])
 assert_type(price(Line("a", 1)), int)
 assert_type(lines, Callable[[Order], Iterable[Line]])
 assert_type(total, Callable[[Order, Iterable[int]], float | None])
 assert_type(mail, Stage[float, None])
+
+
+async def await_them(order: Order) -> None:
+    """Those of an async stage, too: a unit test awaits it."""
+    assert_type(await quote(order.lines[0]), int)
+    assert_type([line async for line in lines_one_by_one(order)], list[Line])
+
+
+assert_type(quoted, Callable[[Order, AsyncIterable[int]], Coroutine[Any, Any, float]])
 
 
 @consumer("orders-cdc", emits="order-placed")

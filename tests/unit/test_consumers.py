@@ -254,7 +254,7 @@ def streams(record: Record[Row]) -> Iterator[Order]:
         (mixed, {}, r"Annotate one of T, Event\[T\]"),
         (bare_event, {}, r"Annotate one of T, Event\[T\]"),
         (two, {}, "1 parameter"),
-        (waits, {}, "it is async"),
+        (waits, {}, "it is async. Use a plain def"),
         (streams, {}, "Return a list"),
         (placed, {"emits": "nobody"}, "which no stage of TASK_MODULES consumes"),
         (placed, {"topic": "order-placed"}, "is a topic of this service"),

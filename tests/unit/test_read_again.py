@@ -56,7 +56,8 @@ def echo(annotation: Any, **options: Any) -> Stage[Any, Any]:
         return data
 
     work.__annotations__.update({"data": annotation, "return": annotation})
-    return stage(**{"consumes": "a", "emits": "b", "registry": Registry(), **options})(work)
+    made: Stage[Any, Any] = stage(**{"consumes": "a", "emits": "b", "registry": Registry(), **options})(work)
+    return made
 
 
 def divided(annotation: Any) -> Stage[Any, Any]:
@@ -82,7 +83,8 @@ def giving(annotation: Any, value: Any) -> Stage[Any, Any]:
         return value
 
     work.__annotations__["return"] = annotation
-    return stage(consumes="a", emits="b", registry=Registry())(work)
+    made: Stage[Any, Any] = stage(consumes="a", emits="b", registry=Registry())(work)
+    return made
 
 
 def handover(given: Any, taken: Any) -> Registry:

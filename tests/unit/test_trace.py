@@ -128,7 +128,7 @@ def test_a_task_whose_code_did_not_run_is_not_done(app: Celery, code: Code) -> N
     outcome = run(app, code)
     assert isinstance(outcome, Failed)
     assert outcome.permanent
-    assert "asyncio.run" in outcome.message
+    assert "make it an async function" in outcome.message
 
 
 def test_lines_of_a_plain_task_have_its_name_and_id(app: Celery) -> None:

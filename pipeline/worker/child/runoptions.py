@@ -12,6 +12,8 @@ class RunOptions:
     attempt: int
     #: the hard time limit in seconds; None in pools that have none
     limit: float | None
+    #: the soft time limit in seconds; None for a run without one
+    soft_limit: float | None = None
     #: the latest start: after it the lease may end too soon (seconds, ``boottime``)
     start_before: float
     #: (message id, receive count) to record as an attempt before the run, as it may kill the worker

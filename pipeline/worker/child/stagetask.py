@@ -28,6 +28,8 @@ class StageTask(Task):  # type: ignore[misc]
     ignore_result = True
     #: the stage it runs
     stage: ClassVar[Stage[Any, Any]]
+    #: whether the function that it runs is async
+    is_async: ClassVar[bool]
     #: the job store; a split and a gather read and write the table from the child, page by page
     store: ClassVar[JobStore]
 

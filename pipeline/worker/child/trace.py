@@ -49,8 +49,8 @@ SUMMARY_BYTES = 1_000
 
 #: Why a task that returned a coroutine or a generator failed.
 NOT_RUN = (
-    "returned a coroutine or generator, whose code has not run: make it a plain function that awaits with "
-    "asyncio.run(...), or that runs the loop itself."
+    "returned a coroutine or generator, whose code has not run: make it an async function, or a plain one "
+    "that runs the loop itself."
 )
 
 #: The message of the ``Ignore`` that ``Task.replace`` raises.
