@@ -27,6 +27,7 @@ COMMANDS = {
     "monitor": "pipeline.cli.monitor",
     "check": "pipeline.cli.check",
     "capacity": "pipeline.cli.capacity",
+    "migrate": "pipeline.cli.migrate",
 }
 
 #: The exit code that shells use for Ctrl-C.

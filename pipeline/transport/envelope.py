@@ -144,13 +144,12 @@ def _read(text: str) -> Any:
     try:
         text = plain_text(text)
         payload = _json(text, "the message")
-        is_others = is_of_others(payload)
-        if is_others:
+        if is_of_others(payload):
             _refuse_content(payload)
             payload = as_own(payload)
     except ValueError as error:
         raise _invalid(str(error)) from error
-    if is_others or _SURROGATE.search(text):
+    if _SURROGATE.search(text):
         _refuse_half_characters(payload)
     return payload
 
