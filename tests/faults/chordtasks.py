@@ -8,14 +8,16 @@ import os
 import time
 from typing import Any
 
-from celery import current_task, shared_task
+from celery import shared_task
+from celery._state import _task_stack
 
 from pipeline import PermanentError
 
 
 def note(path: str, what: str, key: int, **fields: Any) -> None:
     """Write a line, in one piece even if many processes write."""
-    info = current_task.request.delivery_info or {}
+    # An errback is called by the task that calls errbacks.
+    info = _task_stack.stack[0].request.delivery_info or {}
     line = {"what": what, "key": key, "redelivered": bool(info.get("redelivered")), **fields}
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:

@@ -92,3 +92,9 @@ def add_one(self: "Task[Any, Any]", value: int) -> int:
 def nest(self: "Task[Any, Any]", value: int) -> Any:
     """Be replaced by a chord."""
     return self.replace(chord([give.s(value), give.s(value)], total.s()))
+
+
+@shared_task(name="canvas.lengths")  # type: ignore[untyped-decorator]
+def lengths(texts: list[str]) -> list[int]:
+    """Return how long they are."""
+    return [len(text) for text in texts]
