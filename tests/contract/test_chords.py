@@ -60,7 +60,7 @@ def test_done_wins_over_failed_until_it_is_decided(chords: ChordRecords) -> None
     chord_id = uuid.uuid4().hex
     chords.set_size(chord_id, 3)
     chords.record([end(chord_id, 0, failed=True), end(chord_id, 1, failed=True)])
-    chords.record([end(chord_id, 0)])
+    chords.record([end(chord_id, 0), end(chord_id, 0, failed=True)])
     assert chords.record([end(chord_id, 2)]).full == {chord_id}
     decision = chords.decide(chord_id)
     assert decision == Decision(failure=PartFailure(task_id="t1", error="E", message="no"))
