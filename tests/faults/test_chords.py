@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from celery import chord
 
-from pipeline.celery import make_app
 from pipeline.settings import load_settings
 from pipeline.sqs import SqsQueue, sqs_client
 from pipeline.transport.publishing import gathering
@@ -37,9 +36,11 @@ class Chords:
     path: Path
 
     def __post_init__(self) -> None:
+        # Not before: it makes an app the current one, which other modules of tasks configure.
+        from pipeline.celery import make_app
+
         self.settings = load_settings(self.world.environment)
-        self.app = make_app()
-        self.app.__dict__["settings"] = self.settings
+        make_app(self.settings).set_current()
         self.queue = SqsQueue(sqs_client(self.settings), self.settings.sqs_task_queue_url)
         self.sizes: list[int] = []
 
