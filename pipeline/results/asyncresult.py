@@ -30,6 +30,18 @@ class TaskResult(AsyncResult):  # type: ignore[misc]
         #: True and False as the task was published; None where only its id is known
         self._ignored: bool | None = None
 
+    @property
+    def ignored(self) -> bool:
+        """Whether the task was published so that its result is not kept."""
+        return bool(self._ignored)
+
+    @ignored.setter
+    def ignored(self, value: bool | None) -> None:
+        self._ignored = value
+        if value and self.app.conf.task_ignore_result:
+            # Flower asks for no state then; what is asked all the same says what to set.
+            self.backend = self.app.backend.disabled
+
     def get(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for the task, and return its result, as Celery does."""
         self.refuse_unkept()

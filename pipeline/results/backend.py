@@ -7,10 +7,11 @@ other tasks (of a chain behind a failed one), and those of tasks that run eagerl
 
 import os
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, Final
 
 from celery import states
-from celery.backends.base import BaseBackend
+from celery.backends.base import BaseBackend, DisabledBackend
 from celery.result import result_from_tuple
 from celery.utils.serialization import create_exception_cls
 from kombu.exceptions import EncodeError
@@ -46,6 +47,11 @@ class Backend(ChordBackend, Waiting, BaseBackend):  # type: ignore[misc]
     def as_uri(self, include_password: bool = False) -> str:
         """Return the name that the worker's banner and ``celery report`` show."""
         return "disabled://" if self.app.conf.task_ignore_result else "jobs-table://"
+
+    @cached_property
+    def disabled(self) -> DisabledBackend:
+        """Celery's backend without results, which tells others that a result is not kept."""
+        return DisabledBackend(app=self.app)
 
     # ─── Ends of runs ───
 

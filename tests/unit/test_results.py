@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from celery import Celery, states
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import GroupResult
 
@@ -249,6 +250,14 @@ def test_a_result_that_nobody_keeps_is_refused(table: Counting, ignored: bool | 
         with pytest.raises(NotImplementedError, match="RESULTS=true"):
             ask()
     assert not table.calls
+
+
+def test_others_see_that_a_published_task_keeps_no_result(table: Counting, app: Celery) -> None:
+    """Flower asks for the state of what it publishes, unless the backend is Celery's own without results."""
+    for made, is_disabled in ((quiet(table), True), (app, False)):
+        result = made.AsyncResult("t")
+        result.ignored = True
+        assert isinstance(result.backend, DisabledBackend) is is_disabled
 
 
 def test_one_task_may_keep_its_own(table: Counting) -> None:
