@@ -13,6 +13,7 @@ from pipeline.author.timing import timing_of
 from pipeline.errors import ConfigurationError, MessageRefusedError, ServiceError, StageDefinitionError
 from pipeline.schedules.schedule import Schedule
 from pipeline.schedules.stageticks import in_zone
+from pipeline.transport.bulk import publish_all
 from pipeline.wire import identity
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def _publish(app: "Celery", service: str, name: str, entry: Mapping[str, Any], t
     task = app.tasks.get(entry["task"])
     send = task.apply_async if task else partial(app.send_task, entry["task"])
     try:
-        send(args, kwargs, **options)
+        # With no other origin: the same ids make the same message.
+        publish_all(partial(send, args, kwargs, **options))
     except Exception as error:
         raise _fault(error) from error
 

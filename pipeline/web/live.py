@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from pipeline.author.registry import Registry
 from pipeline.deadletters import Filter
-from pipeline.errors import ServiceUnavailableError
+from pipeline.errors import ServiceError, ServiceUnavailableError
 from pipeline.jobs import PartPage
 from pipeline.observe.probe import Probes, Shared
 from pipeline.observe.stagestats import StageStats
+from pipeline.schedules.status import ScheduleStatus
 from pipeline.settings import Settings
 from pipeline.web.letters import Letters
 from pipeline.web.model import JobDetail, JobFilter, JobList, LetterDetail, LetterList, PipelineView
@@ -21,6 +22,9 @@ LIFETIME = 2.0
 
 #: Seconds that dead letters are cached: a search hides them from others meanwhile.
 LETTERS_LIFETIME = 10.0
+
+#: Seconds that schedules are cached.
+SCHEDULES_LIFETIME = 10.0
 
 #: Seconds to wait for a read, a search for dead letters, and an action.
 READ_TIMEOUT, LETTERS_TIMEOUT, ACTION_TIMEOUT = 5.0, 20.0, 60.0
@@ -60,7 +64,15 @@ class Live:
     async def pipeline(self) -> PipelineView:
         """Return all stages, topics and queues as they are now. Never raises."""
         health = await self._probes.report()
-        return pipeline_view(self._settings, self._registry, health, self._stats.snapshot())
+        schedules = [] if health.dynamodb.status == "unhealthy" else await self._schedules()
+        return pipeline_view(self._settings, self._registry, health, self._stats.snapshot(), schedules)
+
+    async def _schedules(self) -> list[ScheduleStatus]:
+        """Return the schedules; none while they cannot be read, which the health report says."""
+        try:
+            return await self._cached(("schedules",), self._views.schedules, SCHEDULES_LIFETIME)
+        except ServiceError:
+            return []
 
     async def jobs(self, wanted: JobFilter, before: str | None = None, limit: int = 50) -> JobList:
         """Return a page of jobs, newest first; see ``Views.jobs``."""

@@ -10,6 +10,7 @@ from pipeline.deadletters import LetterRow
 from pipeline.jobs import FailureRecord, Job, JobState, StageProgress
 from pipeline.observe.reports import QueueReading
 from pipeline.observe.stagestats import StagesReading
+from pipeline.schedules.status import ScheduleStatus
 from pipeline.settings import Settings
 from pipeline.wire.failure import ErrorEvent
 
@@ -66,6 +67,8 @@ class PipelineView:
     queues: Sequence[QueueReading]
     #: Rates, run times and workers, from the workers' events.
     at_work: StagesReading
+    #: Those of stages and of Celery's beat_schedule.
+    schedules: Sequence[ScheduleStatus]
     away: Sequence[Away]
     taken_at: float
 

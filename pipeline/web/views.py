@@ -1,6 +1,7 @@
 """Views of the pipeline and of jobs, as the page and the API show them. Reads may block: see ``Live``."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -9,6 +10,7 @@ from pipeline.errors import ServiceError
 from pipeline.jobs import FailureRecord, Job, JobPage, JobState, JobStore, PartPage, StageProgress, moment
 from pipeline.observe.reports import HealthReport, QueueReading, Report, SqsReport
 from pipeline.observe.stagestats import StagesReading
+from pipeline.schedules.status import ScheduleStatus, read_schedules
 from pipeline.settings import Settings
 from pipeline.web.causes import causes
 from pipeline.web.model import (
@@ -112,6 +114,12 @@ class Views:
             taken_at=time.time(),
         )
 
+    # ─── Schedules ───
+
+    def schedules(self) -> list[ScheduleStatus]:
+        """Return the schedules of the service, by name."""
+        return read_schedules(self._store.schedules, time.time())
+
     # ─── One job ───
 
     def job(self, job_id: str) -> JobDetail | None:
@@ -196,7 +204,11 @@ def unreachable(service: Service, report: Report) -> list[Away]:
 
 
 def pipeline_view(
-    settings: Settings, registry: Registry, health: HealthReport, at_work: StagesReading
+    settings: Settings,
+    registry: Registry,
+    health: HealthReport,
+    at_work: StagesReading,
+    schedules: Sequence[ScheduleStatus],
 ) -> PipelineView:
     """Return the view of the pipeline as it is now."""
     lag = health.kafka.lag_by_topic or {}
@@ -208,6 +220,7 @@ def pipeline_view(
         ],
         queues=_queues(health.sqs),
         at_work=at_work,
+        schedules=schedules,
         away=[
             *unreachable("Kafka", health.kafka),
             *unreachable("SQS", health.sqs),

@@ -13,6 +13,7 @@ from pipeline.errors import ServiceUnavailableError
 from pipeline.observe.probe import Probe, Probes, Shared
 from pipeline.observe.reports import DynamodbReport, KafkaReport, QueueReading, SqsReport
 from pipeline.observe.stagestats import StageStats
+from pipeline.schedules.status import ScheduleStatus
 from pipeline.web import live
 from pipeline.web.letters import Letters
 from pipeline.web.live import Live
@@ -41,8 +42,12 @@ class Records:
     """Stands where DynamoDB is read: counts the reads, and answers when it is let."""
 
     def __init__(self) -> None:
-        self.reads = 0
+        self.reads = self.schedule_reads = 0
         self.answering = threading.Event()
+
+    def schedules(self) -> list[ScheduleStatus]:
+        self.schedule_reads += 1
+        return []
 
     def job(self, job_id: str) -> JobDetail | None:
         self.reads += 1
@@ -83,12 +88,15 @@ def test_fifty_who_watch_cost_one_read() -> None:
         time.sleep(0.05)
         return QUEUES
 
+    records = Records()
+
     async def together() -> list[PipelineView]:
-        state = watched(sqs=read)
+        state = watched(records, sqs=read)
         return await asyncio.gather(*(state.pipeline() for _ in range(WATCHERS)))
 
     views = asyncio.run(together())
     assert asked == ["sqs"]
+    assert records.schedule_reads == 1
     assert all(view.queues == views[0].queues for view in views)
     assert [(each.role, each.available) for each in views[0].queues] == [("tasks", 3), ("dlq", 1)]
 

@@ -13,6 +13,7 @@ from pipeline.author.registry import Registry
 from pipeline.jobs import Job, JobState, StageProgress
 from pipeline.observe.reports import QueueReading
 from pipeline.observe.stagestats import StagesReading, WorkerSeen
+from pipeline.schedules.status import ScheduleStatus
 from pipeline.web import pages
 from pipeline.web.access import Access
 from pipeline.web.model import JobDetail, PipelineView, Progress, StageRow, StageView, TopicView
@@ -41,6 +42,7 @@ def a_pipeline(*stages: StageView, lags: dict[str, int | None], **depths: int) -
         ],
         away=(),
         at_work=StagesReading(tasks={}, workers=(), error=None, heard_at=None, taken_at=0),
+        schedules=(),
         taken_at=0,
     )
 
@@ -64,6 +66,26 @@ def test_the_page_lists_some_of_many_workers() -> None:
     assert "and 900 more" in html
     assert "some are left out" in html
     assert len(html) < 150_000
+
+
+def test_the_page_lists_schedules() -> None:
+    """With their last and next tick, and why the last one started nothing."""
+    schedule = ScheduleStatus(
+        name="beat:clean",
+        runs="task shop.clean",
+        ticks="every 3600 s",
+        state="active",
+        last_tick=1_790_000_000.0,
+        fired_at=1_790_000_001.0,
+        error="ValueError: <nothing>",
+        next_tick=None,
+    )
+    view = a_pipeline(a_stage("a", "one"), lags={})
+    pages = Pages(SETTINGS, Access(SETTINGS))
+    assert "Schedules" not in pages.render("_pipeline.html", **overview.values_of(view))
+    html = pages.render("_pipeline.html", **overview.values_of(replace(view, schedules=[schedule])))
+    shown = "beat:clean", "every 3600 s", "active", "2026-09-21 14:13:20", "ValueError: &lt;nothing&gt;"
+    assert all(text in html for text in shown)
 
 
 def test_stages_that_share_a_topic_or_a_queue_share_its_drawing() -> None:

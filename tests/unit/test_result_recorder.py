@@ -11,10 +11,11 @@ from pipeline.jobs import JobStore
 from pipeline.jobs.table import Table
 from pipeline.patience import Patience
 from pipeline.results.report import Report
+from pipeline.wire.taskmessage import HEADER, TaskHeader
 from pipeline.worker.child.outcome import Discarded, Failed, Outcome, Succeeded
 from pipeline.worker.settle.results import ResultRecorder
 from pipeline.worker.settle.work import Work
-from tests.builders import lease, settings, stage_lease
+from tests.builders import lease, pipeline_header, settings, stage_lease
 from tests.fakes.dynamodb import FakeDynamoDB
 
 KEPT = {"ignore_result": False}
@@ -77,9 +78,10 @@ def test_what_keeps_no_result_costs_nothing(
         Work(lease=stage_lease(), outcome=Succeeded(result="1", summary="", seconds=0)),
     ]
     assert recorder.record(quiet) == [None] * 4
+    header = TaskHeader.model_validate(pipeline_header())
     for each in (
         work(FAILURE, {"ignore_result": True}),
-        Work(lease=stage_lease(), outcome=FAILURE),
+        work(FAILURE, {**KEPT, "id": header.task_id, "task": "strict", HEADER: pipeline_header()}),
         Work(lease=lease("b", body="no task"), outcome=FAILURE),
     ):
         recorder.retry(each)

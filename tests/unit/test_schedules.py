@@ -15,6 +15,7 @@ from pipeline.jobs import JobStore, ScheduleRecord, ScheduleRecords
 from pipeline.jobs.table import Table
 from pipeline.schedules.schedule import Schedule
 from pipeline.schedules.scheduler import LOOK_EVERY, TURN, Scheduler
+from pipeline.schedules.status import read_schedules
 from tests import builders
 from tests.fakes.dynamodb import FakeDynamoDB
 
@@ -347,11 +348,30 @@ def test_a_clean_end_leaves_the_turn_at_once() -> None:
     assert world.fired["s", BEGAN + 20] == [BEGAN + 20]
 
 
-def test_the_page_reads_what_the_holder_told() -> None:
-    """Which schedules there are now, and until when it has the turn."""
+def test_people_see_when_each_is_due() -> None:
+    """And whether a bridge fires it, or why none does."""
     world = World()
-    assert world.records.holder().names == frozenset()
-    world.start(a=every(10), b=every(10))
-    world.run(3)
-    assert world.records.holder().names == {"a", "b"}
-    assert world.now < world.records.holder().until <= world.now + TURN
+
+    def seen() -> list[tuple[str, str, float | None, float | None]]:
+        return [
+            (
+                each.name,
+                each.state,
+                each.last_tick and each.last_tick - BEGAN,
+                each.next_tick and each.next_tick - BEGAN,
+            )
+            for each in read_schedules(world.records, world.now)
+        ]
+
+    assert seen() == []
+    first = world.start(a=every(10), b=every(60))
+    world.run(25)
+    assert seen() == [("a", "active", 20, 30), ("b", "active", None, 60)]
+    world.records.pause("b", paused=True, now=world.now)
+    assert seen()[1] == ("b", "paused", None, None)
+    world.kill(first)
+    world.run(25)
+    assert seen()[0] == ("a", "unattended", 20, 30)
+    world.start(b=every(60))
+    world.run(10)
+    assert seen() == [("a", "removed", 20, None), ("b", "paused", None, None)]
