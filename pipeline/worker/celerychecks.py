@@ -108,9 +108,10 @@ def report_queues(settings: Settings, registry: Registry, takes: Sequence[str]) 
     queue of its own may then have no worker at all. A worker with -Q is one of several.
     """
     queues = {stage.queue or settings.task_queue for stage in registry.by_name.values()}
-    not_taken = sorted(queues - set(takes))
+    taken = {settings.queue_url(name) for name in takes}
+    not_taken = sorted(name for name in queues if settings.queue_url(name) not in taken)
     if not_taken and settings.use_sqs_task_processing:
-        write = log.warning if list(takes) == [settings.task_queue] else log.info
+        write = log.warning if taken == {settings.sqs_task_queue_url} else log.info
         mend = f"start a worker with -Q {','.join(not_taken)}"
         write("worker.queues", takes=list(takes), not_taken=not_taken, mend=mend)
 

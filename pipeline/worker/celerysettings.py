@@ -141,27 +141,8 @@ def _faults(conf: Any) -> Iterator[str]:
     for name, rule in RULES.items():
         if rule.effect == "required" and name != "broker_url" and conf.get(name) != rule.value:
             yield f"{name} is {_shown(conf.get(name))}, and must be {rule.value!r}: {rule.why}"
-    for name, queue in _queues(conf):
-        if not queue.endswith(".fifo"):
-            yield (
-                f"{name} names the queue {queue!r}, and must name an SQS FIFO queue, whose name ends in "
-                "'.fifo': no other one keeps the order of a group"
-            )
     if (limit := conf.task_time_limit) is not None and limit > LONGEST_RUN:
         yield f"task_time_limit is {limit:g}, and at most {LONGEST_RUN:g}: SQS holds no message longer"
-
-
-def _queues(conf: Any) -> Iterator[tuple[str, str]]:
-    """Return each setting that names a queue, with the name. Routers that are code are not asked."""
-    yield "task_default_queue", str(conf.task_default_queue)
-    for queue in conf.task_queues or ():
-        yield "task_queues", str(getattr(queue, "name", queue))
-    routes = conf.task_routes or ()
-    for router in [routes] if isinstance(routes, Mapping) else routes:
-        for route in router.values() if isinstance(router, Mapping) else ():
-            queue = route.get("queue") if isinstance(route, Mapping) else route
-            if queue:
-                yield "task_routes", str(getattr(queue, "name", queue))
 
 
 def _shown(value: Any) -> str:

@@ -1,0 +1,1 @@
+"""Celery's own integration suite against ``fifo://``: ``python -m tests.celerysuite``."""

@@ -1,0 +1,43 @@
+"""The pytest plugin of the suite's runs: its apps get this project's transport, its tests more time."""
+
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app import control
+from celery.contrib.testing import app as testing
+
+import pipeline
+
+#: The name of the queue, which the tests ask for. On SQS it is celery.fifo.
+QUEUE = "celery"
+#: Seconds that a test waits for the answer of the one worker, instead of 1 for those of all workers.
+ANSWERS_WITHIN = 30.0
+#: Seconds that a test waits for a result, instead of 10.
+PATIENCE = 60
+
+_make = testing.TestApp
+
+
+def _installed(*args: Any, **kwargs: Any) -> Celery:
+    app: Celery = _make(*args, **kwargs)
+    app.add_defaults({"task_default_queue": QUEUE})
+    return pipeline.install(app)
+
+
+class OneWorker(control.Inspect):  # type: ignore[misc]
+    """Celery's ``inspect()``, which returns once the worker has answered."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"timeout": ANSWERS_WITHIN, "limit": 1} | kwargs))
+
+
+testing.TestApp = _installed
+control.Inspect = OneWorker
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests more time than their authors did."""
+    for module in {item.getparent(pytest.Module) for item in items}:
+        if module is not None and hasattr(module.obj, "TIMEOUT"):
+            module.obj.TIMEOUT = PATIENCE
