@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pipeline.services.children import Children, children
 from pipeline.services.environment import Services
 from tests.acceptance.conftest import Installed
 from tests.conftest import MakeEnvironment
-from tests.processes import wait_until
+from tests.processes import free_port, wait_until
 
 #: As "django-admin startproject proj ." and "startapp shop" make it, with the app of Celery's guide.
 DJANGO = {
@@ -251,13 +252,18 @@ def project(
 def test_a_django_project(
     installed: Installed, tmp_path: Path, embedded_services: Services, make_environment: MakeEnvironment
 ) -> None:
-    """Shared tasks, a chain, ``delay_on_commit``, closed connections, a stage, and ``celery inspect``."""
+    """Shared tasks, a chain, ``delay_on_commit``, closed connections, a stage, Flower and ``inspect``."""
     environment = make_environment(
-        embedded_services, DJANGO_SETTINGS_MODULE="proj.settings", TASK_MODULES="shop.tasks"
+        embedded_services,
+        DJANGO_SETTINGS_MODULE="proj.settings",
+        TASK_MODULES="shop.tasks",
+        FLOWER_UNAUTHENTICATED_API="true",
     )
+    port = free_port()
     with project(installed, DJANGO, tmp_path, environment) as django:
         django.python("-m", "django", "migrate", "--run-syncdb")
-        django.start("-A", "proj", "worker")
+        django.start("-A", "proj", "worker", "-n", "w@test")
+        django.start("-A", "proj", "flower", "--address=127.0.0.1", f"--port={port}")
         django.start("-A", "proj", "bridge")
         django.python("publish.py")
         django.run(installed.pipeline, "submit", "sold", "--data", '{"table": 4}', "--wait")
@@ -275,14 +281,25 @@ def test_a_django_project(
             return found.keys() >= expected.keys()
 
         django.wait(stored, "all sales are stored")
+        django.wait(lambda: set(_workers(port)) == {"w@test"}, "Flower shows the worker")
         assert found == expected
-        assert "pong" in django.celery("-A", "proj", "inspect", "ping")
+        assert "pong" in django.celery("-A", "proj", "inspect", "ping", "-d", "w@test", "-t", "60")
         (line,) = [
             json.loads(line)
             for line in django.log_file("worker").read_text().splitlines()
             if "worker.settings_overruled" in line
         ]
         assert list(line["settings"]) == ["task_acks_late"]
+
+
+def _workers(port: int) -> dict[str, Any]:
+    """The workers that Flower knows, by name."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/workers?refresh=1", timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+    except OSError:
+        return {}
+    return found
 
 
 #: Prints the sales as JSON.
