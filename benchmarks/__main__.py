@@ -30,6 +30,7 @@ Examples:
   python -m benchmarks limits                      jobs a second until DynamoDB throttles
   python -m benchmarks parts                       a large split's parts sent, its results read
   python -m benchmarks latency --rtt 0             event to task start at 200 events/s
+  python -m benchmarks asynccalls                  calls that wait for a second, on loops
   python -m benchmarks entity                      a stage beside 150,000 tasks of one entity
   python -m benchmarks outage                      the bridge while SQS is away for a minute
   python -m benchmarks soak                        memory over 200,000 tasks
@@ -298,6 +299,28 @@ def latency(rate: float, events: int, rtts: Sequence[float], services_name: str,
     with running_services(services_name) as services:
         for rtt in rtts:
             show(benchmark.run(services, rate, events, rtt), as_json)
+
+
+@main.command(epilog=EXAMPLES)
+@click.option("--calls", type=click.IntRange(min=1), default=4000, show_default=True)
+@click.option(
+    "--call-seconds", type=click.FloatRange(min=0), default=1.0, show_default=True, help="What each waits."
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(min=1, max=1000),
+    default=100,
+    show_default=True,
+    help="Of each loop.",
+)
+@local_option
+@json_option
+def asynccalls(calls: int, call_seconds: float, concurrency: int, services_name: str, as_json: bool) -> None:
+    """Measure how many calls a second an async stage makes that only wait, on the loops of one worker."""
+    from benchmarks import asynccalls as benchmark
+
+    with running_services(services_name) as services:
+        show(benchmark.run(services, calls, call_seconds, concurrency), as_json)
 
 
 @main.command(epilog=EXAMPLES)

@@ -13,10 +13,11 @@ from benchmarks.compare import log_file
 from benchmarks.fill import emit_all, message_of, send_all, stage_event
 from benchmarks.fill import first_event as new_event
 from benchmarks.ground import Ground, make_ground, make_queue
-from benchmarks.latency import Waits, emit, row_of
+from benchmarks.latency import Results, emit, row_of
 from benchmarks.measure import BenchmarkError, Process, spawn, tail
 from benchmarks.oneentity import QUEUE, follow
 from benchmarks.peers.ours import WORKER
+from benchmarks.waiting import wait
 from pipeline.kafka import EventProducer, GroupOffsets
 from pipeline.services.environment import Services
 from pipeline.sqs import SqsQueue
@@ -49,7 +50,7 @@ def run(
     ground = make_ground(services, MODULES)
     make_queue(ground, QUEUE)
     with _running(ground, limit) as (processes, bridge_log):
-        waits = Waits(ground, processes)
+        waits = Results(ground, wait, processes)
         producer = EventProducer(ground.settings, "benchmark")
         _measure(ground, producer, waits, rate, warm_up)
         before = _measure(ground, producer, waits, rate, events)
@@ -81,7 +82,9 @@ def _running(ground: Ground, limit: int) -> Iterator[tuple[Mapping[Path, Process
         yield {bridge_log: bridge, log: worker}, bridge_log
 
 
-def _measure(ground: Ground, producer: EventProducer, waits: Waits, rate: float, events: int) -> list[float]:
+def _measure(
+    ground: Ground, producer: EventProducer, waits: Results, rate: float, events: int
+) -> list[float]:
     emitting = threading.Thread(target=emit, args=(ground, producer, rate, events))
     emitting.start()
     seconds = waits.read(events)

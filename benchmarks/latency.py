@@ -15,6 +15,7 @@ from benchmarks.measure import BenchmarkError, Process, spawn, tail
 from benchmarks.peers.ours import BRIDGE, WORKER
 from benchmarks.proxy import run_proxy
 from benchmarks.waiting import wait
+from pipeline.author.stages import Stage
 from pipeline.kafka import EventConsumer, EventProducer
 from pipeline.services.environment import Services
 
@@ -35,7 +36,7 @@ def run(services: Services, rate: float, events: int, rtt: float) -> list[dict[s
             spawn(WORKER, environment, log) as worker,
         ):
             processes = {bridge_log: bridge, log: worker}
-            waits = Waits(ground, processes)
+            waits = Results(ground, wait, processes)
             # One producer for both: a new one sends nothing for a second, until it has an id of the broker.
             producer = EventProducer(ground.settings, "benchmark")
             emit(ground, producer, rate, WARM_UP)
@@ -77,12 +78,12 @@ def _raise(error: Exception | None) -> None:
         raise error
 
 
-class Waits:
-    """A reader of the events that the stage emits."""
+class Results:
+    """A reader of the numbers that a stage emits; ``processes`` make them, each with its log."""
 
-    def __init__(self, ground: Ground, processes: Mapping[Path, Process]) -> None:
+    def __init__(self, ground: Ground, stage: Stage[Any, Any], processes: Mapping[Path, Process]) -> None:
         self._processes = processes
-        topic = ground.settings.topic(str(wait.emits))
+        topic = ground.settings.topic(str(stage.emits))
         nothing: Callable[[object], None] = lambda _: None  # noqa: E731
         self._consumer = EventConsumer(
             ground.settings,
@@ -94,7 +95,7 @@ class Waits:
         )
 
     def read(self, count: int) -> list[float]:
-        """Return the next ``count`` results, in seconds."""
+        """Return the next ``count`` results."""
         found: list[float] = []
         deadline = time.monotonic() + TIMEOUT + count / 10
         while len(found) < count:

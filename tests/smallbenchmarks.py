@@ -17,6 +17,7 @@ WITH_SERVERS = {
     "split": "--parts 1 --ordered 0",
     "parts": "--parts 513 --rtt 0 --repeat 1",
     "latency": "--rate 200 --events 200 --rtt 0",
+    "asynccalls": "--calls 50 --call-seconds 0.1",
     "outage": "--events 1000 --seconds 1",
     "soak": "--tasks 1000",
     "page": "--jobs 1 --loads 1",

@@ -10,7 +10,7 @@ import pytest
 from pipeline.jobs import JobState
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
-from tests.integration import bureau
+from tests.integration import bureau, bureau_limits
 from tests.integration.bureau import Call
 from tests.integration.shop import Shop, open_shop
 
@@ -30,11 +30,11 @@ def shop(
         (
             bureau.ask,
             bureau.ask_in_turn,
-            bureau.ask_briefly,
-            bureau.ask_within,
+            bureau_limits.ask_briefly,
+            bureau_limits.ask_within,
             bureau.poll,
         ),
-        TASK_MODULES="tests.integration.bureau",
+        TASK_MODULES="tests.integration.bureau,tests.integration.bureau_limits",
         ASYNC_CONCURRENCY=str(EACH),
     ) as shop:
         worker = shop.start()
@@ -141,8 +141,8 @@ def test_split_parts_and_gather_are_async(shop: Shop) -> None:
 def test_the_soft_limit_cancels_what_a_run_awaits(shop: Shop) -> None:
     """The code may tidy up and return; else it fails with Celery's exception. Others on the loop go on."""
     other = shop.submit(bureau.ask, Call(key="beside-soft", seconds=3))
-    tidy = shop.submit(bureau.ask_briefly, Call(key="soft-tidy", do="tidy"))
-    ended = shop.submit(bureau.ask_briefly, Call(key="soft", do="hold"))
+    tidy = shop.submit(bureau_limits.ask_briefly, Call(key="soft-tidy", do="tidy"))
+    ended = shop.submit(bureau_limits.ask_briefly, Call(key="soft", do="hold"))
     shop.wait_job(tidy)
     shop.wait_job(ended, JobState.FAILED)
     assert shop.lines("soft", "cancelled")
@@ -154,13 +154,13 @@ def test_the_soft_limit_cancels_what_a_run_awaits(shop: Shop) -> None:
 
 def test_the_hard_limit_cancels_a_run_and_kills_its_process_only_if_that_resists(shop: Shop) -> None:
     """The others on the loop of one that resists run again, and no attempt of theirs is counted."""
-    gentle = shop.submit(bureau.ask_within, Call(key="hard", do="hold"))
+    gentle = shop.submit(bureau_limits.ask_within, Call(key="hard", do="hold"))
     shop.wait_job(gentle, JobState.FAILED)
     assert shop.lines("hard", "cancelled")
     assert "TimeLimitExceeded(2" in str(shop.wait_letter(gentle).attributes)
     others = [f"beside-hard-{number}" for number in range(6)]
     jobs = shop.submit_many(bureau.ask, [Call(key=key, do="hold") for key in others])
-    resisting = shop.submit(bureau.ask_within, Call(key="resist", do="resist"))
+    resisting = shop.submit(bureau_limits.ask_within, Call(key="resist", do="resist"))
     shop.wait(lambda: len(started(shop, others)) == len(others), "all run")
     (line,) = shop.wait_line("resist", "start")
     beside = [key for key, pid in started(shop, others).items() if pid == line["pid"]]
