@@ -242,6 +242,11 @@ class Settings(BaseModel):
         return all(is_loopback(urlsplit(f"//{server}").hostname) for server in servers)
 
     @property
+    def fires_beat(self) -> bool:
+        """Whether bridges fire Celery's ``beat_schedule``: only where a worker runs its tasks."""
+        return self.bridge_beat and self.use_sqs_task_processing
+
+    @property
     def task_queue(self) -> str:
         """The name of the task queue, as in Celery's ``-Q`` and a stage's ``queue``."""
         return self.sqs_task_queue_url.rsplit("/", 1)[1]

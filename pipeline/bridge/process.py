@@ -24,7 +24,7 @@ from pipeline.errors import ConfigurationError, PipelineError
 from pipeline.infra.startchecks import check_start, check_topics_of_others
 from pipeline.kafka import KafkaAdmin
 from pipeline.observe.embedded import serve_health
-from pipeline.schedules.firing import firing_schedules
+from pipeline.schedules.firing import firing_schedules, has_entries
 from pipeline.settings import Settings
 from pipeline.telemetry import logs, tracing
 from pipeline.telemetry.terminal import clean
@@ -83,16 +83,21 @@ def run_process(
 ) -> None:
     """Set up the process, run ``bridge`` in it until ``stop`` is set, and end it with an exit code on error.
 
-    While KAFKA_ENABLED=false it only fires the schedules of the app. No thread runs before ``bridge`` is
-    called: it may fork.
+    While KAFKA_ENABLED=false, and for an app without stages, it only fires the schedules of the app. No
+    thread runs before ``bridge`` is called: it may fork.
     """
     stop = stop or _stop_on_signals()
     try:
         with _set_up(app) as settings:
-            if settings.kafka_enabled:
-                bridge(settings, stop)
+            if not settings.kafka_enabled:
+                effect = "nothing is taken from Kafka, nothing is committed"
+                log.warning("bridge.off", switches=["KAFKA_ENABLED"], effect=effect)
+                _fire_only(app, settings, stop)
+            elif not REGISTRY.consumed_topics and has_entries(settings, app):
+                log.info("bridge.schedules_only", reason="there are no stages")
+                _fire_only(app, settings, stop)
             else:
-                _wait(app, settings, stop)
+                bridge(settings, stop)
     except PipelineError as error:
         log.critical("bridge.refused", error=str(error))
         click.echo(clean(f"Error: {error}"), err=True)
@@ -140,9 +145,7 @@ def _set_up(app: "Celery") -> Iterator[Settings]:
         tracing.stop()
 
 
-def _wait(app: "Celery", settings: Settings, stop: threading.Event) -> None:
-    effect = "nothing is taken from Kafka, nothing is committed"
-    log.warning("bridge.off", switches=["KAFKA_ENABLED"], effect=effect)
+def _fire_only(app: "Celery", settings: Settings, stop: threading.Event) -> None:
     # Stages get their ticks over Kafka.
     with serve_health(settings, REGISTRY, Pulse().stuck), firing_schedules(settings, Registry(), app):
         while not stop.is_set():

@@ -26,6 +26,7 @@ from pipeline.observe.queues import Reading, SqsMonitor
 from pipeline.observe.topics import GroupReport, KafkaMonitor
 from pipeline.payloads.bucket import Bucket, BucketReport, bucket_need
 from pipeline.payloads.client import s3_client
+from pipeline.schedules.status import ScheduleStatus, read_schedules
 from pipeline.settings import Settings, load_settings
 from pipeline.sqs import credentials_source, sqs_client
 from pipeline.sqs.queues import queue_attributes
@@ -233,6 +234,11 @@ class Facts:
     def sweep(self) -> Pass | None:
         """The sweep's passes over the open jobs; None before the first one began."""
         return JobStore(self.settings).passes.load()
+
+    @once
+    def schedules(self) -> list[ScheduleStatus]:
+        """The schedules that bridges recorded."""
+        return read_schedules(JobStore(self.settings).schedules, time.time())
 
     @once
     def now(self) -> float:

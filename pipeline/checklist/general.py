@@ -196,6 +196,21 @@ def _sweep(facts: Facts) -> Finding:
     return ok(evidence)
 
 
+def _schedules(facts: Facts) -> Finding:
+    known = {each.name: each for each in facts.schedules if each.state != "removed"}
+    unknown = [stage.name for stage in facts.registry.scheduled if stage.name not in known]
+    if not known and not unknown:
+        return skip("there are no schedules", "None is needed.")
+    failed = [f"{name}: {each.error}" for name, each in known.items() if each.error]
+    unattended = [name for name, each in known.items() if each.state == "unattended"] + unknown
+    if unattended:
+        return warn(f"no bridge fires {', '.join(unattended)}", "Start a bridge with this code.")
+    if failed:
+        return warn(f"the last tick started nothing: {'; '.join(failed)}", "docs/guides/runbook.md.")
+    paused = [name for name, each in known.items() if each.state == "paused"]
+    return ok(f"{len(known)} schedules, {len(paused)} of them paused")
+
+
 def _endpoints(facts: Facts) -> Finding:
     plain = {name: url for name, url in facts.endpoints.items() if url.startswith("http://")}
     # The names only: a DSN holds a key.
@@ -265,6 +280,7 @@ ITEMS: tuple[Item, ...] = (
     Item(id="general.index-shards", section="General", title="Shards of the index", check=_index_shards),
     Item(id="general.cancelled-jobs", section="General", title="List of cancelled jobs", check=_cancelled),
     Item(id="general.sweep", section="General", title="Sweep of open jobs", check=_sweep, asks="sqs"),
+    Item(id="general.schedules", section="General", title="Schedules", check=_schedules),
     Item(id="general.tls", section="General", title="TLS endpoints", check=_endpoints),
     Item(id="general.monitoring", section="General", title="Monitoring scripts", check=_monitoring),
     Item(id="general.graceful-shutdown", section="General", title="Graceful shutdown", check=_shutdown),

@@ -34,7 +34,7 @@ from pipeline.jobs.model import (
 )
 from pipeline.jobs.passes import Pass, Passes
 from pipeline.jobs.refs import PartRef, Ref, SplitRef, StageRef, ref_of, split_ref
-from pipeline.jobs.schedulerecords import ScheduleRecord, ScheduleRecords
+from pipeline.jobs.schedulerecords import BEAT_PREFIX, ScheduleRecord, ScheduleRecords
 from pipeline.jobs.schema import TableReport, WriteCapacity
 from pipeline.jobs.splits import is_small, tolerated_parts
 from pipeline.jobs.store import JobStore
@@ -42,6 +42,7 @@ from pipeline.jobs.taskresults import RecordedResult, TaskResults
 from pipeline.wire.plans import JobPlan
 
 __all__ = [
+    "BEAT_PREFIX",
     "TOGETHER",
     "Attempts",
     "ChordPart",

@@ -12,6 +12,9 @@ from pipeline.jobs.turns import Turn
 #: The duty whose turn it is.
 SCHEDULES = "schedules"
 
+#: Begins the names of entries of Celery's ``beat_schedule``: no stage's name has a colon.
+BEAT_PREFIX = "beat:"
+
 #: Characters of an error that are kept.
 ERROR_KEPT = 500
 
@@ -20,7 +23,7 @@ ERROR_KEPT = 500
 class ScheduleRecord:
     """A schedule, as a bridge with the turn recorded it. Moments are in seconds since 1970."""
 
-    #: The name of its stage; of an entry of Celery's ``beat_schedule``: "beat:" and its name.
+    #: The name of its stage; of an entry of ``beat_schedule``: ``BEAT_PREFIX`` and its name.
     name: str
     #: Its ticks, as ``pipeline.author.timing.read_timing`` reads them.
     timing: str

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 from pipeline.author.timing import timing_of
 from pipeline.errors import ConfigurationError, MessageRefusedError, ServiceError, StageDefinitionError
+from pipeline.jobs import BEAT_PREFIX
 from pipeline.schedules.schedule import Schedule
 from pipeline.schedules.stageticks import in_zone
 from pipeline.transport.bulk import publish_all
@@ -18,9 +19,6 @@ from pipeline.wire import identity
 
 if TYPE_CHECKING:
     from celery import Celery
-
-#: Before the names of entries: no stage's name has a colon.
-PREFIX = "beat:"
 
 
 def beat_schedules(app: "Celery", service: str) -> Iterator[Schedule]:
@@ -35,7 +33,7 @@ def beat_schedules(app: "Celery", service: str) -> Iterator[Schedule]:
                 f"beat_schedule, entry {name!r}: {error} Or set BRIDGE_BEAT=false, and run celery beat."
             ) from error
         yield Schedule(
-            name=PREFIX + name,
+            name=BEAT_PREFIX + name,
             runs=f"task {entry['task']}",
             timing=timing,
             fire=partial(_publish, app, service, name, entry),

@@ -33,7 +33,7 @@ def firing_schedules(settings: Settings, registry: Registry, app: "Celery") -> I
 
     Raise ``ConfigurationError`` for a schedule of the app that cannot be fired.
     """
-    entries = list(beat_schedules(app, settings.service_name)) if fires_beat(settings) else []
+    entries = list(beat_schedules(app, settings.service_name)) if settings.fires_beat else []
     if not entries and not registry.scheduled:
         yield
         return
@@ -46,9 +46,9 @@ def firing_schedules(settings: Settings, registry: Registry, app: "Celery") -> I
         producer.close(ENDING)
 
 
-def fires_beat(settings: Settings) -> bool:
-    """Whether bridges fire Celery's ``beat_schedule``: only where its tasks go to a worker."""
-    return settings.bridge_beat and settings.use_sqs_task_processing
+def has_entries(settings: Settings, app: "Celery") -> bool:
+    """Whether the app has entries of ``beat_schedule`` that bridges fire."""
+    return settings.fires_beat and any(True for _ in beat_schedules(app, settings.service_name))
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from celery import current_task
 from celery.signals import (
     after_setup_logger,
     after_setup_task_logger,
+    beat_embedded_init,
+    beat_init,
     before_task_publish,
     worker_before_create_process,
     worker_process_shutdown,
@@ -16,6 +18,7 @@ from celery.signals import (
 from pipeline.telemetry import logs, tracing
 from pipeline.transport.publishing import is_for_later
 from pipeline.wire.taskmessage import GROUP_HEADER, TRACEPARENT
+from pipeline.worker.beatguard import refuse_second_beat
 from pipeline.worker.child.runoptions import running_options
 
 
@@ -33,6 +36,8 @@ def connect() -> None:
     before_task_publish.connect(_keep_trace)
     worker_before_create_process.connect(_spare_collection)
     worker_process_shutdown.connect(_send_spans)
+    beat_init.connect(refuse_second_beat)
+    beat_embedded_init.connect(refuse_second_beat)
 
 
 def _keep_group(headers: dict[str, Any] | None = None, **_: Any) -> None:

@@ -21,6 +21,7 @@ from pipeline.jobs import Pass, TableReport, WriteCapacity
 from pipeline.kafka import Cluster, Member, PartitionState, consumer_configuration, producer_configuration
 from pipeline.observe.topics import GroupReport
 from pipeline.payloads.bucket import BucketReport
+from pipeline.schedules.status import ScheduleStatus, State
 from pipeline.settings import Settings, load_settings
 from tests.unit.test_settings import REQUIRED, TOKENS
 
@@ -79,9 +80,9 @@ def test_the_line_of_tls_tells_the_login() -> None:
 
 
 def test_the_lines_are_the_checklists() -> None:
-    """Eighteen, thirteen and fourteen, each with an id of its own."""
-    assert [len(KAFKA), len(SQS), len(ITEMS)] == [18, 13, 45]
-    assert len({item.id for item in ITEMS}) == 45
+    """Eighteen, thirteen and fifteen, each with an id of its own."""
+    assert [len(KAFKA), len(SQS), len(ITEMS)] == [18, 13, 46]
+    assert len({item.id for item in ITEMS}) == 46
 
 
 @pytest.mark.parametrize(
@@ -556,6 +557,36 @@ def test_the_shards_that_were_used_once_are_told(beyond: bool, said: str) -> Non
 def test_the_sweep_keeps_up_or_it_is_said(sweep: Pass | None, status: str, said: str) -> None:
     """Before it takes so long that a lost job is found late."""
     found = CHECKS["general.sweep"](facts(sweep=sweep, now=1e4))
+    assert found.status == status
+    assert said in found.evidence
+
+
+def a_schedule(state: State, error: str | None = None) -> ScheduleStatus:
+    return ScheduleStatus(
+        name=f"{state}-one",
+        runs="stage one",
+        ticks="every 60 s",
+        state=state,
+        last_tick=60.0,
+        fired_at=61.0,
+        error=error,
+        next_tick=120.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedules", "status", "said"),
+    [
+        ([], "SKIP", "there are no schedules"),
+        ([a_schedule("removed")], "SKIP", "there are no schedules"),
+        ([a_schedule("active"), a_schedule("paused")], "PASS", "2 schedules, 1 of them paused"),
+        ([a_schedule("active"), a_schedule("unattended")], "WARN", "no bridge fires unattended-one"),
+        ([a_schedule("active", "ValueError: x")], "WARN", "active-one: ValueError: x"),
+    ],
+)
+def test_schedules_are_fired(schedules: list[ScheduleStatus], status: str, said: str) -> None:
+    """Or a line says which are not."""
+    found = CHECKS["general.schedules"](facts(schedules=schedules))
     assert found.status == status
     assert said in found.evidence
 

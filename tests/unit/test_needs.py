@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline import Tick, every
 from pipeline.author.decorator import stage
 from pipeline.author.registry import Registry
 from pipeline.errors import ConfigurationError
@@ -68,3 +69,19 @@ def test_a_topic_of_several_stages_is_one(registry: Registry) -> None:
     names = [need.name for need in topic_needs(settings, registry)]
     assert names[:5] == ["letters", "words", "jobs", "orders-errors", "orders-dlq"]
     assert len(names) == len(set(names)) == 8
+
+
+def test_bridges_write_to_the_topics_of_scheduled_stages_alone() -> None:
+    """A tick is an event there."""
+    own = Registry()
+
+    @stage(schedule=every(60), emits="told", registry=own)
+    def tell(tick: Tick) -> str:
+        return tick.schedule
+
+    @stage(consumes="told", registry=own)
+    def hear(text: str) -> None: ...
+
+    needs = {need.name: need for need in topic_needs(load_settings(REQUIRED), own)}
+    assert "bridge" in needs["tell-ticks"].written_by
+    assert "bridge" not in needs["told"].written_by
