@@ -29,8 +29,7 @@ TICK = 1_790_000_040.0
 @pytest.fixture
 def app() -> Iterator[Celery]:
     """An app with one task of its own."""
-    made = make_app()
-    made.__dict__["settings"] = SETTINGS
+    made = make_app(SETTINGS)
 
     def own(*_: Any, **__: Any) -> None: ...
 
