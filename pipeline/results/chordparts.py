@@ -47,7 +47,8 @@ def abandoned(headers: Mapping[str, Any], embed: Mapping[str, Any]) -> Iterator[
     own = membership(headers, embed)
     if own is not None:
         yield own
-    for signature in _list(embed.get("chain")):
+    # In Celery's protocol 1 a chain is a task that is linked to the one before.
+    for signature in (*_list(embed.get("chain")), *_list(embed.get("callbacks"))):
         yield from never_run(signature)
 
 
@@ -75,7 +76,7 @@ def never_run(signature: Any, chord: Any = None) -> Iterator[Membership]:
             )
             if place is not None:
                 yield place
-    for each in _list(options.get("chain")):
+    for each in (*_list(options.get("chain")), *_list(options.get("link"))):
         yield from never_run(each)
 
 

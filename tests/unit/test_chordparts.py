@@ -81,6 +81,14 @@ def test_a_chain_that_ends_early_ends_its_last_task(app: Celery) -> None:
     assert ids == ["c"]
 
 
+def test_a_chain_of_links_ends_its_last_task() -> None:
+    """As protocol 1 has it: each task is a callback of the one before."""
+    last = {"task": "c", "options": {"task_id": "c", "group_id": "g", "chord": BODY}}
+    link = {"task": "b", "options": {"task_id": "b", "link": [last]}}
+    ids = [each.part.task_id for each in abandoned({"id": "a"}, {"callbacks": [link]})]
+    assert ids == ["c"]
+
+
 def test_the_tasks_of_a_group_at_its_end_are_all_ended(app: Celery) -> None:
     """Each of them counts."""
     end = group(s(app, "b"), s(app, "c"), app=app)
