@@ -32,8 +32,17 @@ class OneWorker(control.Inspect):  # type: ignore[misc]
         super().__init__(*args, **({"timeout": ANSWERS_WITHIN, "limit": 1} | kwargs))
 
 
+_revoke = control.Control.revoke_by_stamped_headers
+
+
+def _revoke_and_wait(self: Any, headers: Any, **options: Any) -> Any:
+    """Wait for the worker's answer: a task published after the command, by SQS, may be there before it."""
+    return _revoke(self, headers, **(options | {"reply": True, "timeout": ANSWERS_WITHIN, "limit": 1}))
+
+
 testing.TestApp = _installed
 control.Inspect = OneWorker
+control.Control.revoke_by_stamped_headers = _revoke_and_wait
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

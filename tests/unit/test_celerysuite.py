@@ -34,13 +34,12 @@ def test_a_run_that_came_to_nothing_differs(tmp_path: Path) -> None:
 
 
 def test_every_difference_is_named() -> None:
-    """A failure, a pass and a skip that were not expected."""
+    """A failure and a pass that were not expected."""
     known = Expected(passed=2, failed={"bad": "a reason", "mended": "a reason"})
     outcome = Outcome(passed=2, failed={"bad": "x", "new": "y"}, skipped={"left": "z"}, seconds=1.0)
     assert expected.differences(known, outcome) == [
         "fails: new: y",
         "passes, or is gone: mended",
-        "is skipped: left: z",
     ]
     as_known = Outcome(passed=2, failed={"bad": "x", "mended": "x"}, skipped={}, seconds=1.0)
     assert expected.differences(known, as_known) == []
