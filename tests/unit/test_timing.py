@@ -82,6 +82,8 @@ def test_a_tick_in_the_repeated_hour_is_due_once() -> None:
     """02:30 is twice on 2026-10-25; ticks of each hour keep their distance."""
     daily = cron("30 2 * * *", timezone=BERLIN)
     assert shown(daily, "2026-10-24T12:00", "2026-10-26T12:00") == ["25 00:30", "26 01:30"]
+    # From within the second pass, too.
+    assert shown(daily, "2026-10-25T01:10", "2026-10-26T12:00") == ["26 01:30"]
     hourly = cron("0 * * * *", timezone=BERLIN)
     found = shown(hourly, "2026-10-24T23:30", "2026-10-25T03:30")
     assert found == ["25 00:00", "25 01:00", "25 02:00", "25 03:00"]
