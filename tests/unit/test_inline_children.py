@@ -27,8 +27,9 @@ def test_a_task_started_as_the_processes_end_is_abandoned(monkeypatch: pytest.Mo
     """A bridge that stops runs it again after its next start, and ends without an error."""
     monkeypatch.setattr("pipeline.inline.children.TaskPool", Pool)
     task = SimpleNamespace(name="strict", time_limit=1, soft_time_limit=None)
-    conf = SimpleNamespace(task_time_limit=None)
-    children = Children(SimpleNamespace(tasks={"strict": task}, conf=conf), 1)
+    limited = SimpleNamespace(task_time_limit=60)
+    app = SimpleNamespace(tasks={"strict": task}, conf=limited, pipeline=SimpleNamespace(settings=limited))
+    children = Children(app, 1)
     children.end()
     wait = children.run(stage_lease(), None)
     with pytest.raises(Abandoned):
