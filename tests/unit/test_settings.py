@@ -69,6 +69,12 @@ def test_topics_take_their_variable_or_the_prefix() -> None:
     assert settings.topic("dlq") == "dead"
 
 
+def test_a_queues_name_in_celery_needs_no_ending() -> None:
+    """SQS demands one of a FIFO queue: ``mails`` is ``mails.fifo``, of the task queue's account."""
+    settings = load_settings({**REQUIRED, "SQS_TASK_QUEUE_URL": "https://sqs/1/tasks.fifo"})
+    assert settings.queue_url("mails") == settings.queue_url("mails.fifo") == "https://sqs/1/mails.fifo"
+
+
 def test_task_modules_are_a_list() -> None:
     """Several packages of stages can be loaded."""
     assert load_settings({**REQUIRED, "TASK_MODULES": "a, b.c"}).task_modules == ("a", "b.c")
