@@ -11,3 +11,8 @@ async def call(seconds: float) -> float:
     """Wait, as for another service; return when that was over."""
     await asyncio.sleep(seconds)
     return time.time()
+
+
+@stage(consumes="bench-answers")
+async def answered(_at: float) -> None:
+    """Follow ``call``, so that it does not end its path: each task would close a job."""

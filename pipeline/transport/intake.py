@@ -15,7 +15,7 @@ from pipeline.clock import boottime
 from pipeline.transport.followers import RECEIVE_MOST, Followers
 from pipeline.transport.lanes import Key, Lanes
 from pipeline.transport.lease import Lease, Phase
-from pipeline.transport.slots import Mix, Slots
+from pipeline.transport.slots import LoopSlots, Mix, Slots
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +47,7 @@ class Intake:
         #: called with the leases that this process gives up by itself; they must go back to the queue
         self._on_unwanted = on_unwanted
         #: those of the pool, whose number is set from the worker's prefetch count, and those of its loops
-        self._slots = {False: Slots(1), True: Slots(0)}
+        self._slots = {False: Slots(1), True: LoopSlots(0)}
         #: by queue with messages of one kind only: whether they run on loops
         self._kinds: Mapping[str, bool] = {}
         #: nothing is asked for, because nothing would be delivered; set by the heartbeat

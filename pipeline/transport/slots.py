@@ -40,6 +40,21 @@ class Slots:
         return self._capacity.most(self.count)
 
 
+class LoopSlots(Slots):
+    """Those of the loops: very many, so that their number is no measure of what to hold ahead.
+
+    Without messages ahead each run that ends would be followed by a receive of one message.
+    """
+
+    def wanted(self) -> int:
+        """Return how many messages to hold, delivered or ready, so that the slots stay full."""
+        return self.count + self._capacity.wanted(0)
+
+    def most(self) -> int:
+        """Return how many messages may be held before the rest goes back to other workers."""
+        return self.count + self._capacity.most(0)
+
+
 class Mix:
     """The share of one queue's messages that run on loops, learned from receives. No lock of its own.
 
