@@ -256,6 +256,8 @@ class Settings(BaseModel):
 
         Celery's queue ``mails`` is the SQS queue ``mails.fifo``: SQS demands that ending of a FIFO queue.
         """
+        if name == self.task_queue:  # also a standard queue, of which the checklist tells
+            return self.sqs_task_queue_url
         folder = self.sqs_task_queue_url.rsplit("/", 1)[0]
         return f"{folder}/{name if name.endswith('.fifo') else name + '.fifo'}"
 
