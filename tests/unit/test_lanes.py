@@ -541,6 +541,21 @@ def test_a_deep_group_leaves_room_for_others(queue: FifoQueue) -> None:
     assert _room(worker.intake) == 1
 
 
+def test_no_more_are_delivered_than_slots(queue: FifoQueue) -> None:
+    """Celery would hold them for its pool, while their leases run."""
+    worker = Worker(queue)
+    for group in "abc":
+        queue.send(group)
+    worker.receive(3)
+    worker.intake.slots = 2  # the pool shrinks, and what is held stays
+    first, second = worker.intake.take(), worker.intake.take()
+    assert first is not None
+    assert second is not None
+    assert worker.intake.take() is None
+    worker.finish(first.tag)
+    assert worker.intake.take() is not None
+
+
 def test_the_poll_of_an_empty_queue_leaves_room_for_another_queue(queue: FifoQueue) -> None:
     """A receive under way from one queue does not prevent one from another."""
     worker = Worker(queue)

@@ -80,6 +80,6 @@ def main(app: Any, hostname: str, connection: socket.socket, most: int) -> None:
         try:
             loop.run_until_complete(serving)
         except (SystemExit, KeyboardInterrupt) as error:
-            # A task that a run started by itself, and did not await, raised it: the other runs go on.
+            # Of a run's code; the run has failed with it, if it awaits that code. The other runs go on.
             log.warning("loop.exit_ignored", error=type(error).__name__)
     process_destructor(os.getpid(), 0)

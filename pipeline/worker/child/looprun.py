@@ -53,13 +53,10 @@ class LoopRun:
         return Returned() if self._is_called_off and isinstance(outcome, Failed) else outcome
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        done: Future[tuple[T, None] | tuple[None, BaseException]] = Future()
+        done: Future[T] = Future()
         # It takes the context of this thread along.
         self._loop.call_soon_threadsafe(self._start, coroutine, done)
-        value, error = done.result()
-        if error is not None:
-            raise error
-        return value  # type: ignore[return-value]
+        return done.result()
 
     # ─── on the loop ───
 
@@ -92,7 +89,7 @@ class LoopRun:
             task.cancel()
 
     def _start(self, coroutine: Coroutine[Any, Any, Any], done: Future[Any]) -> None:
-        task = self._loop.create_task(_without_exit(coroutine))
+        task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(partial(self._hand_over, done))
         if self._interruption is not None:  # it came while the run awaited nothing
@@ -107,14 +104,6 @@ class LoopRun:
             done.set_exception(error)
         else:
             done.set_result(task.result())
-
-
-async def _without_exit(coroutine: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    """Await a coroutine; return what would end the loop with all its runs instead of raising it."""
-    try:
-        return await coroutine, None
-    except (SystemExit, KeyboardInterrupt) as error:
-        return None, error
 
 
 def keep_stacks_by_run(tasks: Mapping[str, Any]) -> None:
