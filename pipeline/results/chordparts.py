@@ -5,7 +5,7 @@ chain ends before it, those that it does not reach end with it: a chord waits fo
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pipeline.jobs import ChordPart
@@ -87,13 +87,16 @@ class BodyTask:
     task_id: str
     task: str
     errbacks: Sequence[Signature]
-    options: Mapping[str, Any]
+    #: What is behind it, and behind the group or chord that it is in: Celery's reversed list.
+    chain: Sequence[Signature]
+    #: As it was published; None: as the task or the app says.
+    ignore_result: bool | None
 
 
 def body_tasks(body: Signature) -> list[BodyTask]:
     """Return the tasks whose results are those of a body: of a group all of them, else the last one's."""
     options, kwargs = _mapping(body.get("options")), _mapping(body.get("kwargs"))
-    errbacks = _list(options.get("link_error"))
+    errbacks, chain = _list(options.get("link_error")), _list(options.get("chain"))
     if body.get("task") == "celery.group":
         found = [task for each in _list(kwargs.get("tasks")) for task in body_tasks(each)]
     elif body.get("task") == "celery.chord" and isinstance(kwargs.get("body"), Mapping):
@@ -102,13 +105,20 @@ def body_tasks(body: Signature) -> list[BodyTask]:
         task_id, name = options.get("task_id"), str(body.get("task"))
         if name == "celery.chain" and (tasks := _list(kwargs.get("tasks"))):
             task_id = _mapping(tasks[-1].get("options")).get("task_id", task_id)
-        return [BodyTask(task_id=str(task_id or ""), task=name, errbacks=errbacks, options=options)]
+        return [
+            BodyTask(
+                task_id=str(task_id or ""),
+                task=name,
+                errbacks=errbacks,
+                chain=chain,
+                ignore_result=options.get("ignore_result"),
+            )
+        ]
     return [
-        BodyTask(
-            task_id=each.task_id,
-            task=each.task,
+        replace(
+            each,
             errbacks=[*each.errbacks, *(more for more in errbacks if more not in each.errbacks)],
-            options=each.options,
+            chain=[*each.chain, *chain],
         )
         for each in found
     ]

@@ -54,6 +54,9 @@ class Waiting:
         """Wait until a task is over; return its result or raise its error, as ``AsyncResult.get`` does."""
         self._ensure_not_eager()
         meta = self.wait_for(result.id, timeout, interval, on_interval=on_interval, on_message=on_message)
+        if on_interval is not None and meta["status"] in states.PROPAGATE_STATES:
+            # The error of the task that it failed with, as of a chord's header task, goes first.
+            on_interval()
         result._maybe_set_cache(meta)
         return result.maybe_throw(propagate=propagate, callback=callback)
 

@@ -7,6 +7,7 @@ import pytest
 from celery import chain, chord, group
 from celery.exceptions import ChordError
 
+from pipeline import PermanentError
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.integration import canvas
@@ -58,22 +59,30 @@ def test_a_header_task_whose_message_is_on_s3_counts(shop: Shop) -> None:
     result = chord([give.s(big, 1), give.s(2)], total.s()).apply_async()
     assert result.get(timeout=PATIENCE) == 3
     result = chord([refuse.s(big), give.s(2)], total.s()).apply_async()
-    with pytest.raises(ChordError, match="Dependency"):
+    with pytest.raises(PermanentError, match="as asked"):
         result.get(timeout=PATIENCE)
 
 
 def test_a_failed_header_is_the_failure_of_all_that_waits_for_the_body(shop: Shop) -> None:
-    """Of the body, of what follows it, and of the chord whose header it is in."""
+    """Of the body, of what follows it, and of the chord whose header it is in; ``get`` raises the first."""
     key = uuid.uuid4().hex
     inner = chord([refuse.s(), give.s(1)], total.s())
     outer = chord([inner, give.s(2)], chain(total.s(), collect.s(key)))
     result = outer.apply_async()
     with pytest.raises(ChordError, match="raised ChordError"):
-        result.get(timeout=PATIENCE)
+        result.get(timeout=PATIENCE, follow_parents=False)
     with pytest.raises(ChordError, match="raised PermanentError"):
-        result.parent.get(timeout=PATIENCE)
+        result.get(timeout=PATIENCE)
     shop.wait_empty()
     assert shop.lines(key) == []
+
+
+def test_a_chord_behind_a_body_that_is_a_group_fails_with_it(shop: Shop) -> None:
+    """Whatever stands between the failure and the result that is waited for."""
+    first = chord([refuse.s(), give.s(1)], group(give.s(1), give.s(2)))
+    result = chain(first, chord([give.s(1), give.s(2)], total.s())).apply_async()
+    with pytest.raises(PermanentError, match="as asked"):
+        result.get(timeout=PATIENCE, follow_parents=False)
 
 
 def test_the_tasks_of_a_body_that_is_a_group_fail_with_the_headers_error(shop: Shop) -> None:

@@ -168,7 +168,7 @@ class Desk:
             ),
             retries,
             cast(Any, SimpleNamespace(dead_letter=self._bury)),
-            cast(Any, SimpleNamespace(record=lambda works: [None] * len(works))),
+            cast(Any, SimpleNamespace(record=lambda works: [None] * len(works), fail_work=lambda _: None)),
             cast(Any, SimpleNamespace(record=self._keep_results, fail=self._keep_failure)),
             patience,
             on_dead_letter=publish_errbacks,

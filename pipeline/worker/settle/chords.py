@@ -39,9 +39,8 @@ from pipeline.results.chordparts import (
 from pipeline.transport.bulk import publish_all
 from pipeline.transport.envelope import CONTENT, Envelope, open_envelope
 from pipeline.wire import identity
-from pipeline.wire.failure import Failure
 from pipeline.wire.taskmessage import GROUP_HEADER, TRACEPARENT, trace_headers_of
-from pipeline.worker.child.outcome import IGNORED, Discarded, Succeeded
+from pipeline.worker.child.outcome import IGNORED, Discarded, Failed, Succeeded
 from pipeline.worker.child.runoptions import RunOptions, running_options
 from pipeline.worker.errbacks import NAME as ERRBACKS
 from pipeline.worker.settle.work import Work
@@ -91,7 +90,13 @@ class Chords:
             errors[at] = errors[at] or error
         return errors
 
-    def fail(self, body: str, failure: Failure) -> None:
+    def fail_work(self, work: Work) -> None:
+        """Record that a plain task is a dead letter, once its own result says so."""
+        if work.header is None and isinstance(work.outcome, Failed):
+            told = PartFailure(task_id=work.task_id, error=work.outcome.error, message=work.outcome.message)
+            self.fail(work.lease.message.body, told, work.lease.queue)
+
+    def fail(self, body: str, told: PartFailure, queue: str | None) -> None:
         """Record that a plain task is a dead letter, and with it those of its chain that it never reached.
 
         ``body``: of its SQS message. A message that is no task is in no chord.
@@ -100,15 +105,12 @@ class Chords:
             envelope = open_envelope(body)
         except InvalidInputError:
             return
-        told = PartFailure(
-            task_id=failure.task_id or envelope.task_id, error=failure.error, message=failure.reason
-        )
         endings = [
             Ending(
                 end=PartEnd(part=place.part, failure=told),
                 body=place.body,
                 envelope=envelope,
-                queue=failure.queue,
+                queue=queue,
                 traceparent=envelope.headers.get(TRACEPARENT),
             )
             for place in abandoned(envelope.headers, self._embedded(envelope))
@@ -267,7 +269,7 @@ def _errbacks(chord_id: str, task: BodyTask, failure: PartFailure, ending: Endin
 def _store_failure(task: BodyTask, failure: PartFailure) -> None:
     """Store the failure of a task of the body, and of those behind it, where their results are kept."""
     known = current_app.tasks.get(task.task)
-    ignores = task.options.get("ignore_result")
+    ignores = task.ignore_result
     if ignores is None:
         ignores = current_app.conf.task_ignore_result if known is None else known.ignore_result
     if ignores or not task.task_id:
@@ -276,7 +278,7 @@ def _store_failure(task: BodyTask, failure: PartFailure) -> None:
     told = {"exc_type": name, "exc_message": [failure.message], "exc_module": module or "builtins"}
     error = current_app.backend.exception_to_python(told)
     current_app.backend.mark_as_failure(task.task_id, error, call_errbacks=False)
-    current_app.backend.fail_chain(task.options.get("chain"), error, None)
+    current_app.backend.fail_chain(task.chain, error, None)
 
 
 @contextmanager

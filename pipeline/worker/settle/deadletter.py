@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from pipeline.jobs import PartFailure
 from pipeline.ledger import Ledger
 from pipeline.patience import Patience, raise_first
 from pipeline.settings import Settings
@@ -44,8 +45,8 @@ class DeadLetters:
         self._sentry = Sentry(settings)
 
     def dead_letter(self, works: Sequence[Work]) -> None:
-        """Dead-letter tasks that a worker gave up on. Delete their messages only afterwards."""
-        self.dead_letter_messages([letter_of(work, self._worker) for work in works])
+        """Dead-letter tasks that a worker gave up on. Then fail their chords, and delete their messages."""
+        self._send([letter_of(work, self._worker) for work in works])
         for work in works:
             failure = _failure(work)
             work.send_event(
@@ -53,7 +54,15 @@ class DeadLetters:
             )
 
     def dead_letter_messages(self, letters: Sequence[OutgoingLetter]) -> None:
-        """Dead-letter messages, whichever process gave up on them."""
+        """Dead-letter messages that no worker gave up on, and fail their chords."""
+        self._send(letters)
+        for letter in letters:
+            if letter.header is None:
+                failure = letter.failure
+                told = PartFailure(task_id=failure.task_id or "", error=failure.error, message=failure.reason)
+                self._chords.fail(letter.message.body, told, failure.queue)
+
+    def _send(self, letters: Sequence[OutgoingLetter]) -> None:
         if not letters:
             return
         self._ledger.report([(letter.error_id, letter.error_event(self._settings)) for letter in letters])
@@ -62,8 +71,6 @@ class DeadLetters:
         failed = [task for letter in letters if (task := letter.failed_task()) is not None]
         self._ledger.close(self._ledger.fail(failed).closings, _traces(letters))
         for letter in letters:
-            if letter.header is None:
-                self._chords.fail(letter.message.body, letter.failure)
             _log(letter)
             self._report(letter)
 

@@ -207,6 +207,7 @@ class Settlement:
         self._dead_letters.dead_letter(given_up)
         for work in given_up:
             self._patience.one("record results", partial(self._results.fail, work))
+            self._chords.fail_work(work)
             self._patience.one("errbacks", partial(self._on_dead_letter, work))
             self._delete([work])
         count_failures(unsuccessful, given_up)
