@@ -11,7 +11,6 @@ from pipeline import PermanentError
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.integration import canvas
-from tests.integration.canvas import collect, give, large, lengths, refuse, total
 from tests.integration.shop import Shop, open_shop
 from tests.processes import PATIENCE
 
@@ -42,23 +41,27 @@ def shop(
 
 def test_the_result_of_a_chord_is_that_of_its_body(shop: Shop) -> None:
     """Its parent is the header's."""
-    result = chord([give.s(1), chain(give.s(1), give.s(2))], total.s()).apply_async()
+    result = chord(
+        [canvas.give.s(1), chain(canvas.give.s(1), canvas.give.s(2))], canvas.total.s()
+    ).apply_async()
     assert result.get(timeout=PATIENCE) == 3
     assert result.parent.get(timeout=PATIENCE) == [1, 2]
 
 
 def test_results_and_bodies_of_any_size(shop: Shop) -> None:
     """A result too large for an item, and a body too large for a message, go by the bucket."""
-    result = chord([large.s(LARGE), large.s(LARGE), large.s(3)], lengths.s()).apply_async()
+    result = chord(
+        [canvas.large.s(LARGE), canvas.large.s(LARGE), canvas.large.s(3)], canvas.lengths.s()
+    ).apply_async()
     assert result.get(timeout=PATIENCE) == [LARGE, LARGE, 3]
 
 
 def test_a_header_task_whose_message_is_on_s3_counts(shop: Shop) -> None:
     """Settlement reads there which chord it is in, also when it fails."""
     big = "z" * 1_100_000
-    result = chord([give.s(big, 1), give.s(2)], total.s()).apply_async()
+    result = chord([canvas.give.s(big, 1), canvas.give.s(2)], canvas.total.s()).apply_async()
     assert result.get(timeout=PATIENCE) == 3
-    result = chord([refuse.s(big), give.s(2)], total.s()).apply_async()
+    result = chord([canvas.refuse.s(big), canvas.give.s(2)], canvas.total.s()).apply_async()
     with pytest.raises(PermanentError, match="as asked"):
         result.get(timeout=PATIENCE)
 
@@ -66,8 +69,8 @@ def test_a_header_task_whose_message_is_on_s3_counts(shop: Shop) -> None:
 def test_a_failed_header_is_the_failure_of_all_that_waits_for_the_body(shop: Shop) -> None:
     """Of the body, of what follows it, and of the chord whose header it is in; ``get`` raises the first."""
     key = uuid.uuid4().hex
-    inner = chord([refuse.s(), give.s(1)], total.s())
-    outer = chord([inner, give.s(2)], chain(total.s(), collect.s(key)))
+    inner = chord([canvas.refuse.s(), canvas.give.s(1)], canvas.total.s())
+    outer = chord([inner, canvas.give.s(2)], chain(canvas.total.s(), canvas.collect.s(key)))
     result = outer.apply_async()
     with pytest.raises(ChordError, match="raised ChordError"):
         result.get(timeout=PATIENCE, follow_parents=False)
@@ -79,15 +82,15 @@ def test_a_failed_header_is_the_failure_of_all_that_waits_for_the_body(shop: Sho
 
 def test_a_chord_behind_a_body_that_is_a_group_fails_with_it(shop: Shop) -> None:
     """Whatever stands between the failure and the result that is waited for."""
-    first = chord([refuse.s(), give.s(1)], group(give.s(1), give.s(2)))
-    result = chain(first, chord([give.s(1), give.s(2)], total.s())).apply_async()
+    first = chord([canvas.refuse.s(), canvas.give.s(1)], group(canvas.give.s(1), canvas.give.s(2)))
+    result = chain(first, chord([canvas.give.s(1), canvas.give.s(2)], canvas.total.s())).apply_async()
     with pytest.raises(PermanentError, match="as asked"):
         result.get(timeout=PATIENCE, follow_parents=False)
 
 
 def test_the_tasks_of_a_body_that_is_a_group_fail_with_the_headers_error(shop: Shop) -> None:
     """As in Celery."""
-    result = chord([refuse.s()], group(total.s(), total.s())).apply_async()
+    result = chord([canvas.refuse.s()], group(canvas.total.s(), canvas.total.s())).apply_async()
     for each in result.results:
         with pytest.raises(Exception, match="as asked"):
             each.get(timeout=PATIENCE)

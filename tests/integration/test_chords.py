@@ -12,20 +12,6 @@ from celery.exceptions import CPendingDeprecationWarning
 from pipeline.services.environment import Services
 from tests.conftest import MakeEnvironment
 from tests.integration import canvas
-from tests.integration.canvas import (
-    add_one,
-    become_group,
-    become_task,
-    collect,
-    failed,
-    give,
-    ignored,
-    large,
-    nest,
-    refuse,
-    refuse_unless,
-    total,
-)
 from tests.integration.shop import Shop, open_shop
 
 
@@ -72,24 +58,24 @@ def errored(shop: Shop, key: str) -> str:
 
 def gs(*values: Any) -> list[Any]:
     """Header tasks that return these."""
-    return [give.s(value) for value in values]
+    return [canvas.give.s(value) for value in values]
 
 
 @pytest.mark.parametrize(
     ("header", "expected"),
     [
         (lambda: gs(3, 1, 2), [3, 1, 2]),
-        (lambda: (give.s(n) for n in range(12)), list(range(12))),
+        (lambda: (canvas.give.s(n) for n in range(12)), list(range(12))),
         (lambda: gs({"größer": "漢字"}, None, 1.5), [{"größer": "漢字"}, None, 1.5]),
-        (lambda: [chain(give.s(1), give.s(2)), give.s(3)], [2, 3]),
+        (lambda: [chain(canvas.give.s(1), canvas.give.s(2)), canvas.give.s(3)], [2, 3]),
         # Celery's canvas turns a group in a header around.
-        (lambda: [group(*gs(1, 2)), give.s(3)], [2, 1, 3]),
-        (lambda: [chain(give.s(0), group(*gs(1, 2))), give.s(3)], [[1, 2], 3]),
-        (lambda: [chord(gs(1, 2), total.s()), give.s(4)], [3, 4]),
-        (lambda: [chain(give.s(0), chord(gs(1, 2), total.s())), give.s(4)], [3, 4]),
-        (lambda: [become_task.s(1), give.s(2)], [1, 2]),
-        (lambda: [become_group.s(1), give.s(3)], [[1, 2], 3]),
-        (lambda: [nest.s(2), give.s(3)], [4, 3]),
+        (lambda: [group(*gs(1, 2)), canvas.give.s(3)], [2, 1, 3]),
+        (lambda: [chain(canvas.give.s(0), group(*gs(1, 2))), canvas.give.s(3)], [[1, 2], 3]),
+        (lambda: [chord(gs(1, 2), canvas.total.s()), canvas.give.s(4)], [3, 4]),
+        (lambda: [chain(canvas.give.s(0), chord(gs(1, 2), canvas.total.s())), canvas.give.s(4)], [3, 4]),
+        (lambda: [canvas.become_task.s(1), canvas.give.s(2)], [1, 2]),
+        (lambda: [canvas.become_group.s(1), canvas.give.s(3)], [[1, 2], 3]),
+        (lambda: [canvas.nest.s(2), canvas.give.s(3)], [4, 3]),
         (list, []),
     ],
     ids=[
@@ -111,25 +97,28 @@ def test_the_body_gets_all_results_in_order_once(
     shop: Shop, key: str, header: Callable[[], Any], expected: list[Any]
 ) -> None:
     """Whatever the header is made of."""
-    chord(header())(collect.s(key))
+    chord(header())(canvas.collect.s(key))
     assert collected(shop, key) == expected
 
 
 def test_a_header_task_may_add_another(shop: Shop, key: str) -> None:
     """``add_to_chord``: the body waits for it."""
-    chord([add_one.s(1), give.s(5)])(collect.s(key))
+    chord([canvas.add_one.s(1), canvas.give.s(5)])(canvas.collect.s(key))
     assert sorted(collected(shop, key)) == [1, 2, 5]
 
 
 @pytest.mark.parametrize(
     "canvas_of",
     [
-        lambda key: group(*gs(1, 2)) | total.s() | collect.s(key),
-        lambda key: chain(give.s(0), group(*gs(1, 2)), total.s(), collect.s(key)),
-        lambda key: chord(gs(1, 2), chain(total.s(), collect.s(key))),
-        lambda key: chord([chord(gs(1, 1), total.s()), chord(gs(1), total.s())], total.s()) | collect.s(key),
-        lambda key: chord(gs(1, 2), chord([total.s()], total.s())) | collect.s(key),
-        lambda key: chord(gs(1, 2), total.s()).set(link=collect.s(key)),
+        lambda key: group(*gs(1, 2)) | canvas.total.s() | canvas.collect.s(key),
+        lambda key: chain(canvas.give.s(0), group(*gs(1, 2)), canvas.total.s(), canvas.collect.s(key)),
+        lambda key: chord(gs(1, 2), chain(canvas.total.s(), canvas.collect.s(key))),
+        lambda key: (
+            chord([chord(gs(1, 1), canvas.total.s()), chord(gs(1), canvas.total.s())], canvas.total.s())
+            | canvas.collect.s(key)
+        ),
+        lambda key: chord(gs(1, 2), chord([canvas.total.s()], canvas.total.s())) | canvas.collect.s(key),
+        lambda key: chord(gs(1, 2), canvas.total.s()).set(link=canvas.collect.s(key)),
     ],
     ids=["upgraded", "in-a-chain", "body-is-a-chain", "nested", "body-is-a-chord", "link"],
 )
@@ -141,7 +130,7 @@ def test_canvas_around_chords_runs_to_its_end(shop: Shop, key: str, canvas_of: C
 
 def test_a_body_may_be_a_group(shop: Shop, key: str) -> None:
     """Each of its tasks gets the results."""
-    (chord(gs(1, 2), group(collect.s(f"{key}-a"), collect.s(f"{key}-b")))).apply_async()
+    (chord(gs(1, 2), group(canvas.collect.s(f"{key}-a"), canvas.collect.s(f"{key}-b")))).apply_async()
     assert collected(shop, f"{key}-a") == collected(shop, f"{key}-b") == [1, 2]
 
 
@@ -153,16 +142,16 @@ DEPENDENCY = "celery.exceptions.ChordError: Dependency"
 @pytest.mark.parametrize(
     "header",
     [
-        lambda: [give.s(1), refuse.s()],
-        lambda: [chain(refuse.s(), give.s(1), give.s(2)), give.s(3)],
-        lambda: [chain(refuse.s(), group(*gs(1, 2))), give.s(3)],
-        lambda: [chord([refuse.s(), give.s(1)], total.s()), give.s(3)],
-        lambda: [chain(refuse.s(), chord(gs(1, 2), total.s())), give.s(3)],
-        lambda: [chord(gs(1), refuse.s()), give.s(3)],
-        lambda: [ignored.s(), give.s(1)],
-        lambda: [chain(ignored.s(), give.s(1)), give.s(2)],
-        lambda: [refuse.s(), refuse.s()],
-        lambda: [give.s(1).set(expires=-1), give.s(2)],
+        lambda: [canvas.give.s(1), canvas.refuse.s()],
+        lambda: [chain(canvas.refuse.s(), canvas.give.s(1), canvas.give.s(2)), canvas.give.s(3)],
+        lambda: [chain(canvas.refuse.s(), group(*gs(1, 2))), canvas.give.s(3)],
+        lambda: [chord([canvas.refuse.s(), canvas.give.s(1)], canvas.total.s()), canvas.give.s(3)],
+        lambda: [chain(canvas.refuse.s(), chord(gs(1, 2), canvas.total.s())), canvas.give.s(3)],
+        lambda: [chord(gs(1), canvas.refuse.s()), canvas.give.s(3)],
+        lambda: [canvas.ignored.s(), canvas.give.s(1)],
+        lambda: [chain(canvas.ignored.s(), canvas.give.s(1)), canvas.give.s(2)],
+        lambda: [canvas.refuse.s(), canvas.refuse.s()],
+        lambda: [canvas.give.s(1).set(expires=-1), canvas.give.s(2)],
     ],
     ids=[
         "task",
@@ -181,15 +170,15 @@ def test_a_header_that_fails_calls_the_bodys_errback_once(
     shop: Shop, key: str, header: Callable[[], Any]
 ) -> None:
     """With Celery's ChordError; the body does not run, and nothing waits."""
-    chord(header())(collect.s(key).on_error(failed.s(key)))
+    chord(header())(canvas.collect.s(key).on_error(canvas.failed.s(key)))
     assert errored(shop, key).startswith(DEPENDENCY)
 
 
 def test_an_errback_of_the_chord_itself_is_called(shop: Shop, key: str) -> None:
     """``link_error`` of the chord."""
-    failing = chord([give.s(1), refuse.s()], collect.s(key))
+    failing = chord([canvas.give.s(1), canvas.refuse.s()], canvas.collect.s(key))
     with pytest.warns(CPendingDeprecationWarning):
-        failing.link_error(failed.s(key))
+        failing.link_error(canvas.failed.s(key))
     failing.apply_async()
     assert "Dependency" in errored(shop, key)
     assert "PermanentError('as asked')" in shop.lines(key)[0]["error"]
@@ -197,8 +186,11 @@ def test_an_errback_of_the_chord_itself_is_called(shop: Shop, key: str) -> None:
 
 def test_a_body_that_is_a_group_fails_task_by_task(shop: Shop, key: str) -> None:
     """Each with the header task's own error, as Celery does it."""
-    body = group(collect.s(key).on_error(failed.s(f"{key}-a")), collect.s(key).on_error(failed.s(f"{key}-b")))
-    chord([refuse.s()], body).apply_async()
+    body = group(
+        canvas.collect.s(key).on_error(canvas.failed.s(f"{key}-a")),
+        canvas.collect.s(key).on_error(canvas.failed.s(f"{key}-b")),
+    )
+    chord([canvas.refuse.s()], body).apply_async()
     assert (
         errored(shop, f"{key}-a") == errored(shop, f"{key}-b") == "pipeline.errors.PermanentError: as asked"
     )
@@ -206,8 +198,8 @@ def test_a_body_that_is_a_group_fails_task_by_task(shop: Shop, key: str) -> None
 
 def test_a_redriven_header_task_still_completes_its_chord(shop: Shop, key: str, tmp_path: Path) -> None:
     """If another one is still to come: done wins over failed until the chord is decided."""
-    path, last = tmp_path / "there", give.s(2)
-    result = chord([refuse_unless.s(str(path), 1), last.set(countdown=6)])(collect.s(key))
+    path, last = tmp_path / "there", canvas.give.s(2)
+    result = chord([canvas.refuse_unless.s(str(path), 1), last.set(countdown=6)])(canvas.collect.s(key))
     letter = shop.wait_letter(result.parent.results[0].id)
     path.touch()
     shop.send_raw(letter.body)
@@ -216,19 +208,23 @@ def test_a_redriven_header_task_still_completes_its_chord(shop: Shop, key: str, 
 
 def test_results_too_large_for_a_message_fail_the_chord(shop: Shop, key: str) -> None:
     """Without a bucket: the body cannot be sent, and its errback says so."""
-    chord([large.s(350_000) for _ in range(4)])(collect.s(key).on_error(failed.s(key)))
+    chord([canvas.large.s(350_000) for _ in range(4)])(canvas.collect.s(key).on_error(canvas.failed.s(key)))
     assert errored(shop, key).startswith("celery.exceptions.ChordError: Callback error")
 
 
 def test_a_frozen_canvas_may_be_applied_again(shop: Shop, key: str) -> None:
     """Each time is a run of its own, with the same ids: all of it runs again."""
-    frozen = chain(give.s(0), chord([chain(give.s(1), give.s(2)), nest.si(2)], total.s()), collect.s(key))
+    frozen = chain(
+        canvas.give.s(0),
+        chord([chain(canvas.give.s(1), canvas.give.s(2)), canvas.nest.si(2)], canvas.total.s()),
+        canvas.collect.s(key),
+    )
     frozen.freeze()
     frozen.apply_async()
     assert collected(shop, key) == 6
     frozen.apply_async()
     assert [line["results"] for line in shop.wait_line(key, "collected", 2)] == [6, 6]
-    again = chord(gs(1, 2), collect.s(f"{key}-chord"))
+    again = chord(gs(1, 2), canvas.collect.s(f"{key}-chord"))
     again.freeze()
     for count in (1, 2):
         again.apply_async()
