@@ -81,19 +81,12 @@ def test_a_queue_of_no_stage_is_looked_at_too(settings: Settings, registry: Regi
     """``-Q`` and ``task_queues`` name queues that provision does not know: the mend is another."""
     _provisioned(settings, registry)
     client, service = sqs_client(settings), settings.service_name
-    nowhere, forgetting, standard, sound = (
-        f"{service}-{what}" for what in ("nowhere.fifo", "forgetting.fifo", "standard", "sound.fifo")
-    )
+    nowhere, forgetting, sound = (f"{service}-{what}.fifo" for what in ("nowhere", "forgetting", "sound"))
     make_queue(client, settings.queue_url(forgetting), SOUND)
-    client.create_queue(QueueName=standard)
     like = queue_attributes(client, settings.sqs_task_queue_url) or {}
     make_queue(client, settings.queue_url(sound), SOUND | {"RedrivePolicy": like["RedrivePolicy"]})
     mend = rf"Make it like {settings.task_queue} .*leave it out of -Q, task_queues"
-    for name, fault in (
-        (nowhere, "not exist"),
-        (forgetting, "no RedrivePolicy"),
-        (standard, "a standard queue"),
-    ):
+    for name, fault in ((nowhere, "not exist"), (forgetting, "no RedrivePolicy")):
         with pytest.raises(ConfigurationError, match=f"{name} .*{fault}.*{mend}"):
             check_start(settings, registry, [settings.task_queue, name])
     check_start(settings, registry, [settings.task_queue, sound])
