@@ -129,11 +129,6 @@ _DIFFERS: Final[Mapping[str, Effect]] = {
     "task_default_exchange": Effect(kind="required", text=f"unset: {_NO_EXCHANGES}", allowed=(None,)),
     "task_default_exchange_type": Effect(kind="required", text=_NO_EXCHANGES, allowed=("direct",)),
     "task_default_routing_key": Effect(kind="required", text=f"unset: {_NO_EXCHANGES}", allowed=(None,)),
-    "task_protocol": Effect(
-        kind="required",
-        text="2: a publish in protocol 1 is refused; a worker runs what other clients publish in it",
-        allowed=(2,),
-    ),
     "task_queues": Effect(kind="differs", text="names end in .fifo; exchanges and routing keys do not count"),
     "task_routes": Effect(
         kind="differs", text='by {"queue": "….fifo"}; there are no exchanges or priorities'

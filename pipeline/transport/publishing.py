@@ -120,8 +120,8 @@ def _check_options(headers: dict[str, Any], properties: dict[str, Any], message:
         )
     if "task" not in headers:
         raise InvalidInputError(
-            "it is in Celery's protocol 1, which has no headers for its group and trace: publish in protocol "
-            "2 (setting task_protocol)"
+            "it is in Celery's protocol 1, which has no headers for its group and trace: publish it with an "
+            "app that has pipeline.install(app), or set task_protocol to 2"
         )
     if compression := headers.get("compression"):
         raise InvalidInputError(

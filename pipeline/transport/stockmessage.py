@@ -21,6 +21,8 @@ DEDUPLICATION_PROPERTY: Final = "MessageDeduplicationId"
 
 #: How Base64 of a JSON object begins: ``{"``.
 _BASE64_OBJECT: Final = "eyJ"
+#: What has the same name in a body of protocol 1 and in the headers of protocol 2.
+_SAME: Final = ("task", "id", "eta", "expires", "timelimit", "group_index")
 #: The characters of the arguments that Flower shows, as Celery cuts them.
 _SHOWN: Final = 1_024
 
@@ -69,7 +71,7 @@ def _to_protocol_2(headers: dict[str, Any], fields: dict[str, Any]) -> str:
         )
     args, kwargs = fields.get("args") or [], fields.get("kwargs") or {}
     headers.update(
-        {name: fields[name] for name in ("task", "id", "eta", "expires", "timelimit") if name in fields},
+        {name: fields[name] for name in _SAME if name in fields},
         root_id=fields.get("id"),
         parent_id=None,
         group=fields.get("taskset") or fields.get("group"),

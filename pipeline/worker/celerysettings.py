@@ -50,12 +50,12 @@ def _required(value: Any, why: str) -> Rule:
 RULES: Final[Mapping[str, Rule]] = {
     "broker_url": _required("fifo://", "this worker takes tasks from SQS FIFO queues only"),
     "task_serializer": _required("json", "tasks travel as JSON"),
-    "task_protocol": _required(2, "tasks are published in Celery's protocol 2"),
     "result_serializer": _required("json", "results are kept as JSON"),
     "task_compression": _required(None, "tasks travel as JSON text"),
     "worker_consumer": _required(
         "pipeline.worker.consumer:Consumer", "Celery's own deletes messages that it cannot use"
     ),
+    "task_protocol": _overruled(2, "tasks are published in Celery's protocol 2"),
     "task_acks_late": _overruled(True, "a message is deleted once its task is settled"),
     "task_reject_on_worker_lost": _overruled(True, "a killed task is tried again, within its retries"),
     "task_acks_on_failure_or_timeout": _overruled(

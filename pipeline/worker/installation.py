@@ -36,6 +36,7 @@ def install(app: Celery) -> Celery:
     if not hasattr(app, "pipeline"):
         service = app.pipeline = Service()
         app.fixups = {*app.fixups, FIXUP}
+        app.amqp_cls = "pipeline.transport.amqp:AMQP"
         app.control_cls = "pipeline.control.mailbox:Control"
         app.events_cls = "pipeline.worker.dispatcher:Events"
         app.backend_cls = "pipeline.results.backend:Backend"

@@ -154,6 +154,7 @@ def test_settings_of_celery_with_which_no_task_runs_are_refused(app: Celery, nam
     ("name", "value"),
     [
         ("task_acks_late", False),
+        ("task_protocol", 1),
         ("task_reject_on_worker_lost", False),
         ("result_backend", "redis://here"),
         ("broker_transport_options", {"visibility_timeout": 60}),

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -119,9 +120,46 @@ def test_arguments_arrive_as_they_were_sent(app: Celery, queue: Queue, argument:
     assert json.loads(json.loads(message.body)["body"])[0][0] == argument
 
 
-def test_protocol_1_is_refused_with_the_setting_to_change(app: Celery, queue: Queue) -> None:
-    """Messages of others in it are accepted; an app of ours needs the headers of protocol 2."""
+def test_an_app_of_protocol_1_publishes_in_protocol_2(app: Celery, queue: Queue) -> None:
+    """With every option, also those that protocol 1 has no field for: nothing is lost."""
+    options = {
+        "task_id": "t-1",
+        "root_id": "r-1",
+        "parent_id": "p-1",
+        "group_id": "g-1",
+        "group_index": 3,
+        "chord": {"task": "sum", "options": {"task_id": "b-1"}, "chord_size": 4},
+        "chain": [{"task": "next", "options": {"task_id": "n-1"}}],
+        "link": [{"task": "linked", "options": {"task_id": "l-1"}}],
+        "link_error": [{"task": "failed", "options": {"task_id": "e-1"}}],
+        "eta": datetime(2026, 1, 1, tzinfo=UTC),
+        "expires": datetime(2099, 1, 1, tzinfo=UTC),
+        "time_limit": 9,
+        "soft_time_limit": 8,
+        "retries": 2,
+        "replaced_task_nesting": 1,
+        "shadow": "shown",
+        "ignore_result": True,
+        "stamped_headers": ["mine"],
+        "mine": "x",
+        "headers": {"message_group": "customer-7"},
+    }
+    publish(app, 1, **options)
     app.conf.task_protocol = 1
-    with pytest.raises(OperationalError, match="task_protocol"):
-        publish(app, 1)
+    publish(app, 1, **options)
+    two, one = queue.taken
+    sent, expected = open_envelope(one.body), open_envelope(two.body)
+    assert sent.headers == expected.headers
+    assert one.group_id == two.group_id
+    assert sent.body == expected.body
+    assert sent.headers["group_index"] == 3
+    assert sent.embed["chain"][0]["task"] == "next"
+
+
+def test_protocol_1_is_refused_of_an_app_without_install(app: Celery, queue: Queue) -> None:
+    """In a process that has another app with it: both have one ``fifo://``."""
+    other = Celery("other", broker="fifo://", set_as_current=False)
+    other.conf.update(task_protocol=1, task_default_queue=app.conf.task_default_queue)
+    with pytest.raises(OperationalError, match=r"pipeline\.install\(app\).*task_protocol"):
+        publish(other, 1)
     assert not queue.taken

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from kombu.transport.SQS import Channel
 
 from pipeline.errors import InvalidInputError
+from pipeline.results.chordparts import membership
 from pipeline.transport.envelope import Envelope, open_envelope
 from pipeline.transport.publishing import to_sqs
 from tests.builders import task_body
@@ -101,6 +102,16 @@ def test_a_task_without_a_group_names_none(wire: Wire) -> None:
     """kombu puts it in the group "default", which nobody chose: what it publishes is not put there."""
     assert opened(wire, 1).headers.get("message_group") is None
     assert wire.sent[-1]["MessageGroupId"] == "default"
+
+
+@pytest.mark.parametrize("name", ["protocol 2", "protocol 1"])
+def test_a_header_task_keeps_its_place_in_the_chord(wire: Wire, name: str) -> None:
+    """The results of a chord are in the order of its header."""
+    body = stock_app(URL).signature("sum", task_id="b-1")
+    task = opened(wire, 1, conf=FORMS[name], group_id="g-1", group_index=3, chord=body)
+    place = membership(task.headers, task.embed)
+    assert place
+    assert (place.part.chord_id, place.part.index) == ("g-1", 3)
 
 
 @pytest.mark.parametrize("name", ["protocol 2", "protocol 1"])
