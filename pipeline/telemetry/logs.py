@@ -50,11 +50,28 @@ def configure() -> None:
     )
 
 
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    """structlog's, which leaves ``message`` in the record for other handlers, as logging's own does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = super().format(record)
+        record.message = record.getMessage()
+        return line
+
+
+def _drop_formatted(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Drop what the formatter of another handler left in the record: no extra field has these names."""
+    for name in ("message", "asctime"):
+        event.pop(name, None)
+    return event
+
+
 def formatter(terminal: bool) -> logging.Formatter:
     """Return the formatter of a handler: readable lines for a terminal, JSON for everything else."""
     json_lines = structlog.processors.JSONRenderer(default=repr)
-    return structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_SHARED],
+    return _Formatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _drop_formatted, *_SHARED],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,

@@ -87,6 +87,25 @@ def test_an_exception_is_one_line(written: io.StringIO) -> None:
     assert "ValueError: no such page" in line["exception"]
 
 
+def test_other_handlers_find_a_records_text(written: io.StringIO) -> None:
+    """In ``message``, where logging's own formatter leaves it; it is no field of a line."""
+    seen: list[str] = []
+    again = io.StringIO()
+    other, stamped = logging.Handler(), logging.StreamHandler(io.StringIO())
+    last = logging.StreamHandler(again)
+    other.emit = lambda record: seen.append(record.message)  # type: ignore[method-assign]
+    stamped.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    last.setFormatter(logs.formatter(terminal=False))
+    logging.getLogger().handlers[1:] = [other, stamped, last]
+    logging.getLogger("shop").info("read %d pages", 3)
+    structlog.stdlib.get_logger("shop").info("pages.read", message="all")
+    assert seen[0] == "read 3 pages"
+    assert "pages.read" in seen[1]
+    plain, structured = lines(again)
+    assert not {"message", "asctime"} & set(plain)
+    assert structured["message"] == "all"
+
+
 def test_libraries_do_not_tell_where_credentials_are(written: io.StringIO) -> None:
     """botocore says so as information at every start."""
     logging.getLogger("botocore.credentials").info("Found credentials in /secret/place")
