@@ -18,8 +18,10 @@ from kombu.exceptions import EncodeError
 
 from pipeline.errors import PermanentError
 from pipeline.jobs import RecordedResult
+from pipeline.patience import raise_first
 from pipeline.payloads import SET_BUCKET
 from pipeline.results.chordbackend import ChordBackend
+from pipeline.results.chordparts import group_tasks
 from pipeline.results.report import Report, running_task
 from pipeline.results.waiting import Waiting
 from pipeline.wire.redaction import LIMIT, redact
@@ -139,8 +141,15 @@ class Backend(ChordBackend, Waiting, BaseBackend):  # type: ignore[misc]
         self._call_task_errbacks(request, error, traceback)
 
     def fail_chain(self, chain: Any, result: Any, traceback: str | None) -> None:
-        """Fail the tasks behind a failed one in its chain, which never run."""
+        """Fail the tasks behind a failed one in its chain, which never run. Raise ``ServiceError``.
+
+        Of a group all its tasks: Celery fails only the group's own id, for which nobody waits.
+        """
         self._fail_chain(chain, result, traceback)
+        lost = [task.task_id for task in group_tasks(chain) if task.task_id and not task.ignore_result]
+        if lost:
+            report = self.report(states.FAILURE, result, traceback=traceback)
+            raise_first(self.records.put_many([recorded(task_id, report) for task_id in lost]))
 
     # ─── Records ───
 

@@ -124,6 +124,17 @@ def body_tasks(body: Signature) -> list[BodyTask]:
     ]
 
 
+def group_tasks(chain: Any) -> list[BodyTask]:
+    """Return the tasks of each group in a chain that never runs, also of one that is the body of a chord."""
+    found = []
+    for signature in map(_mapping, _list(chain)):
+        while signature.get("task") == "celery.chord":
+            signature = _mapping(_mapping(signature.get("kwargs")).get("body"))
+        if signature.get("task") == "celery.group":
+            found += body_tasks(signature)
+    return found
+
+
 def _membership(chord: Any, group: Any, task_id: Any, index: Any) -> Membership | None:
     if not (isinstance(chord, Mapping) and isinstance(group, str) and isinstance(task_id, str)):
         return None

@@ -88,6 +88,16 @@ def test_a_chord_behind_a_body_that_is_a_group_fails_with_it(shop: Shop) -> None
         result.get(timeout=PATIENCE, follow_parents=False)
 
 
+def test_a_group_behind_a_failed_task_fails_with_it(shop: Shop) -> None:
+    """Who waits for the group waits for its tasks."""
+    behind = group(canvas.give.s(1), chain(canvas.give.s(2), canvas.give.s(3)))
+    result = chain(canvas.give.s(1), canvas.refuse.s(), behind).apply_async()
+    with pytest.raises(PermanentError, match="as asked"):
+        result.get(timeout=PATIENCE)
+    with pytest.raises(PermanentError, match="as asked"):
+        result[1].get(timeout=PATIENCE, follow_parents=False)
+
+
 def test_the_tasks_of_a_body_that_is_a_group_fail_with_the_headers_error(shop: Shop) -> None:
     """As in Celery."""
     result = chord([canvas.refuse.s()], group(canvas.total.s(), canvas.total.s())).apply_async()

@@ -1,11 +1,12 @@
 """The result backend over a table in memory: what it asks, what it waits for, and what it refuses."""
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import Celery, states
+from celery import Celery, chain, chord, group, signature, states
 from celery.app.task import Context
 from celery.backends.base import DisabledBackend
 from celery.exceptions import TimeoutError as CeleryTimeoutError
@@ -125,6 +126,20 @@ def test_a_failed_run_ends_nothing_else(backend: Backend, table: Counting) -> No
     assert not table.calls
     backend.fail_chain(request.chain, {"exc_type": "ValueError", "exc_message": ["no"]}, "tb")
     assert backend.get_state("behind") == states.FAILURE
+
+
+def test_the_groups_behind_a_failed_task_fail_with_it(backend: Backend) -> None:
+    """All tasks of a group, and of one that is the body of a chord; none that keeps no result."""
+
+    def behind(task_id: str, **options: Any) -> Any:
+        return signature("behind", task_id=task_id, **options)
+
+    tasks = group(behind("a"), chain(behind("b"), behind("c")), group(behind("d")), app=backend.app)
+    body = group(behind("e"), behind("f", ignore_result=True), app=backend.app)
+    links = json.loads(json.dumps([tasks, chord([behind("g")], chord([behind("h")], body))]))
+    backend.fail_chain(links, {"exc_type": "ValueError", "exc_message": ["no"]}, "tb")
+    failed = {each for each in "abcdefgh" if backend.get_state(each) == states.FAILURE}
+    assert failed == {"a", "c", "d", "e"}
 
 
 def test_what_a_shutdown_cuts_off_is_not_written(backend: Backend, table: Counting) -> None:
