@@ -365,6 +365,7 @@ def test_while_dynamodb_is_away_results_wait_and_stay_ours(
     ):
         worker = shop.start(AWS_ENDPOINT_URL_DYNAMODB=proxy.url)
         ready(shop, worker)
+        shop.wait_empty()
         job_ids = shop.submit_many(workshop.make, [Order(key=f"n{n}", do="hold") for n in range(2)])
         job_ids += shop.submit_many(workshop.visit, [Order(key="v0"), Order(key="v1")], entity="a")
         for key in ("n0", "n1"):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Task, _state
 from celery.app.defaults import DEFAULTS
 from celery.schedules import BaseSchedule, crontab
 from kombu import Exchange, Queue
@@ -19,6 +19,13 @@ from pipeline.migration.sourcechecks import check_source, check_sources
 pytestmark = pytest.mark.filterwarnings("ignore::celery.exceptions.CDeprecationWarning")
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "celery-settings.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_tasks_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app of this process would have the shared tasks of every module that a test imported."""
+    own = {each for each in _state._on_app_finalizers if each.__module__ == "celery.app.builtins"}
+    monkeypatch.setattr(_state, "_on_app_finalizers", own)
 
 
 def app_with(**settings: Any) -> Celery:
