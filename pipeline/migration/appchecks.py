@@ -114,10 +114,10 @@ def _check_router(router: Any) -> Iterator[Finding]:
 def _queue(about: str, name: str) -> Iterator[Finding]:
     if not name.endswith(".fifo"):
         yield Finding(
-            level="error",
+            level="warning",
             about=about,
-            what=f"names the queue {name!r}, which is no FIFO queue",
-            mend=f"name it {name}.fifo, and create it as FIFO with a RedrivePolicy",
+            what=f"names the queue {name!r}, which is {name}.fifo on SQS",
+            mend="create it as FIFO with a RedrivePolicy",
         )
 
 
@@ -195,7 +195,11 @@ def _check_task(name: str, task: Any, values: Mapping[str, Any]) -> Iterator[Fin
         )
     queue = getattr(task, "queue", None)
     if queue and not str(queue).endswith(".fifo"):
-        yield found("error", f"names the queue {queue!r}, which is no FIFO queue", f"name it {queue}.fifo")
+        yield found(
+            "warning",
+            f"names the queue {queue!r}, which is {queue}.fifo on SQS",
+            "create it as FIFO with a RedrivePolicy",
+        )
     if given := [option for option in _EXCHANGES if getattr(task, option, None)]:
         yield found("error", f"sets {', '.join(given)}: there are no exchanges", "name a queue")
 

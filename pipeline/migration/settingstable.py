@@ -129,10 +129,8 @@ _DIFFERS: Final[Mapping[str, Effect]] = {
     "task_default_exchange": Effect(kind="required", text=f"unset: {_NO_EXCHANGES}", allowed=(None,)),
     "task_default_exchange_type": Effect(kind="required", text=_NO_EXCHANGES, allowed=("direct",)),
     "task_default_routing_key": Effect(kind="required", text=f"unset: {_NO_EXCHANGES}", allowed=(None,)),
-    "task_queues": Effect(kind="differs", text="names end in .fifo; exchanges and routing keys do not count"),
-    "task_routes": Effect(
-        kind="differs", text='by {"queue": "….fifo"}; there are no exchanges or priorities'
-    ),
+    "task_queues": Effect(kind="differs", text="by name, with .fifo on SQS; exchanges do not count"),
+    "task_routes": Effect(kind="differs", text='by {"queue": "…"}; there are no exchanges or priorities'),
     "task_time_limit": Effect(
         kind="differs", text="None means TASK_TIME_LIMIT; at most 11 hours, because a lease must end"
     ),

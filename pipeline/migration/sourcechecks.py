@@ -132,10 +132,6 @@ def _is_later(value: Any) -> bool:
     return isinstance(value, int | float) and value > LATEST
 
 
-def _is_no_fifo(value: Any) -> bool:
-    return isinstance(value, str) and not value.endswith(".fifo")
-
-
 def _any(value: Any) -> bool:
     return value is not None
 
@@ -169,7 +165,6 @@ _OPTIONS: Final[Mapping[str, Option]] = {
         "give urgent tasks a queue and workers of their own",
     ),
     "producer": (_any, "warning", "publishes to a broker of its own", "leave it out"),
-    "queue": (_is_no_fifo, "error", "names no FIFO queue", "its name ends in .fifo"),
     "routing_key": (_any, "error", "names a binding, and there are none", "name a queue"),
     "serializer": (
         lambda value: value not in (None, "json", _UNKNOWN),
