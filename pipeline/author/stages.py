@@ -76,7 +76,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Emission:
-    """What follows from a run or a gather."""
+    """Data and entity of the event that a run or a gather emits."""
 
     #: JSON; None where the path ends.
     data: str | None
@@ -85,7 +85,7 @@ class Emission:
 
 
 class NewPart(NamedTuple):
-    """What a split makes."""
+    """A part as its split makes it."""
 
     #: JSON.
     data: str

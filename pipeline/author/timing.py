@@ -27,7 +27,7 @@ _FIVE_FIELDS: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Tick:
-    """What a scheduled stage takes, unless ``schedule_data`` makes its data."""
+    """The data that a scheduled stage takes, unless ``schedule_data`` makes other."""
 
     #: The name of the stage.
     schedule: str

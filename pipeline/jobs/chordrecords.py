@@ -77,7 +77,7 @@ class RecordedEnds:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What follows a complete header: the same for every process that asks."""
+    """The end of a complete header: the same for every process that asks."""
 
     #: The results as the body takes them: a JSON array. None where a header task failed.
     results: str | None = None

@@ -41,7 +41,7 @@ class ScheduleRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """What the process with the turn told."""
+    """The process with the turn, as it announced itself."""
 
     #: The schedules of its code; empty before the first one.
     names: frozenset[str] = frozenset()

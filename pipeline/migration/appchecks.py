@@ -1,4 +1,4 @@
-"""What an app's settings, queues, schedule and tasks mean here."""
+"""Findings about an app's settings, queues, schedule and tasks."""
 
 import inspect
 from collections.abc import Iterator, Mapping

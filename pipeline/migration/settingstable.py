@@ -20,7 +20,7 @@ Kind = Literal["same", "default", "overruled", "required", "unused", "differs"]
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What one setting does here."""
+    """The effect of one setting here."""
 
     kind: Kind
     text: str

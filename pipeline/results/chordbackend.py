@@ -1,4 +1,4 @@
-"""What Celery's canvas asks of a backend for chords. Header tasks are counted by settlement, not here."""
+"""Chords as Celery's canvas asks a backend for them. Header tasks are counted by settlement, not here."""
 
 from collections.abc import Sequence
 from typing import Any
